@@ -1,0 +1,5 @@
+"""Turns a data set into token rows and batches whose order depends on the seed alone, whatever the method."""
+from tuneoff.data.batches import Batch, Plan, collate, eval_batches
+from tuneoff.data.rows import DataSet, Row, load
+
+__all__ = ["Batch", "DataSet", "Plan", "Row", "collate", "eval_batches", "load"]

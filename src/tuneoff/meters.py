@@ -1,0 +1,265 @@
+"""Memory by phase and by category, and throughput: the figures that this project exists for."""
+import ctypes
+import resource
+import statistics
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GIB = 2**30
+CATEGORIES = ("parameters", "gradients", "optimizer_state", "activations")
+
+
+# ---------------------------------------------------------------- peaks by phase
+class HostPeak:
+    """Peak resident memory of this process since `reset`, in bytes: the kernel's, or sampled where it has none."""
+
+    def __init__(self) -> None:
+        self.sampled = not Path("/proc/self/clear_refs").exists()
+        self._highest = 0
+        if self.sampled:
+            threading.Thread(target=self._sample, daemon=True).start()
+
+    def reset(self) -> None:
+        """Start a new peak at what is resident now."""
+        try:
+            # glibc keeps what was freed: without this the next phase starts at the last one's height.
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError):
+            pass
+        if self.sampled:
+            self._highest = self._resident()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> int:
+        """Bytes at the highest point since `reset`."""
+        if self.sampled:
+            return max(self._highest, self._resident())
+        return self._field("VmHWM")
+
+    def _resident(self) -> int:
+        import psutil
+        return psutil.Process().memory_info().rss
+
+    def _sample(self) -> None:
+        while True:
+            self._highest = max(self._highest, self._resident())
+            time.sleep(0.01)
+
+    @staticmethod
+    def _field(name: str) -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class PhaseMeter:
+    """Peak memory by phase (load, train, evaluate, …): allocated on CUDA, resident on the CPU."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.host, self.phase_name = device, HostPeak(), ""
+        self.peaks: dict[str, dict[str, int]] = {}
+        self.host.reset()
+        self.baseline = self.host.read()  # the interpreter and its libraries, before the model
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge to `name` what happens inside; a phase inside a phase is charged to the inner one alone."""
+        outer = self.phase_name
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def _switch(self, name: str) -> None:
+        if self.phase_name:
+            seen = self.peaks.setdefault(self.phase_name, {})
+            for key, value in self._read().items():
+                seen[key] = max(seen.get(key, 0), value)
+        self.phase_name = name
+        self.host.reset()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _read(self) -> dict[str, int]:
+        if self.device.type != "cuda":
+            return {"resident": self.host.read()}
+        return {"allocated": torch.cuda.max_memory_allocated(self.device),
+                "reserved": torch.cuda.max_memory_reserved(self.device), "resident": self.host.read()}
+
+    def current_gib(self) -> float:
+        """Memory in use now, for the progress bar."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) / GIB
+        return HostPeak._field("VmRSS") / GIB if not self.host.sampled else self.host._resident() / GIB
+
+    def facts(self) -> dict:
+        """The record's `memory`, all in GiB of 2^30 bytes; `peak_gib` is by phase."""
+        measure = "allocated" if self.device.type == "cuda" else "resident"
+        self._switch(self.phase_name)
+        kinds = {f"{kind}_gib": {phase: gib(peaks[kind]) for phase, peaks in self.peaks.items()}
+                 for kind in ("allocated", "reserved", "resident") if kind == "resident" or self.device.type == "cuda"}
+        retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0) if measure == "allocated" else 0
+        return {"device": str(self.device), "measure": measure, "peak_gib": kinds[f"{measure}_gib"], **kinds,
+                "baseline_gib": gib(self.baseline), "allocation_retries": retries, "sampled": self.host.sampled}
+
+
+def gib(count: float) -> float:
+    """Bytes as GiB, to a tenth of a MiB."""
+    return round(count / GIB, 4)
+
+
+# ---------------------------------------------------------------- what the memory is made of
+class LiveMemory(TorchDispatchMode):
+    """Records every storage that appears and goes while it is active, and says afterwards what the peak was made of.
+
+    A storage's category is known only later (is this the gradient, or a temporary?), so events are kept and replayed.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None):
+        super().__init__()
+        self.model, self.optimizer = model, optimizer
+        self.events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it goes)
+        self.category: dict[int, str] = {}
+        self._number: dict[int, int] = {}  # address of the storage object -> storage number
+        self._count = 0
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> "LiveMemory":
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            self.add(tensor, "parameters")
+        for parameter in self.model.parameters():
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._saw_gradient))
+        self._saw_state()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._saw_state()
+        for hook in self._hooks:
+            hook.remove()
+
+    def add(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        """Count the storage of `tensor`, once, from now until it is freed."""
+        if tensor.layout is not torch.strided:
+            for part in (tensor._indices(), tensor._values()):
+                self.add(part, category)
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._number:
+            self._count += 1
+            number, size = self._count, storage.nbytes()
+            self._number[key] = number
+            self.events.append((number, size))
+            weakref.finalize(storage, self._drop, key, number, size)
+        if category:
+            self.category[self._number[key]] = category
+
+    def _drop(self, key: int, number: int, size: int) -> None:
+        if self._number.get(key) == number:
+            del self._number[key]
+        self.events.append((number, -size))
+
+    def _saw_gradient(self, parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            self.add(parameter.grad, "gradients")
+
+    def _saw_state(self) -> None:
+        for tensor in state_tensors(self.optimizer):
+            self.add(tensor, "optimizer_state")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return out
+
+    def timeline(self) -> Iterator[dict[str, int]]:
+        """Live bytes by category after each event."""
+        live = dict.fromkeys(CATEGORIES, 0)
+        for number, size in self.events:
+            live[self.category.get(number, "activations")] += size
+            yield live
+
+    def peak(self) -> dict[str, int]:
+        """Bytes by category at the moment when their sum was highest."""
+        best: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+        for live in self.timeline():
+            if sum(live.values()) > sum(best.values()):
+                best = dict(live)
+        return best
+
+
+def state_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
+    """Tensors an optimizer keeps between steps: its state, and what it names itself in `extra_state_tensors`."""
+    if optimizer is None:
+        return
+    seen = [*optimizer.state.values(), *getattr(optimizer, "extra_state_tensors", list)()]
+    while seen:
+        item = seen.pop()
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, dict):
+            seen.extend(item.values())
+        elif isinstance(item, list | tuple):
+            seen.extend(item)
+        elif hasattr(item, "__dict__"):
+            seen.extend(vars(item).values())
+
+
+# ---------------------------------------------------------------- throughput
+class Throughput:
+    """Tokens and seconds of the measured train steps: no warm-up step, no counted step, no evaluation."""
+
+    def __init__(self, warmup_steps: int):
+        self.warmup_steps, self.seconds = warmup_steps, []  # type: tuple[int, list[float]]
+        self.tokens = self.padded = self.samples = self.tokens_seen = self.steps = 0
+        self.train_seconds = 0.0
+
+    def add(self, seconds: float, tokens: int, padded: int, samples: int, measured: bool) -> None:
+        """Count one step; `tokens` are non-padding, `padded` all positions."""
+        self.steps += 1
+        self.tokens_seen += tokens
+        self.train_seconds += seconds
+        if measured and self.steps > self.warmup_steps:
+            self.seconds.append(seconds)
+            self.tokens, self.padded, self.samples = self.tokens + tokens, self.padded + padded, self.samples + samples
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Non-padding tokens a second of measured train steps; None before the first."""
+        return self.tokens / sum(self.seconds) if self.seconds else None
+
+    def facts(self) -> dict:
+        """The record's `throughput`."""
+        facts = {"measured_steps": len(self.seconds), "warmup_steps": min(self.warmup_steps, self.steps),
+                 "train_seconds": round(self.train_seconds, 3), "tokens_seen": self.tokens_seen,
+                 "tokens_per_second": None, "padded_tokens_per_second": None, "samples_per_second": None,
+                 "step_seconds": None}
+        if self.seconds:
+            total = sum(self.seconds)
+            facts.update(tokens_per_second=round(self.tokens / total, 1),
+                         padded_tokens_per_second=round(self.padded / total, 1),
+                         samples_per_second=round(self.samples / total, 2),
+                         step_seconds={f"p{share}": round(quantile(self.seconds, share), 5) for share in (50, 90, 99)})
+        return facts
+
+
+def quantile(values: Iterable[float], percent: int) -> float:
+    """The `percent` quantile, interpolated; of a single value, that value."""
+    values = sorted(values)
+    return values[0] if len(values) == 1 else statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -1,0 +1,10 @@
+"""Full fine-tuning: every weight trains. The reference that all other methods are compared with."""
+from dataclasses import dataclass
+
+from tuneoff.config import Method, register
+
+
+@register
+@dataclass
+class Full(Method):
+    """All weights train, with the shared optimizer; sharding is `accelerate launch`'s business."""

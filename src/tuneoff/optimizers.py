@@ -1,0 +1,57 @@
+"""The optimizers that several methods share, so that none of them differs by accident."""
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tuneoff.config import ConfigError, Experiment, Optimizer
+
+# One set of constants for every optimizer: galore-torch and bitsandbytes default to others than PyTorch.
+BETAS, EPS = (0.9, 0.999), 1e-8
+# transformers' and galore-torch's Adafactor share these names; the rate is ours, not theirs.
+ADAFACTOR = {"scale_parameter": False, "relative_step": False}
+
+
+def decays(parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices, not to biases, norms or magnitudes."""
+    return parameter.ndim >= 2
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float,
+                     **extra: Any) -> list[dict]:
+    """Split what trains into a group with weight decay and one without; empty groups are left out.
+
+    Returns:
+        Groups for a `torch.optim.Optimizer`, each with `params`, `lr`, `weight_decay` and `extra`.
+    """
+    trainable = [parameter for _, parameter in named if parameter.requires_grad]
+    halves = ([p for p in trainable if decays(p)], weight_decay), ([p for p in trainable if not decays(p)], 0.0)
+    return [{"params": params, "lr": lr, "weight_decay": decay, **extra} for params, decay in halves if params]
+
+
+def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
+    """Return the optimizer that `run.optimizer` names over `groups`.
+
+    Raises:
+        ConfigError: for 8-bit AdamW where the parameters are not on a CUDA device.
+    """
+    if run.optimizer is Optimizer.adamw:
+        # Fused on every device: the default differs between CPU and CUDA, in memory too.
+        return torch.optim.AdamW(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay, fused=True)
+    if run.optimizer is Optimizer.adafactor:
+        from transformers.optimization import Adafactor
+        return Adafactor(groups, lr=run.lr, weight_decay=run.weight_decay, **ADAFACTOR)
+    need_cuda(run)
+    from bitsandbytes.optim import AdamW8bit
+    return AdamW8bit(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay)
+
+
+def need_cuda(run: Experiment) -> None:
+    """Refuse an optimizer whose kernels exist for CUDA alone where there is none.
+
+    Raises:
+        ConfigError: naming `optimizer`.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("optimizer", run.optimizer, "needs a CUDA device, and there is none; adamw and adafactor run on a CPU")

@@ -1,0 +1,170 @@
+"""What a run leaves on disk: run.json at the start, a metrics.jsonl line a step, result.json at the end. Written here alone.
+
+Standard library only, so that a report can read records where torch is not installed.
+"""
+import fcntl
+import json
+import math
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+SCHEMA_VERSION = 1
+RUN, METRICS, RESULT = "run.json", "metrics.jsonl", "result.json"
+# A sweep that is run again retries the last four; the others are results.
+RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
+RETRIED = ("timed_out", "killed", "failed", "interrupted")
+CURVE_POINTS = 200
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write atomically: a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        # A NaN is not JSON; a record with one must still be readable everywhere.
+        json.dump(finite(content), file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """The same content with `None` for every NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in `path`, or `None` where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_metrics(folder: Path) -> Iterator[dict]:
+    """Yield the lines of metrics.jsonl; a last line that a crash cut short is left out."""
+    path = folder / METRICS
+    if path.exists():
+        with path.open() as lines:
+            for line in lines:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+
+def flatten(content: dict, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a/b": 1}`; lists as text. What trackers can hold."""
+    flat: dict = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str | bool) or value is None else str(value)
+    return flat
+
+
+def thin(points: list[dict], most: int = CURVE_POINTS) -> list[dict]:
+    """At most `most` of `points`, evenly spread, the first and the last included."""
+    if len(points) <= most:
+        return points
+    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
+
+
+def describe_error(error: BaseException) -> dict:
+    """Type, message and traceback, as the record holds them."""
+    return {"type": type(error).__name__, "message": str(error).strip(),
+            "traceback": "".join(traceback.format_exception(error))}
+
+
+class Busy(RuntimeError):
+    """Another process trains in this folder."""
+
+
+class Recorder:
+    """Writes one run's record. Holds the folder's lock from the first line to the last."""
+
+    def __init__(self, folder: Path):
+        """Take the lock of `folder`, which is made if it is not there.
+
+        Raises:
+            Busy: another living process holds it.
+            OSError: the folder cannot be written.
+        """
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("a")
+        try:
+            # Held by the process, not by a file that a crash would leave behind.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise Busy(f"{folder}: another process is training here") from None
+        self.run: dict = {}
+        self.curve: list[dict] = []
+        self._metrics: TextIO | None = None
+        self._started = time.perf_counter()
+
+    def start(self, run: dict) -> None:
+        """Write run.json and begin metrics.jsonl."""
+        self.run = {"schema_version": SCHEMA_VERSION, **run, "started_at": now()}
+        write_json(self.folder / RUN, self.run)
+        (self.folder / RESULT).unlink(missing_ok=True)
+        self._metrics = (self.folder / METRICS).open("w", buffering=1)
+
+    def log(self, line: dict) -> None:
+        """Append a line to metrics.jsonl, where `step` is in it."""
+        assert self._metrics is not None
+        self.curve.append(line)
+        self._metrics.write(json.dumps(finite(line), allow_nan=False) + "\n")
+
+    def finish(self, status: str, measured: dict, error: BaseException | None = None) -> dict:
+        """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
+        wall = time.perf_counter() - self._started
+        result = {**self.run, "status": status, "error": describe_error(error) if error else None,
+                  "finished_at": now(), **measured, "curve": thin(self.curve)}
+        result.setdefault("throughput", {})["wall_seconds"] = round(wall, 3)
+        if self._metrics is not None:
+            self._metrics.close()
+        write_json(self.folder / RESULT, result)
+        return result
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.close()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process trains in `folder`."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def status(folder: Path) -> str | None:
+    """A run's status: as its result says, else running where the lock is held, else interrupted; None for no run."""
+    result = read_json(folder / RESULT)
+    if result is not None:
+        return result.get("status")
+    if is_locked(folder):
+        return "running"
+    return "interrupted" if (folder / RUN).exists() else None

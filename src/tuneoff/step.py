@@ -1,0 +1,75 @@
+"""One optimizer step and one evaluation batch, for training and for prediction alike.
+
+No host read in here (no `.item()`, no branch on a value): the predictor runs the same code on fake tensors.
+"""
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from tuneoff.data.batches import IGNORED, Batch
+
+
+class StepResult(NamedTuple):
+    """What a step leaves on the device."""
+    loss: torch.Tensor  # 0-d, per label token of the whole step
+    gradient_norm: torch.Tensor  # 0-d, before clipping
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Negative log-likelihood summed over the label tokens of `batch`; 0-d float32. The head runs where labels are."""
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids,
+                   logits_to_keep=batch.keep, use_cache=False).logits  # (rows, kept, vocabulary)
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED,
+                                       reduction="sum")
+
+
+@dataclass
+class Engine:
+    """What accelerate adds around a step; the defaults are plain PyTorch."""
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
+    unscale: Callable[[], None] = lambda: None
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], label_tokens: int,
+               max_grad_norm: float | None = None, engine: Engine = Engine()) -> StepResult:
+    """Forward and backward over the micro-batches, clip, step.
+
+    Args:
+        label_tokens: the divisor: label tokens of all micro-batches and ranks (a mean of means weighs rows unequally).
+    """
+    loss = torch.zeros(())
+    for batch in batches:
+        with engine.autocast():
+            part = summed_loss(model, batch) / label_tokens
+        engine.backward(part)
+        loss = loss.to(part.device) + part.detach()
+    engine.unscale()
+    norm = gradient_norm(model, optimizer)
+    if max_grad_norm is not None:
+        clip(model, max_grad_norm, norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss, norm)
+
+
+def gradients(model: nn.Module) -> list[torch.Tensor]:
+    """The values of all gradients; of a sparse one, its entries (a view: scaling it scales the gradient)."""
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [gradient._values() if gradient.is_sparse else gradient for gradient in found]
+
+
+def gradient_norm(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Global L2 norm; from the optimizer where it stepped, and dropped the gradients, inside backward."""
+    own = getattr(getattr(optimizer, "optimizer", optimizer), "gradient_norm", None)  # accelerate wraps for fp16
+    return own() if own else nn.utils.get_total_norm(gradients(model))
+
+
+def clip(model: nn.Module, max_norm: float, norm: torch.Tensor) -> None:
+    """Scale all gradients so that their global norm is at most `max_norm`."""
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients(model), factor)

@@ -1,0 +1,37 @@
+"""Makes the tokenizer and the architecture of `tiny`, which its own `train.py` command then trains (see README.md here)."""
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from tuneoff.data.rows import read_lines
+
+VOCABULARY = 4096
+END = "<|end|>"
+HERE = Path(__file__).parent
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the training text of `stdlib`."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    corpus = HERE.parent / "data" / "corpus" / "stdlib.jsonl.xz"
+    texts = (row["text"] for row in read_lines(corpus) if row["split"] == "train")
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
+
+
+def architecture() -> LlamaConfig:
+    """Llama with multi-head attention; every linear matrix has both sides at 256 or more, so rank 128 is still low."""
+    return LlamaConfig(vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=6,
+                       num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
+                       tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+                       architectures=["LlamaForCausalLM"], dtype="bfloat16")
+
+
+if __name__ == "__main__":
+    tokenizer().save_pretrained(HERE)
+    architecture().save_pretrained(HERE)
