@@ -15,6 +15,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from tuneoff.record import INCIDENTAL
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used: the key, the value given, and what is allowed."""
@@ -332,11 +334,6 @@ def _pick(cls: type, whole: Any) -> Any:
 
 
 # ---------------------------------------------------------------- identity
-# Keys that do not change a result: two runs that differ only in these are the same run.
-INCIDENTAL = ("tracker", "wandb_mode", "wandb_project", "tags", "save_every", "keep_checkpoints", "resume", "rerun",
-              "progress")
-
-
 def resolved(cfg: DictConfig) -> dict:
     """The task's config as plain values (enums by name), without Hydra's own part."""
     task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])

@@ -19,6 +19,9 @@ RUN, METRICS, RESULT = "run.json", "metrics.jsonl", "result.json"
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
+# Config keys that do not change a result: two runs that differ only in these are the same run.
+INCIDENTAL = ("tracker", "wandb_mode", "wandb_project", "tags", "save_every", "keep_checkpoints", "resume", "rerun",
+              "progress")
 
 
 def now() -> str:
@@ -79,7 +82,16 @@ def flatten(content: dict, prefix: str = "") -> dict:
 
 
 def thin(points: list[dict], most: int = CURVE_POINTS) -> list[dict]:
-    """At most `most` of `points`, evenly spread, the first and the last included."""
+    """At most `most` of `points`, evenly spread, the first and the last included.
+
+    Evaluations come first: they are few, and a learning curve is made of them.
+    """
+    evaluations = _spread([point for point in points if "loss" not in point], most // 2)
+    steps = _spread([point for point in points if "loss" in point], most - len(evaluations))
+    return sorted(steps + evaluations, key=lambda point: point["step"])
+
+
+def _spread(points: list[dict], most: int) -> list[dict]:
     if len(points) <= most:
         return points
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
