@@ -3,7 +3,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # `errors.py` makes one line of what Hydra raises
+os.environ["HYDRA_FULL_ERROR"] = "1"  # `errors.py` makes one line of what Hydra raises
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig

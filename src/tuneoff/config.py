@@ -15,15 +15,28 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from tuneoff.record import INCIDENTAL
+from tuneoff.record import INCIDENTAL, RUN
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: the key, the value given, and what is allowed."""
+    """A setting that cannot be used: the key, the value given (if there is one), and what is allowed."""
 
     def __init__(self, key: str, value: object, allowed: str):
-        shown = value.name if isinstance(value, Enum) else value
-        super().__init__(f"{key}={'null' if shown is None else shown}: {allowed}")
+        super().__init__(f"{key}{'' if value is ABSENT else f'={shown(value)}'}: {allowed}")
+
+
+ABSENT = object()
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 # ---------------------------------------------------------------- declaring an option and its range
@@ -61,6 +74,8 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
     for item in fields(settings):
         value = getattr(settings, item.name)
         if item.metadata.get("names"):
+            if value is None and item.default is not None:
+                raise ConfigError(prefix + item.name, None, "must name modules, or be the word all")
             setattr(settings, item.name, as_names(prefix + item.name, value))
         accepts = item.metadata.get("accepts")
         if accepts and value is not None and not accepts(value):
@@ -77,10 +92,10 @@ def as_names(key: str, value: Any) -> list[str] | None:
         return None
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part.strip() for part in parts):
-        raise ConfigError(key, value, f"must be a list of names such as {key}=[q_proj,v_proj], or the word all")
+        raise ConfigError(key, value, f"must be names, as in {key}=[one,two]")
     parts = [part.strip() for part in parts]
     if not parts or len(set(parts)) < len(parts):
-        raise ConfigError(key, value, "must name at least one module, and none twice")
+        raise ConfigError(key, value, "must hold at least one name, and none twice")
     if "all" in parts and len(parts) > 1:
         raise ConfigError(key, value, "all stands alone")
     return parts
@@ -127,6 +142,20 @@ class WandbMode(Enum):
     online = "online"
 
 
+HERE = Path(__file__).parent
+
+
+def folder_of(place: str) -> Path:
+    """The folder that a path or `tuneoff:NAME` means, there or not."""
+    return HERE / place.removeprefix("tuneoff:") if place.startswith("tuneoff:") else Path(place).expanduser()
+
+
+def shipped(pattern: str) -> list[str]:
+    """`tuneoff:NAME` of what ships with the package and fits a pattern of paths."""
+    found = [path.parent if path.name == "config.json" else path for path in HERE.glob(pattern)]
+    return sorted(f"tuneoff:{path.name.partition('.')[0]}" for path in found)
+
+
 @dataclass
 class Model:
     """What is fine-tuned: a hub name or a folder; `tuneoff:tiny` is the one that ships with the package."""
@@ -142,10 +171,25 @@ class Model:
         check_ranges(self, "model.")
         for key in ("path", "tokenizer"):
             place = getattr(self, key)
-            # A hub name is owner/name; anything else that looks like a folder has to exist.
-            local = place and (place.startswith((".", "/", "~")) or place.count("/") != 1)
-            if local and not place.startswith("tuneoff:") and not Path(place).expanduser().is_dir():
-                raise ConfigError(f"model.{key}", place, "must be an existing folder, or a hub name owner/name")
+            if place is None or place and (folder_of(place) / ("config.json" if key == "path" else "")).exists():
+                continue
+            if place.startswith("tuneoff:"):
+                raise ConfigError(f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}")
+            # A hub name is owner/name; anything else has to be a folder.
+            if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
+                wanted = "folder with a config.json" if key == "path" else "folder"
+                raise ConfigError(f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name")
+        folder = folder_of(self.path)
+        if self.pretrained and folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+            raise ConfigError("model.pretrained", True, f"{self.path} holds no weights; false draws random ones")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
+        try:
+            return "quantization_config" in json.loads((folder_of(self.path) / "config.json").read_text())
+        except (OSError, ValueError):
+            return False
 
 
 @dataclass
@@ -158,7 +202,11 @@ class Data:
     def check(self) -> None:
         """Refuse ranges, and a file that is not there."""
         check_ranges(self, "data.")
-        if not self.path.startswith("tuneoff:") and not Path(self.path).expanduser().is_file():
+        if self.path.startswith("tuneoff:"):
+            files = shipped("data/corpus/*.jsonl.xz")
+            if self.path not in files:
+                raise ConfigError("data.path", self.path, f"must be {' or '.join(files)}")
+        elif not Path(self.path).expanduser().is_file():
             raise ConfigError("data.path", self.path, "must be an existing file")
 
 
@@ -223,8 +271,14 @@ class Experiment:
             raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
-        if self.resume not in ("never", "auto") and not Path(self.resume).is_dir():
+        if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+
+    @property
+    def sharding(self) -> str | None:
+        """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
+        launched = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
+        return next((name for key, name in launched.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
 
     @property
     def processes(self) -> int:
@@ -296,16 +350,30 @@ def register(cls: type) -> type:
 
 def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
-    known = {item.name for item in fields(OmegaConf.get_type(cfg))}
-    for key in sorted(known - set(cfg)):
-        yield prefix + key, None, "cannot be removed"
+    known = [item.name for item in fields(OmegaConf.get_type(cfg))]
+    for key in known:
+        if key not in list(cfg):
+            yield f"~{prefix}{key}", ABSENT, "cannot be removed"
+        elif OmegaConf.is_missing(cfg, key):
+            yield prefix + key, ABSENT, "must be given"
     for key in cfg:
         node = cfg._get_node(key)
         if key not in known:
-            close = nearest(str(key), known)
-            yield prefix + key, node, "no such option" + (f" for method={cfg.method}" if not prefix else "") + close
+            yield prefix + key, node, no_such_option(f"{prefix}{key}", known, OmegaConf.select(cfg, "method"))
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
             yield from odd_keys(cfg[key], f"{prefix}{key}.")
+
+
+def no_such_option(key: str, known: list[str], method: str | None) -> str:
+    """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
+    parent, _, name = key.rpartition(".")
+    if parent:
+        return f"no such option in {parent}" + (nearest(name, known) or f"; there are {', '.join(known)}")
+    store = ConfigStore.instance()
+    owners = [file.removesuffix(".yaml") for file in store.list("schema")
+              if name in (item.name for item in fields(OmegaConf.get_type(store.load(f"schema/{file}").node)))]
+    elsewhere = f", but for {', '.join(owners)}" if owners else nearest(name, known)
+    return f"no such option for method={method}{elsewhere}"
 
 
 def nearest(word: str, known: Any) -> str:

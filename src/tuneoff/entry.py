@@ -2,13 +2,22 @@
 import copy
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config import ConfigError, bind, identity, resolved
+from tuneoff.config import ABSENT, ConfigError, bind, identity, resolved
 from tuneoff.errors import explain
+from tuneoff.record import LOCK, METRICS, RESULT, RUN
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +26,26 @@ class RunFailed(RuntimeError):
     """A run that ended without a usable result; its record says why."""
 
 
+def checked(cfg: DictConfig) -> DictConfig:
+    """The task's part of a composed config.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+    task = copy.deepcopy(cfg)
+    with open_dict(task):
+        hydra = task.pop("hydra", None)
+    bind(task)
+    for override in hydra.overrides.task if hydra else ():
+        # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
+        if override.startswith("+") and not override.startswith("++"):
+            raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
+    return task
+
+
 def checked_identity(*, _root_: DictConfig) -> str:
     """`${identity:}`: names a run's folder, so a config is refused before any folder is made."""
-    task = copy.deepcopy(_root_)
-    with open_dict(task):
-        task.pop("hydra", None)
-    bind(task)
-    return identity(task)
+    return identity(checked(_root_))
 
 
 OmegaConf.register_new_resolver("identity", checked_identity, replace=True)
@@ -39,22 +61,65 @@ def run_job(cfg: DictConfig, folder: Path, sweep: str | None = None) -> dict:
     experiment, method = bind(cfg)
     from tuneoff.loop import train
     start = {"identity": identity(cfg), "config": resolved(cfg), "command": ["python", *sys.argv], "sweep": sweep}
-    try:
-        result = train(experiment, method, folder, start)
-    except ConfigError:
-        forget(folder)
-        raise
+    result = train(experiment, method, folder, start)
     print(closing_table(result, folder))
     if result["status"] != "finished":
-        raise RunFailed(f"{result['status']}: {result['error']['type']}: {result['error']['message']} ({folder}/result.json)")
+        error = result["error"]
+        raise RunFailed(f"{result['status']}: {error['type']}: {error['message']} ({folder / RESULT})")
     return result
 
 
-def forget(folder: Path) -> None:
-    """Remove what a refused run left: it never trained, so nothing of worth is in it."""
-    import shutil
-    if not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").stat().st_size == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+class Refusal(Callback):
+    """Hydra calls this before it makes a folder: there a config, or a point of a grid, is still refused in time.
+
+    Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
+        task = checked(config)
+        folder = Path(config.hydra.run.dir)
+        if (folder / RUN).exists() and not (task.rerun or task.resume != "never"):
+            raise ConfigError("hydra.run.dir", folder, "holds a run already, and rerun=true would replace it")
+        self.there = existing(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a grid with a point that cannot be used. (A sweeper that draws its points shows none beforehand.)"""
+        self.there = existing(Path(config.hydra.sweep.dir))
+        if not config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+            return
+        loader = GlobalHydra.instance().config_loader()
+        swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+        overrides = OverridesParser.create(loader).parse_overrides([*swept, *config.hydra.overrides.task])
+        for point in BasicSweeper.split_arguments(overrides, None)[0]:
+            checked(loader.load_sweep_config(config, point))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Leave nothing of a run that only the loaded model or data showed to be wrong."""
+        if isinstance(job_return._return_value, ConfigError):
+            forget(Path(config.hydra.runtime.output_dir), self.there)
+
+    def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Raise a single run's error here, where Hydra does not yet print a line of its own."""
+        if job_return.status is JobStatus.FAILED:
+            raise job_return._return_value
+
+
+def existing(folder: Path) -> Path:
+    """The deepest folder on the way to `folder` that is there."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def forget(folder: Path, there: Path) -> None:
+    """Remove a refused run's files and the empty folders around them, up to one that was `there` before."""
+    made_by_hydra = ("run.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+    for name in (RUN, METRICS, RESULT, LOCK, *made_by_hydra):
+        (folder / name).unlink(missing_ok=True)
+    for path in (folder / ".hydra", folder, *folder.parents):
+        if path == there or not path.is_dir() or any(path.iterdir()):
+            break
+        path.rmdir()
 
 
 def closing_table(result: dict, folder: Path) -> str:
@@ -79,18 +144,29 @@ def closing_table(result: dict, folder: Path) -> str:
 
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
+    for passed_over in (f"Callback {Refusal.__name__}", "provider=.* is not available"):  # Hydra only warns of these
+        warnings.filterwarnings("error", message=passed_over)
     try:
+        check_flags()
         main()
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        line = explain(error, sys.argv[1:])
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+    except Exception as caught:
+        raised = caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
+    line = str(raised) if isinstance(raised, RunFailed) else explain(raised, sys.argv[1:])
+    if line is None:
+        raise raised
+    print(f"error: {line}", file=sys.stderr)
+    return 1 if isinstance(raised, RunFailed) else 2
+
+
+def check_flags() -> None:
+    """Refuse unknown flags in one line, where argparse would print its usage too."""
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError("command line", ABSENT, f"{message}; see --help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()

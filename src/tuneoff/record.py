@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 SCHEMA_VERSION = 1
-RUN, METRICS, RESULT = "run.json", "metrics.jsonl", "result.json"
+RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
 # A sweep that is run again retries the last four; the others are results.
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
@@ -119,7 +119,7 @@ class Recorder:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / ".lock").open("a")
+        self._lock = (folder / LOCK).open("a")
         try:
             # Held by the process, not by a file that a crash would leave behind.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ class Recorder:
 def is_locked(folder: Path) -> bool:
     """Whether a living process trains in `folder`."""
     try:
-        with (folder / ".lock").open() as lock:
+        with (folder / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -49,7 +49,7 @@ class BAdam(Method):
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
         if run.processes > 1:
-            raise ConfigError("method", "badam", f"runs in one process, and {run.processes} were launched")
+            raise ConfigError("method", run.method, f"runs in one process, and {run.processes} were launched")
         if self.badam_mode is Mode.ratio and run.optimizer is not Optimizer.adamw:
             raise ConfigError("optimizer", run.optimizer, "must be adamw where badam_mode=ratio, a sparse Adam of its own")
 

@@ -28,7 +28,9 @@ class GaLore(Method):
     galore_max_weight_grad_norm: float | None = above(None, 0)
 
     def check(self, run: Experiment) -> None:
-        """Refuse what a step inside the backward pass cannot honour."""
+        """Refuse shards, and what a step inside the backward pass cannot honour."""
+        if run.sharding:
+            raise ConfigError("method", run.method, f"does not run under {run.sharding}: its SVD would see shards")
         if not self.galore_layerwise:
             if self.galore_max_weight_grad_norm is not None:
                 raise ConfigError("galore_max_weight_grad_norm", self.galore_max_weight_grad_norm,

@@ -33,9 +33,15 @@ class LoRA(Method):
             raise ConfigError("pissa_convert", True, "a DoRA magnitude has no LoRA form; leave out use_dora")
         if self.pissa_convert and not run.save_model:
             raise ConfigError("pissa_convert", True, "needs save_model=true")
-        if self.adapter_path and not (Path(self.adapter_path).expanduser() / "adapter_config.json").is_file():
+        if self.pissa_init and run.model.quantised:
+            raise ConfigError("pissa_init", True, f"{run.model.path} is quantised, and PiSSA changes the base weights")
+        if self.pissa_init and self.adapter_path is not None and not self.create_new_adapter:
+            raise ConfigError("adapter_path", self.adapter_path, "needs create_new_adapter=true where pissa_init=true, "
+                              "which begins a new adapter")
+        adapter = None if self.adapter_path is None else Path(self.adapter_path).expanduser()
+        if adapter and not (adapter / "adapter_config.json").is_file():
             raise ConfigError("adapter_path", self.adapter_path, "must be a folder with an adapter_config.json")
-        if self.create_new_adapter and not self.adapter_path:
+        if self.create_new_adapter and self.adapter_path is None:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
     def prepare(self, model: Any) -> Any:

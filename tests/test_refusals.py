@@ -1,0 +1,297 @@
+"""Bad input through the real command line: one line that says what is allowed, exit code 2, and nothing left behind."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "peft", "accelerate"}
+# Whatever the shipped checkpoint's state, and without a tracker's files.
+BASE = ["model.pretrained=false", "tracker=none"]
+# Python runs this at its start; it writes down what was imported when the process ends.
+HOOK = """import atexit, os, sys
+atexit.register(lambda: open(os.environ["IMPORTED"], "w").write("\\n".join(sys.modules)))
+"""
+
+# What is typed (leading NAME=value words are environment) → the whole line, where … stands for anything.
+CASES = {
+    # ---- keys that are not there
+    "foo=1": "foo=1: no such option for method=lora",
+    "learning_rate=1": "learning_rate=1: no such option for method=lora",
+    "batchsize=8": "batchsize=8: no such option for method=lora; did you mean batch_size…",
+    "galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
+    "method=lora galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
+    "method=lora +galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
+    "method=lora ++galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
+    "method=full lora_rank=4": "lora_rank=4: no such option for method=full, but for lora",
+    "method=galore galore_rnk=4": "galore_rnk=4: no such option for method=galore; did you mean galore_rank…",
+    "+foo=1": "foo=1: no such option for method=lora",
+    "method=galore +galore_rank=128": "+galore_rank=128: must be written galore_rank=128",
+    "+schema=galore": "+schema=galore: must be one method…",
+    "method=galore +schema=galore": "+schema=galore: nothing can be added; an option is written key=value",
+    "+method=galore": "+method=galore: must be one method…",
+    "++method=galore": "++method=galore: must be written method=galore",
+    "schema=galore": "schema=galore: no such option",
+    "foo@bar=1": "foo@bar=1: no such option",
+    "model.foo=1": "model.foo=1: no such option in model; there are name, path, pretrained, …",
+    "+model.foo=1": "model.foo=1: no such option in model; there are name, path, pretrained, …",
+    "model.pathh=x": "model.pathh=x: no such option in model; did you mean path?",
+    "data.foo=1": "data.foo=1: no such option in data; there are name, path, limit",
+    "data.foo.bar=1": "data.foo.bar=1: no such option in data; there are name, path, limit",
+    "+data.foo.bar=1": "data.foo=…bar…1…: no such option in data; there are name, path, limit",
+    "hydra.foo=1": "hydra.foo=1: no such option in hydra…",
+    # ---- keys taken away
+    "~lr": "~lr: cannot be removed",
+    "~model.path": "~model.path: cannot be removed",
+    "~foo": "~foo: no such option",
+    "~method": "method: must be given",
+    "~method=galore": "~method=galore: no such option",
+    "~model": "model.name: must be given",
+    "method=[]": "method: must be given",
+    # ---- types, and null where a value is needed
+    "method=galore galore_rank=abc": "galore_rank=abc: must be an integer, at least 1",
+    "method=galore galore_rank=1.5": "galore_rank=1.5: must be an integer, at least 1",
+    "method=galore galore_rank=[1]": "galore_rank=[1]: must be an integer, at least 1",
+    "batch_size=true": "batch_size=true: must be an integer, at least 1",
+    "lr=fast": "lr=fast: must be a number, above 0",
+    "lr=null": "lr=null: must be a number, above 0",
+    "lr=": "lr=: must be a number, above 0",
+    "lr.x=3": "lr.x=3: must be a number, above 0",
+    "lora_alpha=big": "lora_alpha=big: must be a number, above 0, or null",
+    "use_dora=maybe": "use_dora=maybe: must be true or false",
+    "model=3": "model=3: must be the name of a config",
+    "method=null": "method=null: must be the name of a config",
+    "model.path=null": "model.path=null: must be text",
+    "scheduler=null": "scheduler=null: must be one of cosine, linear, constant",
+    "lora_target=null": "lora_target=null: must name modules, or be the word all",
+    "tags=3": "tags=3: must be names, as in tags=[one,two]",
+    "lora_target=[]": "lora_target=[]: must hold at least one name, and none twice",
+    "lora_target=[q_proj,q_proj]": "lora_target=[q_proj,q_proj]: must hold at least one name, and none twice",
+    "lora_target=[all,q_proj]": "lora_target=[all,q_proj]: all stands alone",
+    # ---- enums
+    "method=galore galore_proj_type=foo": "galore_proj_type=foo: must be one of std, reverse_std, right, left, full",
+    "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant",
+    "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, adafactor",
+    "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
+    "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
+    "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
+    "model.attention=foo": "model.attention=foo: must be one of sdpa, eager, flash_attention_2, flex_attention",
+    "method=badam badam_switch_mode=up": "badam_switch_mode=up: must be one of ascending, descending, random, fixed",
+    "method=badam_ratio badam_mask_mode=x": "badam_mask_mode=x: must be one of adjacent, scatter",
+    # ---- ranges
+    "lr=0": "lr=0.0: must be above 0",
+    "lr=nan": "lr=nan: must be above 0",
+    "lr=inf": "lr=inf: must be above 0",
+    "weight_decay=-1": "weight_decay=-1.0: must be at least 0",
+    "warmup_ratio=1": "warmup_ratio=1.0: must be in [0, 1)",
+    "batch_size=0": "batch_size=0: must be at least 1",
+    "gradient_accumulation_steps=0": "gradient_accumulation_steps=0: must be at least 1",
+    "max_length=1": "max_length=1: must be at least 2",
+    "max_steps=0": "max_steps=0: must be at least 1",
+    "epochs=0": "epochs=0.0: must be above 0",
+    "max_grad_norm=0": "max_grad_norm=0.0: must be above 0",
+    "keep_checkpoints=0": "keep_checkpoints=0: must be at least 1",
+    "seed=-1": "seed=-1: must be in [0, 2^32)",
+    "data.limit=0": "data.limit=0: must be at least 1",
+    "lora_rank=0": "lora_rank=0: must be at least 1",
+    "lora_alpha=0": "lora_alpha=0.0: must be above 0",
+    "lora_dropout=1.5": "lora_dropout=1.5: must be in [0, 1)",
+    "loraplus_lr_ratio=0": "loraplus_lr_ratio=0.0: must be above 0",
+    "pissa_iter=0": "pissa_iter=0: must be at least 1, or -1 for the exact SVD",
+    "method=galore galore_rank=-3": "galore_rank=-3: must be at least 1",
+    "method=galore galore_rank=0": "galore_rank=0: must be at least 1",
+    "method=galore galore_scale=0": "galore_scale=0.0: must be above 0",
+    "method=galore galore_update_interval=0": "galore_update_interval=0: must be at least 1",
+    "method=badam badam_switch_interval=0": "badam_switch_interval=0: must be at least 1, or -1 to never switch",
+    "method=badam badam_start_block=-1": "badam_start_block=-1: must be at least 0",
+    "method=badam badam_verbose=3": "badam_verbose=3: must be 0, 1 or 2",
+    "method=badam_ratio badam_update_ratio=2": "badam_update_ratio=2.0: must be in (0, 1]",
+    "method=badam_ratio badam_update_ratio=0": "badam_update_ratio=0.0: must be in (0, 1]",
+    "method=freeze freeze_trainable_layers=0": "freeze_trainable_layers=0: must not be 0…",
+    # ---- contradictions
+    "max_steps=5 epochs=1": "max_steps=5: one budget a run, and epochs is already given",
+    "pure_bf16=true mixed_precision=bf16": "mixed_precision=bf16: must be no where pure_bf16=true",
+    "pure_bf16=true dtype=float32": "dtype=float32: must be bfloat16 (or left out) where pure_bf16=true",
+    "dtype=bfloat16 mixed_precision=fp16": "mixed_precision=fp16: must be no or bf16 where dtype=bfloat16",
+    "export_merged=true": "export_merged=true: needs save_model=true",
+    "resume=nowhere": "resume=nowhere: must be never, auto, or the folder of a run",
+    "method=galore_layerwise gradient_accumulation_steps=2": "gradient_accumulation_steps=2: must be 1 where…",
+    "method=galore_layerwise max_grad_norm=1": "max_grad_norm=1.0: must be null where galore_layerwise=true…",
+    "method=galore_layerwise mixed_precision=fp16": "mixed_precision=fp16: must be no or bf16 where galore_layerwise…",
+    "method=galore galore_max_weight_grad_norm=1": "galore_max_weight_grad_norm=1.0: needs galore_layerwise=true…",
+    "method=badam badam_switch_mode=fixed": "badam_switch_mode=fixed: needs badam_start_block",
+    "method=badam_ratio optimizer=adafactor": "optimizer=adafactor: must be adamw where badam_mode=ratio…",
+    "pissa_convert=true": "pissa_convert=true: needs pissa_init=true",
+    "method=pissa pissa_convert=true": "pissa_convert=true: needs save_model=true",
+    "method=pissa pissa_convert=true use_dora=true save_model=true": "pissa_convert=true: …leave out use_dora",
+    "method=pissa adapter_path=x": "adapter_path=x: needs create_new_adapter=true where pissa_init=true…",
+    "method=pissa model.path=quantised": "pissa_init=true: quantised is quantised, …",
+    "create_new_adapter=true": "create_new_adapter=true: needs adapter_path",
+    "adapter_path=nowhere": "adapter_path=nowhere: must be a folder with an adapter_config.json",
+    "WORLD_SIZE=2 method=badam": "method=badam: runs in one process, and 2 were launched",
+    "WORLD_SIZE=2 method=badam_ratio": "method=badam_ratio: runs in one process, and 2 were launched",
+    "WORLD_SIZE=2 method=galore_layerwise": "galore_layerwise=true: runs in one process, and 2 were launched",
+    "ACCELERATE_USE_FSDP=true method=galore": "method=galore: does not run under FSDP…",
+    "ACCELERATE_USE_DEEPSPEED=true method=galore_layerwise": "method=galore_layerwise: does not run under DeepSpeed…",
+    "method=[lora,galore]": "method=[lora,galore]: must be one method…",
+    # ---- names, folders and files that are not there
+    "method=lroa": "method=lroa: must be one of badam, …, full, …, rslora…; did you mean lora…",
+    "model=tinny": "model=tinny: must be one of …tiny…; did you mean tiny?",
+    "data=nope": "data=nope: must be one of …docstrings…",
+    "hydra/launcher=nope": "hydra/launcher=nope: must be one of basic…",
+    "model.path=/nowhere": "model.path=/nowhere: must be a folder with a config.json, or a hub name owner/name",
+    "model.path=": "model.path=: must be a folder with a config.json, or a hub name owner/name",
+    "model.path=.": "model.path=.: must be a folder with a config.json, or a hub name owner/name",
+    "model.path=tuneoff:nope": "model.path=tuneoff:nope: must be tuneoff:tiny…",
+    "model.path=quantised model.pretrained=true": "model.pretrained=true: quantised holds no weights…",
+    "model.tokenizer=/nowhere": "model.tokenizer=/nowhere: must be a folder…",
+    "data.path=nowhere.jsonl": "data.path=nowhere.jsonl: must be an existing file",
+    "data.path=tuneoff:nope": "data.path=tuneoff:nope: must be tuneoff:docstrings or tuneoff:stdlib",
+    "hydra.searchpath=[file:///nowhere]": "hydra.searchpath: /nowhere must be an existing folder",
+    "hydra.run.dir=mine.txt/x": "…mine.txt/x: Not a directory",
+    # ---- several values, and what cannot be read
+    "lora_target=q_proj,v_proj": "lora_target=q_proj,v_proj: a list is written lora_target=[q_proj,v_proj]; …with -m",
+    "seed=0,1": "seed=0,1: must be one value; several are a sweep, with -m",
+    "'seed=range(0,3)'": "seed=range(0,3): must be one value; several are a sweep, with -m",
+    "lr==3": "lr==3: the value cannot be read; …",
+    "method=[lora": "method=[lora: the value cannot be read; …",
+    "foo": "foo: must be written key=value",
+    "=3": "=3: must be written key=value",
+    "'lr =3'": "lr =3: must be written key=value",
+    "'lr=${foo}'": "lr=${foo}: Interpolation key 'foo' not found",
+    "'lr=${oc.env:NOWHERE}'": "lr=${oc.env:NOWHERE}: Environment variable 'NOWHERE' not found",
+    # ---- flags
+    "--foo": "command line: unrecognized arguments: --foo; see --help",
+    "-c nope": "command line: argument --cfg/-c: invalid choice: 'nope' …; see --help",
+    "-cn nope": "--config-name=nope: no such file in conf, nor in the folder of --config-dir",
+    "-cd /nowhere": "--config-dir=/nowhere: must be an existing folder",
+    "-cd . -cn broken": "…broken.yaml, line 1: …",
+    # ---- another folder, and a bad point anywhere in a grid
+    "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
+    "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",
+    "-m lr=0": "lr=0.0: must be above 0",
+    "-m lr=1e-3,0": "lr=0.0: must be above 0",
+    "-m lr=1e-3,abc": "lr=abc: must be a number, above 0",
+    "-m method=full,nope": "method=nope: must be one of …",
+    "-m method=full,badam +foo=1": "foo=1: no such option for method=full",
+    "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
+    "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept",
+}
+# Only the loaded model shows these to be wrong.
+MODEL_CASES = {
+    "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
+    "method=galore galore_target=[q_prj]": "galore_target=q_prj: no such linear layer; …did you mean q_proj…",
+    "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",
+    "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module; there are …",
+    "method=badam badam_start_block=99": "badam_start_block=99: this model has blocks 0 to …",
+}
+
+
+@dataclass
+class Outcome:
+    """How one command ended, and what it left."""
+    code: int
+    out: str
+    err: str
+    imported: set[str]
+    left: set[str]
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def command(typed: str, folder: Path) -> Outcome:
+    """Run `python train.py` as typed in `folder`, which holds a file, a finished run and a model without weights."""
+    work, hook = folder / "work", folder / "hook"
+    for place in (work / "done", work / "quantised", hook):
+        place.mkdir(parents=True)
+    (work / "mine.txt").write_text("kept")
+    (work / "broken.yaml").write_text("a: b: c\n")
+    (work / "done" / "run.json").write_text("{}")
+    (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
+    (hook / "sitecustomize.py").write_text(HOOK)
+    before, words, environment = contents(work), shlex.split(typed), dict(os.environ)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+    environment |= {"PYTHONPATH": str(hook), "IMPORTED": str(folder / "imported"), "HF_HUB_OFFLINE": "1"}
+    settled = [setting for setting in BASE if setting.partition("=")[0] not in typed]
+    done = subprocess.run([sys.executable, ROOT / "train.py", *words, *settled], cwd=work, env=environment,
+                          capture_output=True, text=True, timeout=120)
+    assert (work / "mine.txt").read_text() == "kept" and before <= contents(work), "something was deleted"
+    return Outcome(done.returncode, done.stdout, done.stderr, set((folder / "imported").read_text().split()),
+                   contents(work) - before)
+
+
+def run_all(cases: dict[str, str], base: Path) -> dict[str, Outcome]:
+    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+        folders = (base / str(index) for index in range(len(cases)))
+        return dict(zip(cases, pool.map(command, cases, folders), strict=True))
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    return run_all(CASES, tmp_path_factory.mktemp("refused"))
+
+
+@pytest.fixture(scope="module")
+def refused_by_model(tmp_path_factory):
+    return run_all(MODEL_CASES, tmp_path_factory.mktemp("refused_by_model"))
+
+
+def check(outcome: Outcome, line: str) -> None:
+    pattern = ".*".join(re.escape(part) for part in f"error: {line}".split("…"))
+    assert re.fullmatch(f"{pattern}\n", outcome.err), outcome.err
+    assert (outcome.code, outcome.out, outcome.left) == (2, "", set())
+
+
+@pytest.mark.parametrize("typed", CASES)
+def test_refused_before_torch(refused, typed):
+    check(refused[typed], CASES[typed])
+    assert not refused[typed].imported & HEAVY
+    assert "tuneoff.config" in refused[typed].imported  # the hook works
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", MODEL_CASES)
+def test_refused_by_the_loaded_model(refused_by_model, typed):
+    check(refused_by_model[typed], MODEL_CASES[typed])
+    assert "torch" in refused_by_model[typed].imported
+
+
+def test_refusals_never_advise_a_plus(refused):
+    assert not [typed for typed, outcome in refused.items() if "+" in outcome.err and "+" not in typed]
+
+
+def test_refused_within_about_a_second(tmp_path):
+    def seconds(index: int) -> float:
+        started = time.perf_counter()
+        command("method=galore_layerwise max_grad_norm=1", tmp_path / str(index))
+        return time.perf_counter() - started
+    assert min(seconds(index) for index in range(3)) < 1.5  # the aim is 1.0; other work may share the machine
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
+    """A method whose check has a bug, found through Python's and Hydra's paths as any method from elsewhere is."""
+    methods, choices = tmp_path / "tuneoff" / "methods", tmp_path / "conf" / "method"
+    methods.mkdir(parents=True)
+    choices.mkdir(parents=True)
+    (methods / "broken.py").write_text(
+        "from dataclasses import dataclass\nfrom tuneoff.config import Method, register\n\n@register\n@dataclass\n"
+        "class Broken(Method):\n    def check(self, run):\n        run.no_such_attribute\n")
+    (choices / "broken.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /schema/broken\n  - _self_\nmethod: broken\n")
+    done = subprocess.run([sys.executable, ROOT / "train.py", "-cd", tmp_path / "conf", "method=broken", *BASE],
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "AttributeError: 'Experiment' object has no attribute 'no_such_attribute'"
+    assert contents(tmp_path) == {"tuneoff", "tuneoff/methods", "tuneoff/methods/broken.py", "conf", "conf/method",
+                                  "conf/method/broken.yaml"} | {p for p in contents(tmp_path) if "__pycache__" in p}
