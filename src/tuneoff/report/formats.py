@@ -1,0 +1,135 @@
+"""Writes tables as Markdown, CSV and LaTeX. Text from a record is escaped: it may hold anything."""
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from tuneoff.report.compare import Comparison
+from tuneoff.report.table import COST, QUALITY, Cell, Column, caption, columns
+
+LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$",
+         "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
+         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+# Compiles alone and can be \input: after \begin{document}, LaTeX has made \@nodocument the same as \relax.
+LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx, or compile it alone.
+\makeatletter
+\ifx\@nodocument\relax\let\tuneoffend\relax\else
+  \documentclass[10pt]{article}
+  \usepackage[a4paper,margin=2cm]{geometry}
+  \usepackage{booktabs,graphicx}
+  \begin{document}
+  \def\tuneoffend{\end{document}}
+\fi
+\makeatother
+"""
+
+
+# ---------------------------------------------------------------- Markdown
+def markdown(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
+    """All tables, each with its caption; where there is more than one, what keeps them apart."""
+    parts = [split_lines(comparisons, why)] if why else []
+    for made in comparisons:
+        found = columns(made)
+        lines = [f"### Comparison {made.name}", ""] if len(comparisons) > 1 else []
+        lines += ["| " + " | ".join(_md(column.title) for column in found) + " |",
+                  "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|"]
+        for index in range(len(made.rows)):
+            lines.append("| " + " | ".join(_md_cell(column.cells[index]) for column in found) + " |")
+        parts.append("\n".join([*lines, "", _md(caption(made))]))
+    return "\n\n".join(parts) + "\n"
+
+
+def split_lines(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
+    """A list of the fields that differ between comparisons, with their values."""
+    lines = [f"The records cannot all be compared: {len(comparisons)} comparisons, which differ in", ""]
+    for name, values in why.items():
+        shown = ", ".join(f"{value} ({made.name})" for value, made in zip(values, comparisons, strict=True))
+        lines.append(f"- {_md(name)}: {_md(shown)}")
+    return "\n".join(lines)
+
+
+def _md(text: str) -> str:
+    text = " ".join(text.split())
+    for character in "\\`*_[]|<":
+        text = text.replace(character, "&lt;" if character == "<" else f"\\{character}")
+    return text
+
+
+def _md_cell(cell: Cell) -> str:
+    return f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
+
+
+# ---------------------------------------------------------------- CSV
+def comma_separated(comparisons: Sequence[Comparison]) -> str:
+    """One table of plain figures: a line a row, `comparison` first; a figure's interval and n beside it."""
+    lines: list[dict[str, str]] = []
+    for made in comparisons:
+        found = columns(made)
+        for index in range(len(made.rows)):
+            line = {"comparison": made.name}
+            for column in found:
+                cell = column.cells[index]
+                line.update({_key(column, suffix): _plain(value) for suffix, value in cell.figures.items()})
+                if column.key in {quality.path.replace("loss.", "loss_") for quality in made.qualities}:
+                    line[f"{column.key}_best"] = str(cell.bold).lower()
+            line["outcome"] = made.rows[index].outcome
+            lines.append(line)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _key(column: Column, suffix: str) -> str:
+    return f"{column.key}_{suffix}" if suffix else column.key
+
+
+def _plain(value: float | str | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:.8g}" if isinstance(value, float) else str(value)
+    # A spreadsheet would run text that begins like a formula.
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+# ---------------------------------------------------------------- LaTeX
+def latex(comparisons: Sequence[Comparison]) -> str:
+    """A `table*` a comparison, booktabs, in two parts (quality, cost), so that it fits a page."""
+    parts = [LATEX_HEAD]
+    for made in comparisons:
+        found = columns(made)
+        names = [column for column in found if column.key in ("method", "setting")]
+        quality = [column for column in found if column.part == QUALITY]
+        cost = [column for column in found if column.part == COST]
+        parts.append("\n".join([
+            r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{_tex(caption(made))}}}", rf"\label{{tab:tuneoff-{made.name}}}",
+            _tabular(quality, len(made.rows)),
+            *([r"\par\medskip", _tabular(names + cost, len(made.rows))] if cost else []), r"\end{table*}", ""]))
+    return "\n".join([*parts, r"\tuneoffend", ""])
+
+
+def _tabular(found: list[Column], rows: int) -> str:
+    align = "".join("r" if column.numeric else "l" for column in found)
+    lines = [" & ".join(_tex(column.title) for column in found) + r" \\", r"\midrule"]
+    for index in range(rows):
+        lines.append(" & ".join(_tex_cell(column.cells[index]) for column in found) + r" \\")
+    body = "\n".join([r"\toprule", *lines, r"\bottomrule"])
+    # Shrunk only where it is wider than the page.
+    return (rf"\sbox0{{\begin{{tabular}}{{{align}}}" + "\n" + body + "\n" + r"\end{tabular}}%" + "\n"
+            r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi")
+
+
+def _tex(text: str) -> str:
+    shown = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return shown.encode("ascii", "replace").decode()
+
+
+def _tex_cell(cell: Cell) -> str:
+    return rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)

@@ -1,0 +1,95 @@
+"""The comparability guard: decides which records may stand in one table, and says which field keeps others out."""
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from tuneoff.record import flatten
+from tuneoff.report.read import Run
+
+# Fields that must agree. What a method implies (precision, quantisation, clip, tokens seen) is none of them: it is a
+# labelled column. Seeds, git commit and settings are none either.
+FIELDS = {"data": "provenance.data.fingerprint", "model": "config.model.path", "budget kind": "budget.kind",
+          "budget value": "budget.value", "hardware": "provenance.hardware", "threads": "provenance.threads",
+          "processes": "provenance.num_processes", "versions": "provenance.versions"}
+WEIGHTS = "base weights"
+
+
+def split(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of runs that agree in every field, the largest first.
+
+    A run that failed before a field was known, or a prediction, joins the largest group that it does not contradict.
+    """
+    groups: list[tuple[dict, list[Run]]] = []
+    whole = [run for run in runs if None not in fingerprint(run).values() and not run.predicted]
+    counts = Counter(_text(fingerprint(run)) for run in whole)
+    for run in sorted(whole, key=lambda run: (-counts[_text(fingerprint(run))], _text(fingerprint(run)))):
+        _join(groups, run)
+    parted = [(key, part) for key, members in groups for part in _by_weights(members)]
+    for run in runs:
+        if None in fingerprint(run).values() or run.predicted:
+            _join(parted, run)
+    return sorted((members for _, members in parted), key=lambda members: -len(members))
+
+
+def fingerprint(run: Run) -> dict[str, str | None]:
+    """The guarded fields of a run as text; None where the record does not know. A prediction has no hardware."""
+    seen = {name: run.get(path) for name, path in FIELDS.items()}
+    if run.predicted:
+        seen.update({name: None for name in ("hardware", "threads", "versions", "budget kind", "budget value")})
+    return {name: None if value is None else _text(value) for name, value in seen.items()}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _join(groups: list[tuple[dict, list[Run]]], run: Run) -> None:
+    mine = fingerprint(run)
+    for key, members in groups:
+        if all(value is None or key[name] is None or key[name] == value for name, value in mine.items()):
+            members.append(run)
+            return
+    groups.append((mine, [run]))
+
+
+def _by_weights(runs: list[Run]) -> list[list[Run]]:
+    """Split runs whose base weights differ where they must not.
+
+    The hash of the same weights differs between types, and that of random weights between seeds: so it must be one
+    for each type, and for each seed where the model is not pretrained.
+    """
+    cells: dict[tuple, set[str]] = {}
+    for run in runs:
+        cells.setdefault(_cell(run), set()).add(_text(run.get("provenance.base_weights_hash")))
+    if all(len(hashes - {"null"}) <= 1 for hashes in cells.values()):
+        return [runs]
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(_text(run.get("provenance.base_weights_hash")), []).append(run)
+    return list(parts.values())
+
+
+def _cell(run: Run) -> tuple:
+    return (_text(run.get("provenance.precision.dtype")),
+            None if run.get("config.model.pretrained") is not False else run.seed)
+
+
+def differences(groups: Sequence[Sequence[Run]]) -> dict[str, list[str]]:
+    """For each field that differs between groups, its value in each group."""
+    found: dict[str, list[str]] = {}
+    for name, path in {**FIELDS, WEIGHTS: "provenance.base_weights_hash"}.items():
+        if name == WEIGHTS and found:
+            continue  # other data, models or versions explain other weights
+        values = [_value(members, path) for members in groups]
+        for key in sorted({key for value in values for key in value}):
+            shown = [value.get(key, "unknown") for value in values]
+            if len(set(shown)) > 1:
+                found[f"{name}: {key}" if key else name] = shown
+    return found
+
+
+def _value(runs: Sequence[Run], path: str) -> dict[str, str]:
+    """The first known value in a group, as flat keys; a plain value has the key ''."""
+    value = next((value for run in runs if (value := run.get(path)) is not None), None)
+    flat = flatten(value) if isinstance(value, dict) else {"": value}
+    return {key: "unknown" if item is None and not key else str(item) for key, item in flat.items()}

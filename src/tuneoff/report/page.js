@@ -1,0 +1,144 @@
+// Builds the page from the JSON in #data. Text from a record enters through textContent alone, never as markup.
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  for (const child of children) made.append(child);
+  return made;
+}
+
+// ---------------------------------------------------------------- tables
+function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
+  // columns: [{title, numeric}], rows: [{cells: [{text, value, bold}]}]; returns a block with a filter and a table.
+  const body = element("tbody"), head = element("tr"), heads = [];
+  let sorted = {index: -1, up: true};
+  const count = element("span", {class: "count", role: "status"});
+  const lines = rows.map((row, place) => {
+    const line = element("tr");
+    if (pick) {
+      const box = element("input", {type: "checkbox", "aria-label": "compare the config of " + row.cells[0].text});
+      box.addEventListener("change", () => pick(row, box.checked));
+      line.append(element("td", {}, box));
+    }
+    row.cells.forEach((cell, index) => {
+      const shown = cell.bold ? element("strong", {}, cell.text) : cell.text;
+      const td = element("td", columns[index].numeric ? {class: "number"} : {});
+      if (index === 0 && open) {
+        const button = element("button", {class: "link"}, shown);
+        button.addEventListener("click", () => open(row));
+        td.append(button);
+      } else td.append(shown);
+      line.append(td);
+    });
+    return {row, line, place, text: row.cells.map(cell => cell.text).join(" ").toLowerCase()};
+  });
+  function order(a, b) {
+    if (sorted.index < 0) return a.place - b.place;
+    const [x, y] = [a, b].map(item => item.row.cells[sorted.index].value);
+    if (x === null || y === null) return (x === null) - (y === null) || a.place - b.place;
+    const way = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true});
+    return (sorted.up ? way : -way) || a.place - b.place;
+  }
+  function sort(index) {
+    sorted = {index, up: sorted.index === index ? !sorted.up : true};
+    heads.forEach((th, place) => th.setAttribute("aria-sort", place !== index ? "none" : sorted.up ? "ascending" : "descending"));
+    body.append(...lines.sort(order).map(item => item.line));
+  }
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let seen = 0;
+    for (const item of lines) {
+      item.line.hidden = !words.every(word => item.text.includes(word));
+      seen += !item.line.hidden;
+    }
+    count.textContent = seen + " of " + lines.length + " rows";
+  }
+  if (pick) head.append(element("th", {}, element("span", {class: "hidden"}, "compare")));
+  columns.forEach((column, index) => {
+    const button = element("button", {}, column.title);
+    const th = element("th", {"aria-sort": "none", scope: "col", ...(column.numeric ? {class: "number"} : {})}, button);
+    button.addEventListener("click", () => sort(index));
+    heads.push(th);
+    head.append(th);
+  });
+  const search = element("input", {type: "search", placeholder: "filter rows", "aria-label": "filter rows", value: filter});
+  search.addEventListener("input", show);
+  body.append(...lines.map(item => item.line));
+  show();
+  return element("div", {class: "table"}, element("p", {class: "tools"}, search, count),
+    element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), body)));
+}
+
+function plain(titles, rows) {
+  // A small table of text that needs neither sorting nor a filter.
+  const head = element("tr", {}, ...titles.map(title => element("th", {scope: "col"}, title)));
+  const lines = rows.map(row => element("tr", {}, ...row.map(text => element("td", {}, text))));
+  return element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines)));
+}
+
+// ---------------------------------------------------------------- configs
+const MOST_COMPARED = 12;
+
+function differing(settings) {
+  const keys = [...new Set(settings.flatMap(setting => Object.keys(setting)))].sort();
+  return keys.filter(key => new Set(settings.map(setting => JSON.stringify(setting[key] ?? null))).size > 1);
+}
+
+const written = value => value === undefined ? "–" : value === null ? "null" : String(value);
+
+function differences(target, rows) {
+  const settings = rows.map(row => data.settings[row.setting]);
+  const keys = differing(settings);
+  target.replaceChildren(rows.length < 2 || !keys.length ? element("p", {}, "No difference.")
+    : plain(["key", ...rows.map(row => row.name)], keys.map(key => [key, ...settings.map(setting => written(setting[key]))])));
+}
+
+// ---------------------------------------------------------------- a run
+function showRuns(title, runs) {
+  const dialog = document.getElementById("run");
+  const parts = runs.map(run => {
+    const setting = {...data.settings[run.setting], seed: run.seed};
+    const block = element("section", {class: "run"}, element("h3", {}, "seed " + run.seed + ": " + run.status.replaceAll("_", " ")),
+      plain(["", ""], run.facts), element("h4", {}, "Command"), element("pre", {}, run.command));
+    if (run.error) block.append(element("h4", {}, "Error"), element("pre", {class: "error"}, run.error));
+    const config = Object.keys(setting).sort().map(key => key + ": " + written(setting[key])).join("\n");
+    block.append(element("details", runs.length > 1 ? {} : {open: ""}, element("summary", {}, "Config"), element("pre", {}, config)));
+    return block;
+  });
+  dialog.querySelector("h2").textContent = title;
+  dialog.querySelector("div").replaceChildren(...parts);
+  dialog.showModal();
+}
+
+// ---------------------------------------------------------------- the page
+function comparison(made) {
+  const block = element("section", {id: "comparison-" + made.name});
+  if (data.comparisons.length > 1) block.append(element("h2", {}, "Comparison " + made.name));
+  const runs = row => row.runs.map(index => data.runs[index]);
+  const picked = new Set(), target = element("div", {class: "differences"});
+  const compare = () => differences(target, picked.size ? made.rows.filter(row => picked.has(row)) : made.rows.slice(0, MOST_COMPARED));
+  const pick = (row, on) => { on ? picked.add(row) : picked.delete(row); compare(); };
+  block.append(table(made.columns, made.rows, {open: row => showRuns(row.name, runs(row)), pick}),
+    element("p", {class: "caption"}, made.caption));
+  const charts = element("div", {class: "charts"});
+  for (const chart of made.charts) {
+    const place = element("div", {class: "chart"});
+    charts.append(element("figure", {}, place, element("figcaption", {}, chart.title)));
+    window.pending.push(vegaEmbed(place, chart.spec, {actions: {export: true, source: false, compiled: false, editor: false}, renderer: "svg"}));
+  }
+  block.append(charts);
+  if (made.without_charts) block.append(element("p", {}, made.without_charts));
+  compare();
+  block.append(element("h3", {}, "Differences between configs"),
+    element("p", {}, "Of the rows ticked above; without a tick, of the first " + MOST_COMPARED + "."), target,
+    element("h3", {}, "Where the runs come from"), plain(["", "value"], made.provenance));
+  return block;
+}
+
+window.pending = [];
+const main = document.querySelector("main");
+for (const made of data.comparisons) main.append(comparison(made));
+main.append(element("h2", {}, "Runs"), table(data.run_columns, data.runs, {open: run => showRuns(run.cells[0].text, [run])}));
+Promise.all(window.pending).then(() => document.body.setAttribute("data-charts", "drawn"));

@@ -1,0 +1,269 @@
+"""The table of a comparison: its columns, its cells as text with no digit that means nothing, and its caption."""
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from tuneoff.report import stats
+from tuneoff.report.compare import LABELS, Comparison, Quality, Row
+from tuneoff.report.read import as_number
+
+MISSING = "–"
+QUALITY, COST = "quality", "cost"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees, what it sorts by, and the figures behind it for CSV (column suffix: value)."""
+    text: str
+    value: float | str | None = None
+    bold: bool = False
+    figures: dict[str, float | int | str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, the key and unit that CSV uses, and the part of a two-part table that it belongs to."""
+    key: str
+    title: str
+    part: str
+    cells: list[Cell]
+    numeric: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row has anything here."""
+        return all(cell.text == MISSING for cell in self.cells)
+
+
+def columns(made: Comparison) -> list[Column]:
+    """All columns of a comparison that say something, in reading order."""
+    return [column for column in [*_quality_columns(made), *_cost_columns(made)]
+            if not column.empty or column.key == "setting"]
+
+
+def _column(made: Comparison, key: str, title: str, part: str, cell: Callable[[Row], Cell],
+            numeric: bool = True) -> Column:
+    return Column(key, title, part, [cell(row) for row in made.rows], numeric)
+
+
+def _quality_columns(made: Comparison) -> Iterator[Column]:
+    yield _column(made, "method", "Method", QUALITY, lambda row: text_cell(row.method), numeric=False)
+    if any(row.label for row in made.rows):
+        yield _column(made, "setting", "Setting", QUALITY, lambda row: text_cell(row.label), numeric=False)
+    for key in ("trainable", "ever_trained"):
+        title = key.replace("_", " ").capitalize()
+        yield _column(made, key, title, QUALITY, partial(_parameters, key))
+    yield _column(made, "lr", "Learning rate", QUALITY, _rate)
+    if made.qualities and made.qualities[0].path == "loss.test":
+        yield _column(made, "validation_loss", LABELS["final"], QUALITY,
+                      lambda row: spread_cell(row.estimate("loss.final")))
+    for index, quality in enumerate(made.qualities):
+        yield from _quality_pair(made, index, quality)
+    yield _column(made, "seeds", "Seeds", QUALITY, _seeds)
+    if any(len(row.finished) < len(row.runs) or not row.runs for row in made.rows):
+        yield _column(made, "outcome", "Outcome", QUALITY, lambda row: text_cell(row.outcome), numeric=False)
+
+
+def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Column]:
+    """The measure, and its difference to the baseline."""
+    key, verdict = quality.path.removeprefix("metrics.").replace("loss.", "loss_"), made.verdicts[index]
+    arrow = "" if quality.path.startswith("loss.") else (" ↓" if quality.lower_is_better else " ↑")
+    values = [spread_cell(row.estimate(quality.path), bold=bool(bold))
+              for row, bold in zip(made.rows, verdict.bold, strict=True)]
+    yield Column(key, quality.title + arrow, QUALITY, values)
+    if made.baseline is None:
+        return
+    cells = []
+    for row, p in zip(made.rows, verdict.p, strict=True):
+        if row is made.rows[made.baseline]:
+            cells.append(Cell("baseline", 0.0))
+            continue
+        cell = spread_cell(made.difference(quality, row), signed=True)
+        mark = " *" if p < stats.ALPHA else ""
+        adjusted = None if math.isnan(p) else float(p)
+        cells.append(Cell(cell.text + mark, cell.value, False, {**cell.figures, "holm_p": adjusted}))
+    yield Column(f"{key}_difference", f"Δ {quality.title[0].lower()}{quality.title[1:]}", QUALITY, cells)
+
+
+def _cost_columns(made: Comparison) -> Iterator[Column]:
+    yield _column(made, "tokens_per_second", "Tokens/s", COST,
+                  lambda row: spread_cell(row.estimate("throughput.tokens_per_second")))
+    yield _column(made, "train_seconds", "Training (s)", COST,
+                  lambda row: spread_cell(row.estimate("throughput.train_seconds")))
+    for phase in made.phases:
+        yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)", COST,
+                      partial(_phase, phase))
+    yield _column(made, "predicted_peak_gib", "Predicted peak (GiB)", COST, _predicted)
+    for key, title, value in LABELLED:
+        if differs(made, key, value):
+            cells = [text_cell(value(row)) for row in made.rows]
+            yield Column(key, title, COST, cells, numeric=key == "tokens_seen")
+    yield _column(made, "tuning", "Tuning cost", COST, _tuning, numeric=False)
+
+
+# ---------------------------------------------------------------- what a method implies
+def precision(row: Row) -> str:
+    """Type of the weights, and of autocast where it is on."""
+    dtype, mixed = row.first("provenance.precision.dtype"), row.first("provenance.precision.mixed_precision")
+    return str(dtype or "") + (f", {mixed} autocast" if mixed not in (None, "no") else "")
+
+
+def _tokens_seen(row: Row) -> str:
+    seen = row.estimate("throughput.tokens_seen")
+    return short(seen.mean) if seen else ""
+
+
+def _config(key: str) -> Callable[[Row], str]:
+    return lambda row: str(row.setting.get(key) if row.setting.get(key) is not None else "none")
+
+
+# Shown as columns where they differ, and in the caption where they do not.
+LABELLED: list[tuple[str, str, Callable[[Row], str]]] = [
+    ("precision", "Precision", precision),
+    ("quantization", "Quantisation", _config("quantization")),
+    ("max_grad_norm", "Gradient clip", _config("max_grad_norm")),
+    ("tokens_seen", "Tokens seen", _tokens_seen),
+]
+
+
+def differs(made: Comparison, key: str, value: Callable[[Row], str]) -> bool:
+    """Whether rows differ in what a method implies; for tokens seen, at the same seed."""
+    if key != "tokens_seen":
+        return len({value(row) for row in made.rows if row.runs}) > 1
+    seen: dict[int, set[float]] = {}
+    for row in made.rows:
+        for seed, tokens in row.values("throughput.tokens_seen").items():
+            seen.setdefault(seed, set()).add(tokens)
+    return any(len(tokens) > 1 for tokens in seen.values())
+
+
+# ---------------------------------------------------------------- cells
+def text_cell(text: str) -> Cell:
+    """A cell that sorts by its text."""
+    return Cell(text or MISSING, text or None, figures={"": text})
+
+
+def spread_cell(found: stats.Estimate | None, signed: bool = False, bold: bool = False) -> Cell:
+    """`mean ± half`, with the digits that the interval leaves standing."""
+    if found is None:
+        return Cell(MISSING, figures={"": None, "interval": None, "n": 0})
+    sign = "+" if signed else ""
+    places = decimals(found.mean, found.half)
+    text = f"{found.mean:{sign},.{places}f}"
+    if found.half is not None:
+        text += f" ± {found.half:,.{places}f}"
+    return Cell(text.replace("-", "−"), found.mean, bold, {"": found.mean, "interval": found.half, "n": found.n})
+
+
+def decimals(mean: float, half: float | None) -> int:
+    """Decimal places: two digits of the interval; without one, four digits of the mean."""
+    if half:
+        return min(6, max(0, 1 - math.floor(math.log10(half))))
+    return min(6, max(0, 3 - math.floor(math.log10(abs(mean))))) if mean else 1
+
+
+def short(count: float) -> str:
+    """A count with three digits: 234 k, 5.80 M, 8.03 B."""
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if count >= size * 0.9995:
+            scaled = count / size
+            return f"{scaled:.{max(0, 2 - math.floor(math.log10(scaled)))}f}{unit}"
+    return f"{count:.0f}"
+
+
+def _parameters(key: str, row: Row) -> Cell:
+    count, total = as_number(row.first(f"parameters.{key}")), as_number(row.first("parameters.total"))
+    if count is None:
+        return Cell(MISSING, figures={"": None})
+    share = 100 * count / total if total else None
+    shown = "" if share is None else f" ({share:.0f} %)" if share >= 10 else f" ({share:.2g} %)"
+    return Cell(short(count) + shown, count, figures={"": int(count)})
+
+
+def _rate(row: Row) -> Cell:
+    """The rate of the setting, the space it was tuned in, and whether it lies on that space's edge."""
+    if row.rate is None:
+        return Cell(MISSING, figures={"": None, "space": None, "edge": None})
+    tuning = row.first("tuning")
+    space = tuning.get("space") if isinstance(tuning, dict) else None
+    listed = space.get("lr") if isinstance(space, dict) else None
+    rates = [rate for item in listed if (rate := as_number(item)) is not None] if isinstance(listed, list) else []
+    edge = bool(tuning.get("edge")) if isinstance(tuning, dict) else False
+    text = f"{row.rate:.3g}"
+    if rates:
+        text += f" of {len(rates)} in [{min(rates):.3g}, {max(rates):.3g}]" + (", edge" if edge else "")
+    return Cell(text, row.rate, figures={"": row.rate, "space": " ".join(f"{rate:g}" for rate in rates), "edge": edge})
+
+
+def _seeds(row: Row) -> Cell:
+    done = len(row.finished)
+    if not row.runs:
+        return Cell(MISSING, figures={"finished": 0, "planned": 0})
+    return Cell(f"{done} of {row.planned}", done, figures={"finished": done, "planned": row.planned})
+
+
+def _phase(phase: str, row: Row) -> Cell:
+    return _gib(row.peaks.get(phase))
+
+
+def _gib(peak: float | None) -> Cell:
+    return Cell(f"{peak:.2f}" if peak is not None else MISSING, peak, figures={"": peak})
+
+
+def _predicted(row: Row) -> Cell:
+    peaks = row.prediction.peaks if row.prediction else {}
+    return _gib(peaks.get("train", max(peaks.values(), default=None)))  # type: ignore[type-var]
+
+
+def _tuning(row: Row) -> Cell:
+    tuning = row.first("tuning")
+    cost = tuning.get("method_cost") if isinstance(tuning, dict) else None
+    cost = cost if isinstance(cost, dict) else {}
+    figures = {key: as_number(cost.get(key)) for key in ("jobs", "tokens", "seconds")}
+    words = [f"{figures['jobs']:.0f} jobs" if figures["jobs"] else "",
+             f"{short(figures['tokens'])} tokens" if figures["tokens"] else "",
+             f"{figures['seconds']:,.0f} s" if figures["seconds"] else ""]
+    text = ", ".join(word for word in words if word)
+    return Cell(text or MISSING, figures["seconds"], figures=dict(figures))
+
+
+# ---------------------------------------------------------------- caption
+def caption(made: Comparison) -> str:
+    """What the figures are, how they were judged, and what all rows share."""
+    rows, seeds = made.rows, {len(row.finished) for row in made.rows if row.finished}
+    runs = [run for row in rows for run in row.finished.values()]
+    said = [_budget(made)]
+    shared = [f"{title.lower()} {value(rows[0])}" for key, title, value in LABELLED
+              if not differs(made, key, value) and key != "tokens_seen" and value(rows[0]) not in ("", "none")]
+    said.append(f"The same for all rows: {', '.join(shared)}." if shared else "")
+    enough = max(seeds, default=0) >= stats.LEAST_SEEDS
+    if enough:
+        said.append(f"Mean ± 95 % Student-t interval over {_range(seeds)} seeds.")
+    if made.baseline is not None:
+        said.append(f"Δ: mean of the differences to the baseline {rows[made.baseline].name} "
+                    f"({made.baseline_reason}) at the same seed, with the paired-t interval; * differs from it "
+                    "at Holm-adjusted p < 0.05 over all Δ of this table.")
+    elif made.baseline_reason:
+        said.append(f"{made.baseline_reason.capitalize()}.")
+    if any(verdict.bold.any() for verdict in made.verdicts):
+        said.append("Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs).")
+    elif enough and len(rows) > 1:
+        said.append("Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05.")
+    measures = sorted({str(run.get("memory.measure")) for run in runs if run.get("memory.measure")})
+    if measures:
+        said.append(f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2^30 bytes; "
+                    "tokens/s: non-padding tokens of train steps alone.")
+    return " ".join([part for part in said if part] + made.notes)
+
+
+def _budget(made: Comparison) -> str:
+    kind, value = (next((found for row in made.rows if (found := row.first(path)) is not None), None)
+                   for path in ("budget.kind", "budget.value"))
+    number = as_number(value)
+    return f"Budget: {kind} = {number:,g}." if kind and number is not None else ""
+
+
+def _range(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
