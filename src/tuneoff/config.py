@@ -342,21 +342,29 @@ def register(cls: type) -> type:
         raise TypeError(f"{cls.__name__}: option names already taken: {', '.join(sorted(clash))}")
     # The composed class only types the keys: each half validates itself when `bind` builds it.
     body = {"options": cls, "__post_init__": lambda self: None}
-    schema = dataclass(type(cls.__name__, (cls, Experiment), body))
+    schema: Any = dataclass(type(cls.__name__, (cls, Experiment), body))
     name = cls.__module__.rpartition(".")[2]
     ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")
     return cls
 
 
+def schemas() -> dict[str, Any]:
+    """The composed class of every registered method family, by the module's name."""
+    store = ConfigStore.instance()
+    return {file.removesuffix(".yaml"): OmegaConf.get_type(store.load(f"schema/{file}").node)
+            for file in store.list("schema")}
+
+
 def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
-    known = [item.name for item in fields(OmegaConf.get_type(cfg))]
+    declared: Any = OmegaConf.get_type(cfg)
+    known = [item.name for item in fields(declared)]
     for key in known:
         if key not in list(cfg):
             yield f"~{prefix}{key}", ABSENT, "cannot be removed"
         elif OmegaConf.is_missing(cfg, key):
             yield prefix + key, ABSENT, "must be given"
-    for key in cfg:
+    for key in map(str, cfg):
         node = cfg._get_node(key)
         if key not in known:
             yield prefix + key, node, no_such_option(f"{prefix}{key}", known, OmegaConf.select(cfg, "method"))
@@ -369,9 +377,7 @@ def no_such_option(key: str, known: list[str], method: str | None) -> str:
     parent, _, name = key.rpartition(".")
     if parent:
         return f"no such option in {parent}" + (nearest(name, known) or f"; there are {', '.join(known)}")
-    store = ConfigStore.instance()
-    owners = [file.removesuffix(".yaml") for file in store.list("schema")
-              if name in (item.name for item in fields(OmegaConf.get_type(store.load(f"schema/{file}").node)))]
+    owners = [owner for owner, schema in schemas().items() if name in (item.name for item in fields(schema))]
     elsewhere = f", but for {', '.join(owners)}" if owners else nearest(name, known)
     return f"no such option for method={method}{elsewhere}"
 
@@ -391,8 +397,8 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
     """
     for key, value, allowed in odd_keys(cfg):
         raise ConfigError(key, value, allowed)
-    whole = OmegaConf.to_object(cfg)
-    experiment, method = _pick(Experiment, whole), _pick(type(whole).options, whole)  # type: ignore[attr-defined]
+    whole: Any = OmegaConf.to_object(cfg)
+    experiment, method = _pick(Experiment, whole), _pick(whole.options, whole)
     method.check(experiment)
     return experiment, method
 
@@ -404,7 +410,7 @@ def _pick(cls: type, whole: Any) -> Any:
 # ---------------------------------------------------------------- identity
 def resolved(cfg: DictConfig) -> dict:
     """The task's config as plain values (enums by name), without Hydra's own part."""
-    task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return OmegaConf.to_container(task, resolve=True, enum_to_str=True)  # type: ignore[return-value]
 
 

@@ -99,10 +99,10 @@ class Refusal(Callback):
         if isinstance(job_return._return_value, ConfigError):
             forget(Path(config.hydra.runtime.output_dir), self.there)
 
-    def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise a single run's error here, where Hydra does not yet print a line of its own."""
-        if job_return.status is JobStatus.FAILED:
-            raise job_return._return_value
+        if kwargs["job_return"].status is JobStatus.FAILED:
+            raise kwargs["job_return"]._return_value
 
 
 def existing(folder: Path) -> Path:

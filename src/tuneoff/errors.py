@@ -11,7 +11,6 @@ from traceback import walk_tb
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from hydra.core.config_store import ConfigStore
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -31,7 +30,7 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
-from tuneoff.config import ConfigError, Data, Experiment, Model, nearest, no_such_option
+from tuneoff.config import ConfigError, Data, Experiment, Model, nearest, no_such_option, schemas
 from tuneoff.record import Busy
 
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -94,11 +93,9 @@ def given(key: str, arguments: list[str]) -> str:
 # ---------------------------------------------------------------- what is allowed, from the dataclasses
 def field_of(key: str) -> Any:
     """The dataclass field behind a dotted key of any method, or None."""
-    store = ConfigStore.instance()
-    schemas = [OmegaConf.get_type(store.load(f"schema/{name}").node) for name in store.list("schema")]
     parent, _, name = key.rpartition(".")
-    classes = {"": [Experiment, *schemas], "model": [Model], "data": [Data]}.get(parent, [])
-    return next((item for cls in classes for item in fields(cls) if item.name == name), None)
+    classes: dict[str, list[Any]] = {"": [Experiment, *schemas().values()], "model": [Model], "data": [Data]}
+    return next((item for cls in classes.get(parent, []) for item in fields(cls) if item.name == name), None)
 
 
 def expectation(cls: Any, name: str) -> str | None:

@@ -1,0 +1,106 @@
+"""Typed settings: every option of every method has a range or a type that holds, and a run's identity."""
+import math
+from dataclasses import dataclass, fields
+from enum import Enum
+
+import pytest
+from conftest import METHODS, ROOT
+from hydra import compose, initialize_config_dir
+
+from tuneoff import config
+from tuneoff.config import ConfigError, Experiment, Method, as_names, bind, derive, identity, register, schemas, shown
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=["model.pretrained=false", *overrides])
+
+
+OPTIONS = [pytest.param(schema.options, item, id=item.name)
+           for schema in schemas().values() for item in fields(schema.options)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_choice_binds_to_its_own_options(method):
+    experiment, options = bind(composed(f"method={method}"))
+    assert experiment.method == method
+    assert type(experiment) is Experiment and isinstance(options, Method)
+    assert not {item.name for item in fields(options)} & {item.name for item in fields(Experiment)}
+
+
+@pytest.mark.parametrize("cls, item", OPTIONS)
+def test_every_number_has_a_range_that_its_default_is_in(cls, item):
+    if item.metadata.get("names") or isinstance(item.default, bool | Enum) or "str" in str(item.type):
+        return
+    accepts, allowed = item.metadata["accepts"], item.metadata["allowed"]
+    assert allowed.startswith("must ")
+    assert item.default is None or accepts(item.default)
+    if "float" in str(item.type):
+        assert not accepts(math.nan) and not accepts(math.inf)
+    refused = next(value for value in (0, -2) if not accepts(value))
+    with pytest.raises(ConfigError, match=item.name):
+        cls(**{item.name: refused})
+
+
+@pytest.mark.parametrize("value, names", [("all", ["all"]), ("a,b", ["a", "b"]), (" a , b.c ", ["a", "b.c"]),
+                                          (["a", "b"], ["a", "b"]), (None, None)])
+def test_names_are_a_list_however_written(value, names):
+    assert as_names("key", value) == names
+
+
+@pytest.mark.parametrize("value", [3, "", "a,", ["a", 3], [], ["a", "a"], "all,a", {"a": 1}, True])
+def test_names_that_are_none_are_refused(value):
+    with pytest.raises(ConfigError, match="^key="):
+        as_names("key", value)
+
+
+def test_a_bare_list_and_a_quoted_string_give_the_same_config():
+    lists = [bind(composed(f"lora_target={value}"))[1].lora_target for value in ("[q_proj,v_proj]", "'q_proj,v_proj'")]
+    assert lists == [["q_proj", "v_proj"]] * 2
+
+
+def test_values_are_shown_as_they_are_written():
+    values = [None, True, False, 1e-5, ["a", None], config.Dtype.float32, config.MixedPrecision.no]
+    assert [shown(value) for value in values] == ["null", "true", "false", "1e-05", "[a,null]", "float32", "no"]
+
+
+def test_an_option_may_not_shadow_a_hook_or_a_shared_setting():
+    for name in ("prepare", "lr"):
+        with pytest.raises(TypeError, match=name):
+            register(dataclass(type("Bad", (Method,), {"__annotations__": {name: int}, name: 1})))
+
+
+def test_dtype_follows_pure_bf16():
+    assert bind(composed())[0].dtype is config.Dtype.float32
+    assert bind(composed("pure_bf16=true"))[0].dtype is config.Dtype.bfloat16
+    assert bind(composed("pure_bf16=true", "dtype=bfloat16"))[0].dtype is config.Dtype.bfloat16
+
+
+def test_the_budget_is_the_one_that_is_given():
+    assert bind(composed())[0].budget == ("max_steps", Experiment.default_steps)
+    assert bind(composed("max_tokens=1000"))[0].budget == ("max_tokens", 1000)
+
+
+def test_unused_mixed_precision_reads_as_no():
+    assert bind(composed("mixed_precision=no"))[0].mixed_precision is config.MixedPrecision.no
+
+
+def test_identity_changes_with_what_changes_a_result_and_with_nothing_else():
+    first = identity(composed())
+    assert first == identity(composed("tracker=none", "progress=false", "wandb_project=other", "save_every=5"))
+    others = [identity(composed(change)) for change in ("seed=1", "lr=3e-3", "method=dora", "data.limit=5")]
+    assert len({first, *others}) == 5
+
+
+def test_identity_changes_with_the_data_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    found = set()
+    for text in ('{"text": "a"}', '{"text": "b"}'):
+        path.write_text(text)
+        found.add(identity(composed(f"data.path={path}")))
+    assert len(found) == 2
+
+
+def test_every_purpose_has_its_own_seed():
+    assert len({derive(seed, purpose) for seed in (0, 1) for purpose in ("modules", "order", "dropout")}) == 6
+    assert derive(0, "order") == derive(0, "order")

@@ -1,0 +1,80 @@
+"""What counts as bad input and what as a fault of ours; the sentences themselves are tested in test_refusals."""
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tuneoff import config, entry
+from tuneoff.errors import causes, expectation, explain, field_of
+from tuneoff.methods.badam import BAdam
+from tuneoff.methods.galore import GaLore
+from tuneoff.methods.lora import LoRA
+from tuneoff.record import Busy
+
+
+def raised(*overrides: str, attribute: str | None = None) -> Exception:
+    """What composing (and then reading a key) raises."""
+    with pytest.raises(Exception) as caught, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=list(overrides))
+        getattr(cfg, attribute or "method")
+    return caught.value
+
+
+def test_the_value_is_taken_from_the_point_of_a_grid_not_from_the_command_line():
+    assert explain(raised("lr=abc"), ["-m", "lr=1e-3,abc"]) == "lr=abc: must be a number, above 0"
+
+
+def test_an_error_of_ours_is_found_behind_whatever_wraps_it():
+    try:
+        try:
+            raise config.ConfigError("lr", 0, "must be above 0")
+        except config.ConfigError as error:
+            raise UserWarning("Callback") from error
+    except UserWarning as wrapped:
+        assert explain(wrapped, []) == "lr=0: must be above 0"
+    assert explain(Busy("x: another process is training here"), []) == "x: another process is training here"
+
+
+def test_reading_a_key_that_is_not_there_is_a_fault_of_ours():
+    error = raised(attribute="no_such_key")
+    assert type(error).__name__ == "ConfigAttributeError" and explain(error, []) is None
+
+
+@pytest.mark.parametrize("fault", [AttributeError("x"), KeyError("x"), ValueError("x"), OSError(2, "x")])
+def test_other_errors_are_faults_of_ours(fault):
+    try:
+        raise fault
+    except Exception as error:
+        assert explain(error, []) is None
+
+
+def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
+    monkeypatch.setattr(entry, "bind", lambda task: task.no_such_key)
+    cfg = OmegaConf.create({"name": "${identity:}", "hydra": {"overrides": {"task": []}}})
+    with pytest.raises(Exception) as caught:
+        _ = cfg.name
+    assert explain(caught.value, []) is None
+
+
+def test_causes_are_listed_outermost_first():
+    try:
+        try:
+            int("x")
+        except ValueError:
+            raise RuntimeError from None
+    except RuntimeError as error:
+        assert [type(cause).__name__ for cause in causes(error)] == ["RuntimeError", "ValueError"]
+
+
+def test_expectations_come_from_types_and_ranges():
+    assert expectation(GaLore, "galore_proj_type") == "must be one of std, reverse_std, right, left, full"
+    assert expectation(LoRA, "lora_alpha") == "must be a number, above 0, or null"
+    assert expectation(BAdam, "badam_switch_interval") == "must be an integer, at least 1, or -1 to never switch"
+    assert expectation(config.Data, "limit") == "must be an integer, at least 1, or null"
+    assert expectation(LoRA, "lora_target") is None and expectation(dict, "x") is None
+
+
+def test_fields_are_found_for_every_method_and_group():
+    assert field_of("galore_target").metadata["names"] and field_of("tags").metadata["names"]
+    assert field_of("data.limit").name == "limit"
+    assert field_of("data.nope") is None and field_of("hydra.verbose") is None
