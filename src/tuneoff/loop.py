@@ -76,7 +76,7 @@ class Trainer:
             raise ConfigError("mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU")
         AcceleratorState._reset_state()  # a test process trains more than once; accelerate keeps the first precision
         self.run, self.method, self.recorder = run, method, recorder
-        self.accelerator = Accelerator(mixed_precision=run.mixed_precision.name, log_with=available(run),
+        self.accelerator = Accelerator(mixed_precision=run.mixed_precision.name, log_with=available(run) or None,
                                        project_dir=recorder.folder)
         self.device = self.accelerator.device
         self.trackers = Trackers(self.accelerator)

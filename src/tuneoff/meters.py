@@ -140,8 +140,8 @@ class LiveMemory(TorchDispatchMode):
     def __enter__(self) -> "LiveMemory":
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
             self.add(tensor, "parameters")
-        for parameter in self.model.parameters():
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._saw_gradient))
+        self._hooks += [parameter.register_post_accumulate_grad_hook(self._saw_gradient)
+                        for parameter in self.model.parameters() if parameter.requires_grad]
         self._saw_state()
         return super().__enter__()
 

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from tuneoff.config import ConfigError, Experiment, Model, nearest
+
+
+logging.disable_progress_bar()  # ours is the one that says something
 
 
 def locate(path: str) -> str:

@@ -1,0 +1,63 @@
+"""Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+import os
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import tuneoff.entry  # noqa: F401 (registers the identity resolver)
+import tuneoff.methods  # noqa: F401 (methods register their options)
+from tuneoff.config import bind, resolved
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "src" / "tuneoff" / "tiny"
+METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+QUICK = ["tracker=none", "progress=false", "data.limit=48", "max_length=96", "batch_size=4", "max_steps=4"]
+
+
+def save_debug_model(folder: Path, tied: bool = True) -> Path:
+    """A three-layer Llama with random weights and tiny's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(7)
+    config = LlamaConfig(vocab_size=4096, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
+                         tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def debug_model(tmp_path_factory) -> Path:
+    """Folder of the small tied Llama."""
+    return save_debug_model(tmp_path_factory.mktemp("debug"))
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory) -> Path:
+    """Folder of the small untied Llama."""
+    return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
+
+
+@pytest.fixture
+def settings(debug_model):
+    """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
+    def make(*overrides: str):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("config", overrides=[*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides])
+        return *bind(cfg), resolved(cfg)
+    return make
+
+
+@pytest.fixture
+def run(settings, tmp_path):
+    """`run("method=full", …)` trains in this process and returns the result; `folder=` names the place."""
+    from tuneoff.loop import train
+
+    def start(*overrides: str, folder: Path | None = None):
+        experiment, method, config = settings(*overrides)
+        return train(experiment, method, folder or tmp_path / "run", {"config": config, "command": list(overrides)})
+    return start

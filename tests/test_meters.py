@@ -1,0 +1,89 @@
+"""Memory figures agree with the kernel and with the allocator's own events, phase by phase."""
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tuneoff.data import collate
+from tuneoff.meters import LiveMemory, PhaseMeter, Throughput, quantile
+from tuneoff.step import train_step
+
+MIB = 2**20
+
+
+def touch(mebibytes):
+    """Small blocks, which glibc keeps when they are freed."""
+    return [np.ones(1000) for _ in range(mebibytes * MIB // 8000)]
+
+
+def test_a_phase_after_many_freed_blocks_starts_low():
+    meter = PhaseMeter(torch.device("cpu"))
+    with meter.phase("train"):
+        kept = touch(50)
+        with meter.phase("evaluate"):
+            blocks = touch(400)
+            del blocks
+        kept += touch(10)
+    peaks = {name: seen["resident"] - meter.baseline for name, seen in meter.peaks.items()}
+    assert 400 * MIB < peaks["evaluate"] < 560 * MIB
+    assert 50 * MIB < peaks["train"] < 120 * MIB
+    assert kept
+
+
+def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
+    small = run("method=full", "max_steps=3", "eval_batch_size=1", folder=tmp_path / "small")
+    large = run("method=full", "max_steps=3", "eval_batch_size=48", "data.limit=48", folder=tmp_path / "large")
+    peaks = [result["memory"]["peak_gib"] for result in (small, large)]
+    assert peaks[1]["evaluate"] > peaks[0]["evaluate"] + 0.02
+    assert peaks[1]["train"] == pytest.approx(peaks[0]["train"], abs=0.03)
+
+
+def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
+    """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
+    from tuneoff.loop import Trainer
+    from tuneoff.record import Recorder
+    experiment, method, config = settings("method=full", "batch_size=8")
+    trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
+    trainer.load({"config": config})
+    model, optimizer = trainer.model.train(), trainer.optimizer
+    batch = collate(trainer.plan.step_rows(0), 0)
+    train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        train_step(model, optimizer, [batch], batch.label_tokens)
+    live = LiveMemory(model, optimizer)
+    with live:
+        train_step(model, optimizer, [batch], batch.label_tokens)
+    changes = [event.nbytes() for event in events(seen) if event.name() == "[memory]"]
+    allocator, height = 0, 0
+    for change in changes:
+        height += change
+        allocator = max(allocator, height)
+    start = sum(sum(p.untyped_storage().nbytes() for p in group) for group in
+                ([*model.parameters(), *model.buffers()],
+                 [t for state in optimizer.state.values() for t in state.values()]))
+    ours = sum(live.peak().values()) - start
+    assert ours == pytest.approx(allocator, abs=0.2 * MIB)
+    parameters = sum(p.numel() * 4 for p in model.parameters())
+    assert live.peak()["gradients"] <= parameters
+    assert live.peak()["optimizer_state"] == pytest.approx(2 * parameters, rel=0.001)
+
+
+def events(seen):
+    """The profiler's raw events in order, which its summaries leave out."""
+    return sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+
+
+def test_only_measured_steps_count():
+    meter = Throughput(warmup_steps=2)
+    for seconds, measured in ((9.0, True), (9.0, True), (1.0, True), (9.0, False), (3.0, True)):
+        meter.add(seconds, 100, 120, 4, measured)
+    facts = meter.facts()
+    assert facts["tokens_per_second"] == 50.0 and facts["padded_tokens_per_second"] == 60.0
+    assert facts["measured_steps"] == 2 and facts["tokens_seen"] == 500
+    assert facts["train_seconds"] == 31.0
+
+
+def test_quantiles_are_numpys():
+    values = np.random.default_rng(0).random(37)
+    for percent in (50, 90, 99):
+        assert quantile(values.tolist(), percent) == pytest.approx(np.quantile(values, percent / 100))
