@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from tuneoff.record import flatten
+from tuneoff.record import finite, flatten
 from tuneoff.report.charts import Chart
 from tuneoff.report.compare import Comparison, Row
 from tuneoff.report.read import Run
@@ -37,7 +37,7 @@ def render(comparisons: Sequence[Comparison], charts: dict[str, list[Chart]], wh
 
 def embed(content: Any) -> str:
     """JSON that can stand in a script element: `</script>` or `<!--` in a text would end or change it."""
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(finite(content), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _file(name: str) -> str:

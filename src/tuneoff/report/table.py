@@ -167,8 +167,7 @@ def short(count: float) -> str:
     """A count with three digits: 234 k, 5.80 M, 8.03 B."""
     for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if count >= size * 0.9995:
-            scaled = count / size
-            return f"{scaled:.{max(0, 2 - math.floor(math.log10(scaled)))}f}{unit}"
+            return f"{count / size:#.3g}".rstrip(".") + unit
     return f"{count:.0f}"
 
 
@@ -239,7 +238,7 @@ def caption(made: Comparison) -> str:
     said.append(f"The same for all rows: {', '.join(shared)}." if shared else "")
     enough = max(seeds, default=0) >= stats.LEAST_SEEDS
     if enough:
-        said.append(f"Mean ± 95 % Student-t interval over {_range(seeds)} seeds.")
+        said.append(f"Mean ± 95 % Student-t interval over {_range(seeds)} finished seeds.")
     if made.baseline is not None:
         said.append(f"Δ: mean of the differences to the baseline {rows[made.baseline].name} "
                     f"({made.baseline_reason}) at the same seed, with the paired-t interval; * differs from it "

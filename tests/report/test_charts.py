@@ -1,0 +1,125 @@
+"""Charts: every one the report knows, the same styles everywhere, units, and type that can be read."""
+import subprocess
+
+import altair as alt
+import pytest
+from conftest import program
+from records import METHODS, comparison, prediction, ranks, record, tuning, write
+
+from tuneoff.report import cli
+from tuneoff.report.charts import Chart, charts
+
+
+def drawn(made) -> dict[str, Chart]:
+    return {chart.name: chart for chart in charts(made, METHODS)}
+
+
+def layers(chart: Chart) -> list[dict]:
+    return chart.spec.get("layer", [chart.spec])
+
+
+def rows(chart: Chart, layer: int = 0) -> list[dict]:
+    data = layers(chart)[layer].get("data") or chart.spec["data"]
+    return data["values"] if "values" in data else chart.spec["datasets"][data["name"]]
+
+
+@pytest.fixture
+def everything(tmp_path, load):
+    comparison(tmp_path / "compare")
+    write(tmp_path / "compare" / "predicted", prediction(METHODS[0]), "prediction.json")
+    return {**drawn(load(tuning(tmp_path / "tune"))[0]), **drawn(load(ranks(tmp_path / "ranks"))[0]),
+            **drawn(load(tmp_path / "compare")[0])}
+
+
+def test_all_charts_are_there_and_valid(everything):
+    assert set(everything) == {"quality_memory", "quality_speed", "curve_step", "curve_token", "curve_second",
+                               "learning_rate", "memory_breakdown", "ablation_some_rank", "ablation_some_interval"}
+    for chart in everything.values():
+        alt.Chart.from_dict(chart.spec)  # validates against Vega-Lite's schema
+
+
+def test_a_method_has_one_colour_in_every_chart(everything):
+    colours: dict[str, set] = {}
+    for chart in everything.values():
+        for layer in layers(chart):
+            colour = layer["encoding"].get("color", {})
+            if colour.get("field") == "method":
+                for method, value in zip(colour["scale"]["domain"], colour["scale"]["range"], strict=True):
+                    colours.setdefault(method, set()).add(value)
+    assert set(colours) == set(METHODS)
+    assert all(len(seen) == 1 for seen in colours.values())
+
+
+def test_methods_of_one_colour_differ_in_shape_and_dash(everything):
+    point = layers(everything["quality_memory"])[-1]["encoding"]
+    line = layers(everything["curve_step"])[0]["encoding"]
+    for encoding, channel in ((point, "shape"), (line, "strokeDash")):
+        colours, others = (encoding[name]["scale"]["range"] for name in ("color", channel))
+        assert len(set(zip(colours, map(str, others), strict=True))) == len(colours) > 7
+
+
+def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path):
+    units = {"quality_memory": "GiB", "quality_speed": "tokens/s", "curve_second": "(s)", "memory_breakdown": "GiB"}
+    for name, chart in everything.items():
+        titles = [layer["encoding"][axis].get("title") for layer in layers(chart) for axis in ("x", "y")
+                  if axis in layer["encoding"]]
+        assert any(titles) and (name not in units or any(units[name] in str(title) for title in titles))
+        cli.draw(chart, tmp_path, "")
+        width = float((tmp_path / f"{name}.svg").read_text().split('width="')[1].split('"')[0])
+        # In a column of 3.3 inches (238 pt) the smallest type, 11 units, must be 6 pt or more.
+        assert 11 * 238 / width >= 6, (name, width)
+
+
+def test_svg_pdf_and_png_come_from_the_same_specification(everything, tmp_path):
+    chart = everything["quality_memory"]
+    assert cli.draw(chart, tmp_path, "") == ["quality_memory.svg", "quality_memory.pdf", "quality_memory.png"]
+    assert (tmp_path / "quality_memory.png").read_bytes().startswith(b"\x89PNG")
+    shown = subprocess.run([program("pdftotext"), tmp_path / "quality_memory.pdf", "-"], capture_output=True, text=True)
+    for text in (shown.stdout, (tmp_path / "quality_memory.svg").read_text()):
+        assert "GiB" in text and METHODS[0] in text
+
+
+def test_the_pareto_front_is_right(everything):
+    points = rows(everything["quality_memory"], 1)
+    front = {point["name"] for point in rows(everything["quality_memory"], 0)}
+    assert front == {point["name"] for point in points if not any(
+        other["x"] <= point["x"] and other["y"] <= point["y"] and other != point for other in points)}
+
+
+def test_learning_rates_mark_the_best_its_edge_and_what_diverged(everything):
+    chart = everything["learning_rate"]
+    states = {point["method"]: (point["x"], point["state"]) for point in rows(chart) if point["state"]}
+    assert states[METHODS[3]][1] == "best, on the edge" and states[METHODS[0]] == (3e-4, "best")
+    lost, = rows(chart, -1)
+    assert (lost["method"], lost["x"], lost["state"]) == (METHODS[0], 1e-2, "diverged 1")
+
+
+def test_curves_end_where_the_runs_end(everything):
+    for unit, end in (("step", 200), ("token", 130_000)):
+        assert max(point["x"] for point in rows(everything[f"curve_{unit}"])) == pytest.approx(end)
+    first = [point for point in rows(everything["curve_second"]) if point["method"] == METHODS[0]]
+    assert first[-1]["x"] == pytest.approx(200 * 650 / 2500, rel=0.01)
+
+
+def test_without_evaluations_the_training_loss_is_drawn_and_said(tmp_path, load):
+    for seed in range(3):
+        content = record(METHODS[0], seed)
+        content["curve"] = [line for line in content["curve"] if "loss" in line]
+        write(tmp_path / str(seed), content)
+    assert drawn(load(tmp_path)[0])["curve_step"].title.startswith("Training loss")
+
+
+def test_predicted_stands_beside_measured(everything):
+    kinds = {(bar["method"], bar["kind"]) for bar in rows(everything["memory_breakdown"])}
+    assert {(METHODS[0], "measured"), (METHODS[0], "predicted")} <= kinds
+
+
+def test_ablation_lines_join_rows_that_differ_in_one_key(everything):
+    points = rows(everything["ablation_some_rank"])
+    assert {point["others"] for point in points} == {"some_interval=50", "some_interval=200"}
+    assert sorted({point["x"] for point in points}) == [8, 32, 128]
+
+
+def test_nothing_finished_gives_no_chart_of_results(tmp_path, load):
+    write(tmp_path, record(METHODS[0], status="out_of_memory"))
+    assert drawn(load(tmp_path)[0]) == {}

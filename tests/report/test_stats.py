@@ -1,0 +1,103 @@
+"""The statistics against values computed otherwise, and against what they promise over many simulated reports."""
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from tuneoff.report.stats import ALPHA, estimate, front, holm, judge, paired_p
+
+SEEDS = (3, 5, 10)
+
+
+def test_interval_is_the_textbook_one():
+    # t(0.975, 4) = 2.7764 (any printed table); sd of 1..5 is 1.5811
+    found = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.mean == 3.0 and found.n == 5
+    assert found.half == pytest.approx(2.7764451 * 1.5811388 / 5**0.5, rel=1e-6)
+    low, high = reference.t.interval(0.95, 4, loc=3.0, scale=reference.sem([1, 2, 3, 4, 5]))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("values, half", [([], "none"), ([1.0], None), ([1.0, 2.0], None), ([1.0, np.nan, 2.0], None)])
+def test_fewer_than_three_seeds_have_no_interval(values, half):
+    found = estimate(values)
+    assert found is None if half == "none" else found.half is None
+
+
+def test_paired_p_is_scipys_also_with_missing_seeds():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 6, 7))
+    second[2, :3] = np.nan
+    for row, p in enumerate(paired_p(first - second)):
+        kept = ~np.isnan(second[row])
+        assert p == pytest.approx(reference.ttest_rel(first[row][kept], second[row][kept]).pvalue, rel=1e-9)
+
+
+def test_no_test_without_three_pairs_or_without_spread():
+    assert np.isnan(paired_p(np.array([[1.0, 2.0, np.nan], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))).all()
+
+
+def test_holm_on_a_worked_example():
+    # Sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, made monotone; a missing test does not count.
+    found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
+    assert found == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_intervals_cover_the_truth(seeds):
+    rng = np.random.default_rng(seeds)
+    hits = 0
+    for sample in rng.normal(2.9, 0.03, size=(4000, seeds)):
+        found = estimate(sample)
+        hits += abs(found.mean - 2.9) <= found.half
+    assert 0.93 <= hits / 4000 <= 0.97
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_equal_methods_are_seldom_told_apart(seeds, columns):
+    """Eleven equal methods that share each seed's noise: any star or bold at all is a false difference."""
+    rng, reports = np.random.default_rng(100 * seeds + columns), 600
+    false = 0
+    for _ in range(reports):
+        shared = rng.normal(size=seeds)
+        verdicts = judge([shared + rng.normal(size=(11, seeds)) for _ in range(columns)], baseline=4)
+        false += any((verdict.p < ALPHA).any() or verdict.bold.any() for verdict in verdicts)
+    assert false / reports <= 0.07
+
+
+def test_without_a_baseline_too():
+    rng = np.random.default_rng(1)
+    false = sum(judge([rng.normal(size=(11, 5))], None)[0].bold.any() for _ in range(600))
+    assert false / 600 <= 0.07
+
+
+def test_real_differences_are_found_and_ties_share_bold():
+    rng = np.random.default_rng(2)
+    truth = np.array([0.0, 0.0, 1.0, 1.0, 2.0])
+    values = rng.normal(size=6) + 0.05 * rng.normal(size=(5, 6)) + truth[:, None]
+    verdict, = judge([values], baseline=2)
+    assert (verdict.p < ALPHA).tolist() == [True, True, False, False, True]
+    assert verdict.bold.tolist() == [True, True, False, False, False]
+    assert np.isnan(verdict.p[2])
+
+
+def test_what_differs_from_a_best_baseline_is_not_bold():
+    """The star needs less than bold's all-pairs test: both must still say the same of one pair."""
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        values = rng.normal(size=5) + 0.3 * rng.normal(size=(11, 5)) + 0.2 * np.arange(11)[:, None]
+        verdict, = judge([values], baseline=0)
+        if verdict.bold[0] and values.mean(axis=1).argmin() == 0:
+            assert not (verdict.bold & (verdict.p < ALPHA)).any()
+
+
+def test_rows_with_missing_seeds_are_judged_on_common_seeds():
+    values = np.array([[1.0, 1.1, 1.2, 1.3], [2.0, 2.2, np.nan, 2.3], [np.nan, np.nan, np.nan, 0.1]])
+    verdict, = judge([values], baseline=0)
+    assert verdict.p[1] == pytest.approx(reference.ttest_rel([2.0, 2.2, 2.3], [1.0, 1.1, 1.3]).pvalue)
+    assert np.isnan(verdict.p[2]) and not verdict.bold[2]
+
+
+def test_front():
+    assert front([(3, 1), (1, 3), (2, 2), (2, 3), (4, 1)]) == [1, 2, 0]
+    assert front([]) == []

@@ -1,0 +1,168 @@
+"""Tables: figures that can be traced, digits that mean something, and files that other programs accept."""
+import csv
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import program
+from records import METHODS, comparison, prediction, ranks, record, write
+from scipy import stats as reference
+
+from tuneoff.report import formats
+from tuneoff.report.stats import Estimate
+from tuneoff.report.table import caption, columns, short, spread_cell
+
+BASELINE = METHODS[4]
+
+
+def lines(made) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
+
+
+@pytest.fixture
+def made(tmp_path, load):
+    return load(comparison(tmp_path), baseline=BASELINE)
+
+
+def test_csv_figures_are_those_of_the_records(made):
+    line = next(line for line in lines(made) if line["method"] == METHODS[0])
+    values = [run.number("loss.test") for run in made[0].rows[0].runs]
+    base = [record_of(made, BASELINE, seed).number("loss.test") for seed in range(5)]
+    low, high = reference.t.interval(0.95, 4, loc=np.mean(values), scale=reference.sem(values))
+    assert float(line["loss_test"]) == pytest.approx(np.mean(values), rel=1e-7)
+    assert float(line["loss_test_interval"]) == pytest.approx((high - low) / 2, rel=1e-6)
+    interval = reference.ttest_rel(values, base).confidence_interval()
+    assert float(line["loss_test_difference"]) == pytest.approx(np.mean(values) - np.mean(base), rel=1e-6)
+    assert float(line["loss_test_difference_interval"]) == pytest.approx((interval.high - interval.low) / 2, rel=1e-6)
+    assert (line["seeds_finished"], line["seeds_planned"]) == ("5", "5")
+    assert (line["tuning_jobs"], line["tuning_tokens"], line["tuning_seconds"]) == ("5", "650000", "162.5")
+    assert line["lr_space"] == "0.0001 0.0003 0.001 0.003 0.01"
+
+
+def record_of(made, method: str, seed: int):
+    row = next(row for row in made[0].rows if row.method == method)
+    return row.finished[seed]
+
+
+def test_nothing_is_dropped(made):
+    text = formats.markdown(made, {})
+    assert [line["method"] for line in lines(made)] == METHODS
+    outcome = {line["method"]: line["outcome"] for line in lines(made)}
+    assert outcome[METHODS[2]] == "out of memory 5" and outcome[METHODS[5]] == "finished 4, diverged 1"
+    assert "| out of memory 5 |" in text and "| 4 of 5 |" in text and "| 0 of 5 |" in text
+
+
+def test_a_rate_on_the_edge_of_its_grid_is_flagged(made):
+    rate, = [column for column in columns(made[0]) if column.key == "lr"]
+    assert [cell.text.endswith(", edge") for cell in rate.cells] == [index == 3 for index in range(len(METHODS))]
+    assert rate.cells[0].text == "0.001 of 5 in [0.0001, 0.01]"
+
+
+def test_caption_says_how_it_was_judged(made):
+    text = caption(made[0])
+    for said in ("Student-t", "paired-t", f"baseline {BASELINE} (as asked)", "Holm", "4 to 5 finished seeds", "2^30"):
+        assert said in text
+
+
+def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path, load):
+    for method in METHODS[:2]:
+        for seed in range(2):
+            write(tmp_path / f"{method}{seed}", record(method, seed))
+    text = formats.markdown(load(tmp_path), {})
+    assert "±" not in text and "No interval where fewer than 3 seeds have finished" in text
+    assert "\\*" not in text.split("Budget")[0] and "**" not in text
+
+
+def test_rows_of_one_method_are_named_by_what_differs(tmp_path, load):
+    made, = load(ranks(tmp_path))
+    assert [row.label for row in made.rows][:2] == ["some_interval=50, some_rank=8", "some_interval=50, some_rank=32"]
+    assert all(len(row.finished) == 3 for row in made.rows)
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path, load):
+    for place in ("a", "b"):
+        write(tmp_path / place, record(METHODS[0], 0))
+    made, = load(tmp_path)
+    assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in caption(made)
+
+
+def test_a_task_metric_has_its_direction(tmp_path, load):
+    for seed in range(5):
+        for method, right in zip(METHODS[:2], (0.7, 0.3), strict=True):
+            content = record(method, seed)
+            content["metrics"] = {"exact_match": right + (0.013 if right > 0.5 else 0.01) * seed, "forgetting": 0.1}
+            write(tmp_path / f"{method}{seed}", content)
+    made, = load(tmp_path, baseline=METHODS[1])
+    found = {column.title: column for column in columns(made)}
+    assert [cell.bold for cell in found["exact match ↑"].cells] == [True, False]
+    assert found["Δ exact match"].cells[0].text.endswith("*") and "forgetting ↓" in found
+
+
+def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path, load):
+    write(tmp_path / "run", record(METHODS[0]))
+    for index, method in enumerate(METHODS[:2]):
+        write(tmp_path / f"predicted{index}", prediction(method), "prediction.json")
+    made, = load(tmp_path, strict=True)
+    assert [(len(row.runs), row.prediction is not None) for row in made.rows] == [(1, True), (0, True)]
+    found, = [column for column in columns(made) if column.title == "Predicted peak (GiB)"]
+    assert [cell.text for cell in found.cells] == ["0.25", "0.25"]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path, load):
+    comparison(tmp_path)
+    parts = sorted(tmp_path.iterdir())
+    first, second = load(tmp_path), load(*parts[::-1])
+    for write_as in (formats.comma_separated, formats.latex, lambda made: formats.markdown(made, {})):
+        assert write_as(first) == write_as(second)
+
+
+@pytest.mark.parametrize("mean, half, text", [
+    (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
+    (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"), (2.9, 12.0, "3 ± 12")])
+def test_digits_follow_the_interval(mean, half, text):
+    assert spread_cell(Estimate(mean, half, 5)).text == text
+
+
+@pytest.mark.parametrize("count, text", [
+    (0, "0"), (999, "999"), (1000, "1.00 k"), (234_240, "234 k"), (999_700, "1.00 M"), (99_960, "100 k"), (5_795_072, "5.80 M"), (8_030_261_248, "8.03 B")])
+def test_counts_have_three_digits(count, text):
+    assert short(count) == text
+
+
+NASTY = "=cmd|' & % $ # _ {x} ~ ^ \\ <b>é漢</b> `*"
+
+
+def nasty(tmp_path: Path) -> Path:
+    for seed in range(3):
+        write(tmp_path / f"a{seed}", record(NASTY, seed, note="|\n|"))
+        write(tmp_path / f"b{seed}", record(NASTY, seed, note="x]("))
+        write(tmp_path / f"c{seed}", record(METHODS[0], seed, status="failed"))
+    return tmp_path
+
+
+def test_text_is_escaped(tmp_path, load):
+    made = load(nasty(tmp_path))
+    table = formats.markdown(made, {}).split("\n\n")[0].splitlines()
+    assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert "<" not in "".join(table)
+    assert any(line["method"].startswith("'=cmd") for line in lines(made))
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])
+@pytest.mark.parametrize("fill", [comparison, nasty], ids=["comparison", "nasty"])
+def test_latex_compiles(tmp_path, load, fill, alone):
+    pdflatex, out = program("pdflatex"), tmp_path / "tex"
+    out.mkdir()
+    made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
+    (out / "table.tex").write_text(formats.latex(made))
+    (out / "paper.tex").write_text("\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
+                                   "Before. \\input{table} After.\\end{document}")
+    name = "table" if alone else "paper"
+    done = subprocess.run([pdflatex, "-interaction=nonstopmode", "-halt-on-error", name], cwd=out, capture_output=True,
+                          text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    shown = subprocess.run([program("pdftotext"), "-layout", f"{name}.pdf", "-"], cwd=out, capture_output=True, text=True)
+    assert METHODS[0] in shown.stdout and ("After." in shown.stdout) != alone
