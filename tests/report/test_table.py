@@ -120,13 +120,15 @@ def test_the_same_records_give_the_same_bytes(tmp_path, load):
 
 @pytest.mark.parametrize("mean, half, text", [
     (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
-    (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"), (2.9, 12.0, "3 ± 12")])
+    (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"),
+    (2.9, 12.0, "3 ± 12")])
 def test_digits_follow_the_interval(mean, half, text):
     assert spread_cell(Estimate(mean, half, 5)).text == text
 
 
 @pytest.mark.parametrize("count, text", [
-    (0, "0"), (999, "999"), (1000, "1.00 k"), (234_240, "234 k"), (999_700, "1.00 M"), (99_960, "100 k"), (5_795_072, "5.80 M"), (8_030_261_248, "8.03 B")])
+    (0, "0"), (999, "999"), (1000, "1.00 k"), (234_240, "234 k"), (999_700, "1.00 M"), (99_960, "100 k"),
+    (5_795_072, "5.80 M"), (8_030_261_248, "8.03 B")])
 def test_counts_have_three_digits(count, text):
     assert short(count) == text
 
@@ -164,5 +166,6 @@ def test_latex_compiles(tmp_path, load, fill, alone):
                           text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
-    shown = subprocess.run([program("pdftotext"), "-layout", f"{name}.pdf", "-"], cwd=out, capture_output=True, text=True)
+    shown = subprocess.run([program("pdftotext"), "-layout", f"{name}.pdf", "-"], cwd=out, capture_output=True,
+                           text=True)
     assert METHODS[0] in shown.stdout and ("After." in shown.stdout) != alone

@@ -108,7 +108,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
         quality = [column for column in found if column.part == QUALITY]
         cost = [column for column in found if column.part == COST]
         parts.append("\n".join([
-            r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
             rf"\caption{{{_tex(caption(made))}}}", rf"\label{{tab:tuneoff-{made.name}}}",
             _tabular(quality, len(made.rows)),
             *([r"\par\medskip", _tabular(names + cost, len(made.rows))] if cost else []), r"\end{table*}", ""]))

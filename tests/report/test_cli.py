@@ -1,0 +1,147 @@
+"""The command as a user runs it: where torch cannot be imported, offline, on many records, and while a sweep runs."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from records import METHODS, comparison, record, write
+
+# Makes heavy packages and the network unreachable, as in an environment of `pip install --no-deps` and the extra.
+HOOK = """
+import socket, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "hydra", "omegaconf", "peft", "accelerate", "wandb",
+                                      "datasets", "pandas"}:
+            raise ImportError(f"{name} is refused in this test")
+sys.meta_path.insert(0, Refuse())
+def refuse(*arguments, **named):
+    raise OSError("no network in this test")
+socket.socket.connect = socket.create_connection = refuse
+"""
+
+
+def command(*arguments: object, hook: Path | None = None) -> subprocess.Popen:
+    environment = {**os.environ, **({"PYTHONPATH": str(hook)} if hook else {}), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([sys.executable, "-m", "tuneoff", "report", *map(str, arguments)], env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(*arguments: object, hook: Path | None = None) -> tuple[int, str, str]:
+    process = command(*arguments, hook=hook)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_without_torch_and_offline(tmp_path):
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    check = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True,
+                           env={**os.environ, "PYTHONPATH": str(tmp_path / "hook")})
+    assert "refused in this test" in check.stderr
+    code, out, err = run(comparison(tmp_path / "compare"), hook=tmp_path / "hook")
+    assert (code, err) == (0, "")
+    written = {path.name for path in (tmp_path / "compare" / "report").iterdir()}
+    assert written == {"table.md", "table.csv", "table.tex", "report.html", "charts"}
+    assert "55 runs, 11 rows" in out
+
+
+def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables(tmp_path):
+    comparison(tmp_path, seeds=3)
+    run(tmp_path)
+    files = [tmp_path / "report" / name for name in ("table.md", "table.csv", "table.tex")]
+    before = [file.read_bytes() for file in files]
+    for path in tmp_path.rglob("result.json"):
+        os.utime(path, (1, 1))
+    code, _, err = run(tmp_path)
+    assert (code, err) == (0, "") and before == [file.read_bytes() for file in files]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["nowhere"], "no such folder"), (["empty"], "no records here"),
+    (["runs", "--baseline", "nothing"], "--baseline nothing: must be one of"),
+    (["runs", "--strict"], "they differ in budget value")])
+def test_a_refusal_is_one_line_and_writes_nothing(tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "runs" / "a", record(METHODS[0]))
+    write(tmp_path / "runs" / "b", record(METHODS[1], steps=300))
+    code, _, err = run(tmp_path / arguments[0], *arguments[1:])
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("report"))
+
+
+def test_a_split_is_written_and_said(tmp_path):
+    write(tmp_path / "a", record(METHODS[0]))
+    write(tmp_path / "b", record(METHODS[1], steps=300))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "result.json").write_text('{"half')
+    code, _, err = run(tmp_path)
+    assert code == 0 and "budget value differs: 200, 300" in err and "c/result.json: skipped" in err
+    assert "Comparison B" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_charts_of_an_earlier_report_go(tmp_path):
+    for seed in range(2):
+        write(tmp_path / f"a{seed}", record(METHODS[0], seed))
+        write(tmp_path / f"b{seed}", record(METHODS[1], seed))
+    run(tmp_path)
+    charts = tmp_path / "report" / "charts"
+    assert (charts / "quality_memory.svg").exists()
+    for seed in range(2):
+        (tmp_path / f"b{seed}" / "result.json").unlink()
+        (tmp_path / f"b{seed}" / "run.json").unlink()
+    run(tmp_path)
+    assert not (charts / "quality_memory.svg").exists() and (charts / "curve_step.svg").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    write(tmp_path / "run", record(METHODS[0]))
+    (tmp_path / "file").write_text("")
+    code, _, err = run(tmp_path / "run", "--out", tmp_path / "file" / "below")
+    assert code == 1 and len(err.strip().splitlines()) == 1 and "Not a directory" in err
+
+
+def test_watch_fills_in_as_a_sweep_runs(tmp_path):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    process = command(sweep, "--watch")
+    table = sweep / "report" / "table.md"
+
+    def until(text: str) -> None:
+        end = time.monotonic() + 60
+        while not (table.exists() and text in table.read_text()):
+            assert time.monotonic() < end and process.poll() is None, process.communicate()
+            time.sleep(0.1)
+    try:
+        assert "no records yet" in process.stderr.readline()
+        write(sweep / "a", record(METHODS[0]))
+        until(METHODS[0])
+        write(sweep / "b", record(METHODS[1], status="diverged"))
+        until("diverged 1")
+        (sweep / "c").mkdir()
+        (sweep / "c" / "result.json").write_text("{")
+        write(sweep / "d", record(METHODS[2]))
+        until(METHODS[2])
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
+    """With 1,000 lines of metrics each, which a report must not need to read."""
+    steps = "".join(f'{{"step": {step}, "loss": 3.0, "lr": [0.001], "tokens": 1}}\n' for step in range(1, 1001))
+    for number in range(2000):
+        content = record(METHODS[number % 11], number // 11 % 5, lr=1e-3 * (1 + number // 55), points=195, steps=1000)
+        folder = write(tmp_path / f"{number:04}", content)
+        (folder / "metrics.jsonl").write_text(steps)
+    measure = ("import resource, time; start = time.perf_counter(); from tuneoff.__main__ import main; code = main(); "
+               "print(code, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)")
+    done = subprocess.run([sys.executable, "-c", measure, "report", str(tmp_path)], capture_output=True, text=True)
+    code, seconds, gib = done.stdout.splitlines()[-1].split()
+    assert (code, done.stderr) == ("0", "") and "2000 runs" in done.stdout
+    assert float(seconds) < 10 and float(gib) < 1, (seconds, gib)
