@@ -203,6 +203,11 @@ def _curve(points: Any, content: dict) -> Curve:
 
 
 def _columns(points: list[dict], *keys: str) -> np.ndarray:
-    rows = [[as_number(point.get(key)) for key in keys] for point in points]
-    kept = [row for row in rows if None not in row]
-    return np.array(kept, dtype=float).reshape(len(kept), len(keys))
+    rows = [[point[key] for key in keys] for point in points if all(key in point for key in keys)]
+    try:
+        whole = np.array(rows)
+    except ValueError:  # lists among the values
+        whole = np.array(None)
+    if whole.dtype.kind not in "if" or not np.isfinite(whole).all():  # otherwise 400,000 points cost a second more
+        rows = [row for row in ([as_number(value) for value in row] for row in rows) if None not in row]
+    return np.array(rows, dtype=float).reshape(len(rows), len(keys))

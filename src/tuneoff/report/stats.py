@@ -1,6 +1,7 @@
 """The statistics of the report: what may be said from a few seeds, and what may not. Lower is better throughout."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -17,6 +18,12 @@ class Estimate:
     n: int
 
 
+@cache
+def quantile(freedom: int) -> float:
+    """How many standard errors a 95 % Student-t interval reaches to each side."""
+    return float(stats.t.ppf(1 - ALPHA / 2, freedom))
+
+
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     """Mean and Student-t interval of `values`; None for no values."""
     sample = np.asarray(values, dtype=float)
@@ -24,7 +31,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     n = len(sample)
     if n == 0:
         return None
-    half = float(stats.t.ppf(1 - ALPHA / 2, n - 1) * sample.std(ddof=1) / np.sqrt(n)) if n >= LEAST_SEEDS else None
+    half = float(quantile(n - 1) * sample.std(ddof=1) / np.sqrt(n)) if n >= LEAST_SEEDS else None
     return Estimate(float(sample.mean()), half, n)
 
 
