@@ -2,7 +2,9 @@
 import os
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
+# One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false",
+                  OMP_NUM_THREADS="1")
 
 import pytest
 import torch

@@ -5,7 +5,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff.data import collate
-from tuneoff.meters import LiveMemory, PhaseMeter, Throughput, quantile
+from tuneoff.live import LiveMemory
+from tuneoff.meters import PhaseMeter, Throughput, quantile
 from tuneoff.step import train_step
 
 MIB = 2**20

@@ -136,6 +136,12 @@ class Tracker(Enum):
     none = "none"
 
 
+class Task(Enum):
+    """What a run does: train, or only say what memory that would take."""
+    train = "train"
+    predict = "predict"
+
+
 class WandbMode(Enum):
     """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
     offline = "offline"
@@ -158,9 +164,13 @@ def shipped(pattern: str) -> list[str]:
 
 @dataclass
 class Model:
-    """What is fine-tuned: a hub name or a folder; `tuneoff:tiny` is the one that ships with the package."""
+    """What is fine-tuned: a hub name or a folder (`tuneoff:tiny` ships with the package), or without a path a shape.
+
+    `config` is the shape: transformers' model_type and sizes. Where there is a path, the path's own shape counts.
+    """
     name: str = MISSING
-    path: str = MISSING
+    path: str | None = None
+    config: dict[str, Any] | None = None
     pretrained: bool = True
     tokenizer: str | None = None
     attention: str = one_of("sdpa", "sdpa", "eager", "flash_attention_2", "flex_attention")
@@ -169,6 +179,8 @@ class Model:
     def check(self) -> None:
         """Refuse ranges, and a folder that is not there. (OmegaConf builds defaults, so `__post_init__` cannot.)"""
         check_ranges(self, "model.")
+        if self.path is None and not (self.config and "model_type" in self.config):
+            raise ConfigError("model.path", None, "must be a folder or a hub name, unless model.config gives a shape")
         for key in ("path", "tokenizer"):
             place = getattr(self, key)
             if place is None or place and (folder_of(place) / ("config.json" if key == "path" else "")).exists():
@@ -179,15 +191,16 @@ class Model:
             if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
                 wanted = "folder with a config.json" if key == "path" else "folder"
                 raise ConfigError(f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name")
-        folder = folder_of(self.path)
-        if self.pretrained and folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        folder = folder_of(self.path or "")
+        weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+        if self.path and self.pretrained and folder.is_dir() and not weights:
             raise ConfigError("model.pretrained", True, f"{self.path} holds no weights; false draws random ones")
 
     @property
     def quantised(self) -> bool:
         """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
         try:
-            return "quantization_config" in json.loads((folder_of(self.path) / "config.json").read_text())
+            return "quantization_config" in json.loads((folder_of(self.path or "") / "config.json").read_text())
         except (OSError, ValueError):
             return False
 
@@ -217,6 +230,7 @@ BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
 class Experiment:
     """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
     method: str = MISSING
+    task: Task = Task.train
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
 
@@ -238,6 +252,8 @@ class Experiment:
     test: bool = False  # evaluate the test split, once, at the end
     save_every: int | None = at_least(None, 1)
     keep_checkpoints: int = at_least(2, 1)
+    gib: float | None = above(None, 0)  # a prediction finds the largest batch_size that fits in so much
+    skip_if_over_gib: float | None = above(None, 0)  # predict first, and do not start what would not fit
     seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
     dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
     mixed_precision: MixedPrecision = MixedPrecision.no
@@ -258,6 +274,9 @@ class Experiment:
         self.model.check()
         self.data.check()
         check_ranges(self)
+        if self.task is Task.train and self.model.pretrained and self.model.path is None:
+            raise ConfigError("model.path", None, "must be a folder or a hub name with weights; model.pretrained=false "
+                              "draws random ones")
         given = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(given) > 1:
             raise ConfigError(given[1], getattr(self, given[1]), f"one budget a run, and {given[0]} is already given")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tuneoff.config import ABSENT, ConfigError, bind, identity, resolved
 from tuneoff.errors import explain
-from tuneoff.record import LOCK, METRICS, RESULT, RUN
+from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_json, status
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,27 @@ def checked_identity(*, _root_: DictConfig) -> str:
     return identity(checked(_root_))
 
 
+def run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
+    """`${run_folder:PARENT,TIME}`: a single run's new folder, or with `resume` the one to go on in.
+
+    Raises:
+        ConfigError: `resume` names a folder whose run has other settings.
+    """
+    task = checked(_root_)
+    name, resume = identity(task), task.resume
+    if resume == "auto":
+        earlier = sorted(Path(parent).glob(f"*_{name}"), reverse=True)
+        return str(next((folder for folder in earlier if status(folder) in RETRIED), f"{parent}/{time}_{name}"))
+    if resume != "never":
+        found = (read_json(Path(resume) / RUN) or {}).get("identity")
+        if found != name:
+            raise ConfigError("resume", resume, f"holds run {found}, and these settings make {name}")
+        return resume
+    return f"{parent}/{time}_{name}"
+
+
 OmegaConf.register_new_resolver("identity", checked_identity, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
 def run_job(cfg: DictConfig, folder: Path, sweep: str | None = None) -> dict:

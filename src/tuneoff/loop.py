@@ -1,9 +1,12 @@
 """The training loop: any method's model and optimizer through `step.py`, measured, recorded, whatever happens."""
 import logging
 import math
+import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from tuneoff import data
-from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, Scheduler, derive
-from tuneoff.meters import LiveMemory, PhaseMeter, Throughput, gib
+from tuneoff import checkpoint, data
+from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, derive
+from tuneoff.live import LiveMemory
+from tuneoff.meters import PhaseMeter, Throughput, gib
 from tuneoff.models import count, load_model, load_tokenizer
 from tuneoff.provenance import provenance, weights_hash
 from tuneoff.record import Recorder
+from tuneoff.schedule import Schedule
 from tuneoff.step import Engine, summed_loss, train_step
 from tuneoff.trackers import Trackers, available
 
@@ -27,6 +32,10 @@ WARMUP_STEPS = 3  # not measured: allocators and caches fill up
 
 class Diverged(ArithmeticError):
     """The loss or the gradient is no longer a number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM came, a checkpoint was written, and the run stopped at a step's end."""
 
 
 def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
@@ -40,23 +49,35 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
         ConfigError: what only the loaded model or data can show to be wrong.
         Busy: another process trains in `folder`.
     """
-    recorder = Recorder(folder)
-    trainer = Trainer(run, method, recorder)
-    status, error = "finished", None
-    try:
-        trainer.load(start)
-        trainer.fit()
-        trainer.conclude()
-    except ConfigError:
-        raise
-    except BaseException as caught:
-        status, error = classify(caught), caught
-    finally:
-        trainer.bar.close()
-        result = recorder.finish(status, trainer.measured(), error) if recorder.run else {}
+    with closing(Recorder(folder)) as recorder:
+        trainer = Trainer(run, method, recorder)
+        status, error = "finished", None
+        with on_sigterm(trainer.stop), trainer.bar:
+            try:
+                trainer.load(start)
+                trainer.fit()
+                trainer.conclude()
+            except ConfigError:
+                trainer.trackers.finish({})
+                raise
+            except BaseException as caught:  # whatever it was, the record says so
+                status, error = classify(caught), caught
+        result = recorder.finish(status, trainer.measured(), error)
         trainer.trackers.finish(result)
-        recorder.close()
-    return result
+        return result
+
+
+@contextmanager
+def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` when SIGTERM comes (what SLURM sends before it kills); elsewhere than in a main thread, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def classify(error: BaseException) -> str:
@@ -86,15 +107,20 @@ class Trainer:
         self.parameters: dict[str, int] = {}
         self.breakdown: dict = {}
         self.facts: dict = {}
-        self.bar = tqdm(disable=True)
+        self.checkpoints = recorder.folder / "checkpoints"
+        self.step, self.evaluated_at, self.stopping = 0, -1, False
+        self.bar = tqdm(unit="step", disable=not run.progress, dynamic_ncols=True)
 
     # ------------------------------------------------------------ before
     def load(self, start: dict) -> None:
-        """Load model and data, let the method prepare them, and write run.json."""
+        """Load model and data, let the method prepare them, and write run.json; resume where there is a checkpoint."""
         run = self.run
+        saved = self._checkpoint()
         origin = provenance(run, self.device)
         self.recorder.start({**start, "method": run.method, "seed": run.seed, "provenance": origin,
-                             "budget": dict(zip(("kind", "value"), run.budget, strict=True))})
+                             "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
+                             "budget": dict(zip(("kind", "value"), run.budget, strict=True))},
+                            saved.loop if saved else None)
         with self.meter.phase("load"):
             self.tokenizer = load_tokenizer(run.model)
             self.data = data.load(run.data, self.tokenizer, run.max_length)
@@ -105,11 +131,20 @@ class Trainer:
             self.optimizer = self.method.make_optimizer(self.model, run)
         self.parameters = self._count_parameters()
         self._plan()
+        torch.manual_seed(derive(run.seed, "dropout"))
+        if saved:
+            self._restore(saved)
         origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
-        self.recorder.start({**self.recorder.run, "optimizer": self._optimizer_facts(), "attention": run.model.attention,
-                             "facts": self.method.facts(self.model), "parameters": self.parameters})
-        self.trackers.start(run, start["config"], self.recorder.folder, start.get("sweep") or "single")
+        self.recorder.describe({"optimizer": self._optimizer_facts(), "attention": run.model.attention,
+                                "facts": self.method.facts(self.model), "parameters": self.parameters})
+        self.trackers.start(run, self.recorder.run, self.recorder.folder)
         log.info("an example, its trained part in «»:\n%s", self.data.example)
+
+    def _checkpoint(self) -> checkpoint.Checkpoint | None:
+        if self.run.resume == "never":
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            return None
+        return checkpoint.newest(self.checkpoints)
 
     @contextmanager
     def _drawing(self, purpose: str) -> Iterator[None]:
@@ -136,49 +171,83 @@ class Trainer:
         kind, value = run.budget
         self.plan = data.Plan(self.data.splits["train"], run.seed, run.batch_size * run.gradient_accumulation_steps,
                               value if kind == "epochs" else None)
-        self.total_steps = self.plan.steps(kind, value)
-        self.known_steps = int(min(self.total_steps, 200))
+        self.schedule = Schedule(run, self.plan.steps(kind, value))
+        self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
         # One step for each phase of the method's cycle, and one with the longest batch.
         self.counted = {0, interval, self.plan.longest(self.known_steps)}
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: self._rate_factor(step))
+        self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
         self.engine = Engine(self.accelerator.autocast, self.accelerator.backward)
         self.stepper: Any = self.optimizer
         if run.mixed_precision is MixedPrecision.fp16:
             self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
             self.engine.unscale = lambda: self.accelerator.unscale_gradients(self.stepper)
 
-    def progress(self, step: int) -> float:
-        """Share of the budget used at the middle of `step`, in [0, 1]: so neither end of a schedule is wasted at 0."""
-        if self.run.max_seconds is not None:
-            return min(1.0, self.throughput.train_seconds / self.run.max_seconds)
-        return min(1.0, (step + 0.5) / self.total_steps)
-
-    def _rate_factor(self, step: int) -> float:
-        done, warmup = self.progress(step), self.run.warmup_ratio
-        if done < warmup:
-            return done / warmup
-        rest = (done - warmup) / (1 - warmup)
-        if self.run.scheduler is Scheduler.cosine:
-            return 0.5 * (1 + math.cos(math.pi * rest))
-        return 1 - rest if self.run.scheduler is Scheduler.linear else 1.0
-
     # ------------------------------------------------------------ during
     def fit(self) -> None:
-        """Evaluate, train to the end of the budget, evaluate."""
-        self.losses["initial"] = self.evaluate("validation", 0)
-        self.bar = tqdm(total=None if math.isinf(self.total_steps) else int(self.total_steps), unit="step",
-                        disable=not self.run.progress, dynamic_ncols=True)
-        torch.manual_seed(derive(self.run.seed, "dropout"))
-        step = 0
+        """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end."""
+        total = self.schedule.total_steps
+        self.bar.reset(None if math.isinf(total) else int(total))
+        self.bar.update(self.step)
         with self.meter.phase("train"):
-            while step < self.total_steps and self.progress(step) < 1:
-                self._one_step(step)
-                step += 1
-                if self.run.eval_every and step % self.run.eval_every == 0 and step < self.total_steps:
-                    self.evaluate("validation", step)
-        self.bar.close()
-        self.losses["final"] = self.evaluate("validation", step)
+            while True:
+                ended = self.schedule.ended(self.step)
+                self._evaluate_if_due(ended)
+                if ended:
+                    break
+                self._one_step(self.step)
+                self.step += 1
+                if self.stopping or (self.run.save_every and self.step % self.run.save_every == 0):
+                    self._save()
+                if self.stopping:
+                    raise Interrupted(f"stopped by SIGTERM after step {self.step}; resume=auto goes on from there")
+
+    def _evaluate_if_due(self, ended: bool) -> None:
+        due = ended or self.step == 0 or (self.run.eval_every and self.step % self.run.eval_every == 0)
+        if not due or self.evaluated_at == self.step:  # a resume may stand right behind an evaluation
+            return
+        loss = self.evaluate("validation", self.step)
+        self.evaluated_at = self.step
+        if self.step == 0:
+            self.losses["initial"] = loss
+        if ended:
+            self.losses["final"] = loss
+
+    def stop(self) -> None:
+        """Save and stop at the end of the step that runs now."""
+        self.stopping = True
+
+    def _save(self) -> None:
+        ever = self.method.ever_trained(self.model, self.optimizer)
+        tensors = {name: parameter for name, parameter in self.model.named_parameters() if name in ever}
+        state = {"optimizer": self.optimizer.state_dict(), "cpu_generator": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        loop = {"evaluated_at": self.evaluated_at, "losses": self.losses, "throughput": vars(self.throughput),
+                "breakdown": self.breakdown, "wall_seconds": self.recorder.wall_seconds(),
+                "peaks": self.meter.peaks}
+        checkpoint.save(self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in saved.tensors.items():
+                parameters[name].copy_(tensor)
+        self.optimizer.load_state_dict(saved.state["optimizer"])
+        torch.set_rng_state(saved.state["cpu_generator"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved.state["cuda_generator"], self.device)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        loop = saved.loop
+        self.step, self.evaluated_at, self.losses = loop["step"], loop["evaluated_at"], loop["losses"]
+        vars(self.throughput).update(loop["throughput"])
+        self.breakdown, self.meter.peaks = loop["breakdown"], loop["peaks"]
+        self.schedule.seconds = self.throughput.train_seconds
+        self.rates.last_epoch = self.step
+        log.info("resumed after step %d", self.step)
 
     def _one_step(self, step: int) -> None:
         rows, counted = self.plan.step_rows(step), step in self.counted
@@ -193,7 +262,8 @@ class Trainer:
                                 self.run.max_grad_norm, self.engine)
         loss, norm = result.loss.item(), result.gradient_norm.item()
         seconds = time.perf_counter() - started
-        self.schedule.step()
+        self.schedule.seconds += seconds
+        self.rates.step()
         self.throughput.add(seconds, sum(batch.tokens for batch in batches),
                             sum(batch.input_ids.numel() for batch in batches), len(rows), not counted)
         if live:

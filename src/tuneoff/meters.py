@@ -1,22 +1,16 @@
-"""Memory by phase and by category, and throughput: the figures that this project exists for."""
+"""Memory by phase, and throughput: the figures that this project exists for."""
 import ctypes
 import resource
 import statistics
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 GIB = 2**30
-CATEGORIES = ("parameters", "gradients", "optimizer_state", "activations")
 
 
 # ---------------------------------------------------------------- peaks by phase
@@ -119,106 +113,6 @@ class PhaseMeter:
 def gib(count: float) -> float:
     """Bytes as GiB, to a tenth of a MiB."""
     return round(count / GIB, 4)
-
-
-# ---------------------------------------------------------------- what the memory is made of
-class LiveMemory(TorchDispatchMode):
-    """Records every storage that appears and goes while it is active, and says afterwards what the peak was made of.
-
-    A storage's category is known only later (is this the gradient, or a temporary?), so events are kept and replayed.
-    """
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None):
-        super().__init__()
-        self.model, self.optimizer = model, optimizer
-        self.events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it goes)
-        self.category: dict[int, str] = {}
-        self._number: dict[int, int] = {}  # address of the storage object -> storage number
-        self._count = 0
-        self._hooks: list[Any] = []
-
-    def __enter__(self) -> "LiveMemory":
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            self.add(tensor, "parameters")
-        self._hooks += [parameter.register_post_accumulate_grad_hook(self._saw_gradient)
-                        for parameter in self.model.parameters() if parameter.requires_grad]
-        self._saw_state()
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        self._saw_state()
-        for hook in self._hooks:
-            hook.remove()
-
-    def add(self, tensor: torch.Tensor, category: str | None = None) -> None:
-        """Count the storage of `tensor`, once, from now until it is freed."""
-        if tensor.layout is not torch.strided:
-            for part in (tensor._indices(), tensor._values()):
-                self.add(part, category)
-            return
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._number:
-            self._count += 1
-            number, size = self._count, storage.nbytes()
-            self._number[key] = number
-            self.events.append((number, size))
-            weakref.finalize(storage, self._drop, key, number, size)
-        if category:
-            self.category[self._number[key]] = category
-
-    def _drop(self, key: int, number: int, size: int) -> None:
-        if self._number.get(key) == number:
-            del self._number[key]
-        self.events.append((number, -size))
-
-    def _saw_gradient(self, parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:
-            self.add(parameter.grad, "gradients")
-
-    def _saw_state(self) -> None:
-        for tensor in state_tensors(self.optimizer):
-            self.add(tensor, "optimizer_state")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.add(leaf)
-        return out
-
-    def timeline(self) -> Iterator[dict[str, int]]:
-        """Live bytes by category after each event."""
-        live = dict.fromkeys(CATEGORIES, 0)
-        for number, size in self.events:
-            live[self.category.get(number, "activations")] += size
-            yield live
-
-    def peak(self) -> dict[str, int]:
-        """Bytes by category at the moment when their sum was highest."""
-        best: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
-        for live in self.timeline():
-            if sum(live.values()) > sum(best.values()):
-                best = dict(live)
-        return best
-
-
-def state_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
-    """Tensors an optimizer keeps between steps: its state, and what it names itself in `extra_state_tensors`."""
-    if optimizer is None:
-        return
-    seen = [*optimizer.state.values(), *getattr(optimizer, "extra_state_tensors", list)()]
-    while seen:
-        item = seen.pop()
-        if isinstance(item, torch.Tensor):
-            yield item
-        elif isinstance(item, dict):
-            seen.extend(item.values())
-        elif isinstance(item, list | tuple):
-            seen.extend(item)
-        elif hasattr(item, "__dict__"):
-            seen.extend(vars(item).values())
 
 
 # ---------------------------------------------------------------- throughput

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -15,6 +22,7 @@ from tuneoff.config import ConfigError, Experiment, Model, nearest
 
 
 logging.disable_progress_bar()  # ours is the one that says something
+DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
 def locate(path: str) -> str:
@@ -25,9 +33,15 @@ def locate(path: str) -> str:
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, with a padding token (the end-of-text one where it has none)."""
-    tokenizer = AutoTokenizer.from_pretrained(locate(model.tokenizer or model.path),
-                                              trust_remote_code=model.trust_remote_code)
+    """Return the tokenizer, with a padding token (the end-of-text one where it has none).
+
+    Raises:
+        ConfigError: a vocabulary that the shape in `model.config` does not cover.
+    """
+    place = model.tokenizer or model.path or DEFAULT_TOKENIZER
+    tokenizer = AutoTokenizer.from_pretrained(locate(place), trust_remote_code=model.trust_remote_code)
+    if model.path is None and len(tokenizer) > (size := model_config(model).vocab_size):
+        raise ConfigError("model.config.vocab_size", size, f"must be at least {len(tokenizer)}, as {place} needs")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -35,14 +49,42 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
 
 def load_model(run: Experiment) -> PreTrainedModel:
     """Return the model in `run.dtype` on the CPU: pretrained, or drawn from torch's seeded global generator."""
-    settings: dict[str, Any] = {"attn_implementation": run.model.attention, "dtype": getattr(torch, run.dtype.name),
-                                "trust_remote_code": run.model.trust_remote_code}
-    path = locate(run.model.path)
-    if run.model.pretrained:
-        model = AutoModelForCausalLM.from_pretrained(path, **settings)
-    else:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=run.model.trust_remote_code)
-        model = AutoModelForCausalLM.from_config(config, **settings)
+    if not run.model.pretrained:
+        return build_model(run)
+    return _ready(AutoModelForCausalLM.from_pretrained(locate(run.model.path), **_settings(run)), run)
+
+
+def build_model(run: Experiment) -> PreTrainedModel:
+    """Return the model without its pretrained weights, on torch's default device (on meta: no memory at all)."""
+    return _ready(AutoModelForCausalLM.from_config(model_config(run.model), **_settings(run)), run)
+
+
+def model_config(model: Model) -> PreTrainedConfig:
+    """The configuration at `model.path`; without a path, the shape in `model.config`.
+
+    Raises:
+        ConfigError: a model type or a size that transformers does not know.
+    """
+    if model.path is not None:
+        return AutoConfig.from_pretrained(locate(model.path), trust_remote_code=model.trust_remote_code)
+    sizes = dict(model.config or {})
+    kind = sizes.pop("model_type")
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+    except ValueError:
+        raise ConfigError("model.config.model_type", kind, "no model type that transformers knows") from None
+    for key in sizes:
+        if key not in known:  # transformers would keep it and go on with its default
+            raise ConfigError(f"model.config.{key}", sizes[key], f"no such size of {kind}{nearest(key, known)}")
+    return AutoConfig.for_model(kind, **sizes)
+
+
+def _settings(run: Experiment) -> dict[str, Any]:
+    return {"attn_implementation": run.model.attention, "dtype": getattr(torch, run.dtype.name),
+            "trust_remote_code": run.model.trust_remote_code}
+
+
+def _ready(model: PreTrainedModel, run: Experiment) -> PreTrainedModel:
     model.config.use_cache = False
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

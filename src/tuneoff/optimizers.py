@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._guards import detect_fake_mode
 
 from tuneoff.config import ConfigError, Experiment, Optimizer
 
@@ -48,10 +49,11 @@ def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
 
 
 def need_cuda(run: Experiment) -> None:
-    """Refuse an optimizer whose kernels exist for CUDA alone where there is none.
+    """Refuse an optimizer whose kernels exist for CUDA alone where there is none; a prediction runs no kernel.
 
     Raises:
         ConfigError: naming `optimizer`.
     """
-    if not torch.cuda.is_available():
-        raise ConfigError("optimizer", run.optimizer, "needs a CUDA device, and there is none; adamw and adafactor run on a CPU")
+    if not torch.cuda.is_available() and detect_fake_mode() is None:
+        raise ConfigError("optimizer", run.optimizer, "needs a CUDA device, and there is none; adamw and adafactor "
+                          "run on a CPU")

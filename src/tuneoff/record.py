@@ -40,6 +40,13 @@ def write_json(path: Path, content: dict) -> None:
     temporary.replace(path)
 
 
+def write_lines(path: Path, lines: list[dict]) -> None:
+    """Write JSON lines atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines))
+    temporary.replace(path)
+
+
 def finite(value: Any) -> Any:
     """The same content with `None` for every NaN and infinity."""
     if isinstance(value, dict):
@@ -120,23 +127,47 @@ class Recorder:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / LOCK).open("a")
-        try:
-            # Held by the process, not by a file that a crash would leave behind.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise Busy(f"{folder}: another process is training here") from None
+        for attempt in range(5):
+            try:
+                # Held by the process, not by a file that a crash would leave behind.
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    self._lock.close()
+                    raise Busy(f"{folder}: another process is training here") from None
+                time.sleep(0.05)  # it may have been `is_locked`, which holds the lock for an instant
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
-        self._started = time.perf_counter()
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
 
-    def start(self, run: dict) -> None:
-        """Write run.json and begin metrics.jsonl."""
-        self.run = {"schema_version": SCHEMA_VERSION, **run, "started_at": now()}
+    def start(self, run: dict, resumed: dict | None = None) -> None:
+        """Write run.json and begin metrics.jsonl.
+
+        Args:
+            resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
+        """
+        before = read_json(self.folder / RUN) if resumed else None
+        self.run = {"schema_version": SCHEMA_VERSION, **run, "started_at": (before or {}).get("started_at", now())}
+        if resumed:
+            kept = [line for line in read_metrics(self.folder)
+                    if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]]
+            self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
+            self.run.update(tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"])
         write_json(self.folder / RUN, self.run)
         (self.folder / RESULT).unlink(missing_ok=True)
-        self._metrics = (self.folder / METRICS).open("w", buffering=1)
+        write_lines(self.folder / METRICS, self.curve)
+        self._metrics = (self.folder / METRICS).open("a", buffering=1)
+
+    def describe(self, more: dict) -> None:
+        """Add to run.json what is known once the model and the data are there."""
+        self.run.update(more)
+        write_json(self.folder / RUN, self.run)
+
+    def wall_seconds(self) -> float:
+        """Seconds since the run began, those before a resume included."""
+        return self._earlier_seconds + time.perf_counter() - self._started
 
     def log(self, line: dict) -> None:
         """Append a line to metrics.jsonl, where `step` is in it."""
@@ -146,10 +177,9 @@ class Recorder:
 
     def finish(self, status: str, measured: dict, error: BaseException | None = None) -> dict:
         """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
-        wall = time.perf_counter() - self._started
         result = {**self.run, "status": status, "error": describe_error(error) if error else None,
                   "finished_at": now(), **measured, "curve": thin(self.curve)}
-        result.setdefault("throughput", {})["wall_seconds"] = round(wall, 3)
+        result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
         if self._metrics is not None:
             self._metrics.close()
         write_json(self.folder / RESULT, result)

@@ -21,7 +21,9 @@ class StepResult(NamedTuple):
 
 def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood summed over the label tokens of `batch`; 0-d float32. The head runs where labels are."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids,
+    # Without padding positions are the default ones; given all the same, transformers would read them on the host.
+    positions = None if batch.attention_mask is None else batch.position_ids
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions,
                    logits_to_keep=batch.keep, use_cache=False).logits  # (rows, kept, vocabulary)
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED,
                                        reduction="sum")

@@ -28,12 +28,13 @@ class Trackers:
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
 
-    def start(self, run: Experiment, config: dict, folder: Path, group: str) -> None:
-        """Begin: group is the sweep, job type the method."""
+    def start(self, run: Experiment, started: dict, folder: Path) -> None:
+        """Begin, or go on with the run of `started["tracker_id"]`: group is the sweep, job type the method."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        settings = {"name": folder.name, "dir": str(folder), "group": group, "job_type": run.method,
-                    "mode": run.wandb_mode.name, "tags": run.tags or []}
-        # A path from the folder, so that the same run is found again after a resume.
+        settings = {"id": started["tracker_id"], "resume": "allow", "name": folder.name, "dir": str(folder),
+                    "group": started.get("sweep") or "single", "job_type": run.method, "mode": run.wandb_mode.name,
+                    "tags": run.tags or []}
+        config = started["config"]
         self._guard(lambda: self.accelerator.init_trackers(
             run.wandb_project, flatten(config), {"wandb": settings} if run.tracker is Tracker.wandb else {}))
 

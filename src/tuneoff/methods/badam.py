@@ -254,7 +254,7 @@ class _Ratio:
                 chosen = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))[chosen]
             places = torch.stack(torch.unravel_index(chosen.sort().values.to(parameter.device), parameter.shape))
             self.masks[parameter.shape] = torch.sparse_coo_tensor(
-                places, parameter.new_ones(count), parameter.shape, is_coalesced=True)
+                places, parameter.new_ones(count), parameter.shape, is_coalesced=True, check_invariants=False)
         return self.masks[parameter.shape]
 
     def step(self, closure: Any = None) -> None:

@@ -161,14 +161,15 @@ class _LayerWise:
         """Register the hooks; `max_weight_grad_norm` clips each weight's gradient by its own norm."""
         import torch
         self._norms: list[torch.Tensor] = []
-        owner = {parameter: group for group in self.param_groups for parameter in group["params"]}
+        # By number, since loading a state replaces the group dictionaries.
+        owner = {parameter: index for index, group in enumerate(self.param_groups) for parameter in group["params"]}
 
         def step_one(parameter: torch.nn.Parameter) -> None:
             norm = torch.linalg.vector_norm(parameter.grad)
             self._norms.append(norm)
             if max_weight_grad_norm is not None:
                 parameter.grad.mul_((max_weight_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            groups, self.param_groups = self.param_groups, [{**owner[parameter], "params": [parameter]}]
+            groups, self.param_groups = self.param_groups, [{**self.param_groups[owner[parameter]], "params": [parameter]}]
             super(_LayerWise, self).step()  # type: ignore[misc]
             self.param_groups = groups
             parameter.grad = None
