@@ -1,10 +1,19 @@
-"""Makes records of the shape that the loop writes, many and fast, with figures drawn under a fixed seed."""
+"""Makes records of the shape that the loop writes, many and fast, with figures drawn under a fixed seed.
+
+A module rather than a conftest.py: two of those in one suite hide each other from tests that import them by name.
+"""
 import copy
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from tuneoff.report.compare import Comparison, compare
+from tuneoff.report.read import read
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 PROVENANCE = {
@@ -118,3 +127,17 @@ def prediction(method: str, **config) -> dict:
     return {**{key: content[key] for key in keys}, "status": "predicted",
             "peak_gib": {"load": 0.1, "train": 0.25}, "breakdown_gib": {
         "parameters": 0.0216, "gradients": 0.01, "optimizer_state": 0.02, "activations": 0.16}}
+
+
+def load(*folders: Path, baseline: str | None = None, strict: bool = False) -> list[Comparison]:
+    """The comparisons of the records in `folders`."""
+    return compare(read(folders)[0], baseline, strict)
+
+
+def program(*names: str) -> str:
+    """Path of an installed program. A missing one fails in CI and skips on a user's machine."""
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        missing = f"{names[0]} is not installed"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    return found

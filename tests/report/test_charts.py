@@ -3,8 +3,7 @@ import subprocess
 
 import altair as alt
 import pytest
-from conftest import program
-from records import METHODS, comparison, prediction, ranks, record, tuning, write
+from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
 from tuneoff.report.charts import Chart, charts
@@ -24,7 +23,7 @@ def rows(chart: Chart, layer: int = 0) -> list[dict]:
 
 
 @pytest.fixture
-def everything(tmp_path, load):
+def everything(tmp_path):
     comparison(tmp_path / "compare")
     write(tmp_path / "compare" / "predicted", prediction(METHODS[0]), "prediction.json")
     return {**drawn(load(tuning(tmp_path / "tune"))[0]), **drawn(load(ranks(tmp_path / "ranks"))[0]),
@@ -101,7 +100,7 @@ def test_curves_end_where_the_runs_end(everything):
     assert first[-1]["x"] == pytest.approx(200 * 650 / 2500, rel=0.01)
 
 
-def test_without_evaluations_the_training_loss_is_drawn_and_said(tmp_path, load):
+def test_without_evaluations_the_training_loss_is_drawn_and_said(tmp_path):
     for seed in range(3):
         content = record(METHODS[0], seed)
         content["curve"] = [line for line in content["curve"] if "loss" in line]
@@ -120,6 +119,6 @@ def test_ablation_lines_join_rows_that_differ_in_one_key(everything):
     assert sorted({point["x"] for point in points}) == [8, 32, 128]
 
 
-def test_nothing_finished_gives_no_chart_of_results(tmp_path, load):
+def test_nothing_finished_gives_no_chart_of_results(tmp_path):
     write(tmp_path, record(METHODS[0], status="out_of_memory"))
     assert drawn(load(tmp_path)[0]) == {}

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from records import METHODS, record, write
+from records import METHODS, load, record, write
 
 from tuneoff.report.guard import differences
 from tuneoff.report.read import ReportError
@@ -30,7 +30,7 @@ def two_kinds(root, path: str, value) -> None:
     ("provenance/hardware/gpu", "NVIDIA H100", "hardware: gpu"), ("provenance/hardware/cpu", "other", "hardware: cpu"),
     ("provenance/versions/torch", "2.12.0", "versions: torch"), ("provenance/threads", 8, "threads"),
     ("provenance/num_processes", 2, "processes"), ("config/model/path", "other", "model")])
-def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, load, path, value, name):
+def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, value, name):
     two_kinds(tmp_path, path, value)
     made = load(tmp_path)
     assert [len(each.rows) for each in made] == [1, 1]
@@ -40,7 +40,7 @@ def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, load, pa
         load(tmp_path, strict=True)
 
 
-def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path, load):
+def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path):
     for seed in range(4):
         write(tmp_path / str(seed), record(METHODS[0], seed, steps=200 if seed % 2 else 300))
     assert [len(row.finished) for each in load(tmp_path) for row in each.rows] == [2, 2]
@@ -51,14 +51,14 @@ def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path, 
     ("config/quantization", "4bit", "Quantisation", {"none", "4bit"}),
     ("config/max_grad_norm", 1.0, "Gradient clip", {"none", "1.0"}),
     ("throughput/tokens_seen", 65_000, "Tokens seen", {"130 k", "65.0 k"})])
-def test_what_a_method_implies_is_a_labelled_column(tmp_path, load, path, value, title, shown):
+def test_what_a_method_implies_is_a_labelled_column(tmp_path, path, value, title, shown):
     two_kinds(tmp_path, path, value)
     made, = load(tmp_path, strict=True)
     column, = [column for column in columns(made) if column.title == title]
     assert {cell.text for cell in column.cells} == shown
 
 
-def test_bf16_stands_beside_fp32_though_its_weights_hash_differently(tmp_path, load):
+def test_bf16_stands_beside_fp32_though_its_weights_hash_differently(tmp_path):
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
         other = change(record(METHODS[1], seed, pure_bf16=True), "provenance/precision/dtype", "bfloat16")
@@ -69,7 +69,7 @@ def test_bf16_stands_beside_fp32_though_its_weights_hash_differently(tmp_path, l
     assert [cell.text for cell in precision.cells] == ["float32", "bfloat16"]
 
 
-def test_random_weights_may_differ_between_seeds_but_not_between_methods_of_a_seed(tmp_path, load):
+def test_random_weights_may_differ_between_seeds_but_not_between_methods_of_a_seed(tmp_path):
     for seed in range(3):
         for method in METHODS[:2]:
             content = change(record(method, seed), "provenance/base_weights_hash", f"weights {seed}")
@@ -81,7 +81,7 @@ def test_random_weights_may_differ_between_seeds_but_not_between_methods_of_a_se
     assert len(load(tmp_path)) > 1
 
 
-def test_a_run_that_failed_before_its_data_was_known_stays_a_row(tmp_path, load):
+def test_a_run_that_failed_before_its_data_was_known_stays_a_row(tmp_path):
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
     failed = record(METHODS[1], status="failed")
@@ -91,7 +91,7 @@ def test_a_run_that_failed_before_its_data_was_known_stays_a_row(tmp_path, load)
     assert [row.outcome for row in made.rows] == ["finished 3", "failed 1"]
 
 
-def test_other_code_is_noted_and_not_split(tmp_path, load):
+def test_other_code_is_noted_and_not_split(tmp_path):
     two_kinds(tmp_path, "provenance/git/commit", "f86bf0a")
     made, = load(tmp_path, strict=True)
     assert any("git commit" in note for note in made.notes)

@@ -5,8 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import program
-from records import METHODS, comparison, ranks, record, tuning, write
+from records import METHODS, comparison, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
 from tuneoff.report.compare import compare

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from records import METHODS, prediction, record, write
+from records import METHODS, load, prediction, record, write
 
 from tuneoff.record import Recorder
 from tuneoff.report import cli
@@ -12,7 +12,7 @@ from tuneoff.report.page import render
 from tuneoff.report.read import ReportError, read
 
 
-def everything(load, folder: Path) -> None:
+def everything(folder: Path) -> None:
     """All that a report makes of records, but for files: it must not raise."""
     from tuneoff.report import formats
     from tuneoff.report.charts import charts
@@ -101,7 +101,7 @@ def places(content: dict, prefix: tuple = ()) -> list[tuple]:
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:12])
-def test_any_value_of_a_record_may_be_odd(tmp_path, load, odd):
+def test_any_value_of_a_record_may_be_odd(tmp_path, odd):
     """Every key in turn, at every depth, in one folder of many records: read, or skipped with a line."""
     whole = record(METHODS[0], points=4)
     whole["metrics"] = {"exact_match": 0.5}
@@ -118,7 +118,7 @@ def test_any_value_of_a_record_may_be_odd(tmp_path, load, odd):
     foreseen = prediction(METHODS[0])
     foreseen |= {"peak_gib": odd, "breakdown_gib": {"parameters": odd}}
     write(tmp_path / "prediction", foreseen, "prediction.json")
-    everything(load, tmp_path)
+    everything(tmp_path)
 
 
 def test_text_that_is_no_unicode_can_be_written(tmp_path, capsys):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import program
-from records import METHODS, comparison, prediction, ranks, record, write
+from records import METHODS, comparison, load, prediction, program, ranks, record, write
 from scipy import stats as reference
 
 from tuneoff.report import formats
@@ -22,7 +21,7 @@ def lines(made) -> list[dict]:
 
 
 @pytest.fixture
-def made(tmp_path, load):
+def made(tmp_path):
     return load(comparison(tmp_path), baseline=BASELINE)
 
 
@@ -66,7 +65,7 @@ def test_caption_says_how_it_was_judged(made):
         assert said in text
 
 
-def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path, load):
+def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path):
     for method in METHODS[:2]:
         for seed in range(2):
             write(tmp_path / f"{method}{seed}", record(method, seed))
@@ -75,20 +74,20 @@ def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path
     assert "\\*" not in text.split("Budget")[0] and "**" not in text
 
 
-def test_rows_of_one_method_are_named_by_what_differs(tmp_path, load):
+def test_rows_of_one_method_are_named_by_what_differs(tmp_path):
     made, = load(ranks(tmp_path))
     assert [row.label for row in made.rows][:2] == ["some_interval=50, some_rank=8", "some_interval=50, some_rank=32"]
     assert all(len(row.finished) == 3 for row in made.rows)
 
 
-def test_a_seed_that_was_run_twice_counts_once(tmp_path, load):
+def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     for place in ("a", "b"):
         write(tmp_path / place, record(METHODS[0], 0))
     made, = load(tmp_path)
     assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in caption(made)
 
 
-def test_a_task_metric_has_its_direction(tmp_path, load):
+def test_a_task_metric_has_its_direction(tmp_path):
     for seed in range(5):
         for method, right in zip(METHODS[:2], (0.7, 0.3), strict=True):
             content = record(method, seed)
@@ -100,7 +99,7 @@ def test_a_task_metric_has_its_direction(tmp_path, load):
     assert found["Δ exact match"].cells[0].text.endswith("*") and "forgetting ↓" in found
 
 
-def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path, load):
+def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path):
     write(tmp_path / "run", record(METHODS[0]))
     for index, method in enumerate(METHODS[:2]):
         write(tmp_path / f"predicted{index}", prediction(method), "prediction.json")
@@ -110,7 +109,7 @@ def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path, load):
     assert [cell.text for cell in found.cells] == ["0.25", "0.25"]
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path, load):
+def test_the_same_records_give_the_same_bytes(tmp_path):
     comparison(tmp_path)
     parts = sorted(tmp_path.iterdir())
     first, second = load(tmp_path), load(*parts[::-1])
@@ -144,7 +143,7 @@ def nasty(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_text_is_escaped(tmp_path, load):
+def test_text_is_escaped(tmp_path):
     made = load(nasty(tmp_path))
     table = formats.markdown(made, {}).split("\n\n")[0].splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
@@ -154,7 +153,7 @@ def test_text_is_escaped(tmp_path, load):
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])
 @pytest.mark.parametrize("fill", [comparison, nasty], ids=["comparison", "nasty"])
-def test_latex_compiles(tmp_path, load, fill, alone):
+def test_latex_compiles(tmp_path, fill, alone):
     pdflatex, out = program("pdflatex"), tmp_path / "tex"
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))

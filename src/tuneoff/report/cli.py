@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="METHOD", help="the method, or a row's name, to compare with")
     parser.add_argument("--strict", action="store_true", help="refuse records that cannot stand in one table")
     parser.add_argument("--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C")
-    parser.epilog = ("Needs no torch. On a machine without it: pip install --no-deps tuneoff, "
-                     "then pip install altair vl-convert-python scipy jinja2.")
+    parser.epilog = ("Needs no torch. Where it is not installed: pip install --no-deps . && "
+                     "pip install altair vl-convert-python scipy jinja2")
     parser.set_defaults(run=run)
 
 
@@ -106,20 +106,21 @@ def _put(path: Path, content: str | bytes) -> None:
 
 # ---------------------------------------------------------------- watching
 def watch(options: argparse.Namespace) -> None:
-    """Report again after every change of a record, until interrupted. Waits where there is no record yet.
+    """Report again after every change of a record, until interrupted.
 
-    Raises:
-        ReportError: a folder does not exist, or the first report cannot be written as asked.
+    A report that cannot be written yet (no record, no run of the baseline) is a line, because the next one may be.
     """
     seen: dict[str, tuple] | None = None
     while True:
         now = state(options.folders)
         if now != seen:
             seen = now
-            if now:
+            try:
+                if not now:
+                    raise ReportError("no records yet")
                 report(options)
-            else:
-                print("no records yet", file=sys.stderr)
+            except ReportError as error:
+                print(f"waiting: {error}", file=sys.stderr)
         time.sleep(WATCH_SECONDS)
 
 

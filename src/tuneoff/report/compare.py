@@ -159,6 +159,10 @@ def compare(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Com
         raise ReportError(f"--strict: the records cannot stand in one table, they differ in {why}")
     names = [chr(ord("A") + index) if index < 26 else f"Z{index - 25}" for index in range(len(groups))]
     found = [_comparison(name, group, baseline) for name, group in zip(names, groups, strict=True)]
+    for place, each in enumerate(found):
+        if differing:
+            shown = "; ".join(f"{field} {values[place]}" for field, values in differing.items())
+            each.notes.append(f"Not comparable with the other tables of this report: {shown}.")
     known = sorted({label for each in found for row in each.rows for label in (row.method, row.name)})
     if baseline is not None and baseline not in known:
         raise ReportError(f"--baseline {baseline}: must be one of {', '.join(known)}")

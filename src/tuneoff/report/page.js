@@ -72,10 +72,11 @@ function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
 }
 
 function plain(titles, rows) {
-  // A small table of text that needs neither sorting nor a filter.
-  const head = element("tr", {}, ...titles.map(title => element("th", {scope: "col"}, title)));
-  const lines = rows.map(row => element("tr", {}, ...row.map(text => element("td", {}, text))));
-  return element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines)));
+  // A small table of text that needs neither sorting nor a filter; without titles it has no head.
+  const made = element("table", {}, element("tbody", {}, ...rows.map(
+    row => element("tr", {}, ...row.map(text => element("td", {}, text))))));
+  if (titles.length) made.prepend(element("thead", {}, element("tr", {}, ...titles.map(title => element("th", {scope: "col"}, title)))));
+  return element("div", {class: "scroll"}, made);
 }
 
 // ---------------------------------------------------------------- configs
@@ -83,7 +84,7 @@ const MOST_COMPARED = 12;
 
 function differing(settings) {
   const keys = [...new Set(settings.flatMap(setting => Object.keys(setting)))].sort();
-  return keys.filter(key => new Set(settings.map(setting => JSON.stringify(setting[key] ?? null))).size > 1);
+  return keys.filter(key => key !== "method" && new Set(settings.map(setting => JSON.stringify(setting[key] ?? null))).size > 1);
 }
 
 const written = value => value === undefined ? "–" : value === null ? "null" : String(value);
@@ -100,11 +101,13 @@ function showRuns(title, runs) {
   const dialog = document.getElementById("run");
   const parts = runs.map(run => {
     const setting = {...data.settings[run.setting], seed: run.seed};
-    const block = element("section", {class: "run"}, element("h3", {}, "seed " + run.seed + ": " + run.status.replaceAll("_", " ")),
-      plain(["", ""], run.facts), element("h4", {}, "Command"), element("pre", {}, run.command));
+    const block = element("section", {}, element("h3", {}, "Seed " + run.seed + ": " + run.status.replaceAll("_", " ")),
+      element("h4", {}, "Command"), element("pre", {}, run.command));
     if (run.error) block.append(element("h4", {}, "Error"), element("pre", {class: "error"}, run.error));
     const config = Object.keys(setting).sort().map(key => key + ": " + written(setting[key])).join("\n");
-    block.append(element("details", runs.length > 1 ? {} : {open: ""}, element("summary", {}, "Config"), element("pre", {}, config)));
+    const unfold = runs.length > 1 ? {} : {open: ""};
+    block.append(element("details", unfold, element("summary", {}, "Config"), element("pre", {}, config)),
+      element("details", unfold, element("summary", {}, "Measured"), plain([], run.facts)));
     return block;
   });
   dialog.querySelector("h2").textContent = title;
@@ -133,7 +136,7 @@ function comparison(made) {
   compare();
   block.append(element("h3", {}, "Differences between configs"),
     element("p", {}, "Of the rows ticked above; without a tick, of the first " + MOST_COMPARED + "."), target,
-    element("h3", {}, "Where the runs come from"), plain(["", "value"], made.provenance));
+    element("h3", {}, "Where the runs come from"), plain([], made.provenance));
   return block;
 }
 

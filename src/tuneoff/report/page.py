@@ -103,7 +103,7 @@ def _run(run: Run, settings: dict[str, int]) -> dict:
 def _shown(value: object) -> str:
     if value is None or value == "":
         return MISSING
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _facts(run: Run) -> list[list[str]]:
