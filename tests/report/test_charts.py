@@ -119,6 +119,12 @@ def test_ablation_lines_join_rows_that_differ_in_one_key(everything):
     assert sorted({point["x"] for point in points}) == [8, 32, 128]
 
 
+def test_ticks_of_a_setting_are_its_values(everything, tmp_path):
+    cli.draw(everything["ablation_some_interval"], tmp_path, "")
+    shown = (tmp_path / "ablation_some_interval.svg").read_text()
+    assert ">50<" in shown and ">200<" in shown
+
+
 def test_nothing_finished_gives_no_chart_of_results(tmp_path):
     write(tmp_path, record(METHODS[0], status="out_of_memory"))
     assert drawn(load(tmp_path)[0]) == {}

@@ -112,7 +112,8 @@ def _rate_chart(drawn: list[dict], lost: list[dict], style: Style) -> Figure:
              (lost, "M-1,-1L1,1M-1,1L1,-1", 50))
     for marked, shape, size in marks:
         if marked:
-            ring = alt.Chart(inline(marked)).mark_point(filled=False, shape=shape, size=size, strokeWidth=1.6)
+            ring = alt.Chart(inline(marked)).mark_point(filled=False, shape=shape, size=size, strokeWidth=1.6,
+                                                         opacity=1)
             layers.append(ring.encode(x=x, y=y, color=style.colour, tooltip=tips))
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
 
@@ -158,7 +159,7 @@ def _ablation_chart(points: list[dict], key: str, quality: Quality, methods: Seq
     _set_apart(points, log, ticks[-1] - ticks[0])
     domain, kind = axis_range([point["drawn"] for point in points], log), {"type": "log"} if log else {"zero": False}
     x = alt.X("drawn:Q", title=key, scale=alt.Scale(domain=domain, **kind),
-              axis=alt.Axis(values=ticks[:12], format="~g"))
+              axis=alt.Axis(values=ticks[:12], labelExpr="'' + datum.value"))
     y, style = quality_axis(quality, points), Style(methods, {point["method"] for point in points})
     others = list(dict.fromkeys(point["others"] for point in points))
     legend = alt.Legend(columns=1, labelLimit=300, **STROKE) if len(others) > 1 else None

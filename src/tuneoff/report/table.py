@@ -238,7 +238,7 @@ def caption(made: Comparison) -> str:
     said.append(f"The same for all rows: {', '.join(shared)}." if shared else "")
     enough = max(seeds, default=0) >= stats.LEAST_SEEDS
     if enough:
-        said.append(f"Mean ± 95 % Student-t interval over {_range(seeds)} finished seeds.")
+        said.append(f"Mean ± 95 % Student-t interval (no bootstrap) over {_range(seeds)} finished seeds.")
     if made.baseline is not None:
         said.append(f"Δ: mean of the differences to the baseline {rows[made.baseline].name} "
                     f"({made.baseline_reason}) at the same seed, with the paired-t interval; * differs from it "
@@ -250,8 +250,10 @@ def caption(made: Comparison) -> str:
     elif enough and len(rows) > 1:
         said.append("Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05.")
     measures = sorted({str(run.get("memory.measure")) for run in runs if run.get("memory.measure")})
+    before = max((value for run in runs if (value := run.number("memory.baseline_gib")) is not None), default=None)
     if measures:
-        said.append(f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2^30 bytes; "
+        share = f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
+        said.append(f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2^30 bytes{share}; "
                     "tokens/s: non-padding tokens of train steps alone.")
     return " ".join([part for part in said if part] + made.notes)
 
