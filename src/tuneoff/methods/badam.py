@@ -3,7 +3,7 @@
 Built on the `badam` package. Every override below says which upstream behaviour it mends.
 """
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -162,6 +162,29 @@ class _Blocks:
         """Steps a block, 0 when there is no switch."""
         return max(0, self.options.badam_switch_interval)
 
+    @refresh_interval.setter
+    def refresh_interval(self, steps: int) -> None:
+        self.options = replace(self.options, badam_switch_interval=steps)
+
+    def extra_state_tensors(self) -> list:
+        """What the base optimizer keeps of the active block: Adam's state and the float32 copies."""
+        return [*self.base_optimizer.state.values(), *self.param_idx2hp.values()]  # type: ignore[attr-defined]
+
+    def costly_phases(self) -> list[int]:
+        """Blocks whose turn may need the most memory: at the head, at the end (long and short backward), and between.
+
+        The blocks between are alike, and the later one is, the shorter is the backward pass.
+        """
+        return sorted({0, min(1, self.block_num - 1), self.block_num - 1}) if self._moves() else []
+
+    def enter_phase(self, block: int) -> None:
+        """Switch to `block` now."""
+        self.current_block_idx = block
+        self.switch_trainable_params()
+
+    def _moves(self) -> bool:
+        return self.options.badam_switch_interval > 0 and self.options.badam_switch_mode is not SwitchMode.fixed
+
     def step(self, closure: Any = None) -> None:
         """One Adam step on the active block, then a switch after exactly `badam_switch_interval` steps.
 
@@ -236,9 +259,17 @@ class _Ratio:
         """Steps a mask, 0 when it never moves."""
         return max(0, self.options.badam_switch_interval)
 
+    @refresh_interval.setter
+    def refresh_interval(self, steps: int) -> None:
+        self.options = replace(self.options, badam_switch_interval=steps)
+
+    def extra_state_tensors(self) -> list:
+        """The masks, which stay until they move."""
+        return list(self.masks.values())
+
     def _sparsify(self, parameter: Any) -> None:
         """Replace a dense gradient by its masked entries; a second micro-batch adds into the same entries."""
-        parameter.grad = parameter.grad.sparse_mask(self._mask(parameter))
+        parameter.grad = _masked(parameter.grad, self._mask(parameter))
 
     def _mask(self, parameter: Any) -> Any:
         """A coalesced sparse tensor of ones, one for all weights of a shape, until the cycle ends."""
@@ -280,7 +311,7 @@ class _Ratio:
             state["step"] += 1
         for parameter, grad in zip(params, grads, strict=True):
             if group["weight_decay"]:  # upstream has none; decay what this step may change
-                kept = parameter.sparse_mask(grad)
+                kept = _masked(parameter, grad)
                 parameter.add_(kept, alpha=-group["lr"] * group["weight_decay"])
         self._sparse_adam(params, grads, [state["exp_avg"] for state in states],  # type: ignore[attr-defined]
                           [state["exp_avg_sq"] for state in states], [state["step"] for state in states],
@@ -298,3 +329,10 @@ class _Ratio:
         torch.optim.Optimizer.load_state_dict(self, rest)  # type: ignore[arg-type]
         self.global_step = state_dict["global_step"]
         self.masks.clear()
+
+
+def _masked(dense: Any, mask: Any) -> Any:
+    """`dense.sparse_mask(mask)` that shares the mask's indices: copies of 16 bytes an entry would outweigh all else."""
+    import torch
+    places = mask._indices()
+    return torch.sparse_coo_tensor(places, dense[tuple(places)], mask.shape, is_coalesced=True, check_invariants=False)

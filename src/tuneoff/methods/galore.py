@@ -124,6 +124,15 @@ class _Mended:
         """Steps between two projections: the period after which a step's memory repeats."""
         return next((group["update_proj_gap"] for group in self.param_groups if "rank" in group), 0)
 
+    @refresh_interval.setter
+    def refresh_interval(self, steps: int) -> None:
+        for group in self.param_groups:
+            if "rank" in group:
+                group["update_proj_gap"] = steps
+                for parameter in group["params"]:
+                    if "projector" in self.state.get(parameter, {}):
+                        self.state[parameter]["projector"].update_proj_gap = steps
+
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"] if "rank" in group else ():

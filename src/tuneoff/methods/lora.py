@@ -65,12 +65,17 @@ class LoRA(Method):
     def peft_config(self, model: Any) -> Any:
         """PEFT's description of this adapter for `model`."""
         from peft import LoraConfig
-        from tuneoff.models import linear_names
+        from tuneoff.models import linear_names, on_segments, tied
+        modules = [path for path, _ in model.named_modules()]
+        for name in self.additional_target or ():
+            if not any(on_segments(name, path) for path in modules):
+                raise ConfigError("additional_target", name, "no such module in this model")
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM", r=self.lora_rank, lora_alpha=self.lora_alpha or 2 * self.lora_rank,
             lora_dropout=self.lora_dropout, target_modules=linear_names(model, self.lora_target, "lora_target"),
-            modules_to_save=self.additional_target, use_rslora=self.use_rslora, use_dora=self.use_dora,
+            modules_to_save=self.additional_target, ensure_weight_tying=bool(self.additional_target) and tied(model),
+            use_rslora=self.use_rslora, use_dora=self.use_dora,
             init_lora_weights=pissa if self.pissa_init else True)
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:

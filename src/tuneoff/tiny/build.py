@@ -1,8 +1,10 @@
-"""Makes the tokenizer and the architecture of `tiny`, which its own `train.py` command then trains (see README.md here)."""
+"""Makes `tiny`: its tokenizer and architecture, and after `train.py` trained it, its weights (README.md here says how)."""
+import sys
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tuneoff.data.rows import read_lines
 
@@ -32,6 +34,16 @@ def architecture() -> LlamaConfig:
                        architectures=["LlamaForCausalLM"], dtype="bfloat16")
 
 
+def adopt(run: Path) -> None:
+    """Save the weights that a run trained here, in bfloat16."""
+    model = LlamaForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16)
+    model.save_pretrained(HERE)
+    (HERE / "generation_config.json").unlink()  # it says nothing
+
+
 if __name__ == "__main__":
-    tokenizer().save_pretrained(HERE)
-    architecture().save_pretrained(HERE)
+    if len(sys.argv) > 1:
+        adopt(Path(sys.argv[1]))
+    else:
+        tokenizer().save_pretrained(HERE)
+        architecture().save_pretrained(HERE)

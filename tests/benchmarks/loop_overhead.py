@@ -1,0 +1,86 @@
+"""How much the loop costs: its tokens a second over those of a bare PyTorch loop, same model, batches and optimizer.
+
+Run: python tests/benchmarks/loop_overhead.py [pairs] [steps]. Interleaved pairs, medians; both sides fused AdamW (or
+the method's own optimizer), batches tokenised beforehand and collated in the loop. A ratio of 1 is no cost.
+"""
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ("full", "lora", "galore", "badam")
+
+
+def trainer(method: str, steps: int, folder: Path):
+    """A trainer that has loaded, without tracker, bar and evaluation."""
+    import tuneoff.entry  # noqa: F401
+    import tuneoff.methods  # noqa: F401
+    from tuneoff.config import bind, resolved
+    from tuneoff.loop import Trainer
+    from tuneoff.record import Recorder
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[f"method={method}", f"max_steps={steps}", "tracker=none", "progress=false",
+                                           "data.limit=400"])
+    made = Trainer(*bind(cfg), Recorder(folder))
+    made.load({"config": resolved(cfg)})
+    made.data.splits["validation"] = []
+    return made
+
+
+def bare(method: str, steps: int, folder: Path) -> float:
+    """Tokens a second of the loop everyone writes first: forward, backward, step, read the loss."""
+    from tuneoff.data import collate
+    from tuneoff.step import summed_loss
+    made = trainer(method, steps, folder)
+    model, optimizer = made.model.train(), made.optimizer
+    tokens = seconds = 0.0
+    for step in range(steps):
+        start = time.perf_counter()
+        batch = collate(made.plan.step_rows(step), made.tokenizer.pad_token_id)
+        loss = summed_loss(model, batch) / batch.label_tokens
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        if step >= 3:
+            seconds += time.perf_counter() - start
+            tokens += batch.tokens
+    return tokens / seconds
+
+
+def ours(method: str, steps: int, folder: Path) -> float:
+    """Tokens a second of the whole loop over the same steps: everything between two steps counts."""
+    made = trainer(method, steps, folder)
+    made.counted = set()
+    times: list[float] = []
+    one_step = made._one_step
+
+    def watch(step: int) -> None:
+        one_step(step)
+        times.append(time.perf_counter())
+
+    made._one_step = watch
+    made.fit()
+    tokens = sum(sum(len(row.ids) for row in made.plan.step_rows(step)) for step in range(3, steps))
+    return tokens / (times[-1] - times[2])
+
+
+def main(pairs: int = 5, steps: int = 40) -> None:
+    """Print a line a method."""
+    for method in METHODS:
+        ratios = []
+        for pair in range(pairs):
+            with tempfile.TemporaryDirectory() as folder:
+                sides = [(ours, "ours"), (bare, "bare")]
+                speeds = {name: side(method, steps, Path(folder) / name) for side, name in sides[::1 - 2 * (pair % 2)]}
+            ratios.append(speeds["ours"] / speeds["bare"])
+        print(f"{method:8} ours / bare: median {statistics.median(ratios):.3f}, all "
+              + ", ".join(f"{ratio:.3f}" for ratio in ratios), flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

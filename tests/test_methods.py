@@ -1,0 +1,267 @@
+"""What METHODS.md says of the options, and the traps it names: each is a test that the trap is not inherited."""
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+
+from tuneoff.config import ConfigError
+from tuneoff.loop import Trainer
+from tuneoff.record import Recorder
+
+
+@pytest.fixture
+def prepared(settings):
+    """`prepared(folder, "method=freeze", …)`: (model as the method prepared it, method, experiment)."""
+    def make(folder, *overrides):
+        experiment, method, _ = settings(*overrides)
+        torch.manual_seed(0)
+        return method.prepare(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)), method, experiment
+    return make
+
+
+@pytest.fixture
+def trainer(settings, tmp_path):
+    """`trainer("method=badam", …)`: a trainer that has loaded."""
+    def make(*overrides):
+        experiment, method, config = settings(*overrides)
+        made = Trainer(experiment, method, Recorder(tmp_path / "run"))
+        made.load({"config": config})
+        return made
+    return make
+
+
+def opened(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# ---------------------------------------------------------------- freeze
+@pytest.mark.parametrize("layers, expected", [(1, {2}), (2, {1, 2}), (-1, {0}), (3, {0, 1, 2})])
+def test_freeze_opens_the_last_or_the_first_layers(prepared, debug_model, layers, expected):
+    model, _, _ = prepared(debug_model, "method=freeze", f"freeze_trainable_layers={layers}")
+    assert {int(name.split(".")[2]) for name in opened(model)} == expected
+
+
+@pytest.mark.parametrize("modules, count", [("[mlp]", 3), ("[q_proj]", 1), ("[self_attn.q_proj,mlp.up_proj]", 2),
+                                            ("'q_proj,v_proj'", 2), ("all", 9)])
+def test_freeze_opens_names_at_any_depth(prepared, debug_model, modules, count):
+    model, _, _ = prepared(debug_model, "method=freeze", "freeze_trainable_layers=1",
+                           f"freeze_trainable_modules={modules}")
+    assert len(opened(model)) == count
+
+
+def test_freeze_extra_modules_are_whole_segments_outside_the_layers(prepared, debug_model):
+    model, _, _ = prepared(debug_model, "method=freeze", "freeze_trainable_layers=1", "freeze_extra_modules=[norm]")
+    extra = {name for name in opened(model) if ".layers." not in name}
+    assert extra == {"model.norm.weight"}
+    assert not any("layers.0" in name or "layers.1" in name for name in opened(model))
+
+
+def test_freeze_says_that_a_tied_head_opens_the_embeddings(prepared, debug_model, untied_model):
+    model, method, _ = prepared(debug_model, "method=freeze", "freeze_extra_modules=[lm_head]")
+    assert "model.embed_tokens.weight" in opened(model) and "tied_weights" in method.facts(model)
+    model, method, _ = prepared(untied_model, "method=freeze", "freeze_extra_modules=[lm_head]")
+    assert "lm_head.weight" in opened(model) and "model.embed_tokens.weight" not in opened(model)
+    assert method.facts(model) == {}
+
+
+@pytest.mark.parametrize("option", ["freeze_trainable_layers=4", "freeze_trainable_modules=[no_such]",
+                                    "freeze_trainable_modules=[proj]", "freeze_extra_modules=[layers]",
+                                    "freeze_extra_modules=[q_proj]"])
+def test_freeze_refuses_what_is_not_there(prepared, debug_model, option):
+    with pytest.raises(ConfigError, match=option.partition("=")[0]):
+        prepared(debug_model, "method=freeze", option)
+
+
+# ---------------------------------------------------------------- LoRA
+def test_lora_alpha_is_twice_the_rank_unless_given(prepared, debug_model):
+    for given, expected in (("lora_alpha=null", 2.0), ("lora_alpha=4", 0.5)):
+        model, _, _ = prepared(debug_model, "method=lora", "lora_rank=8", given)
+        assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == expected
+
+
+def test_rslora_scales_by_the_root_of_the_rank(prepared, debug_model):
+    model, _, _ = prepared(debug_model, "method=rslora", "lora_rank=4", "lora_alpha=8")
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == 4.0
+
+
+def test_all_means_every_linear_layer_but_the_head(prepared, untied_model):
+    model, _, _ = prepared(untied_model, "method=lora")
+    assert len({name.split(".lora_")[0] for name in opened(model)}) == 3 * 7
+    model, _, _ = prepared(untied_model, "method=lora", "lora_target=[self_attn.q_proj,v_proj]")
+    assert len({name.split(".lora_")[0] for name in opened(model)}) == 3 * 2
+
+
+def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
+    ids = torch.arange(1, 17)[None]
+    base = AutoModelForCausalLM.from_pretrained(debug_model, dtype=torch.float32).eval()
+    model, _, _ = prepared(debug_model, "method=pissa")
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-4)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.lora_B["default"].weight.abs().sum() > 0
+
+
+# ---------------------------------------------------------------- GaLore
+def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
+    made = trainer("method=galore", "galore_rank=8")
+    low, rest = made.optimizer.param_groups[0], made.optimizer.param_groups[1:]
+    assert low["rank"] == 8 and len(low["params"]) == 3 * 7 and all("rank" not in group for group in rest)
+
+
+@pytest.mark.parametrize("options", [["galore_rank=65"], ["galore_rank=70", "galore_target=[down_proj]"],
+                                     ["galore_target=[no_such]"]])
+def test_galore_refuses_what_the_model_cannot_give(trainer, options):
+    with pytest.raises(ConfigError, match="galore_"):
+        trainer("method=galore", *options)
+
+
+@pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
+def test_galore_works_at_the_full_rank(run, kind):
+    """Upstream's reverse_std crashes where the rank is the small side."""
+    assert run("method=galore", "galore_rank=64", f"galore_proj_type={kind}")["status"] == "finished"
+
+
+def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path):
+    plain = run("method=galore", "galore_rank=8", folder=tmp_path / "plain")
+    layerwise = run("method=galore_layerwise", "galore_rank=8", folder=tmp_path / "layerwise")
+    for a, b in zip(plain["curve"], layerwise["curve"], strict=True):
+        if "loss" in a:
+            assert a["lr"] == b["lr"] and b["gradient_norm"] > 0
+            assert a["loss"] == b["loss"] and a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-5)
+
+
+def test_layerwise_galore_clips_each_weight(trainer):
+    made = trainer("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
+    seen = []
+    inner = type(made.optimizer).__mro__[2]  # the mended package's class, behind the layer-wise one
+    step = inner.step
+
+    def watch(self, closure=None):
+        seen.extend(float(p.grad.norm()) for group in self.param_groups for p in group["params"])
+        return step(self, closure)
+
+    inner.step = watch
+    try:
+        made.fit()
+    finally:
+        inner.step = step
+    assert seen and max(seen) <= 1.01e-3
+
+
+@pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"])
+def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
+    from tuneoff.loop import classify
+    extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
+    experiment, chosen, config = settings(f"method={method}", *extra)
+    made = Trainer(experiment, chosen, Recorder(tmp_path / "run"))
+    made.load({"config": config})
+    one_step = made._one_step
+
+    def poison(step):
+        if step == 2:
+            weight = next(p for p in made.model.parameters() if p.requires_grad)
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+        one_step(step)
+
+    made._one_step = poison
+    with pytest.raises(ArithmeticError, match="diverged at step 3") as caught:
+        made.fit()
+    assert classify(caught.value) == "diverged"
+
+
+# ---------------------------------------------------------------- BAdam
+def test_badam_blocks_last_exactly_their_interval(trainer):
+    made = trainer("method=badam", "badam_switch_interval=2", "max_steps=9")
+    active = []
+    one_step = made._one_step
+
+    def watch(step):
+        active.append(made.optimizer.active_block)
+        one_step(step)
+
+    made._one_step = watch
+    made.fit()
+    assert active == [0, 0, 1, 1, 2, 2, 0, 0, 1]
+
+
+def test_badam_never_switches_at_minus_one(trainer):
+    made = trainer("method=badam", "badam_switch_interval=-1")
+    made.fit()
+    assert made.optimizer.active_block == 0
+    assert made.parameters["ever_trained"] == made.parameters["trainable"]
+
+
+def test_badam_reports_what_trains_and_what_never_does(trainer):
+    made = trainer("method=badam")
+    assert made.parameters["ever_trained"] == 3 * made.parameters["trainable"]
+    assert made.recorder.run["facts"]["never_trained"] == ["model.embed_tokens.weight", "model.norm.weight"]
+    made.recorder.close()
+    made = trainer("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
+    assert made.recorder.run["facts"]["never_trained"] == []
+    assert made.optimizer.block_num == 5
+
+
+def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, trainer):
+    assert run("method=badam_ratio", "max_grad_norm=0.1")["status"] == "finished"
+
+
+def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
+    """Two micro-batches give the step of one batch, also where the mask is about to move."""
+    weights = []
+    for name, size, parts in (("one", 4, 1), ("two", 2, 2)):
+        experiment, chosen, config = settings("method=badam_ratio", "badam_switch_interval=2", f"batch_size={size}",
+                                              f"gradient_accumulation_steps={parts}", "max_steps=2")
+        made = Trainer(experiment, chosen, Recorder(tmp_path / name))
+        made.load({"config": config})
+        made.fit()
+        weights.append({n: p.detach() for n, p in made.model.named_parameters()})
+    changed = 0
+    for name, value in weights[0].items():
+        assert (value - weights[1][name]).abs().max() <= 2e-5 * value.abs().max(), name
+        changed += 1
+    assert changed
+
+
+def test_random_choices_leave_the_global_generator_alone(trainer):
+    for method in ("badam", "badam_ratio"):
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        experiment_state = trainer(f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter")
+        torch.set_rng_state(before)
+        experiment_state.optimizer.switch_trainable_params() if method == "badam" else None
+        assert torch.equal(torch.get_rng_state(), before)
+        experiment_state.recorder.close()
+
+
+def test_badam_is_silent_unless_asked(trainer, capfd):
+    made = trainer("method=badam", "badam_switch_interval=1")
+    made.fit()
+    assert "trainable" not in capfd.readouterr().out
+    made.recorder.close()
+    made = trainer("method=badam", "badam_verbose=1")
+    assert "model.layers.0." in capfd.readouterr().out
+
+
+# ---------------------------------------------------------------- nothing is Llama-only
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, debug_model):
+    """Folders of a small GPT-2 (Conv1D, tied, wte) and OPT (biases, learned positions)."""
+    from transformers import AutoTokenizer
+    made = {}
+    for name, model in (
+            ("gpt2", GPT2LMHeadModel(GPT2Config(vocab_size=4096, n_embd=64, n_layer=3, n_head=4, n_positions=256))),
+            ("opt", OPTForCausalLM(OPTConfig(vocab_size=4096, hidden_size=64, ffn_dim=96, num_hidden_layers=3,
+                                             num_attention_heads=4, max_position_embeddings=256,
+                                             word_embed_proj_dim=64)))):
+        made[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(made[name])
+        AutoTokenizer.from_pretrained(debug_model).save_pretrained(made[name])
+    return made
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+@pytest.mark.parametrize("method", ["full", "freeze", "lora", "pissa", "galore", "galore_layerwise", "badam",
+                                    "badam_ratio"])
+def test_other_architectures_train(run, foreign, architecture, method):
+    result = run(f"method={method}", f"model.path={foreign[architecture]}", "max_steps=3",
+                 *(["galore_rank=8"] if "galore" in method else []))
+    assert result["status"] == "finished", result["error"]

@@ -1,0 +1,133 @@
+"""Trackers see the run's values, and no failure of theirs spoils a run."""
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import QUICK, ROOT
+
+BLOCK, HEADER = 32768, 7
+
+
+def records(path: Path):
+    """Protobuf records of an offline run: a LevelDB log (blocks of 32 KiB, fragments of crc, length, type)."""
+    from wandb.proto import wandb_internal_pb2
+    content, position, whole = path.read_bytes(), 7, b""  # behind the magic and the version
+    while position + HEADER <= len(content):
+        if BLOCK - position % BLOCK < HEADER:
+            position += BLOCK - position % BLOCK
+            continue
+        length, kind = struct.unpack("<HB", content[position + 4:position + HEADER])
+        whole += content[position + HEADER:position + HEADER + length]
+        position += HEADER + length
+        if kind in (1, 4):  # full, last
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
+
+
+def contents(folder: Path):
+    """(run, config, history rows, summary) of the one offline run below `folder`."""
+    path, = folder.glob("wandb/offline-run-*/run-*.wandb")
+    run, config, history, summary = None, {}, [], {}
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            updates = run.config.update
+        elif kind == "config":
+            updates = record.config.update
+        else:
+            updates = []
+        config.update({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates})
+        if kind == "history":
+            history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                            for item in record.history.item})
+        if kind == "summary":
+            summary.update({item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                            for item in record.summary.update})
+    return run, config, history, summary
+
+
+def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
+    result = run("method=lora", "tracker=wandb", "tags=[smoke,cpu]", "eval_every=2")
+    seen, config, history, summary = contents(tmp_path / "run")
+    assert (seen.project, seen.job_type, seen.run_group) == ("tuneoff", "lora", "single")
+    assert sorted(seen.tags) == ["cpu", "smoke"]
+    assert config["lora_rank"] == 8 and config["model/name"] == "debug"
+    steps = [row for row in history if "train/loss" in row]
+    lines = [line for line in result["curve"] if "loss" in line]
+    assert [row["train/loss"] for row in steps] == [line["loss"] for line in lines]
+    assert [row["lr/0"] for row in steps] == [line["lr"][0] for line in lines]
+    assert [row["train/gradient_norm"] for row in steps] == [line["gradient_norm"] for line in lines]
+    assert steps[-1]["train/tokens_per_second"] > 0
+    assert summary["memory/peak_gib/train"] == result["memory"]["peak_gib"]["train"]
+    assert summary["memory/train_breakdown_gib/optimizer_state"] > 0
+    assert summary["loss/final"] == result["loss"]["final"] and summary["status"] == "finished"
+
+
+def test_tensorboard_holds_the_same(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    result = run("method=full", "tracker=tensorboard")
+    folder = next((tmp_path / "run").rglob("events.out.tfevents.*")).parent
+    seen = EventAccumulator(str(folder)).Reload()
+    losses = [event.value for event in seen.Scalars("train/loss")]
+    assert losses == pytest.approx([line["loss"] for line in result["curve"] if "loss" in line])
+
+
+def train(folder, model, *overrides, **environment):
+    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *QUICK, "tracker=wandb", f"model.path={model}",
+                             f"hydra.run.dir={folder}", *overrides], env={**os.environ, **environment},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(folder):
+    return json.loads((folder / "result.json").read_text())["status"]
+
+
+def test_without_the_package_there_is_one_warning(tmp_path, debug_model):
+    hide = tmp_path / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(
+        "import importlib.machinery as m, sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'wandb':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n")
+    process = train(tmp_path / "run", debug_model, PYTHONPATH=str(hide))
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    assert error.count("wandb") == 1 and "goes on without it" in error
+    assert finished(tmp_path / "run") == "finished"
+
+
+def test_no_network_is_one_warning(tmp_path, debug_model):
+    """`online` with a server that refuses connections, and a key that was never valid."""
+    process = train(tmp_path / "run", debug_model, "wandb_mode=online", WANDB_MODE="online",
+                    WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    assert finished(tmp_path / "run") == "finished"
+    assert sum("goes on without it" in line for line in error.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_service_does_not_stop_the_run(tmp_path, debug_model):
+    folder = tmp_path / "run"
+    process = train(folder, debug_model, "max_steps=150")
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 5,' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.send_signal(signal.SIGKILL)
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    assert finished(folder) == "finished"
+    assert sum("goes on without it" in line for line in error.splitlines()) == 1
