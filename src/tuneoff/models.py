@@ -85,7 +85,6 @@ def _settings(run: Experiment) -> dict[str, Any]:
 
 
 def _ready(model: PreTrainedModel, run: Experiment) -> PreTrainedModel:
-    model.config.use_cache = False
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
