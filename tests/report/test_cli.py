@@ -111,9 +111,9 @@ def test_watch_fills_in_as_a_sweep_runs(tmp_path):
     table = sweep / "report" / "table.md"
 
     def until(text: str) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not (table.exists() and text in table.read_text()):
-            assert time.monotonic() < end and process.poll() is None, process.communicate()
+            assert time.monotonic() < end and process.poll() is None, f"no {text} in the table"
             time.sleep(0.1)
     try:
         assert "no records yet" in process.stderr.readline()
@@ -127,20 +127,26 @@ def test_watch_fills_in_as_a_sweep_runs(tmp_path):
         until(METHODS[2])
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in err
 
 
 @pytest.mark.slow
 def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
-    """With 1,000 lines of metrics each, which a report must not need to read."""
+    """With 1,000 lines of metrics each, which a report must not need to read.
+
+    Processor time, imports included: the wall clock of a machine that trains at the same time says nothing.
+    """
     steps = "".join(f'{{"step": {step}, "loss": 3.0, "lr": [0.001], "tokens": 1}}\n' for step in range(1, 1001))
     for number in range(2000):
         content = record(METHODS[number % 11], number // 11 % 5, lr=1e-3 * (1 + number // 55), points=195, steps=1000)
         folder = write(tmp_path / f"{number:04}", content)
         (folder / "metrics.jsonl").write_text(steps)
-    measure = ("import resource, time; start = time.perf_counter(); from tuneoff.__main__ import main; code = main(); "
-               "print(code, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)")
+    measure = ("import resource, time; from tuneoff.__main__ import main; code = main(); "
+               "print(code, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)")
     done = subprocess.run([sys.executable, "-c", measure, "report", str(tmp_path)], capture_output=True, text=True)
     code, seconds, gib = done.stdout.splitlines()[-1].split()
     assert (code, done.stderr) == ("0", "") and "2000 runs" in done.stdout

@@ -25,6 +25,7 @@ class Row:
     prediction: Run | None = None
     label: str = ""  # the settings that tell it from the other rows of its method, but for the rate
     name: str = ""  # method, label, and the rate where it varies
+    _values: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def finished(self) -> dict[int, Run]:
@@ -54,8 +55,10 @@ class Row:
 
     def values(self, path: str) -> dict[int, float]:
         """The number at a path for every finished seed that has it."""
-        found = {seed: run.number(path) for seed, run in self.finished.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
+        if path not in self._values:
+            found = {seed: run.number(path) for seed, run in self.finished.items()}
+            self._values[path] = {seed: value for seed, value in found.items() if value is not None}
+        return self._values[path]
 
     def estimate(self, path: str) -> stats.Estimate | None:
         """Mean and interval over seeds of the number at a path."""

@@ -1,6 +1,5 @@
 """The comparability guard: decides which records may stand in one table, and says which field keeps others out."""
 import json
-from collections import Counter
 from collections.abc import Sequence
 
 from tuneoff.record import flatten
@@ -19,16 +18,17 @@ def split(runs: Sequence[Run]) -> list[list[Run]]:
 
     A run that failed before a field was known, or a prediction, joins the largest group that it does not contradict.
     """
-    groups: list[tuple[dict, list[Run]]] = []
-    whole = [run for run in runs if None not in fingerprint(run).values() and not run.predicted]
-    counts = Counter(_text(fingerprint(run)) for run in whole)
-    for run in sorted(whole, key=lambda run: (-counts[_text(fingerprint(run))], _text(fingerprint(run)))):
-        _join(groups, run)
-    parted = [(key, part) for key, members in groups for part in _by_weights(members)]
-    for run in runs:
-        if None in fingerprint(run).values() or run.predicted:
-            _join(parted, run)
-    return sorted((members for _, members in parted), key=lambda members: -len(members))
+    keys = [fingerprint(run) for run in runs]
+    whole: dict[str, tuple[dict, list[Run]]] = {}
+    for run, key in zip(runs, keys, strict=True):
+        if None not in key.values():
+            whole.setdefault(_text(key), (key, []))[1].append(run)
+    ordered = sorted(whole.items(), key=lambda item: (-len(item[1][1]), item[0]))
+    groups = [(key, part) for _, (key, members) in ordered for part in _by_weights(members)]
+    for run, key in zip(runs, keys, strict=True):
+        if None in key.values():
+            _join(groups, run, key)
+    return sorted((members for _, members in groups), key=lambda members: -len(members))
 
 
 def fingerprint(run: Run) -> dict[str, str | None]:
@@ -43,8 +43,7 @@ def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _join(groups: list[tuple[dict, list[Run]]], run: Run) -> None:
-    mine = fingerprint(run)
+def _join(groups: list[tuple[dict, list[Run]]], run: Run, mine: dict[str, str | None]) -> None:
     for key, members in groups:
         if all(value is None or key[name] is None or key[name] == value for name, value in mine.items()):
             members.append(run)

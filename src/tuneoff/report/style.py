@@ -50,9 +50,9 @@ class Style:
         return alt.Legend(columns=columns, symbolStrokeWidth=1.8, **(STROKE if self.lines else {}))
 
 
-def inline(rows: list[dict]) -> alt.InlineData:
-    """Rows as a chart's own data."""
-    return alt.InlineData(values=rows)
+def inline(rows: list[dict]) -> dict[str, Any]:
+    """Rows as a chart's own data. A plain dict, because Altair validates its own type value by value."""
+    return {"values": rows}
 
 
 def axis_range(values: Sequence[float], log: bool = False) -> list[float]:
