@@ -39,8 +39,7 @@ class LiveMemory(TorchDispatchMode):
         return False  # nothing is compiled here, and the guard against it costs a tenth of a step
 
     def __enter__(self) -> "LiveMemory":
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            self.add(tensor, "parameters", self._names.get(id(tensor), "parameter"))
+        self._saw_parameters()
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 hook = parameter.register_post_accumulate_grad_hook(self._saw_gradient)
@@ -55,6 +54,7 @@ class LiveMemory(TorchDispatchMode):
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
+        self._saw_parameters()  # some optimizers and wrappers give a parameter another storage
         self._saw_state()
         for hook in self._hooks:
             hook.remove()
@@ -83,6 +83,10 @@ class LiveMemory(TorchDispatchMode):
         if self._number.get(key) == number:
             del self._number[key]
         self.events.append((number, -size))
+
+    def _saw_parameters(self) -> None:
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            self.add(tensor, "parameters", name)
 
     def _saw_gradient(self, parameter: nn.Parameter) -> None:
         if parameter.grad is not None:

@@ -171,11 +171,14 @@ class _Blocks:
         return [*self.base_optimizer.state.values(), *self.param_idx2hp.values()]  # type: ignore[attr-defined]
 
     def costly_phases(self) -> list[int]:
-        """Blocks whose turn may need the most memory: at the head, at the end (long and short backward), and between.
+        """Blocks of which one's turn needs the most memory; none where the block never changes.
 
-        The blocks between are alike, and the later one is, the shorter is the backward pass.
+        Decoder layers are alike, and the earlier one is, the longer is the backward pass. So: the first layer, and
+        embeddings and head, which may be larger.
         """
-        return sorted({0, min(1, self.block_num - 1), self.block_num - 1}) if self._moves() else []
+        first_layer = int(self.options.badam_include_embedding)
+        last = [self.block_num - 1] if self.options.badam_include_lm_head else []
+        return sorted({*range(first_layer + 1), *last}) if self._moves() else []
 
     def enter_phase(self, block: int) -> None:
         """Switch to `block` now."""

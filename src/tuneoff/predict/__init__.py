@@ -1,0 +1,4 @@
+"""Peak memory of a run without its device and its weights: the code that trains, run on fake tensors."""
+from tuneoff.predict.predictor import predict
+
+__all__ = ["predict"]

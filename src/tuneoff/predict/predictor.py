@@ -1,0 +1,143 @@
+"""Runs a method's own hooks and `step.py` on fake tensors, phase by phase, and keeps what was alive at each peak.
+
+No method is described here a second time: a new one is predicted without writing anything.
+"""
+import gc
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision
+from tuneoff.data import Batch, Row, collate
+from tuneoff.live import LiveMemory
+from tuneoff.meters import GIB
+from tuneoff.models import build_model, count
+from tuneoff.predict.fake import fake_batch, host_tables, to_fake
+from tuneoff.predict.report import Moment, content, needed_gib, worst
+from tuneoff.predict.search import largest
+from tuneoff.step import Engine, summed_loss, train_step
+
+IN_FAKE = ("sdpa", "eager")  # attention that runs on fake CPU tensors
+
+
+def predict(run: Experiment, method: Method) -> dict:
+    """Predict what training `run` would take: prediction.json without a run's own keys, all in GiB of 2^30 bytes.
+
+    Raises:
+        ConfigError: a setting that cannot be predicted, or that the model shows to be wrong.
+    """
+    predictor = Predictor(run, method)
+    moments = list(predictor.moments(run.batch_size))
+    found = content(moments, predictor.assumptions())
+    named = list(predictor.model.parameters())
+    found["parameters"] = {"total": count(named), "trainable": count(p for p in named if p.requires_grad)}
+    if run.gib is not None:
+        found["largest_batch"] = predictor.largest_batch(run.gib, worst(moments))
+    return found
+
+
+class Predictor:
+    """One variant on fake tensors. Making it goes through the phases before the first step."""
+
+    def __init__(self, run: Experiment, method: Method):
+        if run.model.quantised:
+            raise ConfigError("model.path", run.model.path, "is quantised, which a prediction does not cover")
+        self.run, self.before = run, []  # type: Experiment, list[Moment]
+        attention = run.model.attention
+        run.model.attention = attention if attention in IN_FAKE else IN_FAKE[0]
+        with torch.device("meta"):
+            model = build_model(run)
+            with LiveMemory(model) as live:
+                live.model = model = method.prepare(model)
+        run.model.attention = attention
+        self.before.append(Moment("prepare", "", live))
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self.faking():
+            self.model = to_fake(model)
+            with LiveMemory(self.model) as live:
+                self.optimizer = live.optimizer = method.make_optimizer(self.model, run)
+        self.before.append(Moment("load", "", live))
+        kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(run.mixed_precision)
+        self.engine = Engine(partial(torch.autocast, "cpu", dtype=kind) if kind else nullcontext)
+
+    @contextmanager
+    def faking(self) -> Iterator[None]:
+        """Fake tensors inside."""
+        with host_tables(), self.mode:
+            yield
+
+    def moments(self, size: int) -> Iterator[Moment]:
+        """Every moment whose memory differs, with `size` rows: from the load to an evaluation."""
+        yield from self.before
+        yield self.train("first step", size)  # the optimizer's states appear
+        if getattr(self.optimizer, "refresh_interval", 0):
+            yield self.train("steady step", size)
+        yield from self.later(size)
+
+    def later(self, size: int) -> Iterator[Moment]:
+        """The moments after the first steps that need the most: what a method renews or changes in turn is in them."""
+        optimizer: Any = self.optimizer
+        phases = getattr(optimizer, "costly_phases", list)()
+        for phase in phases:
+            yield self.train(f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase))
+            yield self.train(f"step of phase {phase}", size)
+        if not phases and getattr(optimizer, "refresh_interval", 0):
+            optimizer.refresh_interval = 1
+            yield self.train("refresh step", size)
+        elif not phases:
+            yield self.train("steady step", size)
+        yield self.evaluate(self.run.eval_batch_size or size)
+
+    def largest_batch(self, limit: float, top: Moment) -> dict:
+        """The largest `batch_size` that needs at most `limit` GiB; `top` is the costliest moment at the run's own."""
+        start, known = self.run.batch_size, needed_gib(top)
+        least = known - top.bytes["activations"] / GIB
+        size, tried = largest(lambda rows: known if rows == start else needed_gib(worst(self.later(rows))), limit, start,
+                              least)
+        return {"gib": limit, "batch_size": size, "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)}}
+
+    def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
+        """One optimizer step."""
+        batch = self._batch(size)
+        batches = [batch] * self.run.gradient_accumulation_steps
+        with self.faking(), LiveMemory(self.model, self.optimizer) as live:
+            before()
+            train_step(self.model.train(), self.optimizer, batches, batch.label_tokens * len(batches),
+                       self.run.max_grad_norm, self.engine)
+        return Moment("train", name, live)
+
+    @torch.no_grad()
+    def evaluate(self, size: int) -> Moment:
+        """One evaluation batch, with the optimizer's states still there."""
+        batch = self._batch(size)
+        with self.faking(), LiveMemory(self.model, self.optimizer) as live, self.engine.autocast():
+            torch.zeros(()).add_(summed_loss(self.model.eval(), batch))
+        return Moment("evaluate", "", live)
+
+    def _batch(self, size: int) -> Batch:
+        gc.collect()  # what the last step left in cycles must not count in this one
+        return fake_batch(worst_batch(size, self.run.max_length), self.mode)
+
+    def assumptions(self) -> list[str]:
+        """What the figures stand on, and what they leave out."""
+        run = self.run
+        lines = [f"each row has max_length={run.max_length} tokens and every token is a label (the output head runs on "
+                 "all positions); one row of several is a token shorter, so that there is a padding mask",
+                 "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, where "
+                 "a CUDA kernel may keep others (attention, softmax)"]
+        if run.model.attention not in IN_FAKE:
+            lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
+        if run.mixed_precision is not MixedPrecision.no:
+            lines.append("autocast by the CPU's list of operations; the gradient scaler's few scalars are left out")
+        return lines
+
+
+def worst_batch(size: int, length: int) -> Batch:
+    """`size` rows of `length` tokens, all of them labels; the last of several one token shorter, so that it is padded."""
+    full, short = (Row(array("i", bytes(4 * tokens)), 1) for tokens in (length, length - 1))
+    return collate([full] * (size - 1) + [short if size > 1 else full], pad=0)
