@@ -6,15 +6,21 @@ from pathlib import Path
 os.environ["HYDRA_FULL_ERROR"] = "1"  # `errors.py` makes one line of what Hydra raises
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tuneoff import config, entry, methods  # noqa: F401 (methods register their options)
+from tuneoff import entry, methods  # noqa: F401 (methods register their options)
+from tuneoff.sweeps import job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Bind the config and train."""
-    entry.run_job(cfg, Path(HydraConfig.get().runtime.output_dir))
+def main(cfg: DictConfig) -> job.Outcome | None:
+    """Run in this process, or as one job of a sweep in a process of its own."""
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN:
+        return job.run_job(cfg, hydra)
+    entry.run_job(cfg, Path(hydra.runtime.output_dir))
+    return None
 
 
 if __name__ == "__main__":

@@ -266,6 +266,11 @@ class Experiment:
     tags: Any = names()
     resume: str = "never"
     rerun: bool = False
+    tuned: str | None = None  # a sweep's folder: each method takes its best settings from there
+    fail_fast: bool = False  # a sweep ends with its first failed job
+    job_memory_gib: float | None = above(None, 0)  # limits of a sweep's job
+    job_timeout_seconds: float | None = above(None, 0)
+    job_stall_seconds: float | None = above(None, 0)
     save_model: bool = False
     export_merged: bool = False
     progress: bool = True
@@ -332,7 +337,12 @@ class Method:
         return model
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
-        """Return a `torch.optim.Optimizer` over what trains."""
+        """Return a `torch.optim.Optimizer` over what trains.
+
+        It may offer more: `gradient_norm()` where it steps inside backward; `refresh_interval`, the steps after which
+        its memory repeats (set to 1, the next step is one that refreshes); `extra_state_tensors()` for what it keeps
+        outside `state`; `costly_phases()` and `enter_phase(n)` where what trains changes in turn.
+        """
         from tuneoff.optimizers import make, parameter_groups
         return make(parameter_groups(model.named_parameters(), run.lr, run.weight_decay), run)
 
@@ -360,8 +370,10 @@ def register(cls: type) -> type:
     if clash:
         raise TypeError(f"{cls.__name__}: option names already taken: {', '.join(sorted(clash))}")
     # The composed class only types the keys: each half validates itself when `bind` builds it.
-    body = {"options": cls, "__post_init__": lambda self: None}
+    body = {"options": cls, "__post_init__": lambda self: None, "__module__": cls.__module__,
+            "__qualname__": f"{cls.__qualname__}.schema"}
     schema: Any = dataclass(type(cls.__name__, (cls, Experiment), body))
+    cls.schema = schema  # type: ignore[attr-defined]  # found under its name, a launcher can pickle a config
     name = cls.__module__.rpartition(".")[2]
     ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")
     return cls

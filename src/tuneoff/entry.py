@@ -1,25 +1,27 @@
 """From a composed config to a finished run, and from any error to one line. Imports no torch until a run begins."""
 import copy
 import logging
+import re
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from yaml import MarkedYAMLError
 
-from tuneoff.config import ABSENT, ConfigError, bind, identity, resolved
+from tuneoff.config import ABSENT, ConfigError, Experiment, Task, bind, identity, resolved, schemas
 from tuneoff.errors import explain
-from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_json, status
+from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, conclude, read_json, status, write_prediction
 
 log = logging.getLogger(__name__)
+COMMAND = list(sys.argv)  # as the user wrote it, for the record
 
 
 class RunFailed(RuntimeError):
@@ -71,7 +73,33 @@ OmegaConf.register_new_resolver("identity", checked_identity, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
-def run_job(cfg: DictConfig, folder: Path, sweep: str | None = None) -> dict:
+def started(cfg: DictConfig, sweep: str | None) -> dict:
+    """What a run's record says of how it was started."""
+    return {"identity": identity(cfg), "config": resolved(cfg), "command": ["python", *COMMAND], "sweep": sweep}
+
+
+def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> dict:
+    """Do what the settings ask for, in this process; returns the result.
+
+    Raises:
+        ConfigError: a setting that only the loaded model or data show to be wrong.
+    """
+    limit = experiment.skip_if_over_gib
+    if experiment.task is Task.predict or limit is not None:
+        from tuneoff.predict import predict
+        start = {**start, "method": experiment.method, "seed": experiment.seed}
+        foreseen = write_prediction(folder, start, predict(experiment, method))
+        if experiment.task is Task.predict:
+            return foreseen
+        if limit is not None and foreseen["needed_gib"] > limit:
+            why = f"needs {foreseen['needed_gib']:.2f} GiB, and skip_if_over_gib={limit:g}"
+            error = {"type": "PredictedOutOfMemory", "message": why, "traceback": ""}
+            return conclude(folder, start, "predicted_out_of_memory", error, 0.0)
+    from tuneoff.loop import train
+    return train(experiment, method, folder, start)
+
+
+def run_job(cfg: DictConfig, folder: Path) -> dict:
     """Train what `cfg` describes into `folder` and print the closing table.
 
     Raises:
@@ -79,9 +107,11 @@ def run_job(cfg: DictConfig, folder: Path, sweep: str | None = None) -> dict:
         RunFailed: the run ended as anything but finished.
     """
     experiment, method = bind(cfg)
-    from tuneoff.loop import train
-    start = {"identity": identity(cfg), "config": resolved(cfg), "command": ["python", *sys.argv], "sweep": sweep}
-    result = train(experiment, method, folder, start)
+    result = perform(experiment, method, folder, started(cfg, None))
+    if experiment.task is Task.predict:
+        from tuneoff.predict import show
+        show(result, folder)
+        return result
     print(closing_table(result, folder))
     if result["status"] != "finished":
         error = result["error"]
@@ -98,21 +128,18 @@ class Refusal(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
         task = checked(config)
+        if task.tuned is not None:
+            raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
         if (folder / RUN).exists() and not (task.rerun or task.resume != "never"):
             raise ConfigError("hydra.run.dir", folder, "holds a run already, and rerun=true would replace it")
         self.there = existing(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a grid with a point that cannot be used. (A sweeper that draws its points shows none beforehand.)"""
+        """Refuse what the sweeper could not do. (Our own sweeper checks each of its points before the first job.)"""
         self.there = existing(Path(config.hydra.sweep.dir))
-        if not config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
-            return
-        loader = GlobalHydra.instance().config_loader()
-        swept = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
-        overrides = OverridesParser.create(loader).parse_overrides([*swept, *config.hydra.overrides.task])
-        for point in BasicSweeper.split_arguments(overrides, None)[0]:
-            checked(loader.load_sweep_config(config, point))
+        if config.get("tuned") is not None and not config.hydra.sweeper._target_.endswith(".GridSweeper"):
+            raise ConfigError("tuned", config.tuned, "needs hydra/sweeper=grids, which puts the values in")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong."""
@@ -166,8 +193,10 @@ def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
     for passed_over in (f"Callback {Refusal.__name__}", "provider=.* is not available"):  # Hydra only warns of these
         warnings.filterwarnings("error", message=passed_over)
+    written = sys.argv[1:]
     try:
         check_flags()
+        sys.argv[1:] = swept(written)
         main()
         return 0
     except KeyboardInterrupt:
@@ -175,7 +204,7 @@ def one_line(main: Callable[[], None]) -> int:
         return 130
     except Exception as caught:
         raised = caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
-    line = str(raised) if isinstance(raised, RunFailed) else explain(raised, sys.argv[1:])
+    line = str(raised) if isinstance(raised, RunFailed) else explain(raised, written)
     if line is None:
         raise raised
     print(f"error: {line}", file=sys.stderr)
@@ -190,3 +219,35 @@ def check_flags() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     parser.parse_args()
+
+
+def swept(arguments: list[str]) -> list[str]:
+    """The command line of a sweep, with our sweeper and with `galore_rank=choice(128)` for `galore_rank=128`.
+
+    Hydra composes once without the swept values, and so with a method that may not have that option; a choice reaches
+    the sweeper alone. Only options that not every method has are written so.
+    """
+    flags = get_args_parser().parse_args(arguments)
+    chosen = chosen_config(flags)
+    if not (flags.multirun or {"-m", "hydra.mode=MULTIRUN"} & {*arguments} or
+            OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"):
+        return arguments
+    shared = {item.name for item in fields(Experiment)}
+    own = {item.name for schema in schemas().values() for item in fields(schema)} - shared
+    plain = re.compile(rf"({'|'.join(own)})=([\w.+-]+|\[[^\[\]()]*\])")
+    arguments = [plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments]
+    named = [word for word in arguments if word.startswith("hydra/sweeper=")]
+    named += [item for item in chosen.get("defaults") or [] if "override hydra/sweeper" in item]
+    # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
+    return arguments if named else [*arguments, "hydra/sweeper=grids"]
+
+
+def chosen_config(flags: Namespace) -> DictConfig:
+    """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
+    folders = [Path(flags.config_dir or flags.config_path or "."), Path(sys.argv[0]).parent / "conf"]
+    paths = [folder / f"{(flags.config_name or 'config').removesuffix('.yaml')}.yaml" for folder in folders]
+    try:
+        found: Any = OmegaConf.load(next(path for path in paths if path.is_file()))
+    except (StopIteration, OSError, MarkedYAMLError):
+        found = None
+    return found if OmegaConf.is_dict(found) else OmegaConf.create()

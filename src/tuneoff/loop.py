@@ -21,7 +21,8 @@ from tuneoff.live import LiveMemory
 from tuneoff.meters import PhaseMeter, Throughput, gib
 from tuneoff.models import count, load_model, load_tokenizer
 from tuneoff.provenance import provenance, weights_hash
-from tuneoff.record import Recorder
+from tuneoff.record import RESULTS, AlreadyDone, Recorder
+from tuneoff.record import status as status_of
 from tuneoff.schedule import Schedule
 from tuneoff.step import Engine, summed_loss, train_step
 from tuneoff.trackers import Trackers, available
@@ -48,8 +49,11 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
     Raises:
         ConfigError: what only the loaded model or data can show to be wrong.
         Busy: another process trains in `folder`.
+        AlreadyDone: with resume=auto, another process has finished this run in the meantime.
     """
     with closing(Recorder(folder)) as recorder:
+        if run.resume == "auto" and status_of(folder) in RESULTS:
+            raise AlreadyDone(f"{folder}: another process has finished this run")
         trainer = Trainer(run, method, recorder)
         status, error = "finished", None
         with on_sigterm(trainer.stop), trainer.bar:

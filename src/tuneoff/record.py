@@ -15,13 +15,15 @@ from typing import Any, TextIO
 
 SCHEMA_VERSION = 1
 RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
+PREDICTION = "prediction.json"
 # A sweep that is run again retries the last four; the others are results.
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
 # Config keys that do not change a result: two runs that differ only in these are the same run.
 INCIDENTAL = ("tracker", "wandb_mode", "wandb_project", "tags", "save_every", "keep_checkpoints", "resume", "rerun",
-              "progress")
+              "progress", "task", "gib", "skip_if_over_gib", "tuned", "fail_fast", "job_memory_gib", "job_timeout_seconds",
+              "job_stall_seconds")
 
 
 def now() -> str:
@@ -114,6 +116,10 @@ class Busy(RuntimeError):
     """Another process trains in this folder."""
 
 
+class AlreadyDone(RuntimeError):
+    """Another process finished this run between our look and our lock."""
+
+
 class Recorder:
     """Writes one run's record. Holds the folder's lock from the first line to the last."""
 
@@ -188,6 +194,45 @@ class Recorder:
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
+
+
+def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: float) -> dict:
+    """Write the result of a run whose process is dead, from what it left: its own result, run.json, metrics.jsonl.
+
+    Args:
+        start: what run.json would hold at least, where the process died before it wrote one.
+        error: as `describe_error` says it.
+    Raises:
+        Busy: the process, or another, still trains there.
+    """
+    recorder = Recorder(folder)
+    try:
+        # A run.json from an earlier try of this run says the same, and more.
+        run = {"schema_version": SCHEMA_VERSION, "started_at": now(), **start, **(read_json(folder / RUN) or {})}
+        curve = list(read_metrics(folder))
+        losses = [line["validation_loss"] for line in curve if line.get("validation_loss") is not None]
+        left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}}, "curve": thin(curve),
+                "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
+                         "test": None},
+                "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
+                               "wall_seconds": round(wall_seconds, 3)}}
+        own = read_json(folder / RESULT) or {}
+        if own.get("started_at") == run["started_at"] and own.get("status") == "interrupted":
+            left = own  # it was stopped in an orderly way, and measured
+        result = {**run, **left, "status": status, "error": error, "finished_at": now()}
+        write_json(folder / RUN, run)
+        write_json(folder / RESULT, result)
+        return result
+    finally:
+        recorder.close()
+
+
+def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
+    """Write prediction.json, which no reader takes for a result: a run's own keys, and what was foreseen of it."""
+    content = {"schema_version": SCHEMA_VERSION, **run, "predicted_at": now(), **prediction}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / PREDICTION, content)
+    return content
 
 
 def is_locked(folder: Path) -> bool:

@@ -1,0 +1,6 @@
+"""Where Hydra looks for plugins: the grid sweeper of tuneoff."""
+from tuneoff.sweeps.grids import GridSweeper as _GridSweeper
+
+
+class GridSweeper(_GridSweeper):
+    """Registered by Hydra under this module, as it demands of a plugin."""

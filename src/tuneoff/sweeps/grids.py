@@ -1,0 +1,198 @@
+"""A sweep as a union of grids: every point is composed and checked, and has its folder, before the first job starts."""
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tuneoff.config import ConfigError
+from tuneoff.entry import RunFailed, checked
+from tuneoff.sweeps import job, tuned
+from tuneoff.sweeps.table import Row, label, table
+
+
+@dataclass
+class Point:
+    """One job: its overrides, its folder, and the settings without the seed, which its paired runs share."""
+    overrides: list[str]
+    folder: Path
+    rerun: bool = False
+
+    @property
+    def without_seed(self) -> tuple[str, ...]:
+        """What tells its setting from others."""
+        return tuple(text for text in self.overrides if not text.startswith("seed="))
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's basic sweeper over `hydra.sweeper.grids`, a list of grids, each times `params` and the command line."""
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping | None = None, grids: list | None = None,
+                 around: Mapping | None = None, **job_facts: Any):
+        super().__init__(max_batch_size, dict(params or {}))
+        self.grids, self.around = grids or [{}], dict(around or {})
+        self.notes: list[str] = []
+        self.varied: list[str] = []
+
+    # ------------------------------------------------------------ the plan
+    def points(self, arguments: list[str]) -> list[Point]:
+        """Every job of the sweep, each once.
+
+        Raises:
+            ConfigError: a point that cannot be used.
+        """
+        assert self.hydra_context is not None and self.config is not None
+        loader = self.hydra_context.config_loader
+        found: dict[Path, Point] = {}
+        for overrides in self._expanded(loader, arguments):
+            cfg = self._composed(loader, overrides)
+            task = checked(cfg)
+            if task.tuned is not None:
+                values, notes = tuned.overrides(task, keys(overrides))
+                self.notes += [note for note in notes if note not in self.notes]
+                overrides += values
+                cfg = self._composed(loader, overrides)
+            folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+            found.setdefault(folder, Point(overrides, folder, task.rerun))
+        return list(found.values())
+
+    def _composed(self, loader: ConfigLoader, overrides: list[str]) -> DictConfig:
+        assert self.config is not None
+        cfg = loader.load_sweep_config(self.config, overrides)
+        with open_dict(cfg):
+            cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+        return cfg
+
+    def _expanded(self, loader: ConfigLoader, arguments: list[str]) -> Iterator[list[str]]:
+        """The grids' points with `around` worked out: factors of the value that a key has without them."""
+        for point in union(OverridesParser.create(loader), self.grids, self.params, arguments):
+            missing = {key: factors for key, factors in self.around.items() if key not in keys(point)}
+            if not missing:
+                yield list(point)
+                continue
+            cfg = self._composed(loader, list(point))
+            axes = [[f"{key}={OmegaConf.select(cfg, key) * float(factor):.3g}" for factor in str(factors).split(",")]
+                    for key, factors in missing.items()]
+            for values in itertools.product(*axes):
+                yield [*point, *values]
+
+    # ------------------------------------------------------------ its course
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch every point, and print what came of each; `hydra.launcher` says where and how many at a time.
+
+        Raises:
+            ConfigError: before any folder is made, where a point cannot be used.
+            RunFailed: jobs failed.
+        """
+        assert self.config is not None
+        points = self.points(arguments)
+        for note in self.notes:
+            print(note, file=sys.stderr)
+        self.varied = varied([point.overrides for point in points])
+        rows = [Row(label(point.overrides, self.varied), point.folder, not point.rerun and job.done(point.folder))
+                for point in points]
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        try:
+            self._launch(points, rows)
+        except job.SweepStopped as stopped:
+            raise RunFailed(f"fail_fast=true: {stopped}") from None
+        finally:
+            print(table(rows))
+        failed = sum(row.outcome == "failed" for row in rows)
+        self._say_what_is_on_an_edge(folder)
+        if failed:
+            raise RunFailed(f"{failed} of {len(rows)} jobs failed; the same command tries them again")
+
+    def _launch(self, points: list[Point], rows: list[Row]) -> None:
+        assert self.launcher is not None
+        began, first = time.time(), 0
+        every = [[*point.overrides, *self._job_facts(point, points, began)] for point in points]
+        for batch in self.split_overrides_to_chunks(every, self.max_batch_size) if every else ():
+            for row, returned in zip(rows[first:], self.launcher.launch(batch, initial_job_idx=first), strict=False):
+                error = returned._return_value
+                if isinstance(error, Exception):
+                    row.error = f"{type(error).__name__}: {error}"
+            first += len(batch)
+
+    def _job_facts(self, point: Point, points: list[Point], began: float) -> list[str]:
+        """What a job should know of its sweep. Overrides of Hydra's own part reach it under any launcher."""
+        seeds = [int(text.removeprefix("seed=")) for other in points if other.without_seed == point.without_seed
+                 for text in other.overrides if text.startswith("seed=")]
+        return [f"hydra.sweeper.jobs={len(points)}", f"hydra.sweeper.began={began:.3f}",
+                f"hydra.sweeper.varied=[{','.join(self.varied)}]",
+                f"hydra.sweeper.planned_seeds={sorted(seeds)}"]
+
+    def _say_what_is_on_an_edge(self, folder: Path) -> None:
+        for tuning in tuned.tunings(str(folder)) if self.around else ():
+            note = tuning.to_extend()
+            if note:
+                print(note, file=sys.stderr)
+
+
+# ---------------------------------------------------------------- grids
+def keys(overrides: list[str]) -> set[str]:
+    """The options that overrides set."""
+    return {text.lstrip("+~").partition("=")[0] for text in overrides}
+
+
+def varied(points: list[list[str]]) -> list[str]:
+    """The options in which the points differ."""
+    common = set.intersection(*map(set, points)) if points else set()
+    return sorted({text.partition("=")[0] for point in points for text in point if text not in common})
+
+
+def union(parser: OverridesParser, grids: list, params: Mapping, arguments: list[str]) -> Iterator[list[str]]:
+    """The points of each grid times `params`; values of the command line replace those of the same key.
+
+    An option that only some grids name is replaced in those; `method=` keeps the grids of the methods it names.
+
+    Raises:
+        ConfigError: `method=` names none, or one that no grid has.
+    """
+    given = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
+    parsed = [_parse(parser, grid) for grid in grids]
+    named = {key for grid in parsed for key in grid}
+    _refuse_other_methods(given, parsed)
+    for grid in parsed:
+        swept = {**_parse(parser, params), **grid}
+        for key, override in given.items():
+            if key == "method" and key in grid:
+                chosen = [value for value in values(grid[key]) if value in values(override)]
+                if not chosen:
+                    break
+                swept[key] = parser.parse_override(f"method={','.join(chosen)}")
+            elif key in grid or key not in named:
+                swept[key] = override
+        else:
+            yield from BasicSweeper.split_arguments(list(swept.values()), None)[0]
+
+
+def _parse(parser: OverridesParser, grid: Mapping) -> dict[str, Override]:
+    words = [f"{key}={'null' if value is None else value}" for key, value in grid.items()]
+    return {override.get_key_element(): override for override in parser.parse_overrides(words)}
+
+
+def _refuse_other_methods(given: Mapping[str, Override], grids: list[dict[str, Override]]) -> None:
+    known = [value for grid in grids if "method" in grid for value in values(grid["method"])]
+    if known and all("method" in grid for grid in grids) and "method" in given:
+        for value in values(given["method"]):
+            if value not in known:
+                allowed = ", ".join(dict.fromkeys(known))
+                raise ConfigError("method", value, f"must be one of this sweep's grids: {allowed}")
+
+
+def values(override: Override) -> list[str]:
+    """What an override sweeps over, or its one value."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [str(override.get_value_element_as_str())]

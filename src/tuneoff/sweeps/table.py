@@ -1,0 +1,91 @@
+"""What a sweep tells its user: a line a job while it runs, and a table at its end, both from the records."""
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tuneoff.record import RESULT, read_json, status
+
+PREDICTION = "prediction.json"
+_skipped = 0  # jobs of this process that took no time, and say nothing of the time left
+
+
+def progress_line(hydra: DictConfig, job_status: str, how: str, loss: float | None, seconds: float) -> str:
+    """`[3/22] finished: method=lora seed=1  loss 2.1034  4.1 s  (about 1 min 20 s left)`."""
+    global _skipped
+    _skipped += how != "ran"
+    number, total = hydra.job.num + 1, OmegaConf.select(hydra, "sweeper.jobs")
+    began = OmegaConf.select(hydra, "sweeper.began")
+    name = label(hydra.overrides.task, OmegaConf.select(hydra, "sweeper.varied"))
+    words = [f"[{number}/{total or '?'}] {job_status if how == 'ran' else how}: {name}"]
+    if how == "ran":
+        words += [f"loss {loss:.4f}"] if loss is not None else []
+        words.append(f"{seconds:.1f} s")
+        if total and began and number < total:
+            each = (time.time() - began) / max(1, number - _skipped)
+            words.append(f"(about {duration(each * (total - number))} left)")
+    elif job_status != "finished":
+        words.append(f"({job_status})")
+    return "  ".join(words)
+
+
+def label(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
+    """A job's name among its sweep's: the overrides that not all jobs have, or all where that leaves none."""
+    return " ".join(text for text in overrides if text.partition("=")[0] in (varied or ())) or " ".join(overrides)
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `3 min 20 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+@dataclass
+class Row:
+    """One job of a sweep: its overrides, its folder, and whether its result was there before."""
+    job: str
+    folder: Path
+    before: bool = False
+    error: str | None = None  # what went wrong outside the run itself
+
+    @property
+    def status(self) -> str:
+        """As its record says, `not started` where it has none."""
+        if (self.folder / PREDICTION).exists():
+            return "finished"
+        return "failed" if self.error else status(self.folder) or "not started"
+
+    @property
+    def outcome(self) -> str:
+        """finished, skipped, failed, or why neither."""
+        if self.before:
+            return "skipped"
+        known = {"finished", "not started", "running", "predicted_out_of_memory"}
+        return self.status if self.status in known else "failed"
+
+    def line(self) -> str:
+        """What came of it, in one line."""
+        result = read_json(self.folder / RESULT) or {}
+        loss = (result.get("loss") or {}).get("final")
+        said = f"loss {loss:.4f}" if loss is not None else ""
+        if self.outcome == "failed" or (self.before and self.status != "finished"):
+            error = result.get("error") or {}
+            message = self.error or f"{error.get('type')}: {error.get('message')}"
+            said = f"{self.status}: {message.strip().splitlines()[0]} ({self.folder})"
+        return said
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a job, the failed ones last, and a line with their numbers."""
+    order = ["skipped", "finished", "predicted_out_of_memory", "running", "not started", "failed"]
+    rows = sorted(rows, key=lambda row: order.index(row.outcome))
+    first, second = (max((len(getattr(row, name)) for row in rows), default=0) for name in ("outcome", "job"))
+    lines = [f"{row.outcome:<{first}}  {row.job:<{second}}  {row.line()}".rstrip() for row in rows]
+    counts = Counter(row.outcome for row in rows)
+    counted = [name for name in order if counts[name] or name in ("finished", "skipped", "failed")]
+    return "\n".join([*lines, ", ".join(f"{name.replace('_', ' ')} {counts[name]}" for name in reversed(counted))])
