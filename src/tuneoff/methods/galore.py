@@ -81,7 +81,10 @@ def _settings(run: Experiment) -> dict:
     if run.optimizer is Optimizer.adafactor:
         return {"lr": run.lr, **ADAFACTOR}
     adam = {"lr": run.lr, "betas": BETAS, "eps": EPS}
-    return adam if run.optimizer is Optimizer.adamw_8bit else {**adam, "no_deprecation_warning": True}
+    if run.optimizer is Optimizer.adamw_8bit:
+        # galore-torch passes these two by position, and bitsandbytes now has max_unorm and skip_zeros in their place.
+        return {**adam, "percentile_clipping": 0.0, "block_wise": False}
+    return {**adam, "no_deprecation_warning": True}
 
 
 def _optimizer_class(kind: Optimizer, layerwise: bool) -> type:

@@ -78,9 +78,10 @@ class Predictor:
         if getattr(self.optimizer, "refresh_interval", 0):
             yield self.train("steady step", size)
         yield from self.later(size)
+        yield self.evaluate(self.run.eval_batch_size or size)
 
     def later(self, size: int) -> Iterator[Moment]:
-        """The moments after the first steps that need the most: what a method renews or changes in turn is in them."""
+        """The train steps after the first that need the most: what a method renews or changes in turn is in them."""
         optimizer: Any = self.optimizer
         phases = getattr(optimizer, "costly_phases", list)()
         for phase in phases:
@@ -91,14 +92,20 @@ class Predictor:
             yield self.train("refresh step", size)
         elif not phases:
             yield self.train("steady step", size)
-        yield self.evaluate(self.run.eval_batch_size or size)
 
     def largest_batch(self, limit: float, top: Moment) -> dict:
         """The largest `batch_size` that needs at most `limit` GiB; `top` is the costliest moment at the run's own."""
         start, known = self.run.batch_size, needed_gib(top)
-        least = known - top.bytes["activations"] / GIB
-        size, tried = largest(lambda rows: known if rows == start else needed_gib(worst(self.later(rows))), limit, start,
-                              least)
+
+        def needed(rows: int) -> float:
+            if rows == start:
+                return known
+            moments = list(self.later(rows))
+            if top.phase == "evaluate":  # else training the same rows needs more
+                moments.append(self.evaluate(self.run.eval_batch_size or rows))
+            return needed_gib(worst(moments))
+
+        size, tried = largest(needed, limit, start, known - top.bytes["activations"] / GIB)
         return {"gib": limit, "batch_size": size, "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)}}
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuneoff.live import CATEGORIES, LiveMemory
 from tuneoff.meters import GIB, gib
+from tuneoff.predict.chart import draw
 
 BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every allocation is rounded up to it
 CONTEXT_GIB = 0.5
@@ -74,6 +75,13 @@ def timeline(live: LiveMemory, points: int = POINTS) -> list[dict]:
     stretches = [whole[start:start + size] for start in range(0, len(whole), size)]
     return [{part: gib(moment[part]) for part in CATEGORIES}
             for moment in (max(stretch, key=lambda live: sum(live.values())) for stretch in stretches)]
+
+
+def show(prediction: dict, folder: Path) -> None:
+    """Print the closing table, and draw the step's memory into `folder`."""
+    print(closing_table(prediction, folder))
+    drawn = draw(prediction["timeline"], folder)
+    print(f"chart: {drawn}" if drawn else "no chart: pip install 'tuneoff[report]' draws the step's memory over time")
 
 
 def closing_table(prediction: dict, folder: Path) -> str:

@@ -1,0 +1,27 @@
+"""Memory over one step, as an area a category: where in a step the peak is, and what it is made of."""
+from importlib.util import find_spec
+from pathlib import Path
+
+CHART = "memory.svg"
+
+
+def draw(timeline: dict, folder: Path) -> Path | None:
+    """Write the chart of prediction.json's `timeline` into `folder`; None where the report extra is not installed."""
+    if not (find_spec("altair") and find_spec("vl_convert")):
+        return None
+    import altair as alt
+    import vl_convert
+
+    from tuneoff.report.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
+    moments = timeline["gib"]
+    parts = list(moments[0])
+    rows = [{"part": part.replace("_", " "), "order": parts.index(part), "gib": moment[part],
+             "progress": 100 * place / max(1, len(moments) - 1)} for place, moment in enumerate(moments) for part in parts]
+    colours = alt.Scale(domain=[part.replace("_", " ") for part in parts], range=CATEGORY_COLOURS)
+    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(interpolate="step-after").encode(
+        x=alt.X("progress:Q", title="Allocations and frees of the step (%)"), order=alt.Order("order:Q"),
+        y=alt.Y("gib:Q", title="Live tensors (GiB)", stack="zero"),
+        color=alt.Color("part:N", title=None, scale=colours, legend=alt.Legend(columns=2)))
+    path = folder / CHART
+    path.write_text(vl_convert.vegalite_to_svg(styled(chart.properties(width=WIDTH, height=HEIGHT))))
+    return path
