@@ -21,10 +21,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 
-from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error
+from tuneoff.record import METRICS, PREDICTION, RESULT, AlreadyDone, Busy, conclude, describe_error
 
-PRELOAD = ["torch", "transformers.models.llama.modeling_llama", "peft", "accelerate", "hydra.core.utils",
-           "tuneoff.entry", "tuneoff.loop"]
+PRELOAD = ["tuneoff.tether", "torch", "transformers.models.llama.modeling_llama", "peft", "accelerate",
+           "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GRACE_SECONDS = 15.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
 POLL_SECONDS = 0.2
@@ -81,13 +81,10 @@ def run(work: Callable[[], object], folder: Path, start: dict, limits: Limits, l
              time.time() - started)
 
 
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """What tells one result.json from another that replaced it."""
-    try:
-        found = (folder / RESULT).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+def _stamp(folder: Path) -> list[tuple[int, int]]:
+    """What tells one result.json, or prediction.json, from another that replaced it."""
+    found = [path.stat() for path in (folder / RESULT, folder / PREDICTION) if path.exists()]
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in found]
 
 
 def _received(errors: Connection) -> dict | None:

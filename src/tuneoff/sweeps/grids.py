@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config import ConfigError
+from tuneoff.config import ABSENT, ConfigError
 from tuneoff.entry import RunFailed, checked
 from tuneoff.sweeps import job, tuned
 from tuneoff.sweeps.table import Row, label, table
@@ -62,6 +62,8 @@ class GridSweeper(BasicSweeper):
                 cfg = self._composed(loader, overrides)
             folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
             found.setdefault(folder, Point(overrides, folder, task.rerun))
+        if not found:
+            raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
         return list(found.values())
 
     def _composed(self, loader: ConfigLoader, overrides: list[str]) -> DictConfig:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.record import RESULT, read_json, status
+from tuneoff.record import PREDICTION, RESULT, read_json, status
 
-PREDICTION = "prediction.json"
 _skipped = 0  # jobs of this process that took no time, and say nothing of the time left
 
 
@@ -70,6 +69,8 @@ class Row:
 
     def line(self) -> str:
         """What came of it, in one line."""
+        if foreseen := read_json(self.folder / PREDICTION):
+            return prediction_line(foreseen)
         result = read_json(self.folder / RESULT) or {}
         loss = (result.get("loss") or {}).get("final")
         said = f"loss {loss:.4f}" if loss is not None else ""
@@ -78,6 +79,17 @@ class Row:
             message = self.error or f"{error.get('type')}: {error.get('message')}"
             said = f"{self.status}: {message.strip().splitlines()[0]} ({self.folder})"
         return said
+
+
+def prediction_line(foreseen: dict) -> str:
+    """`fits 24 GiB, largest batch 3  needs 20.1 GiB = peak 19.6 (parameters 14.9, …) + CUDA's own 0.5`."""
+    batch, cuda = foreseen.get("largest_batch"), foreseen["cuda"]
+    fits = f"{'fits' if foreseen['needed_gib'] <= batch['gib'] else 'too large for'} {batch['gib']:g} GiB, " \
+           f"largest batch {batch['batch_size']:4}  " if batch else ""
+    parts = ", ".join(f"{part.replace('_', ' ')} {gib:.2f}" for part, gib in foreseen["breakdown_gib"].items())
+    own = cuda["rounding_gib"] + cuda["context_gib"]
+    return f"{fits}needs {foreseen['needed_gib']:6.2f} GiB = peak {foreseen['needed_gib'] - own:.2f} ({parts}) + " \
+           f"CUDA's own {own:.2f}"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,226 @@
+"""A job in a child of the forkserver: what it sees, what it may use, and the record it leaves however it ends."""
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tuneoff import isolate
+from tuneoff.isolate import Limits
+from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
+
+START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
+NONE = Limits()
+
+
+# ---------------------------------------------------------------- work for a child
+def finish(folder: Path, **more) -> None:
+    write_json(folder / "result.json", {"status": "finished", **more})
+
+
+def look_around(folder: Path) -> None:
+    import torch
+    finish(folder, seen=os.environ.get("SEEN"), inherited=os.environ.get("INHERITED"), cwd=os.getcwd(), argv=sys.argv,
+           threads=torch.get_num_threads(), main=getattr(sys.modules["__main__"], "__file__", None))
+
+
+def fail(error: BaseException) -> None:
+    print("the last words")
+    raise error
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def allocate(folder: Path, gib: float) -> None:
+    import torch
+    before = time.perf_counter()
+    finish(folder, sum=float(torch.ones(int(gib * 2**28)).sum()), seconds=time.perf_counter() - before)
+
+
+def hang(folder: Path, lines: int = 0) -> None:
+    for step in range(1, lines + 1):
+        with (folder / METRICS).open("a") as metrics:
+            metrics.write(json.dumps({"step": step, "loss": 1.0, "tokens": 10 * step}) + "\n")
+        time.sleep(0.3)
+    time.sleep(60)
+
+
+def finish_on_sigterm(folder: Path) -> None:
+    def saved(number, frame):
+        write_json(folder / "result.json", {"status": "interrupted", "loss": {"final": 2.5}, "started_at": "then"})
+        os._exit(0)
+    signal.signal(signal.SIGTERM, saved)
+    write_json(folder / "run.json", {"started_at": "then"})
+    time.sleep(60)
+
+
+def raise_busy(kind: type[Exception]) -> None:
+    raise kind("taken")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """`job(work, …)` runs it and returns the record."""
+    def run(work, *arguments, limits=NONE, **options):
+        isolate.run(partial(work, *arguments), tmp_path, START, limits, **options)
+        return read_json(tmp_path / "result.json")
+    return run
+
+
+# ---------------------------------------------------------------- what it sees
+def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("INHERITED", "kept")
+    seen = []
+    for value, threads in (("first", "1"), ("second", "2"), (None, "1")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setenv("SEEN", value) if value else monkeypatch.delenv("SEEN")
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        found = job(look_around, tmp_path)
+        assert found["cwd"] == str(folder) and found["argv"] == sys.argv and found["inherited"] == "kept"
+        assert found["main"] is None, "the main file of this program ran again"
+        seen.append((found["seen"], found["threads"]))
+    assert seen == [("first", 1), ("second", 2), (None, 1)]
+
+
+def test_a_job_starts_in_well_under_a_second(job, tmp_path):
+    job(finish, tmp_path)  # the first may wait for the imports
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        job(finish, tmp_path)
+        seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[2] < 0.5, seconds
+
+
+def test_the_launching_process_imports_no_torch():
+    script = ("import sys\nfrom tuneoff import isolate, entry\nfrom tuneoff.sweeps import grids, job, tuned\n"
+              "isolate._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))")
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+# ---------------------------------------------------------------- how it ends
+@pytest.mark.parametrize("error", [ValueError("no good"), SystemExit(3), KeyboardInterrupt("odd")])
+def test_what_a_job_raises_is_a_record(job, tmp_path, error):
+    result = job(fail, error, log_file=tmp_path / "run.log")
+    assert result["status"] == "failed" and result["error"]["type"] == type(error).__name__
+    assert result["error"]["message"] == str(error) and "in fail" in result["error"]["traceback"]
+    assert {key: result[key] for key in START} == START
+    assert result["loss"]["final"] is None and result["curve"] == []
+    assert "the last words" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
+def test_a_killed_job_is_a_record(job, number, how):
+    result = job(die, number)
+    assert result["status"] == "killed" and how in result["error"]["message"]
+
+
+def test_an_earlier_result_is_not_taken_for_this_one(job, tmp_path):
+    assert job(finish, tmp_path)["status"] == "finished"
+    assert job(die, signal.SIGKILL)["status"] == "killed"
+
+
+def test_memory_is_limited(job, tmp_path):
+    assert job(allocate, tmp_path, 0.25, limits=Limits(memory_gib=1.2))["sum"] == 2**26
+    result = job(allocate, tmp_path, 1.2, limits=Limits(memory_gib=1.2))
+    assert "can't allocate memory" in result["error"]["message"]
+    assert job(allocate, tmp_path, 1.2)["sum"] == pytest.approx(1.2 * 2**28)  # no limit is left behind
+
+
+def test_a_job_over_time_is_stopped(job, tmp_path):
+    started = time.perf_counter()
+    result = job(hang, tmp_path, limits=Limits(timeout_seconds=1))
+    assert result["status"] == "timed_out" and "job_timeout_seconds=1" in result["error"]["message"]
+    assert 1 <= time.perf_counter() - started < 4
+
+
+def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
+    result = job(finish_on_sigterm, tmp_path, limits=Limits(timeout_seconds=1))
+    assert result["status"] == "timed_out" and result["loss"]["final"] == 2.5
+
+
+def test_a_job_without_new_lines_is_stopped(job, tmp_path):
+    started = time.perf_counter()
+    result = job(hang, tmp_path, 6, limits=Limits(stall_seconds=1.2))
+    assert 1.8 < time.perf_counter() - started < 8  # six lines take 1.8 s: it was not stopped while it wrote
+    assert result["status"] == "timed_out" and "job_stall_seconds=1.2" in result["error"]["message"]
+    assert result["curve"][-1]["step"] == 6 and result["throughput"]["tokens_seen"] == 60
+
+
+@pytest.mark.parametrize("kind", [Busy, AlreadyDone])
+def test_a_job_taken_by_others_leaves_no_result(job, tmp_path, kind):
+    with pytest.raises(kind, match="taken"):
+        job(raise_busy, kind)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_living_run_gets_no_result_from_us(job, tmp_path):
+    with (tmp_path / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Busy):
+            job(die, signal.SIGKILL)
+    assert not (tmp_path / "result.json").exists()
+
+
+# ---------------------------------------------------------------- the launching process ends
+def session(pid: int) -> list[psutil.Process]:
+    """Every living process of the session that `pid` began."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (OSError, psutil.Error):
+            continue
+    return found
+
+
+LAUNCHER = """import sys
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_isolate
+from tuneoff import isolate
+isolate.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START, isolate.Limits())
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    """A process of its own whose job hangs."""
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path],
+                               start_new_session=True, stderr=subprocess.PIPE)
+    while not (tmp_path / METRICS).exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    yield process
+    for left in session(process.pid):
+        left.kill()
+    process.wait()
+
+
+def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
+    assert len(session(launcher.pid)) >= 3  # itself, the forkserver, the job
+    launcher.kill()
+    launcher.wait()
+    time.sleep(2)
+    assert [process.cmdline() for process in session(launcher.pid)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_launching_process_marks_its_job(launcher, tmp_path, number):
+    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.send_signal(number)
+    assert launcher.wait(10) == -signal.SIGINT
+    assert "KeyboardInterrupt" in launcher.stderr.read().decode()
+    assert read_json(tmp_path / "result.json")["status"] == "interrupted"
