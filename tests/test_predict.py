@@ -20,6 +20,7 @@ from tuneoff.predict.predictor import Predictor, worst_batch
 from tuneoff.predict.search import largest
 from tuneoff.step import Engine, train_step
 
+
 def foreseen(*overrides: str):
     """(experiment, method) as `train.py task=predict` binds them."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -28,7 +29,8 @@ def foreseen(*overrides: str):
 
 def storages(tensors) -> dict[int, int]:
     """Bytes of the distinct storages of `tensors`."""
-    parts = [part for tensor in tensors for part in ((tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,))]
+    parts = [part for tensor in tensors
+             for part in ((tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,))]
     return {part.untyped_storage()._cdata: part.untyped_storage().nbytes() for part in parts}
 
 
@@ -65,13 +67,15 @@ def real_steps(run, method) -> dict[str, int]:
     with gradients(model, optimizer) as seen:
         step()
     step()
-    parameters, kept = (sum(found.values()) for found in (storages([*model.parameters(), *model.buffers()]), state(optimizer)))
+    parameters = sum(storages([*model.parameters(), *model.buffers()]).values())
+    kept = sum(state(optimizer).values())
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     heights = accumulate(event.nbytes() for event in events if event.name() == "[memory]")
-    return {"parameters": parameters, "optimizer_state": kept, "gradients": seen, "peak": max(heights) + parameters + kept}
+    return {"parameters": parameters, "optimizer_state": kept, "gradients": seen,
+            "peak": max(heights) + parameters + kept}
 
 
 def compare(run, method) -> None:
@@ -107,9 +111,9 @@ def test_a_prediction_equals_a_real_step_in_bf16(settings, method):
 @pytest.mark.parametrize("size", ["tiny", "smollm2_135m"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
-    dtype = [] if size == "tiny" else ["pure_bf16=true", "max_length=32"]
-    run, options = foreseen(f"model={size}", f"method={method}", "model.pretrained=false", "batch_size=2", "max_length=64",
-                            *dtype)
+    extra = [] if size == "tiny" else ["pure_bf16=true", "max_length=32"]
+    run, options = foreseen(f"model={size}", f"method={method}", "model.pretrained=false", "batch_size=2",
+                            "max_length=64", *extra)
     compare(run, options)
 
 
@@ -132,7 +136,7 @@ def kept(*overrides: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("size, published", [("60m", 0.36), ("130m", 0.76), ("350m", 2.06), ("1b", 7.80)])
 def test_full_fine_tuning_needs_what_the_galore_paper_says(size, published):
-    """Zhao et al. 2024, table 2: weights and Adam's states in bf16. Its G is 10^9 for some sizes and 2^30 for others."""
+    """Zhao et al. 2024, table 2: weights and Adam's states in bf16. Its G fits 10^9 for some sizes, 2^30 for others."""
     found = kept("method=full", f"model=llama_{size}")
     total = found["parameters"] + found["optimizer_state"]
     assert min(abs(total / unit - published) for unit in (1e9, GIB)) < 0.05 * published

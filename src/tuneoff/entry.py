@@ -88,9 +88,10 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
     if experiment.task is Task.predict or limit is not None:
         from tuneoff.predict import predict
         start = {**start, "method": experiment.method, "seed": experiment.seed}
-        foreseen = write_prediction(folder, start, predict(experiment, method))
+        foreseen = predict(experiment, method)
         if experiment.task is Task.predict:
-            return foreseen
+            return write_prediction(folder, start, foreseen)
+        start["prediction"] = {key: foreseen[key] for key in ("needed_gib", "peak_gib", "breakdown_gib")}
         if limit is not None and foreseen["needed_gib"] > limit:
             why = f"needs {foreseen['needed_gib']:.2f} GiB, and skip_if_over_gib={limit:g}"
             error = {"type": "PredictedOutOfMemory", "message": why, "traceback": ""}

@@ -15,10 +15,12 @@ def draw(timeline: dict, folder: Path) -> Path | None:
     from tuneoff.report.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
     moments = timeline["gib"]
     parts = list(moments[0])
-    rows = [{"part": part.replace("_", " "), "order": parts.index(part), "gib": moment[part],
-             "progress": 100 * place / max(1, len(moments) - 1)} for place, moment in enumerate(moments) for part in parts]
+    last = max(1, len(moments) - 1)
+    rows = [{"part": part.replace("_", " "), "order": order, "gib": moment[part], "progress": 100 * place / last}
+            for place, moment in enumerate(moments) for order, part in enumerate(parts)]
     colours = alt.Scale(domain=[part.replace("_", " ") for part in parts], range=CATEGORY_COLOURS)
-    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(interpolate="step-after").encode(
+    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(interpolate="step-after")
+    chart = chart.encode(
         x=alt.X("progress:Q", title="Allocations and frees of the step (%)"), order=alt.Order("order:Q"),
         y=alt.Y("gib:Q", title="Live tensors (GiB)", stack="zero"),
         color=alt.Color("part:N", title=None, scale=colours, legend=alt.Legend(columns=2)))

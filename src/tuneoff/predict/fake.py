@@ -25,14 +25,16 @@ def to_fake(model: nn.Module) -> nn.Module:
                     continue
                 if id(old) not in made:
                     new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
-                    made[id(old)] = (nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new, old)
+                    new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                    made[id(old)] = new, old
                 store[name] = made[id(old)][0]
     return model
 
 
 def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
     """The same batch without its values."""
-    return Batch(*[mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in batch])
+    fakes: list[Any] = [mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in batch]
+    return Batch(*fakes)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class Predictor:
     def later(self, size: int) -> Iterator[Moment]:
         """The train steps after the first that need the most: what a method renews or changes in turn is in them."""
         optimizer: Any = self.optimizer
-        phases = getattr(optimizer, "costly_phases", list)()
+        phases = optimizer.costly_phases() if hasattr(optimizer, "costly_phases") else []
         for phase in phases:
             yield self.train(f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase))
             yield self.train(f"step of phase {phase}", size)
@@ -106,7 +106,8 @@ class Predictor:
             return needed_gib(worst(moments))
 
         size, tried = largest(needed, limit, start, known - top.bytes["activations"] / GIB)
-        return {"gib": limit, "batch_size": size, "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)}}
+        return {"gib": limit, "batch_size": size,
+                "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)}}
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
         """One optimizer step."""
@@ -135,8 +136,8 @@ class Predictor:
         run = self.run
         lines = [f"each row has max_length={run.max_length} tokens and every token is a label (the output head runs on "
                  "all positions); one row of several is a token shorter, so that there is a padding mask",
-                 "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, where "
-                 "a CUDA kernel may keep others (attention, softmax)"]
+                 "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, "
+                 "where a CUDA kernel may keep others (attention, softmax)"]
         if run.model.attention not in IN_FAKE:
             lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
         if run.mixed_precision is not MixedPrecision.no:
@@ -145,6 +146,6 @@ class Predictor:
 
 
 def worst_batch(size: int, length: int) -> Batch:
-    """`size` rows of `length` tokens, all of them labels; the last of several one token shorter, so that it is padded."""
+    """`size` rows of `length` tokens, all labels; the last of several is a token shorter, so that it is padded."""
     full, short = (Row(array("i", bytes(4 * tokens)), 1) for tokens in (length, length - 1))
     return collate([full] * (size - 1) + [short if size > 1 else full], pad=0)

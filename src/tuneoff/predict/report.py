@@ -11,8 +11,8 @@ from tuneoff.predict.chart import draw
 BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every allocation is rounded up to it
 CONTEXT_GIB = 0.5
 CUDA_SOURCE = ("rounding: each tensor up to the caching allocator's 512 bytes, counted; context: 0.5 GiB, an allowance "
-               "and not a prediction (torch.cuda.memory_allocated's documentation: some context is needed on the GPU and "
-               "not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels); "
+               "and not a prediction (torch.cuda.memory_allocated's documentation: some context is needed on the GPU "
+               "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels); "
                "fragmentation: not predicted")
 HOST_PHASES = ("prepare",)  # in the host's memory, before the model moves to its device
 POINTS = 200
@@ -98,10 +98,11 @@ def closing_table(prediction: dict, folder: Path) -> str:
                                      "(allowance), fragmentation not predicted"),
             ("needed GiB", f"{prediction['needed_gib']:.2f}")]
     if batch := prediction.get("largest_batch"):
-        rows.append((f"largest batch in {batch['gib']:g} GiB", str(batch["batch_size"] or "none: a single row does not fit")))
-    for index, item in enumerate(prediction["largest_tensors"]):
-        rows.append(("" if index else "largest tensors", f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} "
-                                                         f"[{item['category'].replace('_', ' ')}]"))
+        answer = str(batch["batch_size"] or "none: a single row does not fit")
+        rows.append((f"largest batch in {batch['gib']:g} GiB", answer))
+    rows += [("" if index else "largest tensors",
+              f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} [{item['category'].replace('_', ' ')}]")
+             for index, item in enumerate(prediction["largest_tensors"])]
     rows += [("assumed" if not index else "", line) for index, line in enumerate(prediction["assumptions"])]
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 MOST = 2**16
 
 
-def largest(needed: Callable[[int], float], limit: float, start: int, without_rows: float) -> tuple[int, dict[int, float]]:
+def largest(needed: Callable[[int], float], limit: float, start: int,
+            without_rows: float) -> tuple[int, dict[int, float]]:
     """The largest size whose `needed(size)` is at most `limit`, 0 if none, with every size that was tried.
 
     Args:
@@ -17,7 +18,8 @@ def largest(needed: Callable[[int], float], limit: float, start: int, without_ro
         tried[size] = needed(size)
         low, high = (max(low, size), high) if tried[size] <= limit else (low, min(high, size))
         # Memory is nearly a line in the rows: a line through the nearest sizes lands on the answer or beside it.
-        (one, first), (two, second) = sorted({0: without_rows, **tried}.items(), key=lambda known: abs(known[1] - limit))[:2]
+        known = sorted({0: without_rows, **tried}.items(), key=lambda item: abs(item[1] - limit))
+        (one, first), (two, second) = known[:2]
         slope = (second - first) / (two - one)
         guess = int(one + (limit - first) / slope) if slope > 0 else (low + high) // 2
         size = min(max(guess, low + 1), high - 1)
