@@ -11,13 +11,16 @@ from hydra import compose, initialize_config_dir
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
+from tuneoff import entry
 from tuneoff.config import ConfigError, bind
 from tuneoff.live import state_tensors
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, load_model
 from tuneoff.predict import predict
+from tuneoff.predict.chart import draw
 from tuneoff.predict.predictor import Predictor, worst_batch
 from tuneoff.predict.search import largest
+from tuneoff.record import read_json
 from tuneoff.step import Engine, train_step
 
 
@@ -237,3 +240,35 @@ def test_a_shape_that_transformers_does_not_know_is_refused(key, message):
                                                         f"++model.config.{key}"]))
     with pytest.raises(ConfigError, match=message):
         predict(run, method)
+
+
+def test_a_prediction_is_no_result(settings, tmp_path):
+    run, method, config = settings("method=full", "task=predict")
+    written = entry.perform(run, method, tmp_path, {"identity": "0", "config": config})
+    assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
+    found = read_json(tmp_path / "prediction.json")
+    assert found == written and found["config"] == config
+    assert (found["status"], found["method"]) == ("predicted", "full")
+    assert set(found["peak_gib"]) == {"prepare", "load", "train", "evaluate"}
+    assert 100 < len(found["timeline"]["gib"]) <= 200
+    heights = [sum(moment.values()) for moment in found["timeline"]["gib"]]
+    assert max(heights) == pytest.approx(found["peak_gib"]["train"], abs=3e-4)
+    assert draw(found["timeline"], tmp_path).read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("limit, status", [(0.5001, "predicted_out_of_memory"), (2.0, "finished")])
+def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path, limit, status):
+    run, method, config = settings("method=full", f"skip_if_over_gib={limit}", "max_steps=1")
+    result = entry.perform(run, method, tmp_path, {"identity": "0", "config": config})
+    assert result["status"] == status and result == read_json(tmp_path / "result.json")
+    assert (result["prediction"]["needed_gib"] > limit) == (status == "predicted_out_of_memory")
+    assert (tmp_path / "metrics.jsonl").exists() == (status == "finished")
+
+
+def test_a_shape_trains_from_scratch_with_the_shipped_tokenizer(run):
+    sizes = [f"model.config.{key}" for key in ("hidden_size=32", "intermediate_size=48", "num_hidden_layers=2")]
+    result = run("model=llama_60m", "model.path=null", "model.pretrained=false", "method=full", *sizes)
+    assert result["status"] == "finished", result["error"]
+    with pytest.raises(ConfigError, match="vocab_size"):
+        run("model=llama_60m", "model.path=null", "model.pretrained=false", "method=full", *sizes,
+            "model.config.vocab_size=100", folder=None)
