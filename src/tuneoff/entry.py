@@ -21,6 +21,8 @@ from tuneoff.errors import explain
 from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, conclude, read_json, status, write_prediction
 
 log = logging.getLogger(__name__)
+# Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not for ever.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
 
 
@@ -205,11 +207,14 @@ def one_line(main: Callable[[], None]) -> int:
         return 130
     except Exception as caught:
         raised = caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
-    line = str(raised) if isinstance(raised, RunFailed) else explain(raised, written)
+    failed = isinstance(raised, RunFailed)
+    line = str(raised) if failed else explain(raised, written)
+    if line is None and isinstance(raised, OSError):  # a full disk, a folder that cannot be written
+        failed, line = True, f"{raised.filename or 'output folder'}: {raised.strerror or raised}"
     if line is None:
         raise raised
     print(f"error: {line}", file=sys.stderr)
-    return 1 if isinstance(raised, RunFailed) else 2
+    return 1 if failed else 2
 
 
 def check_flags() -> None:
@@ -233,14 +238,18 @@ def swept(arguments: list[str]) -> list[str]:
     if not (flags.multirun or {"-m", "hydra.mode=MULTIRUN"} & {*arguments} or
             OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"):
         return arguments
-    shared = {item.name for item in fields(Experiment)}
-    own = {item.name for schema in schemas().values() for item in fields(schema)} - shared
-    plain = re.compile(rf"({'|'.join(own)})=([\w.+-]+|\[[^\[\]()]*\])")
+    plain = re.compile(rf"({'|'.join(own_options())})=([\w.+-]+|\[[^\[\]()]*\])")
     arguments = [plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments]
     named = [word for word in arguments if word.startswith("hydra/sweeper=")]
     named += [item for item in chosen.get("defaults") or [] if "override hydra/sweeper" in item]
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
     return arguments if named else [*arguments, "hydra/sweeper=grids"]
+
+
+def own_options() -> set[str]:
+    """The options that not every method has."""
+    shared = {item.name for item in fields(Experiment)}
+    return {item.name for schema in schemas().values() for item in fields(schema)} - shared
 
 
 def chosen_config(flags: Namespace) -> DictConfig:

@@ -178,7 +178,7 @@ class Trainer:
         self.schedule = Schedule(run, self.plan.steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
-        # One step for each phase of the method's cycle, and one with the longest batch.
+        # One step for each phase of the method's cycle, and the one with the longest batch.
         self.counted = {0, interval, self.plan.longest(self.known_steps)}
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
         self.engine = Engine(self.accelerator.autocast, self.accelerator.backward)
@@ -276,8 +276,9 @@ class Trainer:
         self._refuse_non_finite(step + 1, loss, norm)
 
     def _keep_breakdown(self, live: LiveMemory, step: int) -> None:
-        peak = live.peak()
-        if sum(peak.values()) > sum(self.breakdown.get("bytes", {}).values()):
+        """Keep the highest peak; the first step's gives way, since no optimizer state stands in it yet."""
+        peak, kept = live.peak(), self.breakdown.get("bytes", {})
+        if self.breakdown.get("at_steps") == [1] or sum(peak.values()) > sum(kept.values()):
             self.breakdown["bytes"] = peak
         self.breakdown.setdefault("at_steps", []).append(step + 1)
 

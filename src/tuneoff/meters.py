@@ -111,8 +111,8 @@ class PhaseMeter:
 
 
 def gib(count: float) -> float:
-    """Bytes as GiB, to a tenth of a MiB."""
-    return round(count / GIB, 4)
+    """Bytes as GiB, to a KiB."""
+    return round(count / GIB, 6)
 
 
 # ---------------------------------------------------------------- throughput

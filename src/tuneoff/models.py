@@ -2,6 +2,8 @@
 
 Nothing here goes by name patterns, so that what works for Llama works for GPT-2 too.
 """
+import logging as python_logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from transformers.utils import logging
 
 from tuneoff.config import ConfigError, Experiment, Model, nearest
 
-
 logging.disable_progress_bar()  # ours is the one that says something
+python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it tells of kernels nobody asked for
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # said of accelerate's and PEFT's calls
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 

@@ -73,8 +73,8 @@ class Plan:
         return step
 
     def longest(self, steps: int) -> int:
-        """The step among the first `steps` that holds the longest row: where a step's memory is highest."""
-        return max(range(steps), key=lambda step: max((len(row.ids) for row in self.step_rows(step)), default=0))
+        """The step among the first `steps`, but the very first, that holds the longest row: where memory is highest."""
+        return max(range(1, max(2, steps)), key=lambda step: max((len(row.ids) for row in self.step_rows(step)), default=0))
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of optimizer step `step` (from 0); an epoch's end may fall inside a step."""

@@ -1,0 +1,119 @@
+"""What a machine does to a run: full disks, folders that cannot be written, two runs on one folder, torn files."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import QUICK, ROOT
+
+from tuneoff import checkpoint, record
+
+
+def train(model, folder, *overrides):
+    return subprocess.run([sys.executable, str(ROOT / "train.py"), *QUICK, f"model.path={model}", "model.name=debug",
+                           f"hydra.run.dir={folder}", *overrides], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB; root alone can mount one, and CI is root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode and not os.environ.get("CI"):
+        pytest.skip("cannot mount a tmpfs here")
+    assert mounted.returncode == 0, mounted.stderr
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_model):
+    """LoRA's first checkpoints fit, then something else takes the space."""
+    folder = small_disk / "run"
+    (small_disk / "other").write_bytes(bytes(1_650_000))
+    done = train(debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "keep_checkpoints=100")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "checkpoint of step" in last and "could not be written" in last and "Traceback" not in done.stderr
+    kept = checkpoint.found(folder / "checkpoints")
+    assert kept and checkpoint.newest(folder / "checkpoints").loop["step"] == len(kept)
+    assert not list((folder / "checkpoints").glob(".*"))  # the torn one is gone
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed" and result["loss"]["initial"] > 0
+    (small_disk / "other").unlink()
+    again = train(debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "resume=auto")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "result.json").read_text())["resumed_at_step"] == len(kept)
+
+
+def test_a_disk_with_no_room_for_the_record(small_disk, debug_model):
+    (small_disk / "other").write_bytes(bytes(2 * 2**20 - 24_000))
+    done = train(debug_model, small_disk / "run", "method=full", "max_steps=400")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, debug_model):
+    """Below a file, since root may write anywhere else."""
+    (tmp_path / "file").write_text("in the way")
+    done = train(debug_model, tmp_path / "file" / "run", "method=full")
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1 and "Not a directory" in done.stderr, done.stderr
+
+
+def test_two_runs_on_one_folder(tmp_path, debug_model):
+    holder = record.Recorder(tmp_path / "run")
+    assert record.is_locked(tmp_path / "run")
+    done = train(debug_model, tmp_path / "run", "method=full", "resume=auto")
+    holder.close()
+    assert done.returncode == 2
+    assert "another process is training here" in done.stderr.splitlines()[-1]
+    assert not record.is_locked(tmp_path / "run")
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
+    folder = tmp_path / "run"
+    first = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2")
+    assert first.returncode == 0, first.stderr
+    whole = (folder / "metrics.jsonl").read_text()
+    newest = checkpoint.found(folder / "checkpoints")[-1]
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    (folder / "result.json").unlink()
+    again = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2", "resume=auto")
+    assert again.returncode == 0, again.stderr
+    assert "cannot be read" in again.stderr and "step_00000006" in again.stderr
+
+    def losses(text):
+        return [json.loads(line).get("loss") for line in text.splitlines()]
+    assert losses((folder / "metrics.jsonl").read_text()) == losses(whole)
+
+
+def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
+    """An error in the middle of training: the status, the error, and what was measured up to there."""
+    import torch
+
+    from tuneoff.loop import train as train_here
+    experiment, method, config = settings("method=full")
+    made = type(method).make_optimizer
+
+    def failing(self, model, run):
+        optimizer, calls = made(self, model, run), []
+
+        def fail(*arguments):
+            calls.append(1)
+            if len(calls) == 3:
+                raise torch.OutOfMemoryError("no more")
+
+        optimizer.register_step_pre_hook(fail)
+        return optimizer
+
+    monkeypatch.setattr(type(method), "make_optimizer", failing)
+    result = train_here(experiment, method, tmp_path / "run", {"config": config})
+    assert result["status"] == "out_of_memory" and result["error"]["type"] == "OutOfMemoryError"
+    assert "no more" in result["error"]["traceback"]
+    assert result["loss"]["initial"] > 0 and result["loss"]["final"] is None
+    assert len([line for line in record.read_metrics(tmp_path / "run") if "loss" in line]) == 2
+    assert result["memory"]["peak_gib"]["train"] > 0
