@@ -1,5 +1,4 @@
 """Sweeps through the real command line: nothing stops one, nothing is done twice, and each method has its own grid."""
-import json
 import os
 import re
 import signal
@@ -26,10 +25,10 @@ from test_isolate import session
 
 from tuneoff import entry, record
 from tuneoff.config import ConfigError
-from tuneoff.errors import explain
+from tuneoff.errors import explain, say
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuned
-from tuneoff.sweeps.job import a_device_of_its_own
+from tuneoff.sweeps.job import its_share
 
 SWEEPS = ROOT / "sweeps"
 
@@ -144,16 +143,25 @@ def test_a_memory_limit_and_a_killed_job(launch, sweep, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1 and counted(out) == {"failed": 1, "finished": 1, "skipped": 0}
     assert "killed: Killed: the process ended by SIGKILL" in out
-    code, out, err = sweep("-m", "method=full", "max_steps=4", "seed=1,2", "batch_size=4,32", "max_length=512",
-                           "data.limit=400", "job_memory_gib=0.9")
+    code, out, err = sweep("-m", "method=full", "max_steps=4", "seed=1,2", "batch_size=4,64", "max_length=512",
+                           "data.limit=400", "job_memory_gib=0.8")
     statuses = Counter((result["config"]["batch_size"], result["status"]) for result in results_list(folder)
                        if result["seed"] > 0)
-    assert statuses == {(4, "finished"): 2, (32, "out_of_memory"): 2}, out
+    assert statuses == {(4, "finished"): 2, (64, "out_of_memory"): 2}, out
     assert code == 1
 
 
 def results_list(folder: Path) -> list[dict]:
     return [read_json(path) for path in folder.rglob("result.json")]
+
+
+def test_predictions_leave_results_alone(sweep, tmp_path):
+    assert sweep("-m", "method=full")[0] == 0
+    result = next((tmp_path / "sweep").rglob("result.json"))
+    stamp = result.stat().st_mtime_ns
+    code, out, err = sweep("-m", "method=full", "task=predict", "gib=1")
+    assert code == 0 and re.search(r"finished  .*fits 1 GiB, largest batch +\d+ +needs +\d\.\d\d GiB", out), out + err
+    assert result.stat().st_mtime_ns == stamp and (result.parent / "prediction.json").exists()
 
 
 def test_fail_fast_stops_at_the_first_failure(sweep, tmp_path):
@@ -205,14 +213,12 @@ def test_two_launchers_share_a_sweep(launch, tmp_path):
 # ---------------------------------------------------------------- isolation
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
-    small = ["max_steps=4", "method=full"]
-    assert sweep("-m", *small, f"hydra.sweep.dir={tmp_path / 'alone'}")[0] == 0
-    large = "{batch_size: 40, max_length: 256, data.limit: 200}"
-    code, out, err = sweep("-m", *small, f"hydra.sweeper.grids=[{large}, {{seed: 0}}]",
-                           f"hydra.sweep.dir={tmp_path / 'after'}")
+    common = ["-m", "method=full", "max_steps=4", "data.limit=200"]
+    assert sweep(*common, "batch_size=4", f"hydra.sweep.dir={tmp_path / 'alone'}")[0] == 0
+    code, out, err = sweep(*common, "batch_size=40,4", f"hydra.sweep.dir={tmp_path / 'after'}")
     assert code == 0, out + err
     alone = read_json(next((tmp_path / "alone").rglob("result.json")))
-    big, after = sorted(results_list(tmp_path / "after"), key=lambda result: result["finished_at"])
+    after, big = sorted(results_list(tmp_path / "after"), key=lambda result: result["config"]["batch_size"])
     assert after["identity"] == alone["identity"]
 
     def steps(result):
@@ -267,6 +273,8 @@ def test_a_union_of_grids_times_common_parameters(tmp_path):
                                              for method, ranks in (("lora", (8, 64)), ("galore", (64, 128)))
                                              for rank in ranks for seed in (0, 1)]
     assert len(plan("-m", grids, "seed=0,1", "lora_rank=4")) == 6  # replaced where the grid has it
+    shared = plan("-m", "hydra.sweeper.grids=[{method: lora, batch_size: '2,4'}, {method: full}]", "batch_size=16")
+    assert shared == [["method=lora", "batch_size=16"], ["method=full", "batch_size=16"]]
     assert {job[0] for job in plan("-m", grids, "method=galore")} == {"method=galore"}
     with pytest.raises(ConfigError, match="method=dora: must be one of this sweep's grids: lora, galore"):
         plan("-m", grids, "method=dora,lora")
@@ -422,17 +430,74 @@ def test_tune_then_compare(sweep, tmp_path):
     assert found["full 1"]["provenance"]["batch_order_hash"] != found["full 2"]["provenance"]["batch_order_hash"]
 
 
-# ---------------------------------------------------------------- devices
-def test_a_job_takes_the_first_free_device(monkeypatch, tmp_path):
+# ---------------------------------------------------------------- jobs side by side
+def test_jobs_side_by_side_share_devices_or_cores(monkeypatch, tmp_path):
     monkeypatch.setattr("tuneoff.sweeps.job.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    with a_device_of_its_own():
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with its_share(2):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4" and "OMP_NUM_THREADS" not in os.environ
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-        with a_device_of_its_own():
+        with its_share(2):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with a_device_of_its_own():
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())).count("tuneoff-device") == 2
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+            with its_share(2):
+                assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+    with its_share(2):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("tuneoff.sweeps.job.cores", lambda: 8)
+    with its_share(3):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with its_share(3):
+        assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_a_launcher_runs_a_real_sweep(launch, tmp_path, launcher):
+    """Six jobs on two cores: two cannot work, all see a variable, none stops the others, and each has its own peak."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    words = ["-m", "method=freeze", "seed=0,1", f"hydra/launcher={launcher}", "tracker=tensorboard",
+             "freeze_trainable_layers=1,2,99", "+hydra.job.env_set={OMP_NUM_THREADS: '2'}"]
+    words += {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["hydra.launcher.ray.init.num_cpus=2"]}.get(launcher, [])
+    process = launch(*words)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 1 and counted(out) == {"failed": 2, "finished": 4, "skipped": 0}, out + err
+    finished = [each for each in results_list(tmp_path / "sweep") if each["status"] == "finished"]
+    assert {each["provenance"]["threads"] for each in finished} == {2}
+    assert {tuple(each["planned_seeds"]) for each in finished} == {(0, 1)}
+    process = launch(*words)
+    out, err = process.communicate(timeout=280)
+    assert counted(out) == {"failed": 2, "finished": 0, "skipped": 4}, out + err
+
+
+@pytest.mark.slow
+def test_sigkill_under_joblib_leaves_nothing(launch, tmp_path):
+    process = launch("-m", "method=lora", "seed=0,1", "max_steps=400", "hydra/launcher=joblib",
+                     "hydra.launcher.n_jobs=2")
+    wait_for(reached(tmp_path / "sweep", 5), process)
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    assert [left.cmdline() for left in session(process.pid)] == []
+
+
+@pytest.mark.slow
+def test_optuna_searches_a_rate(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    code, out, err = sweep("-m", "method=full", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
+                           "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=minimize", "hydra.sweeper.sampler.seed=1",
+                           "lr=tag(log, interval(1e-4, 1e-1))")
+    assert code == 0, out + err
+    found = results_list(tmp_path / "sweep")
+    best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
+    assert len({result["config"]["lr"] for result in found}) == 4
+    assert best.best_value == min(result["loss"]["final"] for result in found)
+
+
+def test_a_plugin_that_is_missing_is_one_line():
+    error = RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher'")
+    assert say(error, []) == "hydra: needs the extra joblib: pip install 'tuneoff[joblib]'"

@@ -194,6 +194,12 @@ def _(error: UserWarning, arguments: list[str]) -> str:
 
 
 @say.register
+def _(error: RuntimeError, arguments: list[str]) -> str | None:
+    plugin = re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_([a-z]+)_", str(error))
+    return f"hydra: needs the extra {plugin[1]}: pip install 'tuneoff[{plugin[1]}]'" if plugin else None
+
+
+@say.register
 def _(error: OSError, arguments: list[str]) -> str:
     return f"{error.filename}: {error.strerror}"
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -43,20 +44,27 @@ class Killed(RuntimeError):
     """The job's process ended without a word."""
 
 
+class JobFailed(RuntimeError):
+    """What happened to work that leaves no result to say it."""
+
+
 class TimedOut(RuntimeError):
     """The job ran into a limit of time, and was stopped."""
 
 
-def run(work: Callable[[], object], folder: Path, start: dict, limits: Limits, log_file: Path | None = None) -> None:
+def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Limits,
+        log_file: Path | None = None) -> None:
     """Do `work` in a child process, and see to it that `folder` holds a result afterwards.
 
     Args:
         work: picklable; trains into `folder` and writes its own result, unless it dies or raises.
-        start: what the record of a child says that died before it wrote run.json.
+        start: what the record of a child says that died before it wrote run.json; None for work that leaves no result,
+            a prediction.
         log_file: gets all that the child logs and prints; without it the child prints where this process does.
     Raises:
         Busy: another process trains in `folder`.
         AlreadyDone: another process was quicker.
+        JobFailed: work that leaves no result failed.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the child has been stopped, and its record says `interrupted`.
     """
     before, started = _stamp(folder), time.time()
@@ -67,18 +75,20 @@ def run(work: Callable[[], object], folder: Path, start: dict, limits: Limits, l
             status = "timed_out" if error else None
         except KeyboardInterrupt:
             _stop(process)
-            if _stamp(folder) == before:
+            if start is not None and _stamp(folder) == before:
                 conclude(folder, start, "interrupted", describe_error(KeyboardInterrupt("stopped by the user")),
                          time.time() - started)
             raise
     raised = _received(errors)
     if raised and raised["type"] in (Busy.__name__, AlreadyDone.__name__):
         raise {"Busy": Busy, "AlreadyDone": AlreadyDone}[raised["type"]](raised["message"])
-    if status is None and _stamp(folder) != before:
+    if status is None and (_stamp(folder) != before or start is None and raised is None and process.exitcode == 0):
         return  # the child wrote it
     died = error or Killed(f"the process ended by {_how(process.exitcode)} and left no result")
-    conclude(folder, start, status or ("failed" if raised else "killed"), raised or describe_error(died),
-             time.time() - started)
+    told = raised or describe_error(died)
+    if start is None:
+        raise JobFailed(f"{told['type']}: {told['message']}")
+    conclude(folder, start, status or ("failed" if raised else "killed"), told, time.time() - started)
 
 
 def _stamp(folder: Path) -> list[tuple[int, int]]:
@@ -125,6 +135,7 @@ def _start(payload: bytes, memory_gib: float | None, log_file: Path | None) -> t
     multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     _warm_up()
+    _end_with_the_pool()
     errors, theirs = context.Pipe(duplex=False)
     arguments = (dict(os.environ), payload, memory_gib, log_file, logging.getLogger().level, theirs)
     process = context.Process(target=_child, args=arguments, name="tuneoff job")
@@ -146,6 +157,20 @@ def _warm_up() -> None:
     finally:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK")
         os.environ.update(kept if kept_check is None else {**kept, "PYTORCH_NVML_BASED_CUDA_CHECK": kept_check})
+
+
+@cache
+def _end_with_the_pool() -> None:
+    """In a launcher's worker process (joblib's), which would outlive a SIGKILL of that launcher: end with it."""
+    if multiprocessing.current_process().name == "MainProcess":
+        return
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)  # our job and the forkserver watch us in their turn
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 @contextmanager

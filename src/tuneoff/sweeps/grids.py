@@ -13,18 +13,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config import ABSENT, ConfigError
-from tuneoff.entry import RunFailed, checked
+from tuneoff.config import ABSENT, ConfigError, Task, bind
+from tuneoff.entry import RunFailed, checked, own_options
 from tuneoff.sweeps import job, tuned
 from tuneoff.sweeps.table import Row, label, table
 
 
 @dataclass
 class Point:
-    """One job: its overrides, its folder, and the settings without the seed, which its paired runs share."""
+    """One job: its overrides, its folder, whether that holds its result, and whether it is to predict alone."""
     overrides: list[str]
     folder: Path
-    rerun: bool = False
+    before: bool
+    predicts: bool
 
     @property
     def without_seed(self) -> tuple[str, ...]:
@@ -61,7 +62,9 @@ class GridSweeper(BasicSweeper):
                 overrides += values
                 cfg = self._composed(loader, overrides)
             folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
-            found.setdefault(folder, Point(overrides, folder, task.rerun))
+            experiment = bind(task)[0]
+            found.setdefault(folder, Point(overrides, folder, job.done(folder, experiment),
+                                           experiment.task is Task.predict))
         if not found:
             raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
         return list(found.values())
@@ -99,7 +102,7 @@ class GridSweeper(BasicSweeper):
         for note in self.notes:
             print(note, file=sys.stderr)
         self.varied = varied([point.overrides for point in points])
-        rows = [Row(label(point.overrides, self.varied), point.folder, not point.rerun and job.done(point.folder))
+        rows = [Row(label(point.overrides, self.varied), point.folder, point.before, point.predicts)
                 for point in points]
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,14 +159,14 @@ def varied(points: list[list[str]]) -> list[str]:
 def union(parser: OverridesParser, grids: list, params: Mapping, arguments: list[str]) -> Iterator[list[str]]:
     """The points of each grid times `params`; values of the command line replace those of the same key.
 
-    An option that only some grids name is replaced in those; `method=` keeps the grids of the methods it names.
+    A method's own option that some grids name is replaced in those; `method=` keeps the grids of the methods it names.
 
     Raises:
         ConfigError: `method=` names none, or one that no grid has.
     """
     given = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
     parsed = [_parse(parser, grid) for grid in grids]
-    named = {key for grid in parsed for key in grid}
+    elsewhere = {key for grid in parsed for key in grid} & own_options()
     _refuse_other_methods(given, parsed)
     for grid in parsed:
         swept = {**_parse(parser, params), **grid}
@@ -173,7 +176,7 @@ def union(parser: OverridesParser, grids: list, params: Mapping, arguments: list
                 if not chosen:
                     break
                 swept[key] = parser.parse_override(f"method={','.join(chosen)}")
-            elif key in grid or key not in named:
+            elif key in grid or key not in elsewhere:
                 swept[key] = override
         else:
             yield from BasicSweeper.split_arguments(list(swept.values()), None)[0]

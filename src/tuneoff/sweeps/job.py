@@ -3,7 +3,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
@@ -13,7 +13,7 @@ from tempfile import gettempdir
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff import entry, isolate
-from tuneoff.config import bind
+from tuneoff.config import Experiment, Task, bind
 from tuneoff.record import RESULT, RESULTS, AlreadyDone, Busy, read_json, status
 from tuneoff.sweeps import table, tuned
 
@@ -45,7 +45,8 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     began = time.monotonic()
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
-    if done(folder) and not experiment.rerun:
+    predicts = experiment.task is Task.predict
+    if done(folder, experiment):
         how = "skipped"
     else:
         start = {**entry.started(cfg, sweep=Path(hydra.sweep.dir).name), "method": experiment.method,
@@ -54,13 +55,13 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         job = replace(experiment, resume="never" if experiment.rerun else "auto", progress=False)
         limits = isolate.Limits(job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds)
         try:
-            with a_device_of_its_own():
-                isolate.run(partial(entry.perform, job, method, folder, start), folder, start, limits,
-                            folder / "run.log")
+            with its_share(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1)):
+                isolate.run(partial(entry.perform, job, method, folder, start), folder, None if predicts else start,
+                            limits, folder / "run.log")
             how = "ran"
         except (Busy, AlreadyDone):
             how = "taken by another launcher"
-    outcome = read(folder)
+    outcome = Outcome(folder, "finished") if predicts else read(folder)
     print(table.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began), file=sys.stderr,
           flush=True)
     if how == "ran" and experiment.fail_fast and outcome.status != "finished":
@@ -68,16 +69,14 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     return outcome
 
 
-def done(folder: Path) -> bool:
-    """Whether `folder` holds a result that a sweep does not try again, or a prediction."""
-    return status(folder) in RESULTS or (folder / table.PREDICTION).exists()
+def done(folder: Path, experiment: Experiment) -> bool:
+    """Whether `folder` holds a result that a sweep does not try again; a prediction takes seconds, and is made anew."""
+    return experiment.task is Task.train and not experiment.rerun and status(folder) in RESULTS
 
 
 def read(folder: Path) -> Outcome:
     """What a job's record says of its end."""
     result = read_json(folder / RESULT) or {}
-    if not result and (folder / table.PREDICTION).exists():
-        return Outcome(folder, "finished")
     return Outcome(folder, status(folder) or "failed", result.get("loss", {}).get("final"))
 
 
@@ -86,28 +85,50 @@ def planned_seeds(hydra: DictConfig, seed: int) -> list[int]:
     return list(OmegaConf.select(hydra, "sweeper.planned_seeds") or [seed])
 
 
-@contextmanager
-def a_device_of_its_own() -> Iterator[None]:
-    """Where there are several GPUs, make the first free one the only visible one; a lock says which are taken."""
+# ---------------------------------------------------------------- jobs side by side
+def devices() -> list[str]:
+    """The GPUs that jobs may use, by the names that CUDA_VISIBLE_DEVICES knows. Asks neither torch nor the driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = Path("/proc/driver/nvidia/gpus")
-    devices = visible.split(",") if visible else [str(i) for i in range(len(list(gpus.glob("*"))))]
-    if len(devices) < 2:
-        yield
-        return
-    for device in [*devices, None]:
-        if device is None:  # more jobs than devices: they share, as without us
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+OmegaConf.register_new_resolver("cores", cores, replace=True)
+OmegaConf.register_new_resolver("workers", lambda: len(devices()) or cores(), replace=True)
+
+
+@contextmanager
+def its_share(workers: int) -> Iterator[None]:
+    """Give a job that runs beside others its part of the machine: the first free GPU, or of the cores an equal part."""
+    given, found = dict(os.environ), devices()
+    with ExitStack() as stack:
+        if len(found) > 1:
+            mine = next((name for name in found if stack.enter_context(taken(name))), None)
+            if mine is not None:  # else there are more jobs than devices, and they share
+                os.environ["CUDA_VISIBLE_DEVICES"] = mine
+        if not found and workers > 1 and not any(name in given for name in isolate.THREADS):
+            os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // workers))
+        try:
             yield
+        finally:
+            for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+                os.environ.pop(name, None)
+                os.environ.update({name: given[name]} if name in given else {})
+
+
+@contextmanager
+def taken(device: str) -> Iterator[bool]:
+    """Whether `device` was free; it is ours, by a lock that dies with us, until the end."""
+    with open(f"{gettempdir()}/tuneoff-device-{os.getuid()}-{device}.lock", "a") as lock:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            yield False
             return
-        with open(f"{gettempdir()}/tuneoff-device-{os.getuid()}-{device}.lock", "a") as lock:
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = device
-            try:
-                yield
-            finally:
-                os.environ.pop("CUDA_VISIBLE_DEVICES") if visible is None else os.environ.update(
-                    CUDA_VISIBLE_DEVICES=visible)
-            return
+        yield True

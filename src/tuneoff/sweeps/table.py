@@ -50,14 +50,17 @@ class Row:
     job: str
     folder: Path
     before: bool = False
+    predicts: bool = False
     error: str | None = None  # what went wrong outside the run itself
 
     @property
     def status(self) -> str:
         """As its record says, `not started` where it has none."""
-        if (self.folder / PREDICTION).exists():
-            return "finished"
-        return "failed" if self.error else status(self.folder) or "not started"
+        if self.error:
+            return "failed"
+        if self.predicts:
+            return "finished" if (self.folder / PREDICTION).exists() else "not started"
+        return status(self.folder) or "not started"
 
     @property
     def outcome(self) -> str:
@@ -69,7 +72,8 @@ class Row:
 
     def line(self) -> str:
         """What came of it, in one line."""
-        if foreseen := read_json(self.folder / PREDICTION):
+        foreseen = read_json(self.folder / PREDICTION) if self.predicts and not self.error else None
+        if foreseen:
             return prediction_line(foreseen)
         result = read_json(self.folder / RESULT) or {}
         loss = (result.get("loss") or {}).get("final")
