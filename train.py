@@ -2,6 +2,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # `errors.py` makes one line of what Hydra raises
 import hydra
@@ -16,7 +17,7 @@ from tuneoff.sweeps import job
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> job.Outcome | None:
     """Run in this process, or as one job of a sweep in a process of its own."""
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN:
         return job.run_job(cfg, hydra)
     entry.run_job(cfg, Path(hydra.runtime.output_dir))

@@ -12,7 +12,8 @@ def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
     assert result["loss"]["final"] != result["loss"]["initial"]  # whether it learns is shown on the pretrained model
     assert result["loss"]["test"] > 0
     assert set(result["memory"]["peak_gib"]) == {"load", "train", "evaluate"}
-    assert 0 < result["parameters"]["trainable"] <= result["parameters"]["ever_trained"] <= result["parameters"]["total"]
+    counts = result["parameters"]
+    assert 0 < counts["trainable"] <= counts["ever_trained"] <= counts["total"]
     lines = list(record.read_metrics(tmp_path / "run"))
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert result == record.read_json(tmp_path / "run" / "result.json")

@@ -50,7 +50,7 @@ def test_a_stopped_run_ends_bit_identical(settings, tmp_path, method):
             if stop and resume == "never":
                 one_step = trainer._one_step
 
-                def until(step, one_step=one_step):
+                def until(step, one_step=one_step, stop=stop):
                     if step == stop:
                         raise Killed
                     one_step(step)
@@ -112,7 +112,8 @@ def test_sigkill_at_any_moment(debug_model, tmp_path, moment):
 def test_sigterm_saves_and_ends_as_interrupted(debug_model, tmp_path):
     folder = tmp_path / "run"
     process = launch(debug_model, folder, "save_every=1000")
-    wait_for(lambda: (folder / "metrics.jsonl").exists() and '"step": 7,' in (folder / "metrics.jsonl").read_text(), process)
+    lines = folder / "metrics.jsonl"
+    wait_for(lambda: lines.exists() and '"step": 7,' in lines.read_text(), process)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 1
     assert "interrupted" in process.stderr.read().splitlines()[-1]

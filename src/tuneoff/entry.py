@@ -235,10 +235,10 @@ def swept(arguments: list[str]) -> list[str]:
     """
     flags = get_args_parser().parse_args(arguments)
     chosen = chosen_config(flags)
-    if not (flags.multirun or {"-m", "hydra.mode=MULTIRUN"} & {*arguments} or
-            OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"):
+    by_itself = "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
+    if not (flags.multirun or by_itself):
         return arguments
-    plain = re.compile(rf"({'|'.join(own_options())})=([\w.+-]+|\[[^\[\]()]*\])")
+    plain = re.compile(rf"({'|'.join(own_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
     arguments = [plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments]
     named = [word for word in arguments if word.startswith("hydra/sweeper=")]
     named += [item for item in chosen.get("defaults") or [] if "override hydra/sweeper" in item]

@@ -110,7 +110,7 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 before = self._count
                 self.add(leaf)
@@ -155,7 +155,7 @@ def state_tensors(optimizer: Any) -> Iterator[tuple[Any, torch.Tensor]]:
     """(parameter or None, tensor) for what an optimizer keeps between steps: its state, and `extra_state_tensors`."""
     if optimizer is None:
         return
-    extra = getattr(optimizer, "extra_state_tensors", list)()
+    extra: list[torch.Tensor] = getattr(optimizer, "extra_state_tensors", list)()
     seen = [*optimizer.state.items(), *((None, tensor) for tensor in extra)]
     while seen:
         owner, item = seen.pop()

@@ -317,7 +317,8 @@ class Trainer:
             loss = summed.item() / tokens
         if split == "validation":
             self.losses["best"] = min(loss, self.losses["best"] or math.inf)
-        self.recorder.log({"step": step, f"{split}_loss": loss, "evaluate_seconds": round(time.perf_counter() - started, 3)})
+        seconds = round(time.perf_counter() - started, 3)
+        self.recorder.log({"step": step, f"{split}_loss": loss, "evaluate_seconds": seconds})
         self.trackers.log({"evaluate": {f"{split}_loss": loss}}, step)
         return loss
 

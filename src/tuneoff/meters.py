@@ -140,7 +140,7 @@ class Throughput:
 
     def facts(self) -> dict:
         """The record's `throughput`."""
-        facts = {"measured_steps": len(self.seconds), "warmup_steps": min(self.warmup_steps, self.steps),
+        facts: dict = {"measured_steps": len(self.seconds), "warmup_steps": min(self.warmup_steps, self.steps),
                  "train_seconds": round(self.train_seconds, 3), "tokens_seen": self.tokens_seen,
                  "tokens_per_second": None, "padded_tokens_per_second": None, "samples_per_second": None,
                  "step_seconds": None}

@@ -54,6 +54,7 @@ def load_model(run: Experiment) -> PreTrainedModel:
     """Return the model in `run.dtype` on the CPU: pretrained, or drawn from torch's seeded global generator."""
     if not run.model.pretrained:
         return build_model(run)
+    assert run.model.path  # `Model.check` has seen to it
     return _ready(AutoModelForCausalLM.from_pretrained(locate(run.model.path), **_settings(run)), run)
 
 
@@ -83,6 +84,7 @@ def model_config(model: Model) -> PreTrainedConfig:
 
 
 def _settings(run: Experiment) -> dict[str, Any]:
+    assert run.dtype  # null is resolved when an experiment is made
     return {"attn_implementation": run.model.attention, "dtype": getattr(torch, run.dtype.name),
             "trust_remote_code": run.model.trust_remote_code}
 
@@ -99,7 +101,8 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         ValueError: where the model has no list of layers.
     """
-    lists = {path: module for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+    lists = {path: module for path, module in model.named_modules()
+             if isinstance(module, nn.ModuleList) and len(module)}
     if not lists:
         raise ValueError(f"{type(model).__name__} has no list of decoder layers")
     # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
@@ -120,7 +123,7 @@ def linear_modules(model: PreTrainedModel, wanted: list[str] | None, key: str) -
     linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     if wanted is None or wanted == ["all"]:
         return {path: module for path, module in linears.items() if module is not head}
-    found = {}
+    found: dict[str, nn.Module] = {}
     for name in wanted:
         matches = {path: module for path, module in linears.items() if on_segments(name, path)}
         if not matches:
@@ -136,7 +139,7 @@ def on_segments(name: str, path: str) -> bool:
 
 
 def linear_names(model: PreTrainedModel, wanted: list[str], key: str) -> list[str]:
-    """The shortest names for `linear_modules` that PEFT understands: last segments if they mean the same, else paths."""
+    """Names of `linear_modules` for PEFT: last segments where they mean the same modules, else whole paths."""
     chosen = linear_modules(model, wanted, key)
     leaves = {path.rpartition(".")[2] for path in chosen}
     meant = {path for path, module in model.named_modules() if path.rpartition(".")[2] in leaves}

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: run.json at the start, a metrics.jsonl line a step, result.json at the end. Written here alone.
+"""What a run leaves on disk, written here alone: run.json first, a metrics.jsonl line a step, result.json at the end.
 
 Standard library only, so that a report can read records where torch is not installed.
 """
@@ -22,8 +22,8 @@ RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
 # Config keys that do not change a result: two runs that differ only in these are the same run.
 INCIDENTAL = ("tracker", "wandb_mode", "wandb_project", "tags", "save_every", "keep_checkpoints", "resume", "rerun",
-              "progress", "task", "gib", "skip_if_over_gib", "tuned", "fail_fast", "job_memory_gib", "job_timeout_seconds",
-              "job_stall_seconds")
+              "progress", "task", "gib", "skip_if_over_gib", "tuned", "fail_fast", "job_memory_gib",
+              "job_timeout_seconds", "job_stall_seconds")
 
 
 def now() -> str:
@@ -211,8 +211,8 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
         run = {"schema_version": SCHEMA_VERSION, "started_at": now(), **start, **(read_json(folder / RUN) or {})}
         curve = list(read_metrics(folder))
         losses = [line["validation_loss"] for line in curve if line.get("validation_loss") is not None]
-        left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}}, "curve": thin(curve),
-                "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
+        left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}},
+                "curve": thin(curve), "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
                          "test": None},
                 "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
                                "wall_seconds": round(wall_seconds, 3)}}

@@ -37,8 +37,11 @@ class Engine:
     unscale: Callable[[], None] = lambda: None
 
 
+PLAIN = Engine()
+
+
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], label_tokens: int,
-               max_grad_norm: float | None = None, engine: Engine = Engine()) -> StepResult:
+               max_grad_norm: float | None = None, engine: Engine = PLAIN) -> StepResult:
     """Forward and backward over the micro-batches, clip, step.
 
     Args:

@@ -59,4 +59,5 @@ class Trackers:
         except Exception as error:  # whatever a tracker raises, the run is worth more
             name = tracker.name if tracker else "tracker"
             log.warning("%s stopped working (%s); the run goes on without it", name, str(error).split("\n")[0][:200])
-            self.accelerator.trackers = [other for other in self.accelerator.trackers if tracker and other is not tracker]
+            left = [other for other in self.accelerator.trackers if tracker and other is not tracker]
+            self.accelerator.trackers = left

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(*[item.to(device) if isinstance(item, torch.Tensor) else item for item in self])
+        moved: dict = {name: item.to(device) for name, item in self._asdict().items() if isinstance(item, torch.Tensor)}
+        return self._replace(**moved)
 
 
 def collate(rows: list[Row], pad: int) -> Batch:
@@ -74,7 +75,8 @@ class Plan:
 
     def longest(self, steps: int) -> int:
         """The step among the first `steps`, but the very first, that holds the longest row: where memory is highest."""
-        return max(range(1, max(2, steps)), key=lambda step: max((len(row.ids) for row in self.step_rows(step)), default=0))
+        return max(range(1, max(2, steps)),
+                   key=lambda step: max((len(row.ids) for row in self.step_rows(step)), default=0))
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of optimizer step `step` (from 0); an epoch's end may fall inside a step."""

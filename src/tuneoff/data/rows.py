@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -51,16 +51,18 @@ def read_lines(path: Path) -> Iterator[dict]:
     Raises:
         ConfigError: for a line that is not a JSON object, with its number.
     """
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    number = 0
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
+                number += 1
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
                 yield row
     except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
-        raise ConfigError("data.path", path, f"line {locals().get('number', 0) or 1}: {error}") from error
+        raise ConfigError("data.path", path, f"line {max(1, number)}: {error}") from error
 
 
 def locate(data: Data) -> Path:
@@ -134,4 +136,5 @@ def fingerprint(data: DataSet) -> str:
 
 def describe(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     """The decoded example with its trained part in «»."""
-    return f"{tokenizer.decode(row.ids[:row.first_label])}«{tokenizer.decode(row.ids[row.first_label:])}»"
+    ids = list(row.ids)
+    return f"{tokenizer.decode(ids[:row.first_label])}«{tokenizer.decode(ids[row.first_label:])}»"

@@ -51,7 +51,8 @@ class BAdam(Method):
         if run.processes > 1:
             raise ConfigError("method", run.method, f"runs in one process, and {run.processes} were launched")
         if self.badam_mode is Mode.ratio and run.optimizer is not Optimizer.adamw:
-            raise ConfigError("optimizer", run.optimizer, "must be adamw where badam_mode=ratio, a sparse Adam of its own")
+            raise ConfigError("optimizer", run.optimizer,
+                              "must be adamw where badam_mode=ratio, whose sparse Adam is its own")
 
     def prepare(self, model: Any) -> Any:
         """Freeze what never trains (embeddings, head and, in layer mode, the final norm, unless included)."""
@@ -82,7 +83,8 @@ class BAdam(Method):
         last = [name for name in outside if self.badam_include_lm_head and opened.get(name, True) and name not in first]
         found = [block for block in [first, *inside, last] if block]
         if self.badam_start_block is not None and self.badam_start_block >= len(found):
-            raise ConfigError("badam_start_block", self.badam_start_block, f"this model has blocks 0 to {len(found) - 1}")
+            raise ConfigError("badam_start_block", self.badam_start_block,
+                              f"this model has blocks 0 to {len(found) - 1}")
         return found
 
     @staticmethod
@@ -93,6 +95,7 @@ class BAdam(Method):
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return the package's block (or ratio) optimizer, mended."""
         import badam
+
         from tuneoff.optimizers import make, parameter_groups
         named = list(model.named_parameters())
         if self.badam_mode is Mode.ratio:
@@ -118,8 +121,8 @@ class BAdam(Method):
         train = self._reachable(model, self.blocks(model))
         facts: dict = {"never_trained": [name for name, _ in model.named_parameters() if name not in train]}
         if self.badam_mode is Mode.layer and next(model.parameters()).element_size() == 4:
-            facts["float32_weights"] = ("the active block is held twice in float32; pure_bf16=true, which the paper "
-                                        "uses, halves the weights and keeps the float32 copy for the active block alone")
+            facts["float32_weights"] = ("the active block is held twice in float32; pure_bf16=true, as in the paper, "
+                                        "halves the weights and keeps a float32 copy of the active block alone")
         return facts
 
 
@@ -132,7 +135,7 @@ class _Blocks:
 
     def __init__(self, base_optimizer: Any, named: list, blocks: list[list[str]], options: BAdam, seed: int):
         import torch
-        self.options, self.order = options, []
+        self.options, self.order = options, list[int]()
         self.generator = torch.Generator().manual_seed(seed)
         self.block_num = len(blocks)
         start, mode = options.badam_start_block, options.badam_switch_mode
@@ -248,9 +251,10 @@ class _Ratio:
 
     def __init__(self, groups: list[dict], options: BAdam, run: Experiment):
         import torch
+
         from tuneoff.optimizers import BETAS, EPS
         self.options, self.seed = options, derive(run.seed, "blocks")
-        self.global_step, self.masks = 0, {}
+        self.global_step, self.masks = 0, dict[Any, Any]()
         # Optimizer's own __init__: upstream's is where the tied head crashes and the global generator is drawn from.
         torch.optim.Optimizer.__init__(self, groups, {"lr": run.lr, "betas": BETAS, "eps": EPS})  # type: ignore[arg-type]
         for group in self.param_groups:
@@ -292,7 +296,7 @@ class _Ratio:
         return self.masks[parameter.shape]
 
     def step(self, closure: Any = None) -> None:
-        """One Adam step on the masked entries; after `badam_switch_interval` steps the mask moves, the state restarts."""
+        """One Adam step on the masked entries; at the interval's end the mask moves and the state restarts."""
         import torch
         with torch.no_grad():
             for group in self.param_groups:
@@ -310,7 +314,8 @@ class _Ratio:
         states = [self.state[parameter] for parameter in params]
         for state, grad in zip(states, grads, strict=True):
             if not state:
-                state.update(step=0, exp_avg=torch.zeros_like(grad._values()), exp_avg_sq=torch.zeros_like(grad._values()))
+                zeros = torch.zeros_like(grad._values())
+                state.update(step=0, exp_avg=zeros, exp_avg_sq=zeros.clone())
             state["step"] += 1
         for parameter, grad in zip(params, grads, strict=True):
             if group["weight_decay"]:  # upstream has none; decay what this step may change

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tuneoff.config import ConfigError, Method, nearest, names, option, register
+from tuneoff.config import ConfigError, Method, names, nearest, option, register
 
 
 @register
@@ -47,7 +47,8 @@ class Freeze(Method):
             if not found:
                 available = sorted({path.rpartition(".")[2] for path, module in modules.items()
                                     if path and any(True for _ in module.parameters())})
-                raise ConfigError(key, name, f"no such module; there are {', '.join(available)}{nearest(name, available)}")
+                raise ConfigError(key, name,
+                                  f"no such module; there are {', '.join(available)}{nearest(name, available)}")
             for module in found:
                 module.requires_grad_(True)
 

@@ -1,4 +1,4 @@
-"""GaLore: full-parameter training whose Adam state lives in a low-rank projection of the gradient (Zhao et al. 2024)."""
+"""GaLore: all weights train, and Adam's state lives in a low-rank projection of the gradient (Zhao et al. 2024)."""
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -177,11 +177,13 @@ class _LayerWise:
         owner = {parameter: index for index, group in enumerate(self.param_groups) for parameter in group["params"]}
 
         def step_one(parameter: torch.nn.Parameter) -> None:
+            assert parameter.grad is not None
             norm = torch.linalg.vector_norm(parameter.grad)
             self._norms.append(norm)
             if max_weight_grad_norm is not None:
                 parameter.grad.mul_((max_weight_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            groups, self.param_groups = self.param_groups, [{**self.param_groups[owner[parameter]], "params": [parameter]}]
+            groups = self.param_groups
+            self.param_groups = [{**groups[owner[parameter]], "params": [parameter]}]
             super(_LayerWise, self).step()  # type: ignore[misc]
             self.param_groups = groups
             parameter.grad = None

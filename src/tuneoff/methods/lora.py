@@ -65,6 +65,7 @@ class LoRA(Method):
     def peft_config(self, model: Any) -> Any:
         """PEFT's description of this adapter for `model`."""
         from peft import LoraConfig
+
         from tuneoff.models import linear_names, on_segments, tied
         modules = [path for path, _ in model.named_modules()]
         for name in self.additional_target or ():
@@ -72,11 +73,12 @@ class LoRA(Method):
                 raise ConfigError("additional_target", name, "no such module in this model")
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
-            task_type="CAUSAL_LM", r=self.lora_rank, lora_alpha=self.lora_alpha or 2 * self.lora_rank,
+            task_type="CAUSAL_LM", r=self.lora_rank,
+            lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout, target_modules=linear_names(model, self.lora_target, "lora_target"),
             modules_to_save=self.additional_target, ensure_weight_tying=bool(self.additional_target) and tied(model),
             use_rslora=self.use_rslora, use_dora=self.use_dora,
-            init_lora_weights=pissa if self.pissa_init else True)
+            init_lora_weights=pissa if self.pissa_init else True)  # type: ignore[arg-type]
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
@@ -126,6 +128,7 @@ class LoRA(Method):
     def _save_converted(self, model: Any, folder: Path) -> None:
         """Save an ordinary adapter of rank 2r for the untouched base: W + s(BA - B0 A0) = W + s [B, -B0] [A; A0]."""
         import copy
+
         import torch
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file

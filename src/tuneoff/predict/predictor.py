@@ -87,7 +87,7 @@ class Predictor:
         for phase in phases:
             yield self.train(f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase))
             yield self.train(f"step of phase {phase}", size)
-        if not phases and getattr(optimizer, "refresh_interval", 0):
+        if not phases and getattr(optimizer, "refresh_interval", None):
             optimizer.refresh_interval = 1
             yield self.train("refresh step", size)
         elif not phases:

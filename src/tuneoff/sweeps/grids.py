@@ -113,7 +113,7 @@ class GridSweeper(BasicSweeper):
             raise RunFailed(f"fail_fast=true: {stopped}") from None
         finally:
             print(table(rows))
-        failed = sum(row.outcome == "failed" for row in rows)
+        failed = sum(row.outcome in ("failed", "interrupted") for row in rows)
         self._say_what_is_on_an_edge(folder)
         if failed:
             raise RunFailed(f"{failed} of {len(rows)} jobs failed; the same command tries them again")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.record import PREDICTION, RESULT, read_json, status
 
+ORDER = ("skipped", "finished", "predicted_out_of_memory", "running", "not started", "interrupted", "failed")
 _skipped = 0  # jobs of this process that took no time, and say nothing of the time left
 
 
@@ -64,11 +65,10 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        """finished, skipped, failed, or why neither."""
+        """skipped, failed, or a status that is neither."""
         if self.before:
             return "skipped"
-        known = {"finished", "not started", "running", "predicted_out_of_memory"}
-        return self.status if self.status in known else "failed"
+        return self.status if self.status in ORDER else "failed"
 
     def line(self) -> str:
         """What came of it, in one line."""
@@ -98,10 +98,9 @@ def prediction_line(foreseen: dict) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """A line a job, the failed ones last, and a line with their numbers."""
-    order = ["skipped", "finished", "predicted_out_of_memory", "running", "not started", "failed"]
-    rows = sorted(rows, key=lambda row: order.index(row.outcome))
+    rows = sorted(rows, key=lambda row: ORDER.index(row.outcome))
     first, second = (max((len(getattr(row, name)) for row in rows), default=0) for name in ("outcome", "job"))
     lines = [f"{row.outcome:<{first}}  {row.job:<{second}}  {row.line()}".rstrip() for row in rows]
     counts = Counter(row.outcome for row in rows)
-    counted = [name for name in order if counts[name] or name in ("finished", "skipped", "failed")]
+    counted = [name for name in ORDER if counts[name] or name in ("finished", "skipped", "failed")]
     return "\n".join([*lines, ", ".join(f"{name.replace('_', ' ')} {counts[name]}" for name in reversed(counted))])

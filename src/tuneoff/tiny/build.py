@@ -1,4 +1,4 @@
-"""Makes `tiny`: its tokenizer and architecture, and after `train.py` trained it, its weights (README.md here says how)."""
+"""Makes `tiny`: tokenizer and architecture, and after `train.py` trained it, its weights (README.md here says how)."""
 import sys
 from pathlib import Path
 
