@@ -212,7 +212,8 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
         curve = list(read_metrics(folder))
         losses = [line["validation_loss"] for line in curve if line.get("validation_loss") is not None]
         left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}},
-                "curve": thin(curve), "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
+                "curve": thin(curve),
+                "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
                          "test": None},
                 "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
                                "wall_seconds": round(wall_seconds, 3)}}
