@@ -32,13 +32,17 @@ def predict(run: Experiment, method: Method) -> dict:
         ConfigError: a setting that cannot be predicted, or that the model shows to be wrong.
     """
     predictor = Predictor(run, method)
-    moments = list(predictor.moments(run.batch_size))
-    found = content(moments, predictor.assumptions())
-    named = list(predictor.model.parameters())
-    found["parameters"] = {"total": count(named), "trainable": count(p for p in named if p.requires_grad)}
-    if run.gib is not None:
-        found["largest_batch"] = predictor.largest_batch(run.gib, worst(moments))
-    return found
+    gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
+    try:
+        named = list(predictor.model.parameters())
+        parameters = {"total": count(named), "trainable": count(p for p in named if p.requires_grad)}
+        moments = list(predictor.moments(run.batch_size))
+        found = {"parameters": parameters, **content(moments, predictor.assumptions())}
+        if run.gib is not None:
+            found["largest_batch"] = predictor.largest_batch(run.gib, worst(moments))
+        return found
+    finally:
+        gc.unfreeze()
 
 
 class Predictor:
