@@ -77,7 +77,7 @@ def test_dtype_follows_pure_bf16():
 
 
 def test_the_budget_is_the_one_that_is_given():
-    assert bind(composed())[0].budget == ("max_steps", Experiment.default_steps)
+    assert bind(composed("default_steps=33"))[0].budget == ("max_steps", 33)
     assert bind(composed("max_tokens=1000"))[0].budget == ("max_tokens", 1000)
 
 
@@ -88,7 +88,7 @@ def test_unused_mixed_precision_reads_as_no():
 def test_identity_changes_with_what_changes_a_result_and_with_nothing_else():
     first = identity(composed())
     assert first == identity(composed("tracker=none", "progress=false", "wandb_project=other", "save_every=5"))
-    others = [identity(composed(change)) for change in ("seed=1", "lr=3e-3", "method=dora", "data.limit=5")]
+    others = [identity(composed(change)) for change in ("seed=1", "lr=7e-3", "method=dora", "data.limit=5")]
     assert len({first, *others}) == 5
 
 

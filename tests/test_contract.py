@@ -1,4 +1,4 @@
-"""Contracts 2 and 5: the same command gives the same bits, and every method of a seed sees the same data and weights."""
+"""Contracts 2 and 5: the same command gives the same bits, and a seed's methods see the same data and weights."""
 import pytest
 from conftest import METHODS
 

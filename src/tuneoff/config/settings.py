@@ -1,0 +1,234 @@
+"""The settings that every method shares, typed and range-checked: the model, the data, and the experiment."""
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, one_of, option
+from tuneoff.record import RUN
+
+
+class Scheduler(Enum):
+    """Learning-rate schedules, as functions of progress."""
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Dtype(Enum):
+    """Types of the weights."""
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class MixedPrecision(Enum):
+    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
+    no = 0
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Optimizer(Enum):
+    """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    adafactor = "adafactor"
+
+
+class Tracker(Enum):
+    """Experiment trackers, through accelerate."""
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    none = "none"
+
+
+class Task(Enum):
+    """What a run does: train, or only say what memory that would take."""
+    train = "train"
+    predict = "predict"
+
+
+class WandbMode(Enum):
+    """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
+    offline = "offline"
+    online = "online"
+
+
+HERE = Path(__file__).parents[1]
+
+
+def folder_of(place: str) -> Path:
+    """The folder that a path or `tuneoff:NAME` means, there or not."""
+    return HERE / place.removeprefix("tuneoff:") if place.startswith("tuneoff:") else Path(place).expanduser()
+
+
+def shipped(pattern: str) -> list[str]:
+    """`tuneoff:NAME` of what ships with the package and fits a pattern of paths."""
+    found = [path.parent if path.name == "config.json" else path for path in HERE.glob(pattern)]
+    return sorted(f"tuneoff:{path.name.partition('.')[0]}" for path in found)
+
+
+@dataclass
+class Model:
+    """What is fine-tuned: a hub name or a folder (`tuneoff:tiny` ships with the package), or without a path a shape.
+
+    `config` is the shape: transformers' model_type and sizes. Where there is a path, the path's own shape counts.
+    """
+    name: str = MISSING
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    pretrained: bool = True
+    tokenizer: str | None = None
+    attention: str = one_of("sdpa", "sdpa", "eager", "flash_attention_2", "flex_attention")
+    trust_remote_code: bool = False
+
+    def check(self) -> None:
+        """Refuse ranges, and a folder that is not there. (OmegaConf builds defaults, so `__post_init__` cannot.)"""
+        check_ranges(self, "model.")
+        if self.path is None and not (self.config and "model_type" in self.config):
+            raise ConfigError("model.path", None, "must be a folder or a hub name, unless model.config gives a shape")
+        for key in ("path", "tokenizer"):
+            place = getattr(self, key)
+            if place is None or place and (folder_of(place) / ("config.json" if key == "path" else "")).exists():
+                continue
+            if place.startswith("tuneoff:"):
+                raise ConfigError(f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}")
+            # A hub name is owner/name; anything else has to be a folder.
+            if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
+                wanted = "folder with a config.json" if key == "path" else "folder"
+                raise ConfigError(f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name")
+        folder = folder_of(self.path or "")
+        weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+        if self.path and self.pretrained and folder.is_dir() and not weights:
+            raise ConfigError("model.pretrained", True, f"{self.path} holds no weights; false draws random ones")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
+        try:
+            return "quantization_config" in json.loads((folder_of(self.path or "") / "config.json").read_text())
+        except (OSError, ValueError):
+            return False
+
+
+@dataclass
+class Data:
+    """What it is tuned on: rows with `prompt` and `completion`, or with `text`."""
+    name: str = MISSING
+    path: str = MISSING
+    limit: int | None = at_least(None, 1)
+
+    def check(self) -> None:
+        """Refuse ranges, and a file that is not there."""
+        check_ranges(self, "data.")
+        if self.path.startswith("tuneoff:"):
+            files = shipped("data/corpus/*.jsonl.xz")
+            if self.path not in files:
+                raise ConfigError("data.path", self.path, f"must be {' or '.join(files)}")
+        elif not Path(self.path).expanduser().is_file():
+            raise ConfigError("data.path", self.path, "must be an existing file")
+
+
+BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
+
+
+@dataclass
+class Experiment:
+    """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
+    method: str = MISSING
+    task: Task = Task.train
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+
+    lr: float = above(1e-4, 0)
+    weight_decay: float = at_least(0.0, 0)
+    scheduler: Scheduler = Scheduler.cosine
+    warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
+    batch_size: int = at_least(8, 1)
+    eval_batch_size: int | None = at_least(None, 1)
+    gradient_accumulation_steps: int = at_least(1, 1)
+    max_length: int = at_least(256, 2)
+    epochs: float | None = above(None, 0)
+    max_steps: int | None = at_least(None, 1)
+    max_tokens: int | None = at_least(None, 1)
+    max_seconds: float | None = above(None, 0)
+    default_steps: int = at_least(100, 1)  # the budget where none of the four above is given
+    max_grad_norm: float | None = above(None, 0)
+    eval_every: int | None = at_least(None, 1)
+    test: bool = False  # evaluate the test split, once, at the end
+    save_every: int | None = at_least(None, 1)
+    keep_checkpoints: int = at_least(2, 1)
+    gib: float | None = above(None, 0)  # a prediction finds the largest batch_size that fits in so much
+    skip_if_over_gib: float | None = above(None, 0)  # predict first, and do not start what would not fit
+    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
+    dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
+    mixed_precision: MixedPrecision = MixedPrecision.no
+    pure_bf16: bool = False
+    gradient_checkpointing: bool = False
+    optimizer: Optimizer = Optimizer.adamw
+    tracker: Tracker = Tracker.wandb
+    wandb_mode: WandbMode = WandbMode.offline
+    wandb_project: str = "tuneoff"
+    tags: Any = names()
+    resume: str = "never"
+    rerun: bool = False
+    tuned: str | None = None  # a sweep's folder: each method takes its best settings from there
+    fail_fast: bool = False  # a sweep ends with its first failed job
+    job_memory_gib: float | None = above(None, 0)  # limits of a sweep's job
+    job_timeout_seconds: float | None = above(None, 0)
+    job_stall_seconds: float | None = above(None, 0)
+    save_model: bool = False
+    export_merged: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        self.model.check()
+        self.data.check()
+        check_ranges(self)
+        if self.task is Task.train and self.model.pretrained and self.model.path is None:
+            raise ConfigError("model.path", None, "must be a folder or a hub name with weights; model.pretrained=false "
+                              "draws random ones")
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ConfigError(given[1], getattr(self, given[1]), f"one budget a run, and {given[0]} is already given")
+        if self.pure_bf16 and self.mixed_precision is not MixedPrecision.no:
+            raise ConfigError("mixed_precision", self.mixed_precision, "must be no where pure_bf16=true")
+        if self.pure_bf16 and self.dtype is Dtype.float32:
+            raise ConfigError("dtype", self.dtype, "must be bfloat16 (or left out) where pure_bf16=true")
+        if self.dtype is None:
+            self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
+        if self.dtype is Dtype.bfloat16 and self.mixed_precision is MixedPrecision.fp16:
+            raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
+        if self.export_merged and not self.save_model:
+            raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
+            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+
+    @property
+    def sharding(self) -> str | None:
+        """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
+        launched = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
+        return next((name for key, name in launched.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
+
+    @property
+    def processes(self) -> int:
+        """Ranks of this run, as the launcher (torchrun, accelerate launch) has set them."""
+        return int(os.environ.get("WORLD_SIZE", 1))
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
+        for key in BUDGETS:
+            if getattr(self, key) is not None:
+                return key, getattr(self, key)
+        return "max_steps", self.default_steps
+
+
+def derive(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7])
