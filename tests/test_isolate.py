@@ -36,6 +36,11 @@ def fail(error: BaseException) -> None:
     raise error
 
 
+def begin_and_fail(folder: Path) -> None:
+    (folder / "result.json").unlink()
+    raise ValueError("no good")
+
+
 def die(number: int) -> None:
     os.kill(os.getpid(), number)
 
@@ -129,6 +134,7 @@ def test_a_killed_job_is_a_record(job, number, how):
 def test_an_earlier_result_is_not_taken_for_this_one(job, tmp_path):
     assert job(finish, tmp_path)["status"] == "finished"
     assert job(die, signal.SIGKILL)["status"] == "killed"
+    assert job(begin_and_fail, tmp_path)["status"] == "failed"
 
 
 def test_memory_is_limited(job, tmp_path):

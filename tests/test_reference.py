@@ -269,7 +269,7 @@ def test_badam_ratio_equals_a_masked_adamw(trained, mask):
                 v.add_((grad**2 - v) * (1 - 0.999))
                 size = lr * math.sqrt(1 - 0.999**local) / (1 - 0.9**local)
                 if p.ndim > 1:
-                    p.add_(p * on, alpha=-lr * 0.1)
+                    p.add_(p * on * (-lr * 0.1))
                 p.add_(-size * (m / (v.sqrt() + 1e-8)) * on)
 
         count = 0

@@ -22,7 +22,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 
-from tuneoff.record import METRICS, PREDICTION, RESULT, AlreadyDone, Busy, conclude, describe_error
+from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error
 
 PRELOAD = ["tuneoff.tether", "torch", "transformers.models.llama.modeling_llama", "peft", "accelerate",
            "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
@@ -75,14 +75,15 @@ def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Li
             status = "timed_out" if error else None
         except KeyboardInterrupt:
             _stop(process)
-            if start is not None and _stamp(folder) == before:
+            if start is not None and _stamp(folder) in (None, before):
                 conclude(folder, start, "interrupted", describe_error(KeyboardInterrupt("stopped by the user")),
                          time.time() - started)
             raise
     raised = _received(errors)
     if raised and raised["type"] in (Busy.__name__, AlreadyDone.__name__):
         raise {"Busy": Busy, "AlreadyDone": AlreadyDone}[raised["type"]](raised["message"])
-    if status is None and (_stamp(folder) != before or start is None and raised is None and process.exitcode == 0):
+    wrote = _stamp(folder) not in (None, before)  # a run that begins removes an earlier result
+    if status is None and (wrote or start is None and raised is None and process.exitcode == 0):
         return  # the child wrote it
     died = error or Killed(f"the process ended by {_how(process.exitcode)} and left no result")
     told = raised or describe_error(died)
@@ -91,10 +92,13 @@ def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Li
     conclude(folder, start, status or ("failed" if raised else "killed"), told, time.time() - started)
 
 
-def _stamp(folder: Path) -> list[tuple[int, int]]:
-    """What tells one result.json, or prediction.json, from another that replaced it."""
-    found = [path.stat() for path in (folder / RESULT, folder / PREDICTION) if path.exists()]
-    return [(stat.st_ino, stat.st_mtime_ns) for stat in found]
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """What tells one result.json from another that replaced it."""
+    try:
+        found = (folder / RESULT).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _received(errors: Connection) -> dict | None:

@@ -56,7 +56,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
             raise AlreadyDone(f"{folder}: another process has finished this run")
         trainer = Trainer(run, method, recorder)
         status, error = "finished", None
-        with on_sigterm(trainer.stop), trainer.bar:
+        with on_sigterm(trainer.stop):
             try:
                 trainer.load(start)
                 trainer.fit()
@@ -66,6 +66,8 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
                 raise
             except BaseException as caught:  # whatever it was, the record says so
                 status, error = classify(caught), caught
+            finally:
+                trainer.bar.close()
         result = recorder.finish(status, trainer.measured(), error)
         trainer.trackers.finish(result)
         return result
@@ -113,7 +115,7 @@ class Trainer:
         self.facts: dict = {}
         self.checkpoints = recorder.folder / "checkpoints"
         self.step, self.evaluated_at, self.stopping = 0, -1, False
-        self.bar = tqdm(unit="step", disable=not run.progress, dynamic_ncols=True)
+        self.bar = tqdm(disable=True)  # the real one appears when training begins: a refusal is one line
 
     # ------------------------------------------------------------ before
     def load(self, start: dict) -> None:
@@ -191,8 +193,8 @@ class Trainer:
     def fit(self) -> None:
         """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end."""
         total = self.schedule.total_steps
-        self.bar.reset(None if math.isinf(total) else int(total))
-        self.bar.update(self.step)
+        self.bar = tqdm(total=None if math.isinf(total) else int(total), initial=self.step, unit="step",
+                        disable=not self.run.progress, dynamic_ncols=True)
         with self.meter.phase("train"):
             while True:
                 ended = self.schedule.ended(self.step)

@@ -319,8 +319,7 @@ class _Ratio:
             state["step"] += 1
         for parameter, grad in zip(params, grads, strict=True):
             if group["weight_decay"]:  # upstream has none; decay what this step may change
-                kept = _masked(parameter, grad)
-                parameter.add_(kept, alpha=-group["lr"] * group["weight_decay"])
+                parameter.add_(_masked(parameter, grad) * (-group["lr"] * group["weight_decay"]))
         self._sparse_adam(params, grads, [state["exp_avg"] for state in states],  # type: ignore[attr-defined]
                           [state["exp_avg_sq"] for state in states], [state["step"] for state in states],
                           eps=group["eps"], beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
