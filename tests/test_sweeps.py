@@ -128,7 +128,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
     assert code == 1 and counted(out) == {"failed": 2, "finished": 0, "skipped": 4}, out
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     # Another value is another job; rerun=true does the old one again.
-    code, out, err = sweep("-m", "method=full", "seed=0", "lr=1e-3,2e-3", "rerun=true")
+    code, out, err = sweep("-m", "method=full", "seed=0", "max_steps=4,5", "rerun=true")
     assert code == 0 and counted(out) == {"failed": 0, "finished": 2, "skipped": 0}
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "full").rglob("result.json")}
     assert len(again) == 3 and len(again.items() & stamps.items()) == 1
