@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import METHODS
 
-from tuneoff.loop import Trainer
 from tuneoff.record import Recorder
+from tuneoff.trainer import Trainer
 
 CASES = {method: [f"method={method}"] for method in METHODS} | {
     "untied_full": ["method=full"], "untied_lora": ["method=lora"], "untied_dora": ["method=dora"],

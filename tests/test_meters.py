@@ -41,8 +41,8 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
 
 def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
-    from tuneoff.loop import Trainer
     from tuneoff.record import Recorder
+    from tuneoff.trainer import Trainer
     experiment, method, config = settings("method=full", "batch_size=8")
     trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
     trainer.load({"config": config})

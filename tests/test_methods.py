@@ -4,8 +4,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from tuneoff.config import ConfigError
-from tuneoff.loop import Trainer
 from tuneoff.record import Recorder
+from tuneoff.trainer import Trainer
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from conftest import METHODS, QUICK, ROOT
 
 from tuneoff import checkpoint, record
-from tuneoff.loop import Trainer
 from tuneoff.record import Recorder
+from tuneoff.trainer import Trainer
 
 # Saved inside a BAdam block, between two projections; with dropout, and two micro-batches where a method allows it.
 OPTIONS = ["max_steps=11", "save_every=2", "eval_every=4", "tracker=none"]

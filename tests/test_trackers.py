@@ -72,6 +72,18 @@ def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
     assert summary["loss/final"] == result["loss"]["final"] and summary["status"] == "finished"
 
 
+def test_a_resume_goes_on_in_the_same_wandb_run(run, tmp_path):
+    run("method=full", "tracker=wandb", "save_every=2")
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "step_00000004").rename(tmp_path / "newest")
+    result = run("method=full", "tracker=wandb", "save_every=2", "resume=auto")
+    assert result["resumed_at_step"] == 2
+    paths = sorted((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
+    ids = [next(record.run.run_id for record in records(path) if record.WhichOneof("record_type") == "run")
+           for path in paths]
+    assert len(ids) == 2 and ids[0] == ids[1] == result["tracker_id"]
+
+
 def test_tensorboard_holds_the_same(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     result = run("method=full", "tracker=tensorboard")

@@ -20,8 +20,8 @@ def trainer(method: str, steps: int, folder: Path):
     import tuneoff.entry  # noqa: F401
     import tuneoff.methods  # noqa: F401
     from tuneoff.config import bind, resolved
-    from tuneoff.loop import Trainer
     from tuneoff.record import Recorder
+    from tuneoff.trainer import Trainer
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={method}", f"max_steps={steps}", "tracker=none", "progress=false",
                                            "data.limit=400"])

@@ -1,0 +1,284 @@
+"""The training loop: any method's model and optimizer through `step.py`, measured at every step. Knows no method."""
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from tqdm import tqdm
+
+from tuneoff import checkpoint, data
+from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, derive
+from tuneoff.live import LiveMemory
+from tuneoff.meters import PhaseMeter, Throughput, gib
+from tuneoff.models import count, load_model, load_tokenizer
+from tuneoff.provenance import provenance, weights_hash
+from tuneoff.record import Recorder
+from tuneoff.schedule import Schedule
+from tuneoff.step import Engine, summed_loss, train_step
+from tuneoff.trackers import Trackers, available
+
+log = logging.getLogger(__name__)
+WARMUP_STEPS = 3  # not measured: allocators and caches fill up
+
+
+class Diverged(ArithmeticError):
+    """The loss or the gradient is no longer a number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM came, a checkpoint was written, and the run stopped at a step's end."""
+
+
+class Trainer:
+    """One run's parts and how they work together. Knows no method."""
+
+    def __init__(self, run: Experiment, method: Method, recorder: Recorder):
+        if run.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
+            raise ConfigError("mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU")
+        AcceleratorState._reset_state()  # a test process trains more than once; accelerate keeps the first precision
+        self.run, self.method, self.recorder = run, method, recorder
+        self.accelerator = Accelerator(mixed_precision=run.mixed_precision.name, log_with=available(run) or None,
+                                       project_dir=recorder.folder)
+        self.device = self.accelerator.device
+        self.trackers = Trackers(self.accelerator)
+        self.meter = PhaseMeter(self.device)
+        self.throughput = Throughput(WARMUP_STEPS)
+        self.losses: dict[str, float | None] = {"initial": None, "final": None, "best": None, "test": None}
+        self.parameters: dict[str, int] = {}
+        self.breakdown: dict = {}
+        self.facts: dict = {}
+        self.checkpoints = recorder.folder / "checkpoints"
+        self.step, self.evaluated_at, self.stopping = 0, -1, False
+        self.bar = tqdm(disable=True)  # the real one appears when training begins: a refusal is one line
+
+    # ------------------------------------------------------------ before
+    def load(self, start: dict) -> None:
+        """Load model and data, let the method prepare them, and write run.json; resume where there is a checkpoint."""
+        run = self.run
+        saved = self._checkpoint()
+        origin = provenance(run, self.device)
+        self.recorder.start({**start, "method": run.method, "seed": run.seed, "provenance": origin,
+                             "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
+                             "budget": dict(zip(("kind", "value"), run.budget, strict=True))},
+                            saved.loop if saved else None)
+        with self.meter.phase("load"):
+            self.tokenizer = load_tokenizer(run.model)
+            self.data = data.load(run.data, self.tokenizer, run.max_length)
+            with self._drawing("modules"):
+                model = load_model(run)
+                origin["base_weights_hash"] = weights_hash(model)
+                self.model = self.method.prepare(model).to(self.device)
+            self.optimizer = self.method.make_optimizer(self.model, run)
+        self.parameters = self._count_parameters()
+        self._plan()
+        torch.manual_seed(derive(run.seed, "dropout"))
+        if saved:
+            self._restore(saved)
+        origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
+        self.recorder.describe({"optimizer": self._optimizer_facts(), "attention": run.model.attention,
+                                "facts": self.method.facts(self.model), "parameters": self.parameters})
+        self.trackers.start(run, self.recorder.run, self.recorder.folder)
+        log.info("an example, its trained part in «»:\n%s", self.data.example)
+
+    def _checkpoint(self) -> checkpoint.Checkpoint | None:
+        if self.run.resume == "never":
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            return None
+        return checkpoint.newest(self.checkpoints)
+
+    @contextmanager
+    def _drawing(self, purpose: str) -> Iterator[None]:
+        """Draw from torch's global generator under a seed of this purpose alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(self.run.seed, purpose))
+            yield
+
+    def _count_parameters(self) -> dict[str, int]:
+        named = dict(self.model.named_parameters())
+        ever = self.method.ever_trained(self.model, self.optimizer)
+        return {"total": count(named.values()), "ever_trained": count(named[name] for name in ever),
+                "trainable": count(p for p in named.values() if p.requires_grad)}
+
+    def _optimizer_facts(self) -> dict:
+        kind = type(getattr(self.optimizer, "base_optimizer", self.optimizer))
+        return {"class": f"{kind.__module__}.{kind.__name__}", "fused": bool(self.optimizer.defaults.get("fused")),
+                "groups": [{"parameters": count(group["params"]), "lr": group["lr"],
+                            "weight_decay": group.get("weight_decay", 0.0)} for group in self.optimizer.param_groups]}
+
+    def _plan(self) -> None:
+        """Order, budget in steps, schedule, and the steps whose memory is counted."""
+        run = self.run
+        kind, value = run.budget
+        self.plan = data.Plan(self.data.splits["train"], run.seed, run.batch_size * run.gradient_accumulation_steps,
+                              value if kind == "epochs" else None)
+        self.schedule = Schedule(run, self.plan.steps(kind, value))
+        self.known_steps = int(min(self.schedule.total_steps, 200))
+        interval = getattr(self.optimizer, "refresh_interval", 0)
+        # One step for each phase of the method's cycle, and the one with the longest batch.
+        self.counted = {0, interval, self.plan.longest(self.known_steps)}
+        self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
+        self.engine = Engine(self.accelerator.autocast, self.accelerator.backward)
+        self.stepper: Any = self.optimizer
+        if run.mixed_precision is MixedPrecision.fp16:
+            self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
+            self.engine.unscale = lambda: self.accelerator.unscale_gradients(self.stepper)
+
+    # ------------------------------------------------------------ during
+    def fit(self) -> None:
+        """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end."""
+        total = self.schedule.total_steps
+        self.bar = tqdm(total=None if math.isinf(total) else int(total), initial=self.step, unit="step",
+                        disable=not self.run.progress, dynamic_ncols=True)
+        with self.meter.phase("train"):
+            while True:
+                ended = self.schedule.ended(self.step)
+                self._evaluate_if_due(ended)
+                if ended:
+                    break
+                self._one_step(self.step)
+                self.step += 1
+                if self.stopping or (self.run.save_every and self.step % self.run.save_every == 0):
+                    self._save()
+                if self.stopping:
+                    raise Interrupted(f"stopped by SIGTERM after step {self.step}; resume=auto goes on from there")
+
+    def _evaluate_if_due(self, ended: bool) -> None:
+        due = ended or self.step == 0 or (self.run.eval_every and self.step % self.run.eval_every == 0)
+        if not due or self.evaluated_at == self.step:  # a resume may stand right behind an evaluation
+            return
+        loss = self.evaluate("validation", self.step)
+        self.evaluated_at = self.step
+        if self.step == 0:
+            self.losses["initial"] = loss
+        if ended:
+            self.losses["final"] = loss
+
+    def stop(self) -> None:
+        """Save and stop at the end of the step that runs now."""
+        self.stopping = True
+
+    def _save(self) -> None:
+        ever = self.method.ever_trained(self.model, self.optimizer)
+        tensors = {name: parameter for name, parameter in self.model.named_parameters() if name in ever}
+        state = {"optimizer": self.optimizer.state_dict(), "cpu_generator": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        loop = {"evaluated_at": self.evaluated_at, "losses": self.losses, "throughput": vars(self.throughput),
+                "breakdown": self.breakdown, "wall_seconds": self.recorder.wall_seconds(),
+                "peaks": self.meter.peaks}
+        checkpoint.save(self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in saved.tensors.items():
+                parameters[name].copy_(tensor)
+        self.optimizer.load_state_dict(saved.state["optimizer"])
+        torch.set_rng_state(saved.state["cpu_generator"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved.state["cuda_generator"], self.device)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        loop = saved.loop
+        self.step, self.evaluated_at, self.losses = loop["step"], loop["evaluated_at"], loop["losses"]
+        vars(self.throughput).update(loop["throughput"])
+        self.breakdown, self.meter.peaks = loop["breakdown"], loop["peaks"]
+        self.schedule.seconds = self.throughput.train_seconds
+        self.rates.last_epoch = self.step
+        log.info("resumed after step %d", self.step)
+
+    def _one_step(self, step: int) -> None:
+        rows, counted = self.plan.step_rows(step), step in self.counted
+        size, started = self.run.batch_size, time.perf_counter()
+        batches = [data.collate(rows[i:i + size], self.tokenizer.pad_token_id).to(self.device)
+                   for i in range(0, len(rows), size)]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.model.train()
+        live = LiveMemory(self.model, self.optimizer) if counted else None
+        with live or nullcontext():
+            result = train_step(self.model, self.stepper, batches, sum(batch.label_tokens for batch in batches),
+                                self.run.max_grad_norm, self.engine)
+        loss, norm = result.loss.item(), result.gradient_norm.item()
+        seconds = time.perf_counter() - started
+        self.schedule.seconds += seconds
+        self.rates.step()
+        self.throughput.add(seconds, sum(batch.tokens for batch in batches),
+                            sum(batch.input_ids.numel() for batch in batches), len(rows), not counted)
+        if live:
+            self._keep_breakdown(live, step)
+        self._log_step(step + 1, loss, norm, rates, seconds)
+        self._refuse_non_finite(step + 1, loss, norm)
+
+    def _keep_breakdown(self, live: LiveMemory, step: int) -> None:
+        """Keep the highest peak; the first step's gives way, since no optimizer state stands in it yet."""
+        peak, kept = live.peak(), self.breakdown.get("bytes", {})
+        if self.breakdown.get("at_steps") == [1] or sum(peak.values()) > sum(kept.values()):
+            self.breakdown["bytes"] = peak
+        self.breakdown.setdefault("at_steps", []).append(step + 1)
+
+    def _log_step(self, step: int, loss: float, norm: float, rates: list[float], seconds: float) -> None:
+        line = {"step": step, "loss": loss, "lr": rates, "gradient_norm": norm,
+                "tokens": self.throughput.tokens_seen, "step_seconds": round(seconds, 6)}
+        self.recorder.log(line)
+        speed = self.throughput.tokens_per_second
+        groups = {str(index): rate for index, rate in enumerate(rates)}
+        self.trackers.log({"train": {"loss": loss, "gradient_norm": norm, "tokens": line["tokens"],
+                                     "tokens_per_second": speed}, "lr": groups}, step)
+        self.bar.update()
+        if self.run.progress:
+            self.bar.set_postfix_str(f"loss {loss:.3f}, {speed or 0:.0f} tokens/s, {self.meter.current_gib():.2f} GiB")
+
+    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
+        # Under fp16 the loss scale makes gradients overflow now and then, and accelerate skips that step.
+        scaled = self.run.mixed_precision is MixedPrecision.fp16
+        if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+            raise Diverged(f"diverged at step {step}: loss {loss}, gradient norm {norm}")
+
+    @torch.no_grad()
+    def evaluate(self, split: str, step: int) -> float | None:
+        """Per-token negative log-likelihood of a split, token-weighted; None where the split is empty."""
+        rows = self.data.splits[split]
+        if not rows:
+            return None
+        self.model.eval()
+        started, summed, tokens = time.perf_counter(), torch.zeros((), device=self.device), 0
+        with self.meter.phase("evaluate"):
+            size = self.run.eval_batch_size or self.run.batch_size
+            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id):
+                with self.engine.autocast():
+                    summed += summed_loss(self.model, batch.to(self.device))
+                tokens += batch.label_tokens
+            loss = summed.item() / tokens
+        if split == "validation":
+            self.losses["best"] = min(loss, self.losses["best"] or math.inf)
+        seconds = round(time.perf_counter() - started, 3)
+        self.recorder.log({"step": step, f"{split}_loss": loss, "evaluate_seconds": seconds})
+        self.trackers.log({"evaluate": {f"{split}_loss": loss}}, step)
+        return loss
+
+    # ------------------------------------------------------------ after
+    def conclude(self) -> None:
+        """The test split once, if asked for, and the export."""
+        if self.run.test:
+            self.losses["test"] = self.evaluate("test", self.throughput.steps)
+        if self.run.save_model:
+            with self.meter.phase("export"):
+                folder = self.recorder.folder / "model"
+                self.facts = self.method.export(self.model, folder, self.run.export_merged)
+                self.tokenizer.save_pretrained(folder)
+
+    def measured(self) -> dict:
+        """What result.json adds to run.json, as far as the run came."""
+        memory = self.meter.facts()
+        parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
+        memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
+        return {"parameters": self.parameters, "loss": self.losses, "metrics": {}, "memory": memory,
+                "throughput": self.throughput.facts(), "facts": {**self.recorder.run.get("facts", {}), **self.facts}}
