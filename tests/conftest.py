@@ -1,5 +1,6 @@
 """Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
 import os
+import signal
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -14,6 +15,8 @@ import tuneoff.entry  # noqa: F401 (registers the identity resolver)
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff.config import bind, resolved
 
+# A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "tiny"
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))

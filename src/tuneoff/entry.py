@@ -39,11 +39,13 @@ def checked(cfg: DictConfig) -> DictConfig:
     task = copy.deepcopy(cfg)
     with open_dict(task):
         hydra = task.pop("hydra", None)
-    bind(task)
-    for override in hydra.overrides.task if hydra else ():
-        # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
-        if override.startswith("+") and not override.startswith("++"):
-            raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
+    added = [text for text in (hydra.overrides.task if hydra else ()) if re.match(r"\+[^+]", text)]
+    # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
+    second = [text for text in added if text.startswith("+schema=")]
+    if not second:
+        bind(task)  # it knows the key's nearest name
+    for override in second or added:
+        raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
     return task
 
 
