@@ -10,7 +10,7 @@ from tuneoff.step import summed_loss, train_step
 
 def rows(lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [Row(torch.randint(1, 4096, (size,), generator=generator).tolist(), first) for size, first in lengths]
+    return [Row(torch.randint(1, 4096, (size,), generator=generator).tolist(), ((first, size),)) for size, first in lengths]
 
 
 UNEQUAL = rows([(5, 3), (90, 10), (17, 16), (60, 1), (33, 30), (8, 1), (71, 70), (12, 2),
@@ -31,7 +31,7 @@ def test_loss_and_gradients_are_transformers_own(debug_model):
     for row in UNEQUAL:
         ids = torch.tensor([row.ids])
         labels = ids.clone()
-        labels[:, :row.first_label] = -100
+        labels[:, :row.spans[0][0]] = -100
         part = theirs(input_ids=ids, labels=labels).loss * row.labels / batch.label_tokens
         part.backward()
         total += part.detach()

@@ -31,23 +31,24 @@ class Batch(NamedTuple):
 def collate(rows: list[Row], pad: int) -> Batch:
     """Pad `rows` on the left to the longest; labels are an index made here, so that a step reads nothing back."""
     length = max(len(row.ids) for row in rows)
-    first = min(length - row.labels for row in rows)  # the earliest label position of any row
     input_ids = torch.full((len(rows), length), pad)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
-    labels = torch.full((len(rows), length - first), IGNORED)
+    labels = torch.full((len(rows), length), IGNORED)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
     for index, row in enumerate(rows):
         size = len(row.ids)
         ids = torch.tensor(row.ids, dtype=torch.long)
-        input_ids[index, length - size:] = ids
-        positions[index, length - size:] = torch.arange(size)
-        mask[index, length - size:] = 1
-        labels[index, labels.shape[1] - row.labels:] = ids[row.first_label:]
-    # The prediction of the token at position p is made at p - 1.
-    keep = torch.arange(first - 1, length - 1)
+        shift = length - size
+        input_ids[index, shift:] = ids
+        positions[index, shift:] = torch.arange(size)
+        mask[index, shift:] = 1
+        for start, end in row.spans:
+            labels[index, shift + start:shift + end] = ids[start:end]
+    labelled = (labels != IGNORED).any(0).nonzero().flatten()
     padded = any(len(row.ids) < length for row in rows)
-    return Batch(input_ids, mask if padded else None, positions, keep, labels, sum(len(row.ids) for row in rows),
-                 sum(row.labels for row in rows))
+    # The prediction of the token at position p is made at p - 1.
+    return Batch(input_ids, mask if padded else None, positions, labelled - 1, labels[:, labelled],
+                 sum(len(row.ids) for row in rows), sum(row.labels for row in rows))
 
 
 class Plan:

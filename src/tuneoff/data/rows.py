@@ -19,14 +19,14 @@ TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n"
 
 
 class Row(NamedTuple):
-    """One example: token ids, and the position of the first token that is a label."""
+    """One example: token ids, and where the tokens lie that are labels (of a conversation, every answer)."""
     ids: array
-    first_label: int
+    spans: tuple[tuple[int, int], ...]  # [start, end) in order; a start is at least 1, since the first has no context
 
     @property
     def labels(self) -> int:
         """Number of label tokens: those whose prediction is trained."""
-        return len(self.ids) - self.first_label
+        return sum(end - start for start, end in self.spans)
 
 
 @dataclass
@@ -110,7 +110,8 @@ def _pairs(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
         if len(prompt) >= max_length:
             result.dropped += 1
         else:
-            found.append(Row(array("i", ids[:max_length]), max(1, len(prompt))))
+            kept = array("i", ids[:max_length])
+            found.append(Row(kept, ((max(1, len(prompt)), len(kept)),)))
     return found
 
 
@@ -121,7 +122,7 @@ def _blocks(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: in
         stream += [*ids, tokenizer.eos_token_id]
     # The first token of a block has no predecessor in it, so it is context only.
     blocks = [stream[start:start + max_length] for start in range(0, len(stream), max_length)]
-    return [Row(array("i", block), 1) for block in blocks if len(block) > 1]
+    return [Row(array("i", block), ((1, len(block)),)) for block in blocks if len(block) > 1]
 
 
 def fingerprint(data: DataSet) -> str:
@@ -129,12 +130,15 @@ def fingerprint(data: DataSet) -> str:
     digest = hashlib.sha256()
     for name in SPLITS:
         for row in data.splits[name]:
-            digest.update(row.first_label.to_bytes(4, "little") + row.ids.tobytes())
+            digest.update(repr(row.spans).encode() + row.ids.tobytes())
         digest.update(name.encode())
     return digest.hexdigest()[:16]
 
 
 def describe(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The decoded example with its trained part in «»."""
-    ids = list(row.ids)
-    return f"{tokenizer.decode(ids[:row.first_label])}«{tokenizer.decode(ids[row.first_label:])}»"
+    """The decoded example with its trained parts in «»."""
+    ids, text, done = list(row.ids), "", 0
+    for start, end in row.spans:
+        text += f"{tokenizer.decode(ids[done:start])}«{tokenizer.decode(ids[start:end])}»"
+        done = end
+    return text + tokenizer.decode(ids[done:])

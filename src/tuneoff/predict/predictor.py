@@ -151,5 +151,5 @@ class Predictor:
 
 def worst_batch(size: int, length: int) -> Batch:
     """`size` rows of `length` tokens, all labels; the last of several is a token shorter, so that it is padded."""
-    full, short = (Row(array("i", bytes(4 * tokens)), 1) for tokens in (length, length - 1))
+    full, short = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1))
     return collate([full] * (size - 1) + [short if size > 1 else full], pad=0)
