@@ -104,8 +104,21 @@ class Plan:
         return digest.hexdigest()[:16]
 
 
-def eval_batches(rows: list[Row], size: int, pad: int) -> Iterator[Batch]:
-    """All rows once, longest together, so that little is padded; a token-weighted mean does not depend on the order."""
+def deal(batches: list[list[Row]], rank: int, ranks: int) -> list[list[Row]]:
+    """This rank's micro-batches of a step or an evaluation: every `ranks`-th, so that neighbours run side by side.
+
+    All ranks get equally many, since they wait for each other in each: a row without a label stands in for one.
+    """
+    blank = [Row(batches[0][0].ids[:1], ())]
+    whole = [*batches, *[blank] * (-len(batches) % ranks)]
+    return whole[rank::ranks]
+
+
+def eval_batches(rows: list[Row], size: int, pad: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+    """All rows once, longest together, so that little is padded; a token-weighted mean does not depend on the order.
+
+    With several `ranks`, the part of one.
+    """
     ordered = sorted(rows, key=lambda row: len(row.ids))
-    for start in range(0, len(ordered), size):
-        yield collate(ordered[start:start + size], pad)
+    for part in deal([ordered[start:start + size] for start in range(0, len(ordered), size)], rank, ranks):
+        yield collate(part, pad)
