@@ -29,15 +29,33 @@ class Row(NamedTuple):
         return sum(end - start for start, end in self.spans)
 
 
+class Question(NamedTuple):
+    """What a model is asked for when it generates: the token ids up to a row's last answer, and that answer's text."""
+    prompt: array
+    answer: str  # whole, also where the row was cut to max_length
+
+
 @dataclass
 class DataSet:
-    """Tokenised rows by split, with what happened on the way."""
+    """Tokenised rows by split, with what happened on the way.
+
+    `load` makes one of any `config.Data`, a second set (as forgetting needs it) as the first.
+    """
     splits: dict[str, list[Row]] = field(default_factory=dict)
+    answers: dict[str, list[str]] = field(default_factory=dict)  # of validation and test: each row's last one
     cut: int = 0  # longer than max_length
     dropped: int = 0  # no label token was left after the cut
     template: str | None = None
     fingerprint: str = ""
     example: str = ""
+
+    def questions(self, split: str) -> list[Question]:
+        """The rows of `validation` or `test` as questions, in their order; empty where the set is text.
+
+        A row that was dropped (no token of an answer fits into max_length) is no question either.
+        """
+        return [Question(row.ids[:row.spans[-1][0]], answer)
+                for row, answer in zip(self.splits[split], self.answers.get(split, ()), strict=False)]
 
     def facts(self) -> dict:
         """What the record says about the data."""
@@ -88,7 +106,11 @@ def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dat
     for split, rows in pairs.items():
         rows = rows[:data.limit]
         text = bool(rows) and "text" in rows[0]
-        result.splits[split] = (_blocks if text else _pairs)(rows, tokenizer, max_length, result)
+        answers: list[str] = []
+        result.splits[split] = (_blocks(rows, tokenizer, max_length) if text
+                                else _pairs(rows, tokenizer, max_length, result, answers))
+        if split != "train":
+            result.answers[split] = answers
     if not result.splits["train"]:
         raise ConfigError("data.path", path, "no training rows")
     result.example = describe(result.splits["train"][0], tokenizer)
@@ -96,15 +118,16 @@ def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dat
     return result
 
 
-def _pairs(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int, result: DataSet) -> list[Row]:
-    """One row a pair; the loss is on the completion and its end token alone."""
+def _pairs(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int, result: DataSet,
+           texts: list[str]) -> list[Row]:
+    """One row a pair; the loss is on the completion and its end token alone. `texts` gets the completions."""
     if not rows:
         return []
     result.template = TEMPLATE
     prompts = tokenizer([TEMPLATE.format(prompt=row["prompt"]) for row in rows])["input_ids"]
     answers = tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
     found = []
-    for prompt, answer in zip(prompts, answers, strict=True):
+    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
         ids = [*prompt, *answer, tokenizer.eos_token_id]
         result.cut += len(ids) > max_length
         if len(prompt) >= max_length:
@@ -112,10 +135,11 @@ def _pairs(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
         else:
             kept = array("i", ids[:max_length])
             found.append(Row(kept, ((max(1, len(prompt)), len(kept)),)))
+            texts.append(row["completion"])
     return found
 
 
-def _blocks(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int, result: DataSet) -> list[Row]:
+def _blocks(rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
     """Blocks of `max_length` tokens from the documents in file order, each ended by the end token."""
     stream: list[int] = []
     for ids in tokenizer([row["text"] for row in rows], add_special_tokens=False)["input_ids"]:
