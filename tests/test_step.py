@@ -10,7 +10,8 @@ from tuneoff.step import summed_loss, train_step
 
 def rows(lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [Row(torch.randint(1, 4096, (size,), generator=generator).tolist(), ((first, size),)) for size, first in lengths]
+    return [Row(torch.randint(1, 4096, (size,), generator=generator).tolist(), ((first, size),))
+            for size, first in lengths]
 
 
 UNEQUAL = rows([(5, 3), (90, 10), (17, 16), (60, 1), (33, 30), (8, 1), (71, 70), (12, 2),

@@ -29,6 +29,7 @@ from tuneoff.errors import explain, say
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuned
 from tuneoff.sweeps.job import its_share
+from tuneoff.sweeps.table import Row, unfinished
 
 SWEEPS = ROOT / "sweeps"
 
@@ -132,6 +133,15 @@ def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
     assert code == 0 and counted(out) == {"failed": 0, "finished": 2, "skipped": 0}
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "full").rglob("result.json")}
     assert len(again) == 3 and len(again.items() & stamps.items()) == 1
+
+
+def test_a_sweep_fails_as_long_as_a_job_of_it_does(tmp_path):
+    for name in ("finished", "diverged", "killed"):
+        record.conclude(tmp_path / name, {"identity": name}, name, {"type": "E", "message": "m", "traceback": ""}, 1.0)
+    rows = [Row(path.name, path, before=path.name != "killed") for path in sorted(tmp_path.iterdir())]
+    assert unfinished(rows) == ("1 of 3 jobs failed; the same command tries them again; "
+                                "1 of 3 ran out of memory or diverged; rerun=true tries them again")
+    assert unfinished(rows[1:2]) is None
 
 
 @pytest.mark.slow
@@ -291,6 +301,11 @@ def test_an_option_of_the_swept_methods_alone():
     assert len(jobs) == 6 and all("galore_rank=16" in job for job in jobs)
     jobs = plan("-cd", str(SWEEPS), "-cn", "methods", "method=galore", "galore_target=[q_proj,v_proj]")
     assert jobs == [["method=galore", "seed=0", "galore_target=[q_proj,v_proj]"]]
+    jobs = plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rank=64,128", "seed=0,1")
+    assert len(jobs) == 2 * len(METHODS) + 4  # twice for those of the file's methods that have the option
+    assert all(("method=galore" in " ".join(job)) == ("galore_rank" in " ".join(job)) for job in jobs)
+    with pytest.raises(ConfigCompositionException):
+        plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rnk=64")
     with pytest.raises(ConfigCompositionException) as refused:
         plan("-m", "method=galore,lora", "galore_rank=128")
     line = explain(refused.value, ["galore_rank=128"])
@@ -512,6 +527,7 @@ def test_optuna_searches_a_rate(sweep, tmp_path):
     best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
     assert len({result["config"]["lr"] for result in found}) == 4
     assert best.best_value == min(result["loss"]["final"] for result in found)
+    assert counted(out)["finished"] == 4
 
 
 def test_a_plugin_that_is_missing_is_one_line():

@@ -3,6 +3,7 @@ import copy
 import logging
 import re
 import sys
+import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -142,9 +143,18 @@ class Refusal(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do. (Our own sweeper checks each of its points before the first job.)"""
-        self.there = existing(Path(config.hydra.sweep.dir))
+        self.there, self.began = existing(Path(config.hydra.sweep.dir)), time.time()
         if config.get("tuned") is not None and not config.hydra.sweeper._target_.endswith(".GridSweeper"):
             raise ConfigError("tuned", config.tuned, "needs hydra/sweeper=grids, which puts the values in")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
+        if not config.hydra.sweeper._target_.endswith(".GridSweeper"):
+            from tuneoff.sweeps.table import recorded, table, unfinished
+            rows = recorded(Path(config.hydra.sweep.dir), self.began)
+            print(table(rows))
+            if failed := unfinished(rows):
+                raise RunFailed(failed)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong."""

@@ -24,8 +24,8 @@ from types import ModuleType
 
 from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error
 
-PRELOAD = ["tuneoff.tether", "torch", "transformers.models.llama.modeling_llama", "peft", "accelerate",
-           "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
+PRELOAD = ["tuneoff.tether", "torch", "transformers.models.llama.modeling_llama", "tuneoff.models", "peft",
+           "accelerate", "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GRACE_SECONDS = 15.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
 POLL_SECONDS = 0.2

@@ -165,4 +165,4 @@ def describe(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     for start, end in row.spans:
         text += f"{tokenizer.decode(ids[done:start])}«{tokenizer.decode(ids[start:end])}»"
         done = end
-    return text + tokenizer.decode(ids[done:])
+    return f"{text}{tokenizer.decode(ids[done:])}"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tuneoff.config import ABSENT, ConfigError, Task, bind
 from tuneoff.entry import RunFailed, checked, own_options
 from tuneoff.sweeps import job, tuned
-from tuneoff.sweeps.table import Row, label, table
+from tuneoff.sweeps.table import Row, label, table, unfinished
 
 
 @dataclass
@@ -78,16 +78,34 @@ class GridSweeper(BasicSweeper):
 
     def _expanded(self, loader: ConfigLoader, arguments: list[str]) -> Iterator[list[str]]:
         """The grids' points with `around` worked out: factors of the value that a key has without them."""
-        for point in union(OverridesParser.create(loader), self.grids, self.params, arguments):
+        parser = OverridesParser.create(loader)
+        points = [list(point) for point in union(parser, self.grids, self.params, arguments)]
+        given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
+        # Who names the methods means the option for all of them; a file's methods get it where they have it.
+        for point in points if "method" in given else self._where_known(loader, points, given & own_options()):
             missing = {key: factors for key, factors in self.around.items() if key not in keys(point)}
             if not missing:
-                yield list(point)
+                yield point
                 continue
-            cfg = self._composed(loader, list(point))
+            cfg = self._composed(loader, point)
             axes = [[f"{key}={OmegaConf.select(cfg, key) * float(factor):.3g}" for factor in str(factors).split(",")]
                     for key, factors in missing.items()]
             for values in itertools.product(*axes):
                 yield [*point, *values]
+
+    def _where_known(self, loader: ConfigLoader, points: list[list[str]], own: set[str]) -> list[list[str]]:
+        """The points without those of the `own` options that their method does not have, but others of them do."""
+        if not own:
+            return points
+        chosen = [[text for text in point if text.startswith("method=")] for point in points]
+        has = {words[0]: own & set(self._composed(loader, words)) for words in chosen if words}
+        for option in sorted(set().union(*has.values())):
+            owners = [word.removeprefix("method=") for word, options in has.items() if option in options]
+            if len(owners) < len(has):
+                self.notes.append(f"{option} is for {', '.join(owners)} alone; the other methods run without it")
+        known = set().union(*has.values())  # an option that none of them has is left in, and refused
+        return [[text for text in point if not keys([text]) & (known - has[words[0]])] if words else point
+                for point, words in zip(points, chosen, strict=True)]
 
     # ------------------------------------------------------------ its course
     def sweep(self, arguments: list[str]) -> Any:
@@ -113,10 +131,9 @@ class GridSweeper(BasicSweeper):
             raise RunFailed(f"fail_fast=true: {stopped}") from None
         finally:
             print(table(rows))
-        failed = sum(row.outcome in ("failed", "interrupted") for row in rows)
         self._say_what_is_on_an_edge(folder)
-        if failed:
-            raise RunFailed(f"{failed} of {len(rows)} jobs failed; the same command tries them again")
+        if failed := unfinished(rows):
+            raise RunFailed(failed)
 
     def _launch(self, points: list[Point], rows: list[Row]) -> None:
         assert self.launcher is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.record import PREDICTION, RESULT, read_json, status
+from tuneoff.record import PREDICTION, RESULT, RETRIED, read_json, status
 
 ORDER = ("skipped", "finished", "predicted_out_of_memory", "running", "not started", "interrupted", "failed")
 _skipped = 0  # jobs of this process that took no time, and say nothing of the time left
@@ -104,3 +104,21 @@ def table(rows: Sequence[Row]) -> str:
     counts = Counter(row.outcome for row in rows)
     counted = [name for name in ORDER if counts[name] or name in ("finished", "skipped", "failed")]
     return "\n".join([*lines, ", ".join(f"{name.replace('_', ' ')} {counts[name]}" for name in reversed(counted))])
+
+
+def unfinished(rows: Sequence[Row]) -> str | None:
+    """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did."""
+    retried = sum(row.error is not None or row.status in (*RETRIED, "not started", "running") for row in rows)
+    kept = sum(row.error is None and row.status in ("out_of_memory", "diverged") for row in rows)
+    said = [f"{retried} of {len(rows)} jobs failed; the same command tries them again"] if retried else []
+    said += [f"{kept} of {len(rows)} ran out of memory or diverged; rerun=true tries them again"] if kept else []
+    return "; ".join(said) or None
+
+
+def recorded(folder: Path, since: float) -> list[Row]:
+    """The jobs that a sweeper has started below `folder` since a time (seconds of the epoch), as Hydra wrote them."""
+    files = [path for path in sorted(folder.rglob(".hydra/overrides.yaml")) if path.stat().st_mtime >= since]
+    jobs = {path.parent.parent: [str(text) for text in OmegaConf.load(path)] for path in files}
+    common = set.intersection(*map(set, jobs.values())) if jobs else set()
+    return [Row(" ".join(text for text in overrides if text not in common) or " ".join(overrides), job)
+            for job, overrides in jobs.items()]
