@@ -108,6 +108,8 @@ def expectation(cls: Any, name: str) -> str | None:
         words = f"must be one of {', '.join(kind.__members__)}"
     elif kind in KINDS:
         words = f"must be {KINDS[kind]}"
+    elif is_dataclass(kind):
+        return f"must be given by its parts, {', '.join(f'{name}.{item.name}' for item in fields(kind))}"
     else:
         return None
     allowed = next(item.metadata.get("allowed") for item in fields(cls) if item.name == name)
@@ -200,6 +202,14 @@ def _(error: RuntimeError, arguments: list[str]) -> str | None:
 
 
 @say.register
+def _(error: AssertionError, arguments: list[str]) -> str | None:
+    if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
+        return None
+    parent = arguments[0].partition("=")[0].rpartition(".")[0]
+    return f"{arguments[0]}: needs {parent}, and that is null"
+
+
+@say.register
 def _(error: OSError, arguments: list[str]) -> str:
     return f"{error.filename}: {error.strerror}"
 
@@ -208,7 +218,7 @@ def _(error: OSError, arguments: list[str]) -> str:
 def _(error: ValueError, arguments: list[str]) -> str | None:
     if not str(error).startswith("Config group override"):
         return None
-    groups = ("method", *(item.name for item in fields(Experiment) if is_dataclass(item.type)), "")
+    groups = ("method", *(item.name for item in fields(Experiment) if is_dataclass(item.type)), "forgetting.data", "")
     wrong = next((text for text in arguments if text.partition("=")[0] in groups and "=" in text), "")
     return f"{wrong}: must be written key=value" if wrong.startswith("=") else f"{wrong}: must be the name of a config"
 

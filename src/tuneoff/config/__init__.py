@@ -30,6 +30,7 @@ from tuneoff.config.settings import (
     Data,
     Dtype,
     Experiment,
+    Forgetting,
     MixedPrecision,
     Model,
     Optimizer,
@@ -42,7 +43,7 @@ from tuneoff.config.settings import (
     shipped,
 )
 
-__all__ = ["ABSENT", "BUDGETS", "ConfigError", "Data", "Dtype", "Experiment", "Method", "MixedPrecision", "Model",
-           "Optimizer", "Scheduler", "Task", "Tracker", "WandbMode", "above", "as_names", "at_least", "bind",
+__all__ = ["ABSENT", "BUDGETS", "ConfigError", "Data", "Dtype", "Experiment", "Forgetting", "Method", "MixedPrecision",
+           "Model", "Optimizer", "Scheduler", "Task", "Tracker", "WandbMode", "above", "as_names", "at_least", "bind",
            "check_ranges", "derive", "folder_of", "identity", "names", "nearest", "no_such_option", "odd_keys",
            "one_of", "option", "register", "resolved", "schemas", "shipped", "shown"]

@@ -134,12 +134,12 @@ def resolved(cfg: DictConfig) -> dict:
 
 
 def identity(cfg: DictConfig) -> str:
-    """Eight hexadecimal digits that name a run: a hash of what can change its result, the data file included."""
+    """Eight hexadecimal digits that name a run: a hash of what can change its result, the data's files included."""
     plain = {key: value for key, value in resolved(cfg).items() if key not in INCIDENTAL}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-    path = Path(cfg.data.path).expanduser()
-    if path.is_file():
-        digest.update(path.read_bytes())
+    for data in (cfg.data, cfg.forgetting.data):
+        if data is not None and (path := Path(data.path).expanduser()).is_file():
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, one_of, option
+from tuneoff.extract import EXTRACTORS, is_extractor
 from tuneoff.record import RUN
 
 
@@ -123,15 +124,21 @@ class Data:
     path: str = MISSING
     limit: int | None = at_least(None, 1)
 
-    def check(self) -> None:
-        """Refuse ranges, and a file that is not there."""
-        check_ranges(self, "data.")
+    def check(self, prefix: str = "data.") -> None:
+        """Refuse ranges, and a file that is not there; `prefix` is what stands before its keys."""
+        check_ranges(self, prefix)
         if self.path.startswith("tuneoff:"):
             files = shipped("data/corpus/*.jsonl.xz")
             if self.path not in files:
-                raise ConfigError("data.path", self.path, f"must be {' or '.join(files)}")
+                raise ConfigError(f"{prefix}path", self.path, f"must be {' or '.join(files)}")
         elif not Path(self.path).expanduser().is_file():
-            raise ConfigError("data.path", self.path, "must be an existing file")
+            raise ConfigError(f"{prefix}path", self.path, "must be an existing file")
+
+
+@dataclass
+class Forgetting:
+    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
+    data: Data | None = None
 
 
 BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
@@ -144,6 +151,7 @@ class Experiment:
     task: Task = Task.train
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    forgetting: Forgetting = field(default_factory=Forgetting)
 
     lr: float = above(1e-4, 0)
     weight_decay: float = at_least(0.0, 0)
@@ -161,6 +169,10 @@ class Experiment:
     max_grad_norm: float | None = above(None, 0)
     eval_every: int | None = at_least(None, 1)
     test: bool = False  # evaluate the test split, once, at the end
+    exact_match: str | None = option(None, f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
+                                     'around the answer', is_extractor)
+    exact_match_limit: int | None = at_least(None, 1)  # rows to generate answers for; null: the whole split
+    max_new_tokens: int = at_least(256, 1)  # an answer's length at most
     save_every: int | None = at_least(None, 1)
     keep_checkpoints: int = at_least(2, 1)
     gib: float | None = above(None, 0)  # a prediction finds the largest batch_size that fits in so much
@@ -189,6 +201,8 @@ class Experiment:
     def __post_init__(self) -> None:
         self.model.check()
         self.data.check()
+        if self.forgetting.data is not None:
+            self.forgetting.data.check("forgetting.data.")
         check_ranges(self)
         if self.task is Task.train and self.model.pretrained and self.model.path is None:
             raise ConfigError("model.path", None, "must be a folder or a hub name with weights; model.pretrained=false "
@@ -204,6 +218,8 @@ class Experiment:
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
         if self.dtype is Dtype.bfloat16 and self.mixed_precision is MixedPrecision.fp16:
             raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
+        if self.exact_match_limit is not None and self.exact_match is None:
+            raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
         if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
