@@ -242,27 +242,32 @@ class Trainer:
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
             raise Diverged(f"diverged at step {step}: loss {loss}, gradient norm {norm}")
 
-    @torch.no_grad()
     def evaluate(self, split: str, step: int) -> float | None:
         """Per-token negative log-likelihood of a split, token-weighted; None where the split is empty."""
         rows = self.data.splits[split]
         if not rows:
             return None
-        self.model.eval()
-        started, summed, tokens = time.perf_counter(), torch.zeros((), device=self.device), 0
-        with self.meter.phase("evaluate"):
-            size = self.run.eval_batch_size or self.run.batch_size
-            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id):
-                with self.engine.autocast():
-                    summed += summed_loss(self.model, batch.to(self.device))
-                tokens += batch.label_tokens
-            loss = summed.item() / tokens
+        started = time.perf_counter()
+        loss = self.mean_loss(rows)
         if split == "validation":
             self.losses["best"] = min(loss, self.losses["best"] or math.inf)
         seconds = round(time.perf_counter() - started, 3)
         self.recorder.log({"step": step, f"{split}_loss": loss, "evaluate_seconds": seconds})
         self.trackers.log({"evaluate": {f"{split}_loss": loss}}, step)
         return loss
+
+    @torch.no_grad()
+    def mean_loss(self, rows: list[data.Row]) -> float:
+        """Per-token negative log-likelihood of `rows`, token-weighted."""
+        self.model.eval()
+        summed, tokens = torch.zeros((), device=self.device), 0
+        with self.meter.phase("evaluate"):
+            size = self.run.eval_batch_size or self.run.batch_size
+            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id):
+                with self.engine.autocast():
+                    summed += summed_loss(self.model, batch.to(self.device))
+                tokens += batch.label_tokens
+            return summed.item() / tokens
 
     # ------------------------------------------------------------ after
     def conclude(self) -> None:
