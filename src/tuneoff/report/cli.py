@@ -1,6 +1,5 @@
 """The command `report`: reads records, writes one folder, and with --watch does so again whenever a record changes."""
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from tuneoff import record
 from tuneoff.report import formats, guard, page
 from tuneoff.report.charts import Chart, charts
 from tuneoff.report.compare import Comparison, compare
+from tuneoff.report.files import put
 from tuneoff.report.read import PREDICTION, ReportError, read, run_folders
 
 MOST_CHARTED = 6  # comparisons that have charts; a report of more is a sign that the guard has much to say
@@ -76,32 +76,24 @@ def write(made: Sequence[Comparison], why: dict[str, list[str]], skipped: Sequen
     methods = sorted({row.method for each in made for row in each.rows})
     drawn = {each.name: charts(each, methods) for each in made[:MOST_CHARTED]}
     (out / "charts").mkdir(parents=True, exist_ok=True)
-    _put(out / "table.md", formats.markdown(made, why))
-    _put(out / "table.csv", formats.comma_separated(made))
-    _put(out / "table.tex", formats.latex(made))
+    put(out / "table.md", formats.markdown(made, why))
+    put(out / "table.csv", formats.comma_separated(made))
+    put(out / "table.tex", formats.latex(made))
     files = {name for place, found in drawn.items() for chart in found
              for name in draw(chart, out / "charts", f"_{place}" if len(made) > 1 else "")}
     for old in (out / "charts").iterdir():  # of an earlier report on other records
         if old.suffix in (".svg", ".pdf", ".png") and old.name not in files:
             old.unlink()
-    _put(out / "report.html", page.render(made, drawn, why, skipped, f"Report: {title}"))
+    put(out / "report.html", page.render(made, drawn, why, skipped, f"Report: {title}"))
 
 
 def draw(chart: Chart, folder: Path, suffix: str) -> list[str]:
     """Write a chart as SVG, PDF and PNG (at 2 pixels a unit); returns the names of the files."""
     svg = vl_convert.vegalite_to_svg(chart.spec, allowed_base_urls=[])
-    _put(folder / f"{chart.name}{suffix}.svg", svg)
-    _put(folder / f"{chart.name}{suffix}.pdf", vl_convert.svg_to_pdf(svg))
-    _put(folder / f"{chart.name}{suffix}.png", vl_convert.svg_to_png(svg, scale=2))
+    put(folder / f"{chart.name}{suffix}.svg", svg)
+    put(folder / f"{chart.name}{suffix}.pdf", vl_convert.svg_to_pdf(svg))
+    put(folder / f"{chart.name}{suffix}.png", vl_convert.svg_to_png(svg, scale=2))
     return [f"{chart.name}{suffix}.{kind}" for kind in ("svg", "pdf", "png")]
-
-
-def _put(path: Path, content: str | bytes) -> None:
-    """Write atomically, so that a page that is being watched is never read half."""
-    raw = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(raw)
-    temporary.replace(path)
 
 
 # ---------------------------------------------------------------- watching

@@ -35,24 +35,36 @@ def curves(made: Comparison, methods: Sequence[str]) -> Named:
     shown = "Validation loss" if validated else "Training loss, smoothed"
     best = "; each method at its best setting" if len(made.rows) > len({row.method for row in made.rows}) else ""
     for column, (unit, title) in enumerate(AXES):
-        points = [point for row in rows for point in _mean_curve(row, column, validated)]
-        if len(points) > 1:
+        lines = [line for row in rows if len(line := _mean_curve(row, column, validated)) > 1]
+        if lines:
             tokens = "format(datum.value, '~s')" if unit == "token" else "format(datum.value, ',~g')"
             x = alt.X("x:Q", title=title, axis=alt.Axis(tickCount=5, labelExpr=tokens))
             yield (f"curve_{unit}", f"{shown} by {unit}, mean over seeds, without the steep start{best}",
-                   _curve_chart(points, x, shown, methods))
+                   _curve_chart(lines, x, shown, methods))
 
 
-def _curve_chart(points: list[dict], x: alt.X, shown: str, methods: Sequence[str]) -> alt.Chart:
+def _curve_chart(lines: list[list[dict]], x: alt.X, shown: str, methods: Sequence[str]) -> alt.Chart:
     # The first tenth falls so far that nothing else could be told apart beside it.
-    late = max(point["x"] for point in points) / 10
-    domain = axis_range([point["y"] for point in points if point["x"] >= late])
+    late = max(line[-1]["x"] for line in lines) / 10
+    low, top = axis_range([point["y"] for line in lines for point in line if point["x"] >= late])
+    points = [point for line in lines for point in _below(top, line)]
     style = Style(methods, {point["method"] for point in points}, lines=True)
-    return alt.Chart(inline(points)).mark_line(strokeWidth=1.6, clip=True).encode(
-        x=x, y=alt.Y("y:Q", title=f"{shown} (nats per token)", scale=alt.Scale(zero=False, domain=domain)),
+    y = alt.Y("y:Q", title=f"{shown} (nats per token)",
+              scale=alt.Scale(zero=False, domain=[min(low, *(point["y"] for point in points)), top]))
+    return alt.Chart(inline(points)).mark_line(strokeWidth=1.6).encode(
+        x=x, y=y,
         color=style.colour, strokeDash=style.dash,
         tooltip=["method:N", alt.Tooltip("x:Q", format=",.4g"), alt.Tooltip("y:Q", title="loss", format=".4f")],
     ).properties(width=WIDTH, height=HEIGHT)
+
+
+def _below(top: float, line: list[dict]) -> list[dict]:
+    """The line from where it comes below `top` for good: a mark that is clipped takes ten times as long to render."""
+    after = max((index + 1 for index, point in enumerate(line) if point["y"] > top), default=0)
+    if not 0 < after < len(line):
+        return line[after:]
+    (x0, y0), (x1, y1) = ((point["x"], point["y"]) for point in line[after - 1:after + 1])
+    return [{**line[after], "x": x0 + (x1 - x0) * (y0 - top) / (y0 - y1), "y": top}, *line[after:]]
 
 
 def _mean_curve(row: Row, column: int, validated: bool) -> list[dict]:

@@ -12,6 +12,7 @@ import vl_convert
 from tuneoff.record import finite, flatten
 from tuneoff.report.charts import Chart
 from tuneoff.report.compare import Comparison, Row
+from tuneoff.report.files import kept
 from tuneoff.report.read import Run
 from tuneoff.report.table import MISSING, caption, columns
 
@@ -37,7 +38,11 @@ def render(comparisons: Sequence[Comparison], charts: dict[str, list[Chart]], wh
 
 def embed(content: Any) -> str:
     """JSON that can stand in a script element: `</script>` or `<!--` in a text would end or change it."""
-    return json.dumps(finite(content), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    try:
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    except ValueError:  # a NaN, which is seldom: looking for one everywhere takes longer than all else here
+        text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 def _file(name: str) -> str:
@@ -46,9 +51,9 @@ def _file(name: str) -> str:
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed, as vl-convert ships them."""
-    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub misses the default
-    return bundle.replace("</script", "<\\/script")
+    """Vega, Vega-Lite and vega-embed, as vl-convert ships them; it takes a second to bundle them."""
+    make = vl_convert.javascript_bundle
+    return kept(f"vega-{vl_convert.__version__}.js", make).replace("</script", "<\\/script")
 
 
 def _summary(runs: Sequence[Run]) -> str:

@@ -51,8 +51,8 @@ class Style:
 
 
 def inline(rows: list[dict]) -> dict[str, Any]:
-    """Rows as a chart's own data. A plain dict, because Altair validates its own type value by value."""
-    return {"values": rows}
+    """Rows as a chart's own data: of plain types, since Altair validates its own, and copies lists, value by value."""
+    return {"values": tuple(rows)}
 
 
 def axis_range(values: Sequence[float], log: bool = False) -> list[float]:
