@@ -1,4 +1,5 @@
 """Charts: every one the report knows, the same styles everywhere, units, and type that can be read."""
+import json
 import subprocess
 
 import altair as alt
@@ -14,7 +15,8 @@ def drawn(made) -> dict[str, Chart]:
 
 
 def layers(chart: Chart) -> list[dict]:
-    return chart.spec.get("layer", [chart.spec])
+    spec = chart.spec.get("spec", chart.spec)  # inside, where a chart has a panel a method
+    return spec.get("layer", [spec])
 
 
 def rows(chart: Chart, layer: int = 0) -> list[dict]:
@@ -34,7 +36,7 @@ def test_all_charts_are_there_and_valid(everything):
     assert set(everything) == {"quality_memory", "quality_speed", "curve_step", "curve_token", "curve_second",
                                "learning_rate", "memory_breakdown", "ablation_some_rank", "ablation_some_interval"}
     for chart in everything.values():
-        alt.Chart.from_dict(chart.spec)  # validates against Vega-Lite's schema
+        alt.Chart.from_dict(json.loads(json.dumps(chart.spec)))  # validates against Vega-Lite's schema
 
 
 def test_a_method_has_one_colour_in_every_chart(everything):
@@ -86,11 +88,33 @@ def test_the_pareto_front_is_right(everything):
 
 
 def test_learning_rates_mark_the_best_its_edge_and_what_diverged(everything):
-    chart = everything["learning_rate"]
-    states = {point["method"]: (point["x"], point["state"]) for point in rows(chart) if point["state"]}
-    assert states[METHODS[3]][1] == "best, on the edge" and states[METHODS[0]] == (3e-4, "best")
-    lost, = rows(chart, -1)
-    assert (lost["method"], lost["x"], lost["state"]) == (METHODS[0], 1e-2, "diverged 1")
+    points = {(point["method"], point["x"]): point for point in rows(everything["learning_rate"])}
+    outcomes = {key: point["outcome"] for key, point in points.items()}
+    assert len(points) == 6 * 5
+    assert outcomes[METHODS[3], 1e-2] == "best, on the edge of its grid" and outcomes[METHODS[0], 3e-4] == "best"
+    assert outcomes[METHODS[0], 1e-2] == "no seed finished" and points[METHODS[0], 1e-2]["runs"] == "diverged 1"
+    assert list(outcomes.values()).count("best") == 5
+
+
+def test_a_rate_that_spoils_a_run_does_not_flatten_the_others(tmp_path):
+    for method, rates in ((METHODS[0], (3.1, 3.0, 3.2, 3.3, 9.0)), (METHODS[1], (8.0, 3.4, 3.05, 3.1, 3.2))):
+        for index, loss in enumerate(rates):
+            write(tmp_path / f"{method}{index}", record(method, lr=10.0 ** (index - 5), loss=loss, noise=0.001))
+    chart = drawn(load(tmp_path)[0])["learning_rate"]
+    low, high = layers(chart)[-1]["encoding"]["y"]["scale"]["domain"]
+    above = {(point["method"], point["x"]) for point in rows(chart) if point["outcome"] == "loss above the chart"}
+    assert above == {(METHODS[0], 10.0 ** -1), (METHODS[1], 10.0 ** -5)} and 2.9 < low < 3 and 3.4 < high < 3.5
+    assert all(low < point["shown"] < high for point in rows(chart))
+    assert max(point["y"] for point in rows(chart)) > 8  # the tips say what it was
+
+
+def test_quality_is_drawn_at_each_settings_best_rate(tmp_path):
+    for index, loss in enumerate((3.1, 3.0, 5.0)):
+        for rank in (8, 16):
+            write(tmp_path / f"{index}{rank}", record(METHODS[0], lr=10.0 ** -index, loss=loss + rank / 100, some=rank))
+    chart = drawn(load(tmp_path)[0])["quality_memory"]
+    assert "each setting at its best rate" in chart.title
+    assert [point["name"] for point in rows(chart, 1)] == [f"{METHODS[0]} some={rank} lr=0.1" for rank in ("16", "8")]
 
 
 def test_curves_end_where_the_runs_end(everything):
@@ -98,6 +122,17 @@ def test_curves_end_where_the_runs_end(everything):
         assert max(point["x"] for point in rows(everything[f"curve_{unit}"])) == pytest.approx(end)
     first = [point for point in rows(everything["curve_second"]) if point["method"] == METHODS[0]]
     assert first[-1]["x"] == pytest.approx(200 * 650 / 2500, rel=0.01)
+
+
+def test_curves_begin_where_they_come_into_the_chart(everything):
+    """Not clipped: that takes ten times as long to render as all else."""
+    for unit in ("step", "token", "second"):
+        chart = everything[f"curve_{unit}"]
+        top = layers(chart)[0]["encoding"]["y"]["scale"]["domain"][1]
+        for method in METHODS[:2]:
+            line = [point for point in rows(chart) if point["method"] == method]
+            assert line[0]["y"] == top > max(point["y"] for point in line[1:])
+            assert 0 < line[0]["x"] < line[1]["x"] and "clip" not in chart.spec["mark"]
 
 
 def test_without_evaluations_the_training_loss_is_drawn_and_said(tmp_path):

@@ -10,8 +10,9 @@ from records import METHODS, comparison, load, prediction, program, ranks, recor
 from scipy import stats as reference
 
 from tuneoff.report import formats
+from tuneoff.report.caption import caption
 from tuneoff.report.stats import Estimate
-from tuneoff.report.table import caption, columns, short, spread_cell
+from tuneoff.report.table import columns, short, spread_cell
 
 BASELINE = METHODS[4]
 
@@ -55,13 +56,15 @@ def test_nothing_is_dropped(made):
 
 def test_a_rate_on_the_edge_of_its_grid_is_flagged(made):
     rate, = [column for column in columns(made[0]) if column.key == "lr"]
-    assert [cell.text.endswith(", edge") for cell in rate.cells] == [index == 3 for index in range(len(METHODS))]
-    assert rate.cells[0].text == "0.001 of 5 in [0.0001, 0.01]"
+    assert [cell.text.endswith(" (edge)") for cell in rate.cells] == [index == 3 for index in range(len(METHODS))]
+    tried, = [column for column in columns(made[0]) if column.key == "lr_space"]
+    assert (rate.cells[0].text, tried.cells[0].text) == ("1e-3", "5 in [1e-4, 1e-2]")
 
 
 def test_caption_says_how_it_was_judged(made):
     text = caption(made[0])
-    for said in ("Student-t", "paired-t", f"baseline {BASELINE} (as asked)", "Holm", "4 to 5 finished seeds", "2^30"):
+    for said in ("Student-t", "paired-t", f"baseline {BASELINE} (as asked)", "Holm", "4 to 5 finished seeds", "2³⁰",
+                 "Model tiny, data docstrings, on AMD EPYC"):
         assert said in text
 
 
@@ -70,7 +73,7 @@ def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path
         for seed in range(2):
             write(tmp_path / f"{method}{seed}", record(method, seed))
     text = formats.markdown(load(tmp_path), {})
-    assert "±" not in text and "No interval where fewer than 3 seeds have finished" in text
+    assert "±" not in text and "No interval for any row: fewer than 3 seeds have finished" in text
     assert "\\*" not in text.split("Budget")[0] and "**" not in text
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import altair as alt
 
 from tuneoff.report import lines, stats
-from tuneoff.report.compare import Comparison, Quality, Row
+from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.read import PARTS
+from tuneoff.report.rows import Row
 from tuneoff.report.style import (
     CATEGORY_COLOURS,
     HEIGHT,
@@ -52,12 +53,14 @@ def _trade_offs(made: Comparison, methods: Sequence[str]) -> Named:
     measure = next((f", {value}" for run in made.runs if (value := run.get("memory.measure"))), "")
     costs = [Cost("memory", f"Peak memory while training (GiB{measure})", _peak, True),
              Cost("speed", "Training speed (tokens/s)", _speed, False)]
+    rows = made.tuned_rows
+    tuned = "; each setting at its best rate" if len(rows) < sum(bool(row.finished) for row in made.rows) else ""
     for quality in made.qualities:
         suffix = "" if quality is made.qualities[0] else f"_{slug(quality.path.removeprefix('metrics.'))}"
         for cost in costs:
-            points = [point for row in made.rows if (point := _point(row, quality, cost))]
+            points = [point for row in rows if (point := _point(row, quality, cost))]
             if len(points) > 1:
-                title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means"
+                title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
                 yield f"quality_{cost.name}{suffix}", title, _trade_off(points, quality, cost, methods)
 
 

@@ -77,6 +77,7 @@ def write(made: Sequence[Comparison], why: dict[str, list[str]], skipped: Sequen
     drawn = {each.name: charts(each, methods) for each in made[:MOST_CHARTED]}
     (out / "charts").mkdir(parents=True, exist_ok=True)
     put(out / "table.md", formats.markdown(made, why))
+    put(out / "summary.md", formats.summary(made))
     put(out / "table.csv", formats.comma_separated(made))
     put(out / "table.tex", formats.latex(made))
     files = {name for place, found in drawn.items() for chart in found

@@ -1,87 +1,16 @@
 """Makes comparisons out of runs: rows of one method and setting, seeds paired, and the verdict of the statistics."""
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from tuneoff.record import flatten
 from tuneoff.report import guard, stats
 from tuneoff.report.read import PHASES, ReportError, Run, as_number
+from tuneoff.report.rows import Row, rows_of
 
-RATE = "lr"  # a column of its own, so a row's label need not repeat it
-NOT_OF_A_PREDICTION = {"task", "gib", "epochs", "max_steps", "max_tokens", "max_seconds"}
 LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
 LABELS = {"test": "Test loss", "final": "Validation loss"}
-
-
-@dataclass
-class Row:
-    """One method and setting: its runs, one a seed, and its prediction."""
-    method: str
-    setting: dict
-    runs: list[Run]
-    prediction: Run | None = None
-    label: str = ""  # the settings that tell it from the other rows of its method, but for the rate
-    name: str = ""  # method, label, and the rate where it varies
-    _values: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def finished(self) -> dict[int, Run]:
-        """Finished runs by seed."""
-        return {run.seed: run for run in self.runs if run.finished}
-
-    @property
-    def planned(self) -> int:
-        """Seeds that a sweep planned, or that were started."""
-        seeds = {run.seed for run in self.runs}
-        for run in self.runs:
-            listed = run.get("planned_seeds")
-            seeds |= {seed for seed in listed if isinstance(seed, int)} if isinstance(listed, list) else set()
-        return len(seeds)
-
-    @property
-    def outcome(self) -> str:
-        """What became of its runs, such as `finished 4, diverged 1`."""
-        counts = Counter(run.status for run in self.runs) or Counter({"predicted": 1})
-        return ", ".join(f"{status.replace('_', ' ')} {count}" for status, count in
-                         sorted(counts.items(), key=lambda item: (item[0] != "finished", item[0])))
-
-    def first(self, path: str) -> object:
-        """The first known value at a path: finished runs first, then the others, then the prediction."""
-        order = [*self.finished.values(), *self.runs, *([self.prediction] if self.prediction else [])]
-        return next((value for run in order if (value := run.get(path)) is not None), None)
-
-    def values(self, path: str) -> dict[int, float]:
-        """The number at a path for every finished seed that has it."""
-        if path not in self._values:
-            found = {seed: run.number(path) for seed, run in self.finished.items()}
-            self._values[path] = {seed: value for seed, value in found.items() if value is not None}
-        return self._values[path]
-
-    def estimate(self, path: str) -> stats.Estimate | None:
-        """Mean and interval over seeds of the number at a path."""
-        return stats.estimate(list(self.values(path).values()))
-
-    @cached_property
-    def peaks(self) -> dict[str, float]:
-        """Highest peak over seeds, by phase, in GiB. Runs that ran out of memory have reached no peak of their own."""
-        phases: dict[str, float] = {}
-        for run in self.finished.values():
-            for phase, peak in run.peaks.items():
-                phases[phase] = max(peak, phases.get(phase, 0.0))
-        return phases
-
-    @property
-    def train_peak(self) -> float | None:
-        """Peak while training, or over all phases where none has that name."""
-        return self.peaks.get("train", max(self.peaks.values(), default=None))  # type: ignore[type-var]
-
-    @cached_property
-    def rate(self) -> float | None:
-        """The learning rate of the setting."""
-        return as_number(self.setting.get(RATE))
 
 
 @dataclass
@@ -90,6 +19,11 @@ class Quality:
     path: str
     title: str
     lower_is_better: bool
+
+    @property
+    def key(self) -> str:
+        """Its column's key."""
+        return self.path.removeprefix("metrics.").replace("loss.", "loss_")
 
     @property
     def heading(self) -> str:
@@ -126,15 +60,24 @@ class Comparison:
 
     @property
     def best_rows(self) -> list[Row]:
-        """Each method's row with the lowest validation loss, for charts that show a method once.
+        """Each method's row with the lowest validation loss, for charts that show a method once."""
+        return self._best(lambda row: (row.method,))
+
+    @property
+    def tuned_rows(self) -> list[Row]:
+        """Each setting's row at its best learning rate."""
+        return self._best(lambda row: (row.method, row.label))
+
+    def _best(self, part: Callable[[Row], tuple[str, ...]]) -> list[Row]:
+        """The row of each part with the lowest validation loss.
 
         Rows that were ranked come first: a tuning run is no competitor to the comparison it was made for.
         """
-        best: dict[str, Row] = {}
+        best: dict[tuple[str, ...], Row] = {}
         ranked = [row for row in self.rows if row.finished and self.qualities and row.values(self.qualities[0].path)]
         for row in sorted(ranked or [row for row in self.rows if row.finished], key=_validation):
-            best.setdefault(row.method, row)
-        return [best[method] for method in sorted(best)]
+            best.setdefault(part(row), row)
+        return [best[name] for name in sorted(best)]
 
     def difference(self, quality: Quality, row: Row) -> stats.Estimate | None:
         """Paired difference to the baseline over common seeds; None for the baseline itself or without one."""
@@ -173,62 +116,12 @@ def compare(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Com
 
 
 def _comparison(name: str, runs: Sequence[Run], baseline: str | None) -> Comparison:
-    rows, notes = _rows(runs)
+    rows, notes = rows_of(runs)
     place, reason = _baseline(rows, baseline)
     made = Comparison(name, rows, place, reason, _qualities(rows), notes=notes)
     made.verdicts = stats.judge([_matrix(rows, quality) for quality in made.qualities], place)
     made.notes += _notes(made)
     return made
-
-
-def _rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
-    by_setting: dict[tuple, list[Run]] = {}
-    predictions = [run for run in runs if run.predicted]
-    for run in runs:
-        if not run.predicted:
-            by_setting.setdefault((run.method, guard._text(run.setting)), []).append(run)
-    rows = [Row(method, members[0].setting, _one_a_seed(members)) for (method, _), members in by_setting.items()]
-    repeated = sum(map(len, by_setting.values())) - sum(len(row.runs) for row in rows)
-    notes = [f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."] if repeated else []
-    for prediction in predictions:
-        matching = [row for row in rows if _predicts(prediction, row)]
-        for row in matching:
-            row.prediction = row.prediction or prediction
-        if not matching:
-            rows.append(Row(prediction.method, prediction.setting, [], prediction))
-    _label(rows)
-    return sorted(rows, key=lambda row: (row.method, [_natural(row.setting.get(key)) for key in sorted(row.setting)],
-                                         row.name)), notes
-
-
-def _natural(value: object) -> tuple:
-    number = as_number(value)
-    return (0, number, "") if number is not None else (1, 0.0, str(value))
-
-
-def _one_a_seed(runs: list[Run]) -> list[Run]:
-    """The finished run of each seed, or the newest: the same seed twice is not two seeds."""
-    chosen: dict[int, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.finished, str(run.get("finished_at")), run.folder)):
-        chosen[run.seed] = run
-    return [chosen[seed] for seed in sorted(chosen)]
-
-
-def _predicts(prediction: Run, row: Row) -> bool:
-    common = (prediction.setting.keys() & row.setting.keys()) - NOT_OF_A_PREDICTION
-    return prediction.method == row.method and all(prediction.setting[key] == row.setting[key] for key in common)
-
-
-def _label(rows: Sequence[Row]) -> None:
-    """Name a row by the settings in which the rows of its method differ."""
-    for method in {row.method for row in rows}:
-        mine = [row for row in rows if row.method == method]
-        keys = [key for key in sorted({key for row in mine for key in row.setting})
-                if len({str(row.setting.get(key)) for row in mine}) > 1]
-        for row in mine:
-            words = {key: f"{key}={row.setting.get(key)}" for key in keys}
-            row.label = ", ".join(word for key, word in words.items() if key != RATE)
-            row.name = " ".join(filter(None, [method, row.label, words.get(RATE)]))
 
 
 def _baseline(rows: Sequence[Row], wanted: str | None) -> tuple[int | None, str]:
@@ -244,7 +137,7 @@ def _baseline(rows: Sequence[Row], wanted: str | None) -> tuple[int | None, str]
         run = next(iter(rows[index].finished.values()))
         kept = sum(run.breakdown.get(part, 0.0) for part in ("gradients", "optimizer_state"))
         return (-(run.number("parameters.trainable") or 0), -round(kept, 3), _validation(rows[index]), rows[index].name)
-    return min(candidates, key=size), "it trains and keeps the most; --baseline chooses another"
+    return min(candidates, key=size), "it trains the most parameters; --baseline chooses another"
 
 
 def _qualities(rows: Sequence[Row]) -> list[Quality]:
@@ -273,11 +166,13 @@ def _matrix(rows: Sequence[Row], quality: Quality) -> np.ndarray:
 def _notes(made: Comparison) -> list[str]:
     """What a reader must know about the rows: few seeds, other code, other batches."""
     notes = []
-    few = [row.name for row in made.rows if 0 < len(row.finished) < stats.LEAST_SEEDS]
+    done = [row for row in made.rows if row.finished]
+    few = [row.name for row in done if len(row.finished) < stats.LEAST_SEEDS]
     if few:
-        shown = ", ".join(few[:6]) + (f" and {len(few) - 6} more" if len(few) > 6 else "")
-        notes.append(f"No interval where fewer than {stats.LEAST_SEEDS} seeds have finished ({shown}): "
-                     "one or two runs say nothing about the spread.")
+        shown = "any row" if len(few) == len(done) > 1 else ", ".join(few[:6])
+        more = f" and {len(few) - 6} more" if len(few) > 6 and len(few) < len(done) else ""
+        notes.append(f"No interval for {shown}{more}: fewer than {stats.LEAST_SEEDS} seeds have finished, and one or "
+                     "two runs say nothing about the spread.")
     for name, path in (("git commit", "provenance.git.commit"), ("uncommitted changes", "provenance.git.dirty")):
         values = sorted({str(value)[:12] for run in made.runs if (value := run.get(path)) is not None})
         if len(values) > 1:

@@ -13,7 +13,7 @@ def put(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
-def kept(name: str, make: Callable[[], str]) -> str:
+def kept(name: str, make: Callable[..., str]) -> str:
     """The text that was kept under `name` in the user's cache folder; made, and kept if that can be, where it is not.
 
     `name` must hold the version of whatever makes the text.

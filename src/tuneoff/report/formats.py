@@ -4,12 +4,13 @@ import io
 import math
 from collections.abc import Sequence
 
+from tuneoff.report.caption import caption
 from tuneoff.report.compare import Comparison
-from tuneoff.report.table import COST, QUALITY, Cell, Column, caption, columns
+from tuneoff.report.table import COST, QUALITY, Cell, Column, columns
 
 LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$",
-         "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
+         "³": "$^3$", "⁰": "$^0$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 # Compiles alone and can be \input: after \begin{document}, LaTeX has made \@nodocument the same as \relax.
 LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx, or compile it alone.
@@ -30,14 +31,29 @@ def markdown(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> st
     """All tables, each with its caption; where there is more than one, what keeps them apart."""
     parts = [split_lines(comparisons, why)] if why else []
     for made in comparisons:
-        found = columns(made)
-        lines = [f"### Comparison {made.name}", ""] if len(comparisons) > 1 else []
-        lines += ["| " + " | ".join(_md(column.title) for column in found) + " |",
-                  "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|"]
-        for index in range(len(made.rows)):
-            lines.append("| " + " | ".join(_md_cell(column.cells[index]) for column in found) + " |")
-        parts.append("\n".join([*lines, "", _md(caption(made))]))
+        heading = f"### Comparison {made.name}\n\n" if len(comparisons) > 1 else ""
+        parts.append(f"{heading}{_md_table(columns(made))}\n\n{_md(caption(made))}")
     return "\n\n".join(parts) + "\n"
+
+
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """The largest comparison in a table narrow enough for a README: what decides, what it costs, what failed."""
+    made = comparisons[0]
+    wanted = ["method", "setting", "lr"]
+    for quality in made.qualities:
+        wanted += [quality.key, f"{quality.key}_difference"]
+    known = {column.key: column for column in columns(made) if not column.empty}
+    wanted += ["tokens_per_second", "peak_train_gib", "trainable", "outcome"]
+    found = [known[key] for key in wanted if key in known]
+    return f"{_md_table(found)}\n\n{_md(caption(made))}\n"
+
+
+def _md_table(found: Sequence[Column]) -> str:
+    lines = ["| " + " | ".join(_md(column.title) for column in found) + " |",
+             "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|"]
+    lines += ["| " + " | ".join(map(_md_cell, cells)) + " |"
+              for cells in zip(*(column.cells for column in found), strict=True)]
+    return "\n".join(lines)
 
 
 def split_lines(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
@@ -71,7 +87,7 @@ def comma_separated(comparisons: Sequence[Comparison]) -> str:
             for column in found:
                 cell = column.cells[index]
                 line.update({_key(column, suffix): _plain(value) for suffix, value in cell.figures.items()})
-                if column.key in {quality.path.replace("loss.", "loss_") for quality in made.qualities}:
+                if column.key in {quality.key for quality in made.qualities}:
                     line[f"{column.key}_best"] = str(cell.bold).lower()
             line["outcome"] = made.rows[index].outcome
             lines.append(line)
@@ -117,7 +133,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
 
 def _tabular(found: list[Column], rows: int) -> str:
     align = "".join("r" if column.numeric else "l" for column in found)
-    lines = [" & ".join(_tex(column.title) for column in found) + r" \\", r"\midrule"]
+    lines = [" & ".join(_tex_title(column) for column in found) + r" \\", r"\midrule"]
     for index in range(rows):
         lines.append(" & ".join(_tex_cell(column.cells[index]) for column in found) + r" \\")
     body = "\n".join([r"\toprule", *lines, r"\bottomrule"])
@@ -129,6 +145,16 @@ def _tabular(found: list[Column], rows: int) -> str:
 def _tex(text: str) -> str:
     shown = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
     return shown.encode("ascii", "replace").decode()
+
+
+def _tex_title(column: Column) -> str:
+    """A heading, in two lines where it is long: most are longer than their figures."""
+    words = column.title.split(" ")
+    if len(words) == 1 or len(column.title) < 9:
+        return _tex(column.title)
+    first = min(range(1, len(words)), key=lambda count: abs(len(" ".join(words[:count])) - len(column.title) / 2))
+    side = "r" if column.numeric else "l"
+    return rf"\shortstack[{side}]{{{_tex(' '.join(words[:first]))}\\{_tex(' '.join(words[first:]))}}}"
 
 
 def _tex_cell(cell: Cell) -> str:

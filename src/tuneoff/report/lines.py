@@ -1,11 +1,13 @@
 """Charts that are lines: learning curves, loss against learning rate, and ablations over a numeric setting."""
+import math
 from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 
-from tuneoff.report.compare import RATE, Comparison, Quality, Row
+from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.read import Run, as_number
+from tuneoff.report.rows import RATE, Row
 from tuneoff.report.style import (
     HEIGHT,
     STROKE,
@@ -21,7 +23,7 @@ from tuneoff.report.style import (
 )
 
 POINTS = 100  # a learning curve's resolution
-SMOOTH = 9  # points of a moving mean over training losses
+SMOOTH = 8  # a moving mean over training losses takes this part of a curve
 MOST_LINES = 21  # more cannot be told apart
 AXES = (("step", "Optimizer steps"), ("token", "Tokens seen (non-padding)"), ("second", "Training time (s)"))
 
@@ -32,15 +34,16 @@ def curves(made: Comparison, methods: Sequence[str]) -> Named:
     rows = made.best_rows[:MOST_LINES]
     found = [run.curve for row in rows for run in row.finished.values() if run.curve is not None]
     validated = bool(found) and all(len(curve.validation) >= 3 for curve in found)
-    shown = "Validation loss" if validated else "Training loss, smoothed"
+    shown, how = ("Validation loss", "") if validated else ("Training loss, smoothed", "moving mean, ")
     best = "; each method at its best setting" if len(made.rows) > len({row.method for row in made.rows}) else ""
     for column, (unit, title) in enumerate(AXES):
         lines = [line for row in rows if len(line := _mean_curve(row, column, validated)) > 1]
         if lines:
-            tokens = "format(datum.value, '~s')" if unit == "token" else "format(datum.value, ',~g')"
-            x = alt.X("x:Q", title=title, axis=alt.Axis(tickCount=5, labelExpr=tokens))
-            yield (f"curve_{unit}", f"{shown} by {unit}, mean over seeds, without the steep start{best}",
-                   _curve_chart(lines, x, shown, methods))
+            label = f"format(datum.value, '{'~s' if unit == 'token' else ',~g'}')"  # an axis' own format rounds
+            x = alt.X("x:Q", title=title, scale=alt.Scale(domain=[0, max(line[-1]["x"] for line in lines)]),
+                      axis=alt.Axis(tickCount=5, labelExpr=label))
+            yield (f"curve_{unit}", f"{shown.partition(',')[0]} by {unit}, {how}mean over seeds; the steep start is "
+                   f"cut off{best}", _curve_chart(lines, x, shown, methods))
 
 
 def _curve_chart(lines: list[list[dict]], x: alt.X, shown: str, methods: Sequence[str]) -> alt.Chart:
@@ -87,47 +90,77 @@ def _one_curve(run: Run, column: int, validated: bool) -> tuple[np.ndarray, np.n
         steps, losses = curve.validation.T
         scale = np.vstack([np.zeros(4), curve.train])  # at step 0 no token was seen and no second spent
         return np.interp(steps, scale[:, 0], scale[:, column]), losses
-    kernel = np.ones(min(SMOOTH, len(curve.train)))
+    kernel = np.ones(max(1, len(curve.train) // SMOOTH))
     counts = np.convolve(np.ones(len(curve.train)), kernel, "same")
     return curve.train[:, column], np.convolve(curve.train[:, 3], kernel, "same") / counts
 
 
 # ---------------------------------------------------------------- loss against learning rate
+# What a rate came to: the shape and the size of its mark.
+OUTCOMES = {"tried": ("circle", 22), "best": ("circle", 95), "best, on the edge of its grid": ("square", 95),
+            "loss above the chart": ("triangle-up", 45), "no seed finished": ("M-1,-1L1,1M-1,1L1,-1", 40)}
+TRIED, BEST, EDGE, ABOVE, LOST = OUTCOMES
+
+
 def rates(made: Comparison, methods: Sequence[str]) -> Named:
     """Tuning sensitivity: validation loss, because a rate is chosen on it. Of other settings, the best at each rate."""
-    points = [point for method in sorted({row.method for row in made.rows}) for point in _rate_points(made, method)]
-    drawn = [point for point in points if point["y"] is not None]
-    if not drawn:
-        return
-    # A rate at which no seed finished has no loss: it stands at the upper edge, so that it is seen to have been tried.
-    top = max(point["y"] for point in drawn)
-    lost = [{**point, "y": top} for point in points if point["y"] is None]
-    title = "Loss against learning rate; ring: the best; square: the best, and on the edge of its grid"
-    yield ("learning_rate", title + ("; ×: no seed finished" if lost else ""),
-           _rate_chart(drawn, lost, Style(methods, {point["method"] for point in points}, lines=True)))
+    tried = [points for method in sorted({row.method for row in made.rows}) if (points := _rate_points(made, method))]
+    drawn = [point for points in tried for point in points if point["y"] is not None]
+    if drawn:
+        low, top = axis_range(_near_the_best(tried))
+        low = min(low, min(point["y_low"] for point in drawn))
+        edge = top - 0.05 * (top - low)  # so that a mark there is not cut
+        shown = [_within(edge, point) for points in tried for point in points]
+        yield ("learning_rate", "Loss against learning rate, a panel a method; each mark is a rate that was tried",
+               _rate_chart(shown, [low, top], Style(methods, {point["method"] for point in shown})))
 
 
-def _rate_chart(drawn: list[dict], lost: list[dict], style: Style) -> Figure:
-    tried = sorted({point["x"] for point in drawn + lost})
-    x = alt.X("x:Q", title="Learning rate", scale=alt.Scale(type="log", domain=axis_range(tried, log=True)),
-              axis=alt.Axis(format="~e", values=tried if len(tried) <= 12 else alt.Undefined))
-    domain = axis_range([point[key] for point in drawn for key in ("y", "y_low", "y_high")])
-    y = alt.Y("y:Q", title="Validation loss (nats per token)", scale=alt.Scale(zero=False, domain=domain))
-    tips = ["name:N", alt.Tooltip("x:Q", title="learning rate", format="~e"),
-            alt.Tooltip("y:Q", title="loss", format=".4f"), "state:N"]
-    base = alt.Chart(inline(drawn)).encode(color=style.colour)
-    layers = [base.mark_line(strokeWidth=1.5).encode(x=x, y=y, strokeDash=style.dash),
-              base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
-              base.mark_point(filled=True, size=28, opacity=1).encode(x=x, y=y, tooltip=tips)]
-    marks = (([point for point in drawn if point["state"] == "best"], "circle", 130),
-             ([point for point in drawn if point["state"] == "best, on the edge"], "square", 150),
-             (lost, "M-1,-1L1,1M-1,1L1,-1", 50))
-    for marked, shape, size in marks:
-        if marked:
-            ring = alt.Chart(inline(marked)).mark_point(filled=False, shape=shape, size=size, strokeWidth=1.6,
-                                                         opacity=1)
-            layers.append(ring.encode(x=x, y=y, color=style.colour, tooltip=tips))
-    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
+def _near_the_best(tried: Sequence[Sequence[dict]]) -> list[float]:
+    """Each method's best loss and those beside it: rates that diverge must not flatten what is to be seen."""
+    near = []
+    for points in tried:
+        place = next((index for index, point in enumerate(points) if point["outcome"] in (BEST, EDGE)), 0)
+        near += [point["y"] for point in points[max(place - 1, 0):place + 2] if point["y"] is not None]
+    return near
+
+
+def _within(top: float, point: dict) -> dict:
+    """The point as it is drawn: what lies above the chart, or has no loss, stands at its upper edge."""
+    if point["y"] is None:
+        return {**point, "shown": top, "y_low": top, "y_high": top}
+    outcome = ABOVE if point["y"] > top else point["outcome"]
+    return {**point, "outcome": outcome, **{key: min(point[of], top) for key, of in
+                                            (("shown", "y"), ("y_low", "y_low"), ("y_high", "y_high"))}}
+
+
+def _rate_chart(points: list[dict], domain: list[float], style: Style) -> Figure:
+    x = alt.X("x:Q", title="learning rate", axis=alt.Axis(values=_decades(points), format="~e"),
+              scale=alt.Scale(type="log", domain=axis_range([point["x"] for point in points], log=True)))
+    y = alt.Y("shown:Q", title="loss (nats/token)", axis=alt.Axis(tickCount=4),
+              scale=alt.Scale(zero=False, domain=domain))
+    present = [outcome for outcome in OUTCOMES if any(point["outcome"] == outcome for point in points)]
+    legend = alt.Legend(columns=2, symbolFillColor="#555", symbolStrokeColor="#555", labelLimit=220)
+    shape, size = (alt.Scale(domain=present, range=[OUTCOMES[outcome][place] for outcome in present])
+                   for place in (0, 1))
+    colour = alt.Color("method:N", scale=style.colours, legend=None)
+    finished = alt.Chart().transform_filter(f"datum.outcome !== '{LOST}'").encode(x=x, color=colour)
+    marks = alt.Chart().mark_point(filled=True, opacity=1, strokeWidth=1.4).encode(
+        x=x, y=y, color=colour, stroke=alt.Stroke("method:N", scale=style.colours, legend=None),
+        shape=alt.Shape("outcome:N", title=None, scale=shape, legend=legend),
+        size=alt.Size("outcome:N", title=None, scale=size, legend=legend),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("x:Q", title="learning rate", format="~e"),
+                 alt.Tooltip("y:Q", title="loss", format=".4f"), alt.Tooltip("outcome:N"), alt.Tooltip("runs:N")])
+    layers = alt.layer(finished.mark_line(strokeWidth=1.4).encode(y=y),
+                       finished.mark_rule(strokeWidth=1.2).encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")), marks)
+    return layers.properties(width=84, height=82).facet(
+        alt.Facet("method:N", title=None, header=alt.Header(labelFontSize=11, labelPadding=2)), data=inline(points),
+        columns=3, spacing=8)
+
+
+def _decades(points: Sequence[dict]) -> list[float]:
+    """Powers of ten among the rates, or around them."""
+    exponents = [math.log10(point["x"]) for point in points]
+    return [10.0 ** power for power in range(math.floor(min(exponents)), math.ceil(max(exponents)) + 1)]
 
 
 def _rate_points(made: Comparison, method: str) -> list[dict]:
@@ -140,15 +173,16 @@ def _rate_points(made: Comparison, method: str) -> list[dict]:
     points = []
     for rate, rows in sorted(tried.items()):
         found = [(each, row) for row in rows if (each := row.estimate("loss.final"))]
-        point: dict = {"method": method, "x": rate, "name": rows[0].name, "y": None, "state": rows[0].outcome}
+        point: dict = {"method": method, "x": rate, "y": None, "outcome": LOST, "name": rows[0].name,
+                       "runs": rows[0].outcome}
         if found:
             each, row = min(found, key=lambda item: item[0].mean)
-            point.update(name=row.name, y=each.mean, state="", **ends("y", each.mean, each.half))
+            point.update(name=row.name, runs=row.outcome, y=each.mean, outcome=TRIED, **ends("y", each.mean, each.half))
         points.append(point)
     drawn = [point for point in points if point["y"] is not None]
     if drawn:
         best = min(drawn, key=lambda point: point["y"])
-        best["state"] = "best, on the edge" if best in (points[0], points[-1]) else "best"
+        best["outcome"] = EDGE if best in (points[0], points[-1]) else BEST
     return points
 
 

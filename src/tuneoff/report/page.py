@@ -3,6 +3,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -10,11 +11,13 @@ import jinja2
 import vl_convert
 
 from tuneoff.record import finite, flatten
+from tuneoff.report.caption import caption
 from tuneoff.report.charts import Chart
-from tuneoff.report.compare import Comparison, Row
+from tuneoff.report.compare import Comparison
 from tuneoff.report.files import kept
 from tuneoff.report.read import Run
-from tuneoff.report.table import MISSING, caption, columns
+from tuneoff.report.rows import Row
+from tuneoff.report.table import MISSING, columns
 
 RUN_COLUMNS = ("Run", "Method", "Seed", "Status", "Validation loss", "Test loss", "Training (s)", "Error")
 
@@ -53,7 +56,7 @@ def _file(name: str) -> str:
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed, as vl-convert ships them; it takes a second to bundle them."""
     make = vl_convert.javascript_bundle
-    return kept(f"vega-{vl_convert.__version__}.js", make).replace("</script", "<\\/script")
+    return kept(f"vega-{version('vl-convert-python')}.js", make).replace("</script", "<\\/script")
 
 
 def _summary(runs: Sequence[Run]) -> str:

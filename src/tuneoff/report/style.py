@@ -24,9 +24,14 @@ class Style:
         self.methods, self.present, self.lines = list(methods), sorted(set(present)), lines
 
     @property
-    def colour(self) -> alt.Color:
+    def colours(self) -> alt.Scale:
         """Seven colours; from the eighth method on they return with another shape and dash."""
-        return alt.Color("method:N", title=None, scale=self._scale(COLOURS, 1), legend=self._legend())
+        return self._scale(COLOURS, 1)
+
+    @property
+    def colour(self) -> alt.Color:
+        """The colours, with a legend."""
+        return alt.Color("method:N", title=None, scale=self.colours, legend=self._legend())
 
     @property
     def shape(self) -> alt.Shape:

@@ -1,12 +1,13 @@
-"""The table of a comparison: its columns, its cells as text with no digit that means nothing, and its caption."""
+"""The table of a comparison: its columns, and its cells as text with no digit that means nothing."""
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 from tuneoff.report import stats
-from tuneoff.report.compare import LABELS, Comparison, Quality, Row
+from tuneoff.report.compare import LABELS, Comparison, Quality
 from tuneoff.report.read import as_number
+from tuneoff.report.rows import Row
 
 MISSING = "–"
 QUALITY, COST = "quality", "cost"
@@ -67,19 +68,19 @@ def _quality_columns(made: Comparison) -> Iterator[Column]:
 
 def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Column]:
     """The measure, and its difference to the baseline."""
-    key, verdict = quality.path.removeprefix("metrics.").replace("loss.", "loss_"), made.verdicts[index]
+    key, verdict = quality.key, made.verdicts[index]
     arrow = "" if quality.path.startswith("loss.") else (" ↓" if quality.lower_is_better else " ↑")
     values = [spread_cell(row.estimate(quality.path), bold=bool(bold))
               for row, bold in zip(made.rows, verdict.bold, strict=True)]
     yield Column(key, quality.title + arrow, QUALITY, values)
     if made.baseline is None:
         return
-    cells = []
+    cells, base = [], made.rows[made.baseline].estimate(quality.path)
     for row, p in zip(made.rows, verdict.p, strict=True):
         if row is made.rows[made.baseline]:
             cells.append(Cell("baseline", 0.0))
             continue
-        cell = spread_cell(made.difference(quality, row), signed=True)
+        cell = spread_cell(made.difference(quality, row), of=base)
         mark = " *" if p < stats.ALPHA else ""
         adjusted = None if math.isnan(p) else float(p)
         cells.append(Cell(cell.text + mark, cell.value, False, {**cell.figures, "holm_p": adjusted}))
@@ -99,6 +100,7 @@ def _cost_columns(made: Comparison) -> Iterator[Column]:
         if differs(made, key, value):
             cells = [text_cell(value(row)) for row in made.rows]
             yield Column(key, title, COST, cells, numeric=key == "tokens_seen")
+    yield _column(made, "lr_space", "Rates tried", COST, _space, numeric=False)
     yield _column(made, "tuning", "Tuning cost", COST, _tuning, numeric=False)
 
 
@@ -144,12 +146,16 @@ def text_cell(text: str) -> Cell:
     return Cell(text or MISSING, text or None, figures={"": text})
 
 
-def spread_cell(found: stats.Estimate | None, signed: bool = False, bold: bool = False) -> Cell:
-    """`mean ± half`, with the digits that the interval leaves standing."""
+def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Estimate | None = None) -> Cell:
+    """`mean ± half`, with the digits that the interval leaves standing.
+
+    Args:
+        of: for a difference, the value that it is taken from: without an interval it has the decimals of that.
+    """
     if found is None:
         return Cell(MISSING, figures={"": None, "interval": None, "n": 0})
-    sign = "+" if signed else ""
-    places = decimals(found.mean, found.half)
+    sign = "+" if of else ""
+    places = decimals(of.mean if of and not found.half else found.mean, found.half)
     text = f"{found.mean:{sign},.{places}f}"
     if found.half is not None:
         text += f" ± {found.half:,.{places}f}"
@@ -157,10 +163,10 @@ def spread_cell(found: stats.Estimate | None, signed: bool = False, bold: bool =
 
 
 def decimals(mean: float, half: float | None) -> int:
-    """Decimal places: two digits of the interval; without one, four digits of the mean."""
-    if half:
+    """Decimal places: two digits of the interval; without one, four digits of a mean below ten, else three."""
+    if half and half > 1e-9 * abs(mean):  # less is rounding: equal values
         return min(6, max(0, 1 - math.floor(math.log10(half))))
-    return min(6, max(0, 3 - math.floor(math.log10(abs(mean))))) if mean else 1
+    return min(6, max(0, (3 if abs(mean) < 10 else 2) - math.floor(math.log10(abs(mean))))) if mean else 1
 
 
 def short(count: float) -> str:
@@ -180,19 +186,29 @@ def _parameters(key: str, row: Row) -> Cell:
     return Cell(short(count) + shown, count, figures={"": int(count)})
 
 
+def scientific(rate: float) -> str:
+    """A rate with three digits at most: 1e-3, 3.16e-4."""
+    digits, _, power = f"{rate:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+
+
 def _rate(row: Row) -> Cell:
-    """The rate of the setting, the space it was tuned in, and whether it lies on that space's edge."""
+    """The rate of the setting, and whether it lies on the edge of what was tried."""
     if row.rate is None:
-        return Cell(MISSING, figures={"": None, "space": None, "edge": None})
+        return Cell(MISSING, figures={"": None, "edge": None})
+    tuning = row.first("tuning")
+    edge = bool(tuning.get("edge")) if isinstance(tuning, dict) else False
+    return Cell(scientific(row.rate) + (" (edge)" if edge else ""), row.rate, figures={"": row.rate, "edge": edge})
+
+
+def _space(row: Row) -> Cell:
+    """How many rates the tuning tried, and between which."""
     tuning = row.first("tuning")
     space = tuning.get("space") if isinstance(tuning, dict) else None
     listed = space.get("lr") if isinstance(space, dict) else None
     rates = [rate for item in listed if (rate := as_number(item)) is not None] if isinstance(listed, list) else []
-    edge = bool(tuning.get("edge")) if isinstance(tuning, dict) else False
-    text = f"{row.rate:.3g}"
-    if rates:
-        text += f" of {len(rates)} in [{min(rates):.3g}, {max(rates):.3g}]" + (", edge" if edge else "")
-    return Cell(text, row.rate, figures={"": row.rate, "space": " ".join(f"{rate:g}" for rate in rates), "edge": edge})
+    text = f"{len(rates)} in [{scientific(min(rates))}, {scientific(max(rates))}]" if rates else MISSING
+    return Cell(text, len(rates) or None, figures={"": " ".join(f"{rate:g}" for rate in rates)})
 
 
 def _seeds(row: Row) -> Cell:
@@ -225,46 +241,3 @@ def _tuning(row: Row) -> Cell:
              f"{figures['seconds']:,.0f} s" if figures["seconds"] else ""]
     text = ", ".join(word for word in words if word)
     return Cell(text or MISSING, figures["seconds"], figures=dict(figures))
-
-
-# ---------------------------------------------------------------- caption
-def caption(made: Comparison) -> str:
-    """What the figures are, how they were judged, and what all rows share."""
-    rows, seeds = made.rows, {len(row.finished) for row in made.rows if row.finished}
-    runs = [run for row in rows for run in row.finished.values()]
-    said = [_budget(made)]
-    shared = [f"{title.lower()} {value(rows[0])}" for key, title, value in LABELLED
-              if not differs(made, key, value) and key != "tokens_seen" and value(rows[0]) not in ("", "none")]
-    said.append(f"The same for all rows: {', '.join(shared)}." if shared else "")
-    enough = max(seeds, default=0) >= stats.LEAST_SEEDS
-    if enough:
-        said.append(f"Mean ± 95 % Student-t interval (no bootstrap) over {_range(seeds)} finished seeds.")
-    if made.baseline is not None:
-        said.append(f"Δ: mean of the differences to the baseline {rows[made.baseline].name} "
-                    f"({made.baseline_reason}) at the same seed, with the paired-t interval; * differs from it "
-                    "at Holm-adjusted p < 0.05 over all Δ of this table.")
-    elif made.baseline_reason:
-        said.append(f"{made.baseline_reason.capitalize()}.")
-    if any(verdict.bold.any() for verdict in made.verdicts):
-        said.append("Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs).")
-    elif enough and len(rows) > 1:
-        said.append("Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05.")
-    measures = sorted({str(run.get("memory.measure")) for run in runs if run.get("memory.measure")})
-    before = max((value for run in runs if (value := run.number("memory.baseline_gib")) is not None), default=None)
-    if measures:
-        share = f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
-        said.append(f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2^30 bytes{share}; "
-                    "tokens/s: non-padding tokens of train steps alone.")
-    return " ".join([part for part in said if part] + made.notes)
-
-
-def _budget(made: Comparison) -> str:
-    kind, value = (next((found for row in made.rows if (found := row.first(path)) is not None), None)
-                   for path in ("budget.kind", "budget.value"))
-    number = as_number(value)
-    return f"Budget: {kind} = {number:,g}." if kind and number is not None else ""
-
-
-def _range(counts: set[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
