@@ -121,11 +121,13 @@ def ranks(root: Path, key: str = "some_rank", other: str = "some_interval") -> P
 
 
 def prediction(method: str, **config) -> dict:
-    """What a prediction leaves: run.json's keys, and memory foreseen."""
+    """What a prediction leaves: of run.json's keys those that are known before the model, and memory foreseen."""
     content = record(method, **config)
-    keys = ("schema_version", "identity", "method", "seed", "config", "command", "provenance")
-    return {**{key: content[key] for key in keys}, "status": "predicted",
-            "peak_gib": {"load": 0.1, "train": 0.25}, "breakdown_gib": {
+    keys = ("schema_version", "identity", "method", "seed", "config", "command", "sweep", "planned_seeds")
+    return {**{key: content[key] for key in keys}, "tuning": None, "status": "predicted",
+            "parameters": {"total": TOTAL, "trainable": TOTAL},
+            "peak_gib": {"prepare": 0.1, "load": 0.1, "train": 0.25},
+            "needed_gib": 0.75, "breakdown_of": "steady step", "host_phases": ["prepare"], "breakdown_gib": {
         "parameters": 0.0216, "gradients": 0.01, "optimizer_state": 0.02, "activations": 0.16}}
 
 

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from records import METHODS, load, record, write
+from records import METHODS, load, prediction, record, write
 
 from tuneoff.report.guard import differences
 from tuneoff.report.read import ReportError
@@ -38,6 +38,23 @@ def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, va
     assert list(found) == [name] and len(set(found[name])) == 2
     with pytest.raises(ReportError, match=f"differ in {name}"):
         load(tmp_path, strict=True)
+
+
+def test_models_without_a_path_are_told_apart_by_their_config(tmp_path):
+    """The models that a prediction builds; and what only one side knows is not said to differ."""
+    built = {"name": "llama_60m", "path": None, "config": {"hidden_size": 512, "model_type": "llama"}}
+    wider = {**built, "config": {"hidden_size": 768, "model_type": "llama"}}
+    write(tmp_path / "run", record(METHODS[0]))
+    for index, model in enumerate((built, wider)):
+        write(tmp_path / f"foreseen{index}", prediction(METHODS[0], model=model), "prediction.json")
+    made = load(tmp_path)
+    assert [(row.name, len(row.runs)) for each in made for row in each.rows] == [
+        (METHODS[0], 1), (METHODS[0], 0), (METHODS[0], 0)]
+
+    def why(*places: int) -> dict:
+        return differences([made[place].runs or [row.prediction for row in made[place].rows] for place in places])
+    assert {key: set(values) for key, values in why(0, 1).items()} == {"model": {"tuneoff:tiny", "llama_60m"}}
+    assert {key: set(values) for key, values in why(1, 2).items()} == {"model: hidden_size": {"512", "768"}}
 
 
 def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path):

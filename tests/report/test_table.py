@@ -12,7 +12,7 @@ from scipy import stats as reference
 from tuneoff.report import formats
 from tuneoff.report.caption import caption
 from tuneoff.report.stats import Estimate
-from tuneoff.report.table import columns, short, spread_cell
+from tuneoff.report.table import columns, scientific, short, spread_cell
 
 BASELINE = METHODS[4]
 
@@ -108,8 +108,38 @@ def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path):
         write(tmp_path / f"predicted{index}", prediction(method), "prediction.json")
     made, = load(tmp_path, strict=True)
     assert [(len(row.runs), row.prediction is not None) for row in made.rows] == [(1, True), (0, True)]
-    found, = [column for column in columns(made) if column.title == "Predicted peak (GiB)"]
-    assert [cell.text for cell in found.cells] == ["0.25", "0.25"]
+    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    assert found["Predicted peak train (GiB)"] == ["0.25", "0.25"] and found["Card needed (GiB)"] == ["0.75", "0.75"]
+    assert "Largest batch" not in found and "Predicted: tensors alone" in caption(made)
+
+
+def test_a_prediction_does_not_depend_on_the_rate_and_says_what_fits(tmp_path):
+    for index in range(3):
+        write(tmp_path / f"run{index}", record(METHODS[0], lr=10.0 ** -index))
+    write(tmp_path / "foreseen", prediction(METHODS[0], lr=0.5) | {"largest_batch": {"gib": 24.0, "batch_size": 6}},
+          "prediction.json")
+    made, = load(tmp_path)
+    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    assert found["Largest batch"] == ["6 in 24 GiB"] * 3
+
+
+def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
+    refused = record(METHODS[0], status="predicted_out_of_memory")
+    refused["prediction"] = {"needed_gib": 31.5, "peak_gib": {"train": 31.0}, "breakdown_gib": {"parameters": 31.0}}
+    write(tmp_path / "a", refused)
+    write(tmp_path / "b", record(METHODS[1]))
+    made, = load(tmp_path)
+    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    assert found["Card needed (GiB)"] == ["31.50", "–"] and found["Outcome"][0] == "predicted out of memory 1"
+
+
+def test_the_summary_has_what_decides_and_fits_a_readme(made):
+    table, said = formats.summary(made).split("\n\n")
+    head, _, *rows = table.splitlines()
+    assert head.strip("| ").split(" | ") == ["Method", "Learning rate", "Test loss", "Δ test loss", "Tokens/s",
+                                             "Peak train (GiB)", "Trainable", "Outcome"]
+    assert [row.split(" | ")[0].strip("| ").replace("\\", "") for row in rows] == METHODS
+    assert said.strip() and max(map(len, rows)) < 150
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
@@ -123,9 +153,19 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("mean, half, text", [
     (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
     (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"),
-    (2.9, 12.0, "3 ± 12")])
+    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7")])
 def test_digits_follow_the_interval(mean, half, text):
     assert spread_cell(Estimate(mean, half, 5)).text == text
+
+
+def test_a_difference_of_one_seed_has_the_decimals_of_what_it_is_taken_from():
+    assert spread_cell(Estimate(0.00123456, None, 1), of=Estimate(3.7601, None, 1)).text == "+0.001"
+    assert spread_cell(Estimate(-0.4321, 0.012, 5), of=Estimate(3.7601, 0.2, 5)).text == "−0.432 ± 0.012"
+
+
+@pytest.mark.parametrize("rate, text", [(1e-3, "1e-3"), (0.000316, "3.16e-4"), (5e-5, "5e-5"), (2, "2e0")])
+def test_rates_are_powers_of_ten(rate, text):
+    assert scientific(rate) == text
 
 
 @pytest.mark.parametrize("count, text", [

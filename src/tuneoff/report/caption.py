@@ -13,7 +13,7 @@ def caption(made: Comparison) -> str:
     shared = [f"{title.lower()} {value(rows[0])}" for key, title, value in LABELLED
               if not differs(made, key, value) and key != "tokens_seen" and value(rows[0]) not in ("", "none")]
     said = [_subject(made), _budget(made), f"The same for all rows: {', '.join(shared)}." if shared else "",
-            *_judged(made), *_measured(made), *made.notes]
+            *_judged(made), *_measured(made), *_foreseen(made), *made.notes]
     return " ".join(part for part in said if part)
 
 
@@ -45,6 +45,13 @@ def _measured(made: Comparison) -> Iterator[str]:
         share = f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
         yield (f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2³⁰ bytes{share}; "
                "tokens/s: non-padding tokens of train steps alone.")
+
+
+def _foreseen(made: Comparison) -> Iterator[str]:
+    """What a predicted figure is the figure of."""
+    if any(row.foreseen for row in made.rows):
+        yield ("Predicted: tensors alone, for a batch whose rows have max_length tokens; card needed: with CUDA's "
+               "rounding and context.")
 
 
 def _subject(made: Comparison) -> str:

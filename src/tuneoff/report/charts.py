@@ -83,7 +83,7 @@ def _point(row: Row, quality: Quality, cost: Cost) -> dict | None:
 
 def _trade_off(points: list[dict], quality: Quality, cost: Cost, methods: Sequence[str]) -> Figure:
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
-    x = alt.X("x:Q", title=cost.title, scale=alt.Scale(zero=False, domain=domain), axis=alt.Axis(tickCount=6))
+    x = alt.X("x:Q", title=cost.title, scale=alt.Scale(zero=False, domain=domain), axis=alt.Axis(tickCount=4))
     y, style = quality_axis(quality, points), Style(methods, {point["method"] for point in points})
     signs = 1 if cost.lower_is_better else -1, 1 if quality.lower_is_better else -1
     best = stats.front([(signs[0] * point["x"], signs[1] * point["y"]) for point in points])
@@ -96,7 +96,7 @@ def _trade_off(points: list[dict], quality: Quality, cost: Cost, methods: Sequen
     return alt.layer(
         front, base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
-        base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=0.6).encode(
+        base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(  # hollow, so that none hides another
             x=x, y=y, shape=style.shape, tooltip=tips)).properties(width=WIDTH, height=HEIGHT)
 
 
@@ -105,7 +105,7 @@ def _memory(made: Comparison) -> Named:
     """Stacked bars of each method's best setting, or of its prediction alone; predicted beside measured."""
     shown = {row.method: row for row in made.best_rows}
     for row in made.rows:
-        if row.prediction:
+        if row.foreseen:
             shown.setdefault(row.method, row)
     bars = [bar for method in sorted(shown) for bar in _breakdowns(shown[method])]
     if not bars:
@@ -122,12 +122,13 @@ def _memory(made: Comparison) -> Named:
         pale = alt.Scale(domain=kinds, range=[1, 0.5])
         chart = chart.encode(yOffset=alt.YOffset("kind:N", sort=kinds),
                              opacity=alt.Opacity("kind:O", title=None, scale=pale, legend=alt.Legend(columns=1)))
-    title = "What the training memory is made of" + ("; pale: predicted" if both else "")
+    title = "What the memory of tensors in training is made of" + (
+        "; pale: predicted, for rows of max_length tokens" if both else f", {bars[0]['kind']}")
     yield "memory_breakdown", title, chart.properties(width=WIDTH, height=alt.Step(13 if both else 18))
 
 
 def _breakdowns(row: Row) -> list[dict]:
-    sources = [("predicted", row.prediction.breakdown)] if row.prediction else []
+    sources = [("predicted", row.foreseen.breakdown)] if row.foreseen else []
     if row.finished:
         breakdowns = [run.breakdown for run in row.finished.values()]
         sources.append(("measured", max(breakdowns, key=lambda parts: sum(parts.values()))))

@@ -1,13 +1,14 @@
 """The comparability guard: decides which records may stand in one table, and says which field keeps others out."""
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from tuneoff.record import flatten
 from tuneoff.report.read import Run
 
 # Fields that must agree. What a method implies (precision, quantisation, clip, tokens seen) is none of them: it is a
 # labelled column. Seeds, git commit and settings are none either.
-FIELDS = {"data": "provenance.data.fingerprint", "model": "config.model.path", "budget kind": "budget.kind",
+FIELDS = {"data": "provenance.data.fingerprint", "model": "config.model", "budget kind": "budget.kind",
           "budget value": "budget.value", "hardware": "provenance.hardware", "threads": "provenance.threads",
           "processes": "provenance.num_processes", "versions": "provenance.versions"}
 WEIGHTS = "base weights"
@@ -33,10 +34,19 @@ def split(runs: Sequence[Run]) -> list[list[Run]]:
 
 def fingerprint(run: Run) -> dict[str, str | None]:
     """The guarded fields of a run as text; None where the record does not know. A prediction has no hardware."""
-    seen = {name: run.get(path) for name, path in FIELDS.items()}
+    seen = {name: _seen(run, path) for name, path in FIELDS.items()}
     if run.predicted:
         seen.update({name: None for name in ("hardware", "threads", "versions", "budget kind", "budget value")})
     return {name: None if value is None else _text(value) for name, value in seen.items()}
+
+
+def _seen(run: Run, path: str) -> Any:
+    """The value of a guarded field. Of a model its path; of one that is built from a config alone, that config."""
+    value = run.get(path)
+    if path != FIELDS["model"] or not isinstance(value, dict):
+        return value
+    built = value.get("config")
+    return value.get("path") or ({"": value.get("name"), **built} if isinstance(built, dict) else None)
 
 
 def _text(value: object) -> str:
@@ -74,21 +84,23 @@ def _cell(run: Run) -> tuple:
 
 
 def differences(groups: Sequence[Sequence[Run]]) -> dict[str, list[str]]:
-    """For each field that differs between groups, its value in each group."""
+    """For each field that differs between groups, its value in each group; "unknown" alone makes no difference."""
     found: dict[str, list[str]] = {}
     for name, path in {**FIELDS, WEIGHTS: "provenance.base_weights_hash"}.items():
         if name == WEIGHTS and found:
             continue  # other data, models or versions explain other weights
         values = [_value(members, path) for members in groups]
         for key in sorted({key for value in values for key in value}):
-            shown = [value.get(key, "unknown") for value in values]
-            if len(set(shown)) > 1:
-                found[f"{name}: {key}" if key else name] = shown
+            if len({value.get(key, "none") for value in values if value}) > 1:
+                found[f"{name}: {key}" if key else name] = [value.get(key, "none") if value else "unknown"
+                                                            for value in values]
+                if not key:
+                    break  # another name explains what else differs
     return found
 
 
 def _value(runs: Sequence[Run], path: str) -> dict[str, str]:
-    """The first known value in a group, as flat keys; a plain value has the key ''."""
-    value = next((value for run in runs if (value := run.get(path)) is not None), None)
-    flat = flatten(value) if isinstance(value, dict) else {"": value}
-    return {key: "unknown" if item is None and not key else str(item) for key, item in flat.items()}
+    """The first known value in a group, as flat keys; a plain value, and a model's name, has the key ''."""
+    value = next((value for run in runs if (value := _seen(run, path)) is not None), None)
+    flat = flatten(value) if isinstance(value, dict) else {} if value is None else {"": value}
+    return {key: str(item) for key, item in flat.items()}

@@ -8,7 +8,7 @@ from tuneoff.report import guard, stats
 from tuneoff.report.read import Run, as_number
 
 RATE = "lr"  # a column of its own, so a row's label need not repeat it
-NOT_OF_A_PREDICTION = {"task", "gib", "epochs", "max_steps", "max_tokens", "max_seconds"}
+NOT_OF_A_PREDICTION = {RATE, "task", "test", "default_steps", "epochs", "max_steps", "max_tokens", "max_seconds"}
 
 
 @dataclass
@@ -26,6 +26,12 @@ class Row:
     def finished(self) -> dict[int, Run]:
         """Finished runs by seed."""
         return {run.seed: run for run in self.runs if run.finished}
+
+    @cached_property
+    def foreseen(self) -> Run | None:
+        """The prediction, or what a run foresaw of itself under skip_if_over_gib."""
+        own = next((run for run in self.runs if run.table("prediction")), None)
+        return self.prediction or (own and Run(own.folder, own.table("prediction"), "predicted"))
 
     @property
     def planned(self) -> int:

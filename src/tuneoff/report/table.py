@@ -95,7 +95,9 @@ def _cost_columns(made: Comparison) -> Iterator[Column]:
     for phase in made.phases:
         yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)", COST,
                       partial(_phase, phase))
-    yield _column(made, "predicted_peak_gib", "Predicted peak (GiB)", COST, _predicted)
+    yield _column(made, "predicted_peak_gib", "Predicted peak train (GiB)", COST, _predicted)
+    yield _column(made, "needed_gib", "Card needed (GiB)", COST, _needed)
+    yield _column(made, "largest_batch", "Largest batch", COST, _largest_batch)
     for key, title, value in LABELLED:
         if differs(made, key, value):
             cells = [text_cell(value(row)) for row in made.rows]
@@ -227,8 +229,21 @@ def _gib(peak: float | None) -> Cell:
 
 
 def _predicted(row: Row) -> Cell:
-    peaks = row.prediction.peaks if row.prediction else {}
+    peaks = row.foreseen.peaks if row.foreseen else {}
     return _gib(peaks.get("train", max(peaks.values(), default=None)))  # type: ignore[type-var]
+
+
+def _needed(row: Row) -> Cell:
+    """What a card must have, CUDA's own share included."""
+    return _gib(row.foreseen.number("needed_gib") if row.foreseen else None)
+
+
+def _largest_batch(row: Row) -> Cell:
+    """The largest batch that fits a card, as foreseen."""
+    rows, gib = (row.foreseen.number(f"largest_batch.{key}") if row.foreseen else None
+                 for key in ("batch_size", "gib"))
+    shown = MISSING if rows is None or gib is None else f"{rows:.0f} in {gib:g} GiB"
+    return Cell(shown, rows, figures={"": rows, "gib": gib})
 
 
 def _tuning(row: Row) -> Cell:
