@@ -1,5 +1,6 @@
 """The command as a user runs it: where torch cannot be imported, offline, on many records, and while a sweep runs."""
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -56,8 +57,12 @@ def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables
     before = [file.read_bytes() for file in files]
     for path in tmp_path.rglob("result.json"):
         os.utime(path, (1, 1))
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     code, _, err = run(tmp_path)
+    again = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (code, err) == (0, "") and before == [file.read_bytes() for file in files]
+    # "A second or two", of processor time because others may train on this machine, and twice that for a slower one.
+    assert again.ru_utime + again.ru_stime - spent.ru_utime - spent.ru_stime < 4
 
 
 @pytest.mark.parametrize("arguments, said", [
@@ -136,18 +141,43 @@ def test_watch_fills_in_as_a_sweep_runs(tmp_path):
 
 @pytest.mark.slow
 def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
-    """With 1,000 lines of metrics each, which a report must not need to read.
+    """With 1,000 lines of metrics each, which a report must not need to read; imports included.
 
-    Processor time, imports included: the wall clock of a machine that trains at the same time says nothing.
+    The wall clock is judged where no process waits for a core; where some do, processor time alone says anything.
     """
     steps = "".join(f'{{"step": {step}, "loss": 3.0, "lr": [0.001], "tokens": 1}}\n' for step in range(1, 1001))
     for number in range(2000):
         content = record(METHODS[number % 11], number // 11 % 5, lr=1e-3 * (1 + number // 55), points=195, steps=1000)
         folder = write(tmp_path / f"{number:04}", content)
         (folder / "metrics.jsonl").write_text(steps)
+    quiet, started = os.getloadavg()[0] < (os.cpu_count() or 1), time.perf_counter()
     measure = ("import resource, time; from tuneoff.__main__ import main; code = main(); "
                "print(code, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)")
     done = subprocess.run([sys.executable, "-c", measure, "report", str(tmp_path)], capture_output=True, text=True)
+    wall = time.perf_counter() - started
     code, seconds, gib = done.stdout.splitlines()[-1].split()
     assert (code, done.stderr) == ("0", "") and "2000 runs" in done.stdout
-    assert float(seconds) < 10 and float(gib) < 1, (seconds, gib)
+    assert float(seconds) < 8 and float(gib) < 1 and (wall < 10 or not quiet), (seconds, gib, wall, quiet)
+
+
+def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
+    (tmp_path / "docs").mkdir()
+    script, readme = tmp_path / "docs" / "comparison.py", tmp_path / "README.md"
+    root = Path(__file__).parents[2]
+    script.write_text((root / "docs" / "comparison.py").read_text())
+    readme.write_text((root / "README.md").read_text())
+    before, after = readme.read_text().partition("<!-- comparison -->")[::2]
+    after = after.partition("<!-- end of comparison -->")[2]
+    comparison(tmp_path / "records", seeds=3)
+    for _ in range(2):  # renewed, not added
+        done = subprocess.run([sys.executable, script, tmp_path / "records", "--baseline", METHODS[4]], text=True,
+                              capture_output=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        text = readme.read_text()
+        assert text.startswith(before) and text.endswith(after) and text.count("| Method | Learning rate |") == 1
+    assert all(f"\n| {method}".replace("_", "\\_") in text for method in METHODS)
+    for name in ("quality_memory", "quality_speed"):
+        assert f'src="docs/{name}.svg"' in text and (tmp_path / "docs" / f"{name}.svg").stat().st_size < 60_000
+    write(tmp_path / "records" / "other", record(METHODS[0], steps=300))
+    done = subprocess.run([sys.executable, script, tmp_path / "records"], capture_output=True, text=True)
+    assert done.returncode == 2 and "budget value" in done.stderr and readme.read_text() == text

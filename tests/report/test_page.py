@@ -9,6 +9,7 @@ from records import METHODS, comparison, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
 from tuneoff.report.compare import compare
+from tuneoff.report.files import kept
 from tuneoff.report.guard import differences
 from tuneoff.report.page import embed
 from tuneoff.report.read import read
@@ -88,7 +89,7 @@ def number(text: str) -> float:
 def test_the_page_renders_sorts_filters_and_shows_a_run(tmp_path):
     folders = comparison(tmp_path / "compare"), tuning(tmp_path / "tune"), ranks(tmp_path / "ranks")
     page = report(tmp_path / "out", *folders)
-    seen, console = browse(page, f"{METHODS[0]} 0.001", tmp_path)
+    seen, console = browse(page, f"{METHODS[0]} 1e-3", tmp_path)
     assert "crash" not in seen, seen
     assert (seen["problems"], console, seen["requests"]) == ([], [], [])
     losses = [number(text) for text in seen["up"] if text != "–"]
@@ -131,6 +132,19 @@ def test_no_text_of_a_record_becomes_markup(tmp_path):
 def test_embedded_json_ends_no_script():
     text = embed({"title": "</script><!--", "not a number": float("nan")})
     assert "<" not in text and json.loads(text) == {"title": "</script><!--", "not a number": None}
+
+
+def test_what_is_slow_to_make_is_kept_where_that_can_be(tmp_path, monkeypatch):
+    made: list[str] = []
+
+    def make() -> str:
+        made.append("é")
+        return "é"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [kept("name-1", make), kept("name-1", make), kept("name-2", make)] == ["é"] * 3 and len(made) == 2
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder that cannot be
+    assert kept("name-1", make) == "é" and len(made) == 3
 
 
 @pytest.mark.parametrize("words", ["src=", "href=", "@import", "url("])

@@ -96,9 +96,10 @@ def _one_curve(run: Run, column: int, validated: bool) -> tuple[np.ndarray, np.n
 
 
 # ---------------------------------------------------------------- loss against learning rate
-# What a rate came to: the shape and the size of its mark.
-OUTCOMES = {"tried": ("circle", 22), "best": ("circle", 95), "best, on the edge of its grid": ("square", 95),
-            "loss above the chart": ("triangle-up", 45), "no seed finished": ("M-1,-1L1,1M-1,1L1,-1", 40)}
+# What a rate came to, and its mark: a dot, a large dot, a square, a triangle, a cross.
+OUTCOMES = {"tried": "M-.45,0A.45,.45,0,1,1,.45,0A.45,.45,0,1,1,-.45,0", "best": "circle",
+            "best, on the edge of its grid": "square", "loss above the chart": "triangle-up",
+            "no seed finished": "M-.9,-.9L.9,.9M-.9,.9L.9,-.9"}
 TRIED, BEST, EDGE, ABOVE, LOST = OUTCOMES
 
 
@@ -135,19 +136,17 @@ def _within(top: float, point: dict) -> dict:
 
 def _rate_chart(points: list[dict], domain: list[float], style: Style) -> Figure:
     x = alt.X("x:Q", title="learning rate", axis=alt.Axis(values=_decades(points), format="~e"),
-              scale=alt.Scale(type="log", domain=axis_range([point["x"] for point in points], log=True)))
+              scale=alt.Scale(type="log", domain=axis_range([point["x"] for point in points], log=1.8)))
     y = alt.Y("shown:Q", title="loss (nats/token)", axis=alt.Axis(tickCount=4),
               scale=alt.Scale(zero=False, domain=domain))
     present = [outcome for outcome in OUTCOMES if any(point["outcome"] == outcome for point in points)]
     legend = alt.Legend(columns=2, symbolFillColor="#555", symbolStrokeColor="#555", labelLimit=220)
-    shape, size = (alt.Scale(domain=present, range=[OUTCOMES[outcome][place] for outcome in present])
-                   for place in (0, 1))
+    shapes = alt.Scale(domain=present, range=[OUTCOMES[outcome] for outcome in present])
     colour = alt.Color("method:N", scale=style.colours, legend=None)
     finished = alt.Chart().transform_filter(f"datum.outcome !== '{LOST}'").encode(x=x, color=colour)
-    marks = alt.Chart().mark_point(filled=True, opacity=1, strokeWidth=1.4).encode(
+    marks = alt.Chart().mark_point(filled=True, size=80, opacity=1, strokeWidth=1.4).encode(
         x=x, y=y, color=colour, stroke=alt.Stroke("method:N", scale=style.colours, legend=None),
-        shape=alt.Shape("outcome:N", title=None, scale=shape, legend=legend),
-        size=alt.Size("outcome:N", title=None, scale=size, legend=legend),
+        shape=alt.Shape("outcome:N", title=None, scale=shapes, legend=legend),
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("x:Q", title="learning rate", format="~e"),
                  alt.Tooltip("y:Q", title="loss", format=".4f"), alt.Tooltip("outcome:N"), alt.Tooltip("runs:N")])
     layers = alt.layer(finished.mark_line(strokeWidth=1.4).encode(y=y),
@@ -203,7 +202,8 @@ def _ablation_chart(points: list[dict], key: str, quality: Quality, methods: Seq
     ticks = sorted({point["x"] for point in points})
     log = ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]
     _set_apart(points, log, ticks[-1] - ticks[0])
-    domain, kind = axis_range([point["drawn"] for point in points], log), {"type": "log"} if log else {"zero": False}
+    kind = {"type": "log"} if log else {"zero": False}
+    domain = axis_range([point["drawn"] for point in points], 1.3 if log else 0)
     x = alt.X("drawn:Q", title=key, scale=alt.Scale(domain=domain, **kind),
               axis=alt.Axis(values=ticks[:12], labelExpr="'' + datum.value"))
     y, style = quality_axis(quality, points), Style(methods, {point["method"] for point in points})

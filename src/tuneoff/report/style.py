@@ -60,11 +60,11 @@ def inline(rows: list[dict]) -> dict[str, Any]:
     return {"values": tuple(rows)}
 
 
-def axis_range(values: Sequence[float], log: bool = False) -> list[float]:
-    """A domain with a margin, so that no mark is cut."""
+def axis_range(values: Sequence[float], log: float = 0) -> list[float]:
+    """A domain with a margin, so that no mark is cut; on a logarithmic axis the factor `log`."""
     low, high = min(values), max(values)
     if log:
-        return [low / 1.3, high * 1.3]
+        return [low / log, high * log]
     margin = (high - low) * 0.08 or abs(high) * 0.05 or 1
     return [low - margin, high + margin]
 
