@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from tuneoff.report.stats import ALPHA, estimate, front, holm, judge, paired_p
+from tuneoff.report.stats import ALPHA, estimate, front, holm, judge, over_examples, paired_p
 
 SEEDS = (3, 5, 10)
 
@@ -21,6 +21,14 @@ def test_interval_is_the_textbook_one():
 def test_fewer_than_three_seeds_have_no_interval(values, half):
     found = estimate(values)
     assert found is None if half == "none" else found.half is None
+
+
+def test_the_bootstrap_over_examples_covers_the_truth():
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(1000):
+        low, high = over_examples((rng.random((3, 300)) < 0.4).mean(axis=0))
+        hits += low <= 0.4 <= high
+    assert 0.93 <= hits / 1000 <= 0.97
 
 
 def test_paired_p_is_scipys_also_with_missing_seeds():

@@ -98,8 +98,63 @@ def test_a_task_metric_has_its_direction(tmp_path):
             write(tmp_path / f"{method}{seed}", content)
     made, = load(tmp_path, baseline=METHODS[1])
     found = {column.title: column for column in columns(made)}
-    assert [cell.bold for cell in found["exact match ↑"].cells] == [True, False]
-    assert found["Δ exact match"].cells[0].text.endswith("*") and "forgetting ↓" in found
+    assert [cell.bold for cell in found["Exact match ↑"].cells] == [True, False]
+    assert found["Δ exact match"].cells[0].text.endswith("*") and "Forgetting ↓" in found
+
+
+def test_perplexity_is_shown_and_not_tested_a_second_time(tmp_path):
+    for seed in range(5):
+        for place, method in enumerate(METHODS[:2]):
+            content = record(method, seed, loss=3 + place)
+            content["metrics"] = {"perplexity": float(np.exp(content["loss"]["test"]))}
+            write(tmp_path / f"{method}{seed}", content)
+    made, = load(tmp_path)
+    assert "Perplexity" in (titles := [column.title for column in columns(made)]) and "Δ perplexity" not in titles
+    assert [quality.key for quality in made.qualities] == ["loss_test"]
+
+
+def answered(tmp_path: Path, seeds: int, examples: int = 200) -> dict[tuple[str, int], np.ndarray]:
+    """Two methods that answer the same questions, the second one three questions in a hundred better."""
+    rng = np.random.default_rng(7)
+    hard, found = rng.random(examples), {}
+    for seed in range(seeds):
+        for method, skill in zip(METHODS[:2], (0.40, 0.43), strict=True):
+            scores = hard < skill + 0.01 * seed
+            content = record(method, seed)
+            content["metrics"] = {"exact_match": float(scores.mean())}
+            content["metric_facts"] = {"exact_match": {"split": "test", "scores": "".join(map(str, map(int, scores)))}}
+            write(tmp_path / f"{method}{seed}", content)
+            found[method, seed] = scores.astype(float)
+    return found
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_test_examples_have_a_bootstrap_of_their_own(tmp_path, seeds):
+    """Against SciPy's bootstrap, which draws the examples themselves; shown for a single seed, too."""
+    scores = answered(tmp_path, seeds)
+    made, = load(tmp_path, baseline=METHODS[0])
+    better = [np.mean([scores[method, seed] for seed in range(seeds)], axis=0) for method in METHODS[:2]]
+    line = lines([made])[1]
+    for key, sample in (("exact_match", better[1]), ("exact_match_difference", better[1] - better[0])):
+        low, high = reference.bootstrap((sample,), np.mean, method="percentile", rng=1).confidence_interval
+        assert float(line[f"{key}_examples_low"]) == pytest.approx(low, abs=0.006)
+        assert float(line[f"{key}_examples_high"]) == pytest.approx(high, abs=0.006)
+    found = {column.title: column.cells[1].text for column in columns(made)}
+    assert ("±" in found["Exact match ↑"]) == (seeds == 5) and found["Exact match ↑"].endswith("]")
+    assert found["Δ exact match"].startswith("+0.0") and "bootstrap over the 200 examples" in caption(made)
+    assert "[" not in found["Test loss"]
+
+
+@pytest.mark.parametrize("scores", ["", "0120", 7, None, ["0"], "01"])
+def test_scores_that_cannot_be_paired_give_no_bootstrap(tmp_path, scores):
+    answered(tmp_path, 3)
+    other = record(METHODS[1], 0)
+    other["metrics"], other["metric_facts"] = {"exact_match": 0.4}, {"exact_match": {"scores": scores}}
+    write(tmp_path / f"{METHODS[1]}0", other)
+    made, = load(tmp_path, baseline=METHODS[0])
+    assert made.examples(made.qualities[1], made.rows[0]) is not None
+    of_seeds = made.rows[1].scores("exact_match")
+    assert sorted(of_seeds) == ([] if scores == "01" else [1, 2])
 
 
 def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path):
@@ -192,6 +247,18 @@ def test_text_is_escaped(tmp_path):
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<" not in "".join(table)
     assert any(line["method"].startswith("'=cmd") for line in lines(made))
+
+
+def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_path):
+    answered(tmp_path, 5)
+    parts = formats.latex(load(tmp_path)).split("\\begin{tabular}")[1:]
+    heads = [part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts]
+    assert len(heads) == 2 and all(head.strip().startswith("Method & ") for head in heads)
+    for measure in ("test", "exact"):
+        assert sum(f"Delta$ {measure}" in head for head in heads) == 1
+    assert all(("Delta$ exact" in head) == ("{Exact match" in head) for head in heads)
+    rows = [row for part in parts for row in part.split("\\midrule")[1].splitlines() if " & " in row]
+    assert max(len(row.replace("$\\pm$", "±").replace("$+$", "+").replace("$-$", "-")) for row in rows) < 150
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])

@@ -23,6 +23,11 @@ def _judged(made: Comparison) -> Iterator[str]:
     enough = max(seeds, default=0) >= stats.LEAST_SEEDS
     if enough:
         yield f"Mean ± 95 % Student-t interval (no bootstrap) over {_range(seeds)} finished seeds."
+    examples = {len(found) for quality in made.qualities for row in made.rows
+                if (found := made.examples(quality, row)) is not None}
+    if examples:
+        yield (f"In brackets: 95 % percentile bootstrap over the {_range(examples)} examples that were scored, of the "
+               "seeds' mean: what other examples would change, not other seeds.")
     if made.baseline is not None:
         name = made.rows[made.baseline].name
         yield f"Δ: difference to the baseline {name} ({made.baseline_reason}) at the same seed" + (

@@ -9,6 +9,7 @@ from tuneoff.report import guard, stats
 from tuneoff.report.read import PHASES, ReportError, Run, as_number
 from tuneoff.report.rows import Row, rows_of
 
+DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
 LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
 LABELS = {"test": "Test loss", "final": "Validation loss"}
 
@@ -79,6 +80,15 @@ class Comparison:
             best.setdefault(part(row), row)
         return [best[name] for name in sorted(best)]
 
+    def examples(self, quality: Quality, row: Row, difference: bool = False) -> np.ndarray | None:
+        """Each example's mean score over seeds, or over common seeds its mean difference to the baseline's score."""
+        mine = row.scores(quality.key)
+        if difference:
+            base = self.rows[self.baseline].scores(quality.key) if self.baseline is not None else {}
+            mine = {seed: mine[seed] - base[seed] for seed in mine.keys() & base.keys()
+                    if len(mine[seed]) == len(base[seed])}
+        return np.mean(list(mine.values()), axis=0) if mine else None
+
     def difference(self, quality: Quality, row: Row) -> stats.Estimate | None:
         """Paired difference to the baseline over common seeds; None for the baseline itself or without one."""
         if self.baseline is None or row is self.rows[self.baseline]:
@@ -147,7 +157,7 @@ def _qualities(rows: Sequence[Row]) -> list[Quality]:
         return []
     loss = "test" if any(run.number("loss.test") is not None for run in runs) else "final"
     metrics = {key for run in runs for key, value in flatten(run.table("metrics")).items()
-               if as_number(value) is not None and "." not in key}
+               if as_number(value) is not None and "." not in key} - {DERIVED}
     found = [Quality(f"loss.{loss}", LABELS[loss], True)]
     for key in sorted(metrics):
         lower = any(word in key.lower() for word in LOWER_IS_BETTER)

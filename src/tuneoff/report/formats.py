@@ -2,16 +2,18 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 
 from tuneoff.report.caption import caption
 from tuneoff.report.compare import Comparison
-from tuneoff.report.table import COST, QUALITY, Cell, Column, columns
+from tuneoff.report.table import Cell, Column, columns
 
 LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$",
          "³": "$^3$", "⁰": "$^0$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+PAGE_CHARACTERS = 134  # of \footnotesize that an A4 page is wide, the space between two columns counted as two
 # Compiles alone and can be \input: after \begin{document}, LaTeX has made \@nodocument the same as \relax.
 LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx, or compile it alone.
 \makeatletter
@@ -116,19 +118,39 @@ def _plain(value: float | str | None) -> str:
 
 # ---------------------------------------------------------------- LaTeX
 def latex(comparisons: Sequence[Comparison]) -> str:
-    """A `table*` a comparison, booktabs, in two parts (quality, cost), so that it fits a page."""
+    """A `table*` a comparison, booktabs, in as many parts below each other as keep it legible on a page."""
     parts = [LATEX_HEAD]
     for made in comparisons:
-        found = columns(made)
-        names = [column for column in found if column.key in ("method", "setting")]
-        quality = [column for column in found if column.part == QUALITY]
-        cost = [column for column in found if column.part == COST]
         parts.append("\n".join([
             r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
             rf"\caption{{{_tex(caption(made))}}}", rf"\label{{tab:tuneoff-{made.name}}}",
-            _tabular(quality, len(made.rows)),
-            *([r"\par\medskip", _tabular(names + cost, len(made.rows))] if cost else []), r"\end{table*}", ""]))
+            "\n\\par\\medskip\n".join(_tabular(part, len(made.rows)) for part in _pages(columns(made))),
+            r"\end{table*}", ""]))
     return "\n".join([*parts, r"\tuneoffend", ""])
+
+
+def _pages(found: Sequence[Column]) -> list[list[Column]]:
+    """The columns in as few parts as are legible, of about the same width, each beginning with what names a row."""
+    def width(part: Sequence[Column]) -> int:
+        return sum(max(len(cell.text) for cell in column.cells) + 2 for column in part)
+    names = [column for column in found if column.key in ("method", "setting")]
+    together: list[list[Column]] = []  # a difference stays beside its measure
+    for column in found[len(names):]:
+        if not column.key.endswith("_difference"):
+            together.append([])
+        together[-1].append(column)
+    room = max(PAGE_CHARACTERS - width(names), 50)  # names that fill the page shrink with the rest
+
+    def packed(limit: int) -> list[list[Column]]:
+        pages: list[list[Column]] = [[]]
+        for columns_of_one in together:
+            if pages[-1] and width([*pages[-1], *columns_of_one]) > limit:
+                pages.append([])
+            pages[-1] += columns_of_one
+        return pages
+    fewest = len(packed(room))
+    balanced = next(pages for limit in range(room + 1) if len(pages := packed(limit)) == fewest)
+    return [[*names, *page] for page in balanced]
 
 
 def _tabular(found: list[Column], rows: int) -> str:
@@ -149,7 +171,7 @@ def _tex(text: str) -> str:
 
 def _tex_title(column: Column) -> str:
     """A heading, in two lines where it is long: most are longer than their figures."""
-    words = column.title.split(" ")
+    words = re.split(" (?![↑↓])", column.title)  # an arrow stays with its word
     if len(words) == 1 or len(column.title) < 9:
         return _tex(column.title)
     first = min(range(1, len(words)), key=lambda count: abs(len(" ".join(words[:count])) - len(column.title) / 2))

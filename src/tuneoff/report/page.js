@@ -67,7 +67,7 @@ function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
   search.addEventListener("input", show);
   body.append(...lines.map(item => item.line));
   show();
-  return element("div", {class: "table"}, element("p", {class: "tools"}, search, count),
+  return element("div", {class: pick ? "table picked" : "table"}, element("p", {class: "tools"}, search, count),
     element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), body)));
 }
 

@@ -115,8 +115,9 @@ def _shown(value: object) -> str:
 
 
 def _facts(run: Run) -> list[list[str]]:
-    keys = ("identity", "sweep", "started_at", "finished_at", "parameters", "loss", "metrics", "throughput", "memory",
-            "facts", "peak_gib", "breakdown_gib")
+    keys = ("identity", "sweep", "started_at", "finished_at", "parameters", "loss", "metrics", "metric_facts",
+            "throughput", "memory", "facts", "peak_gib", "breakdown_gib")
     flat = flatten({key: run.get(key) for key in keys if run.get(key) not in (None, {})})
+    flat = {key: value for key, value in flat.items() if not key.endswith("/scores")}  # a digit an example
     place = [["folder", run.folder]]
     return place + [[key.replace("/", ", ").replace("_", " "), str(value)] for key, value in flat.items()]

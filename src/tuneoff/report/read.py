@@ -79,6 +79,13 @@ class Run:
         config = {key: value for key, value in self.table("config").items() if key not in record.INCIDENTAL}
         return {key.replace("/", "."): value for key, value in record.flatten(config).items() if key != "seed"}
 
+    def scores(self, metric: str) -> np.ndarray | None:
+        """A metric's score of each example, which the record writes as a string of 0 and 1; None where it has none."""
+        text = self.get(f"metric_facts.{metric}.scores")
+        if not isinstance(text, str) or not text or set(text) - {"0", "1"}:
+            return None
+        return np.frombuffer(text.encode(), np.uint8) - np.float64(ord("0"))
+
     @cached_property
     def peaks(self) -> dict[str, float]:
         """Peak memory in GiB by phase, measured or predicted."""

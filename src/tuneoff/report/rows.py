@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from tuneoff.report import guard, stats
 from tuneoff.report.read import Run, as_number
 
@@ -64,6 +66,11 @@ class Row:
     def estimate(self, path: str) -> stats.Estimate | None:
         """Mean and interval over seeds of the number at a path."""
         return stats.estimate(list(self.values(path).values()))
+
+    def scores(self, metric: str) -> dict[int, np.ndarray]:
+        """For every finished seed that has them, the scores of the examples; empty where seeds saw others."""
+        found = {seed: scores for seed, run in self.finished.items() if (scores := run.scores(metric)) is not None}
+        return found if len({len(scores) for scores in found.values()}) == 1 else {}
 
     @cached_property
     def peaks(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import special  # what scipy.stats' t calls; importing scipy.stats costs as much as drawing the charts
 
 ALPHA = 0.05
+RESAMPLES = 10_000
 LEAST_SEEDS = 3  # two seeds give an interval with one degree of freedom: it says nothing
 
 
@@ -33,6 +34,21 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
         return None
     half = float(quantile(n - 1) * sample.std(ddof=1) / np.sqrt(n)) if n >= LEAST_SEEDS else None
     return Estimate(float(sample.mean()), half, n)
+
+
+def over_examples(scores: np.ndarray) -> tuple[float, float]:
+    """The ends of a 95 % percentile bootstrap interval of the mean score, over examples drawn anew.
+
+    Source: B. Efron (1979), Bootstrap methods. Only how often each score occurs matters to a resampled mean, so the
+    counts are drawn rather than the examples.
+
+    Args:
+        scores: one for each example, such as the share of seeds that answered it rightly.
+    """
+    values, counts = np.unique(scores, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(scores), counts / len(scores), RESAMPLES) @ values / len(scores)
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
 
 
 def paired_p(differences: np.ndarray) -> np.ndarray:

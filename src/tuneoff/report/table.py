@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from tuneoff.report import stats
-from tuneoff.report.compare import LABELS, Comparison, Quality
+from tuneoff.report.compare import DERIVED, LABELS, Comparison, Quality
 from tuneoff.report.read import as_number
 from tuneoff.report.rows import Row
 
 MISSING = "–"
-QUALITY, COST = "quality", "cost"
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, the key and unit that CSV uses, and the part of a two-part table that it belongs to."""
+    """A heading, the key and unit that CSV uses, and a cell a row."""
     key: str
     title: str
-    part: str
     cells: list[Cell]
     numeric: bool = True
 
@@ -43,36 +43,36 @@ def columns(made: Comparison) -> list[Column]:
             if not column.empty or column.key == "setting"]
 
 
-def _column(made: Comparison, key: str, title: str, part: str, cell: Callable[[Row], Cell],
-            numeric: bool = True) -> Column:
-    return Column(key, title, part, [cell(row) for row in made.rows], numeric)
+def _column(made: Comparison, key: str, title: str, cell: Callable[[Row], Cell], numeric: bool = True) -> Column:
+    return Column(key, title, [cell(row) for row in made.rows], numeric)
 
 
 def _quality_columns(made: Comparison) -> Iterator[Column]:
-    yield _column(made, "method", "Method", QUALITY, lambda row: text_cell(row.method), numeric=False)
+    yield _column(made, "method", "Method", lambda row: text_cell(row.method), numeric=False)
     if any(row.label for row in made.rows):
-        yield _column(made, "setting", "Setting", QUALITY, lambda row: text_cell(row.label), numeric=False)
+        yield _column(made, "setting", "Setting", lambda row: text_cell(row.label), numeric=False)
     for key in ("trainable", "ever_trained"):
         title = key.replace("_", " ").capitalize()
-        yield _column(made, key, title, QUALITY, partial(_parameters, key))
-    yield _column(made, "lr", "Learning rate", QUALITY, _rate)
+        yield _column(made, key, title, partial(_parameters, key))
+    yield _column(made, "lr", "Learning rate", _rate)
     if made.qualities and made.qualities[0].path == "loss.test":
-        yield _column(made, "validation_loss", LABELS["final"], QUALITY,
+        yield _column(made, "validation_loss", LABELS["final"],
                       lambda row: spread_cell(row.estimate("loss.final")))
     for index, quality in enumerate(made.qualities):
         yield from _quality_pair(made, index, quality)
-    yield _column(made, "seeds", "Seeds", QUALITY, _seeds)
+    yield _column(made, DERIVED, "Perplexity", lambda row: spread_cell(row.estimate(f"metrics.{DERIVED}")))
+    yield _column(made, "seeds", "Seeds", _seeds)
     if any(len(row.finished) < len(row.runs) or not row.runs for row in made.rows):
-        yield _column(made, "outcome", "Outcome", QUALITY, lambda row: text_cell(row.outcome), numeric=False)
+        yield _column(made, "outcome", "Outcome", lambda row: text_cell(row.outcome), numeric=False)
 
 
 def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Column]:
     """The measure, and its difference to the baseline."""
     key, verdict = quality.key, made.verdicts[index]
     arrow = "" if quality.path.startswith("loss.") else (" ↓" if quality.lower_is_better else " ↑")
-    values = [spread_cell(row.estimate(quality.path), bold=bool(bold))
+    values = [spread_cell(row.estimate(quality.path), bold=bool(bold), examples=made.examples(quality, row))
               for row, bold in zip(made.rows, verdict.bold, strict=True)]
-    yield Column(key, quality.title + arrow, QUALITY, values)
+    yield Column(key, quality.heading + arrow, values)
     if made.baseline is None:
         return
     cells, base = [], made.rows[made.baseline].estimate(quality.path)
@@ -80,30 +80,30 @@ def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Co
         if row is made.rows[made.baseline]:
             cells.append(Cell("baseline", 0.0))
             continue
-        cell = spread_cell(made.difference(quality, row), of=base)
+        cell = spread_cell(made.difference(quality, row), of=base, examples=made.examples(quality, row, True))
         mark = " *" if p < stats.ALPHA else ""
         adjusted = None if math.isnan(p) else float(p)
         cells.append(Cell(cell.text + mark, cell.value, False, {**cell.figures, "holm_p": adjusted}))
-    yield Column(f"{key}_difference", f"Δ {quality.title[0].lower()}{quality.title[1:]}", QUALITY, cells)
+    yield Column(f"{key}_difference", f"Δ {quality.title[0].lower()}{quality.title[1:]}", cells)
 
 
 def _cost_columns(made: Comparison) -> Iterator[Column]:
-    yield _column(made, "tokens_per_second", "Tokens/s", COST,
+    yield _column(made, "tokens_per_second", "Tokens/s",
                   lambda row: spread_cell(row.estimate("throughput.tokens_per_second")))
-    yield _column(made, "train_seconds", "Training (s)", COST,
+    yield _column(made, "train_seconds", "Training (s)",
                   lambda row: spread_cell(row.estimate("throughput.train_seconds")))
     for phase in made.phases:
-        yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)", COST,
+        yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)",
                       partial(_phase, phase))
-    yield _column(made, "predicted_peak_gib", "Predicted peak train (GiB)", COST, _predicted)
-    yield _column(made, "needed_gib", "Card needed (GiB)", COST, _needed)
-    yield _column(made, "largest_batch", "Largest batch", COST, _largest_batch)
+    yield _column(made, "predicted_peak_gib", "Predicted peak train (GiB)", _predicted)
+    yield _column(made, "needed_gib", "Card needed (GiB)", _needed)
+    yield _column(made, "largest_batch", "Largest batch", _largest_batch)
     for key, title, value in LABELLED:
         if differs(made, key, value):
             cells = [text_cell(value(row)) for row in made.rows]
-            yield Column(key, title, COST, cells, numeric=key == "tokens_seen")
-    yield _column(made, "lr_space", "Rates tried", COST, _space, numeric=False)
-    yield _column(made, "tuning", "Tuning cost", COST, _tuning, numeric=False)
+            yield Column(key, title, cells, numeric=key == "tokens_seen")
+    yield _column(made, "lr_space", "Rates tried", _space, numeric=False)
+    yield _column(made, "tuning", "Tuning cost", _tuning, numeric=False)
 
 
 # ---------------------------------------------------------------- what a method implies
@@ -148,20 +148,28 @@ def text_cell(text: str) -> Cell:
     return Cell(text or MISSING, text or None, figures={"": text})
 
 
-def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Estimate | None = None) -> Cell:
-    """`mean ± half`, with the digits that the interval leaves standing.
+def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Estimate | None = None,
+                examples: np.ndarray | None = None) -> Cell:
+    """`mean ± half [low, high]`, with the digits that the intervals leave standing.
 
     Args:
         of: for a difference, the value that it is taken from: without an interval it has the decimals of that.
+        examples: scores of test examples, for the interval over these.
     """
     if found is None:
         return Cell(MISSING, figures={"": None, "interval": None, "n": 0})
     sign = "+" if of else ""
-    places = decimals(of.mean if of and not found.half else found.mean, found.half)
+    figures: dict[str, float | int | str | None] = {"": found.mean, "interval": found.half, "n": found.n}
+    ends = None if examples is None else stats.over_examples(examples)
+    half = found.half or (ends and (ends[1] - ends[0]) / 2)
+    places = decimals(of.mean if of and not half else found.mean, half)
     text = f"{found.mean:{sign},.{places}f}"
     if found.half is not None:
         text += f" ± {found.half:,.{places}f}"
-    return Cell(text.replace("-", "−"), found.mean, bold, {"": found.mean, "interval": found.half, "n": found.n})
+    if ends:
+        text += f" [{ends[0]:{sign}.{places}f}, {ends[1]:{sign}.{places}f}]"
+        figures |= {"examples_low": ends[0], "examples_high": ends[1]}
+    return Cell(text.replace("-", "−"), found.mean, bold, figures)
 
 
 def decimals(mean: float, half: float | None) -> int:
