@@ -26,7 +26,8 @@ socket.socket.connect = socket.create_connection = refuse
 
 
 def command(*arguments: object, hook: Path | None = None) -> subprocess.Popen:
-    environment = {**os.environ, **({"PYTHONPATH": str(hook)} if hook else {}), "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, [str(hook or ""), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen([sys.executable, "-m", "tuneoff", "report", *map(str, arguments)], env=environment,
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -46,7 +47,7 @@ def test_without_torch_and_offline(tmp_path):
     code, out, err = run(comparison(tmp_path / "compare"), hook=tmp_path / "hook")
     assert (code, err) == (0, "")
     written = {path.name for path in (tmp_path / "compare" / "report").iterdir()}
-    assert written == {"table.md", "table.csv", "table.tex", "report.html", "charts"}
+    assert written == {"table.md", "summary.md", "table.csv", "table.tex", "report.html", "charts"}
     assert "55 runs, 11 rows" in out
 
 
