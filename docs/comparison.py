@@ -11,7 +11,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- comparison -->", "<!-- end of comparison -->"
-CHARTS = {"quality_memory": "quality against peak memory", "quality_speed": "quality against tokens per second"}
+CHARTS = {"quality_memory": "quality against peak memory", "curve_step": "training loss by step"}
 
 
 def main() -> int:

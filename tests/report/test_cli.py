@@ -177,7 +177,7 @@ def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
         text = readme.read_text()
         assert text.startswith(before) and text.endswith(after) and text.count("| Method | Learning rate |") == 1
     assert all(f"\n| {method}".replace("_", "\\_") in text for method in METHODS)
-    for name in ("quality_memory", "quality_speed"):
+    for name in ("quality_memory", "curve_step"):
         assert f'src="docs/{name}.svg"' in text and (tmp_path / "docs" / f"{name}.svg").stat().st_size < 60_000
     write(tmp_path / "records" / "other", record(METHODS[0], steps=300))
     done = subprocess.run([sys.executable, script, tmp_path / "records"], capture_output=True, text=True)
