@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "transformers", "peft", "accelerate"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 # Whatever the shipped checkpoint's state, and without a tracker's files.
 BASE = ["model.pretrained=false", "tracker=none"]
 # Python runs this at its start; it writes down what was imported when the process ends.
@@ -43,9 +43,12 @@ CASES = {
     "model.foo=1": "model.foo=1: no such option in model; there are name, path, config, …",
     "+model.foo=1": "model.foo=1: no such option in model; there are name, path, config, …",
     "model.pathh=x": "model.pathh=x: no such option in model; did you mean path?",
-    "data.foo=1": "data.foo=1: no such option in data; there are name, path, limit",
-    "data.foo.bar=1": "data.foo.bar=1: no such option in data; there are name, path, limit",
-    "+data.foo.bar=1": "data.foo=…bar…1…: no such option in data; there are name, path, limit",
+    "data.foo=1": "data.foo=1: no such option in data; there are name, path, subset, …",
+    "data.foo.bar=1": "data.foo.bar=1: no such option in data; there are name, path, subset, …",
+    "+data.foo.bar=1": "data.foo=…bar…1…: no such option in data; there are name, path, subset, …",
+    "data.columns.foo=1": "data.columns.foo=1: no such option in data.columns; there are messages, prompt, input, …",
+    "data.splits.dev=x": "data.splits.dev=x: no such option in data.splits; there are train, validation, test",
+    "data.splits.train=null": "data.splits.train=null: must be text",
     "forgetting.foo=1": "forgetting.foo=1: no such option in forgetting; there are data",
     "forgetting.data=stdlib forgetting.data.foo=1": "forgetting.data.foo=1: no such option in forgetting.data; …",
     "hydra.foo=1": "hydra.foo=1: no such option in hydra…",
@@ -87,6 +90,7 @@ CASES = {
     "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
     "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
     "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
+    "data.template=llama": "data.template=llama: must be one of auto, chat, plain",
     "model.attention=foo": "model.attention=foo: must be one of sdpa, eager, flash_attention_2, flex_attention",
     "method=badam badam_switch_mode=up": "badam_switch_mode=up: must be one of ascending, descending, random, fixed",
     "method=badam_ratio badam_mask_mode=x": "badam_mask_mode=x: must be one of adjacent, scatter",
@@ -110,6 +114,10 @@ CASES = {
     "'exact_match=\"(\"'": "exact_match=(: must be gsm8k, whole, or a regular expression with one group, …",
     "exact_match=gsm8k exact_match_limit=0": "exact_match_limit=0: must be at least 1",
     "max_new_tokens=0": "max_new_tokens=0: must be at least 1",
+    "data.eval_limit=0": "data.eval_limit=0: must be at least 1",
+    "data.validation_share=1": "data.validation_share=1.0: must be in [0, 1)",
+    "data.test_share=-0.1": "data.test_share=-0.1: must be in [0, 1)",
+    "data.split_seed=-1": "data.split_seed=-1: must be in [0, 2^32)",
     "lora_rank=0": "lora_rank=0: must be at least 1",
     "lora_alpha=0": "lora_alpha=0.0: must be above 0",
     "lora_dropout=1.5": "lora_dropout=1.5: must be in [0, 1)",
@@ -126,6 +134,18 @@ CASES = {
     "method=badam_ratio badam_update_ratio=0": "badam_update_ratio=0.0: must be in (0, 1]",
     "method=freeze freeze_trainable_layers=0": "freeze_trainable_layers=0: must not be 0…",
     # ---- contradictions
+    "data.validation_share=0.5 data.test_share=0.5": "data.test_share=0.5: must leave rows to train on beside …",
+    "data=c4 data.limit=null": "data.limit=null: must be given where data.streaming=true",
+    "data=c4 data.validation_share=0.1": "data.validation_share=0.1: must be 0 where data.streaming=true",
+    "data=gsm8k data.columns.text=a": "data.columns.text=a: must be null where data.columns.prompt is given",
+    "data.columns.messages=a data.columns.text=b": "data.columns.text=b: must be null where data.columns.messages is…",
+    "forgetting.data=alpaca forgetting.data.columns.text=a": "forgetting.data.columns.text=a: must be null where…",
+    "data.columns.prompt=question": "data.columns.completion=null: must be given where data.columns.prompt is",
+    "data.columns.input=context": "data.columns.prompt=null: must be given where data.columns.input is",
+    "data.splits.validation=train": "data.splits.validation=train: is data.splits.train already",
+    "data.subset=main": "data.subset=main: is for sets of the hub, as path=owner/name",
+    "data.revision=main": "data.revision=main: is for sets of the hub, as path=owner/name",
+    "data.streaming=true data.limit=9": "data.streaming=true: is for sets of the hub, as path=owner/name",
     "max_steps=5 epochs=1": "max_steps=5: one budget a run, and epochs is already given",
     "pure_bf16=true mixed_precision=bf16": "mixed_precision=bf16: must be no where pure_bf16=true",
     "pure_bf16=true dtype=float32": "dtype=float32: must be bfloat16 (or left out) where pure_bf16=true",
@@ -168,7 +188,14 @@ CASES = {
     "gib=0": "gib=0.0: must be above 0",
     "skip_if_over_gib=-1": "skip_if_over_gib=-1.0: must be above 0",
     "model.tokenizer=/nowhere": "model.tokenizer=/nowhere: must be a folder…",
-    "data.path=nowhere.jsonl": "data.path=nowhere.jsonl: must be an existing file",
+    "data.path=nowhere.jsonl": "data.path=nowhere.jsonl: must be an existing file or folder, or a hub's owner/name",
+    "data.path=some/nowhere.jsonl": "data.path=some/nowhere.jsonl: must be an existing file or folder, or …",
+    "data.path=/nowhere": "data.path=/nowhere: must be an existing file or folder, or a hub's owner/name",
+    "data.path=": "data.path=: must be an existing file or folder, or a hub's owner/name",
+    "data.path=null": "data.path=null: must be text",
+    "data.path=mine.txt": "data.path=mine.txt: must end in .jsonl .json .csv .parquet, and perhaps .gz or .xz",
+    "data.path=done/empty": "data.path=done/empty: holds no file that ends in .jsonl .json .csv .parquet",
+    "data=json": "data.path: must be given",
     "data.path=tuneoff:nope": "data.path=tuneoff:nope: must be tuneoff:docstrings or tuneoff:stdlib",
     "hydra.searchpath=[file:///nowhere]": "hydra.searchpath: /nowhere must be an existing folder",
     "hydra.run.dir=mine.txt/x": "…mine.txt/x: Not a directory",
@@ -227,7 +254,7 @@ def contents(folder: Path) -> set[str]:
 def command(typed: str, folder: Path) -> Outcome:
     """Run `python train.py` as typed in `folder`, which holds a file, a finished run and a model without weights."""
     work, hook = folder / "work", folder / "hook"
-    for place in (work / "done", work / "quantised", hook):
+    for place in (work / "done", work / "done" / "empty", work / "quantised", hook):
         place.mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
@@ -238,7 +265,9 @@ def command(typed: str, folder: Path) -> Outcome:
     while words and re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
-    environment |= {"PYTHONPATH": str(hook), "IMPORTED": str(folder / "imported"), "HF_HUB_OFFLINE": "1"}
+    given = os.environ.get("PYTHONPATH")  # of a checkout that is not the installed one
+    environment |= {"PYTHONPATH": os.pathsep.join([str(hook), *([given] if given else [])]),
+                    "IMPORTED": str(folder / "imported"), "HF_HUB_OFFLINE": "1"}
     settled = [setting for setting in BASE if setting.partition("=")[0] not in typed]
     done = subprocess.run([sys.executable, ROOT / "train.py", *words, *settled], cwd=work, env=environment,
                           capture_output=True, text=True, timeout=120)

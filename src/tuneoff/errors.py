@@ -30,7 +30,7 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
-from tuneoff.config import ConfigError, Data, Experiment, Model, nearest, no_such_option, schemas
+from tuneoff.config import Columns, ConfigError, Data, Experiment, Model, Splits, nearest, no_such_option, schemas
 from tuneoff.record import Busy
 
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -94,7 +94,8 @@ def given(key: str, arguments: list[str]) -> str:
 def field_of(key: str) -> Any:
     """The dataclass field behind a dotted key of any method, or None."""
     parent, _, name = key.rpartition(".")
-    classes: dict[str, list[Any]] = {"": [Experiment, *schemas().values()], "model": [Model], "data": [Data]}
+    classes: dict[str, list[Any]] = {"": [Experiment, *schemas().values()], "model": [Model], "data": [Data],
+                                     "data.columns": [Columns], "data.splits": [Splits]}
     return next((item for cls in classes.get(parent, []) for item in fields(cls) if item.name == name), None)
 
 

@@ -12,6 +12,7 @@ from tuneoff.config.binding import (
     resolved,
     schemas,
 )
+from tuneoff.config.data import Columns, Data, Splits
 from tuneoff.config.options import (
     ABSENT,
     ConfigError,
@@ -25,9 +26,9 @@ from tuneoff.config.options import (
     option,
     shown,
 )
+from tuneoff.config.places import data_files, data_hash, folder_of, format_of, shipped
 from tuneoff.config.settings import (
     BUDGETS,
-    Data,
     Dtype,
     Experiment,
     Forgetting,
@@ -39,11 +40,10 @@ from tuneoff.config.settings import (
     Tracker,
     WandbMode,
     derive,
-    folder_of,
-    shipped,
 )
 
-__all__ = ["ABSENT", "BUDGETS", "ConfigError", "Data", "Dtype", "Experiment", "Forgetting", "Method", "MixedPrecision",
-           "Model", "Optimizer", "Scheduler", "Task", "Tracker", "WandbMode", "above", "as_names", "at_least", "bind",
-           "check_ranges", "derive", "folder_of", "identity", "names", "nearest", "no_such_option", "odd_keys",
-           "one_of", "option", "register", "resolved", "schemas", "shipped", "shown"]
+__all__ = ["ABSENT", "BUDGETS", "Columns", "ConfigError", "Data", "Dtype", "Experiment", "Forgetting", "Method",
+           "MixedPrecision", "Model", "Optimizer", "Scheduler", "Splits", "Task", "Tracker", "WandbMode", "above",
+           "as_names", "at_least", "bind", "check_ranges", "data_files", "data_hash", "derive", "folder_of",
+           "format_of", "identity", "names", "nearest", "no_such_option", "odd_keys", "one_of", "option", "register",
+           "resolved", "schemas", "shipped", "shown"]

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config.options import ABSENT, ConfigError, check_ranges, nearest
+from tuneoff.config.places import data_hash
 from tuneoff.config.settings import Experiment
 from tuneoff.record import INCIDENTAL
 
@@ -138,8 +139,7 @@ def identity(cfg: DictConfig) -> str:
     plain = {key: value for key, value in resolved(cfg).items() if key not in INCIDENTAL}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for data in (cfg.data, cfg.forgetting.data):
-        if data is not None and (path := Path(data.path).expanduser()).is_file():
-            digest.update(path.read_bytes())
+        digest.update(b"" if data is None else data_hash(data.path).encode())
     return digest.hexdigest()[:8]
 
 

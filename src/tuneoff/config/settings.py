@@ -9,7 +9,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tuneoff.config.data import Data
 from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, one_of, option
+from tuneoff.config.places import folder_of, shipped
 from tuneoff.extract import EXTRACTORS, is_extractor
 from tuneoff.record import RUN
 
@@ -60,20 +62,6 @@ class WandbMode(Enum):
     online = "online"
 
 
-HERE = Path(__file__).parents[1]
-
-
-def folder_of(place: str) -> Path:
-    """The folder that a path or `tuneoff:NAME` means, there or not."""
-    return HERE / place.removeprefix("tuneoff:") if place.startswith("tuneoff:") else Path(place).expanduser()
-
-
-def shipped(pattern: str) -> list[str]:
-    """`tuneoff:NAME` of what ships with the package and fits a pattern of paths."""
-    found = [path.parent if path.name == "config.json" else path for path in HERE.glob(pattern)]
-    return sorted(f"tuneoff:{path.name.partition('.')[0]}" for path in found)
-
-
 @dataclass
 class Model:
     """What is fine-tuned: a hub name or a folder (`tuneoff:tiny` ships with the package), or without a path a shape.
@@ -115,24 +103,6 @@ class Model:
             return "quantization_config" in json.loads((folder_of(self.path or "") / "config.json").read_text())
         except (OSError, ValueError):
             return False
-
-
-@dataclass
-class Data:
-    """What it is tuned on: rows with `prompt` and `completion`, or with `text`."""
-    name: str = MISSING
-    path: str = MISSING
-    limit: int | None = at_least(None, 1)
-
-    def check(self, prefix: str = "data.") -> None:
-        """Refuse ranges, and a file that is not there; `prefix` is what stands before its keys."""
-        check_ranges(self, prefix)
-        if self.path.startswith("tuneoff:"):
-            files = shipped("data/corpus/*.jsonl.xz")
-            if self.path not in files:
-                raise ConfigError(f"{prefix}path", self.path, f"must be {' or '.join(files)}")
-        elif not Path(self.path).expanduser().is_file():
-            raise ConfigError(f"{prefix}path", self.path, "must be an existing file")
 
 
 @dataclass

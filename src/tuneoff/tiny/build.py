@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tuneoff.data.rows import read_lines
+from tuneoff.config import Data
+from tuneoff.data.sources import open_source
 
 VOCABULARY = 4096
 END = "<|end|>"
@@ -18,8 +19,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    corpus = HERE.parent / "data" / "corpus" / "stdlib.jsonl.xz"
-    texts = (row["text"] for row in read_lines(corpus) if row["split"] == "train")
+    texts = (found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).splits["train"])
     bpe.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[END], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))

@@ -1,0 +1,42 @@
+"""What a path in the settings means: a place on this machine, or a name of what ships with the package."""
+import hashlib
+from pathlib import Path
+
+HERE = Path(__file__).parents[1]
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+PACKED = ("", ".gz", ".xz")
+
+
+def folder_of(place: str) -> Path:
+    """The folder that a path or `tuneoff:NAME` means, there or not."""
+    return HERE / place.removeprefix("tuneoff:") if place.startswith("tuneoff:") else Path(place).expanduser()
+
+
+def shipped(pattern: str) -> list[str]:
+    """`tuneoff:NAME` of what ships with the package and fits a pattern of paths."""
+    found = [path.parent if path.name == "config.json" else path for path in HERE.glob(pattern)]
+    return sorted(f"tuneoff:{path.name.partition('.')[0]}" for path in found)
+
+
+def format_of(path: Path) -> str | None:
+    """`.jsonl`, `.json`, `.csv` or `.parquet`, compressed or not, by a file's name; None for any other."""
+    return next((kind for kind in FORMATS for packed in PACKED if path.name.lower().endswith(kind + packed)), None)
+
+
+def data_files(place: str) -> list[Path]:
+    """The files behind a local `data.path`: itself, or what a folder holds in it and below that is data, in order."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        found = (file for file in path.rglob("*") if file.is_file() and format_of(file))
+        return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return [path] if path.is_file() else []
+
+
+def data_hash(place: str) -> str:
+    """A hash of the names (in a folder) and the contents of all files behind a local `data.path`; empty without any."""
+    files, digest = data_files(place), hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(Path(place).expanduser())} {content}\n".encode())
+    return digest.hexdigest() if files else ""
