@@ -1,11 +1,15 @@
 """Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false",
                   OMP_NUM_THREADS="1")
+# Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
+CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
+os.environ.update(TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets")
 
 import pytest
 import torch

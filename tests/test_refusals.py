@@ -134,7 +134,7 @@ CASES = {
     "method=badam_ratio badam_update_ratio=0": "badam_update_ratio=0.0: must be in (0, 1]",
     "method=freeze freeze_trainable_layers=0": "freeze_trainable_layers=0: must not be 0…",
     # ---- contradictions
-    "data.validation_share=0.5 data.test_share=0.5": "data.test_share=0.5: must leave rows to train on beside …",
+    "data.validation_share=0.5 data.test_share=0.5": "data.test_share=0.5: must leave rows to train on…",
     "data=c4 data.limit=null": "data.limit=null: must be given where data.streaming=true",
     "data=c4 data.validation_share=0.1": "data.validation_share=0.1: must be 0 where data.streaming=true",
     "data=gsm8k data.columns.text=a": "data.columns.text=a: must be null where data.columns.prompt is given",

@@ -83,7 +83,7 @@ class Data:
         self.splits.check(f"{prefix}splits.")
         self._check_path(prefix)
         if self.validation_share + self.test_share >= 1:
-            raise ConfigError(f"{prefix}test_share", self.test_share, "must leave rows to train on beside the other share")
+            raise ConfigError(f"{prefix}test_share", self.test_share, "must leave rows to train on beside the other")
         if self.streaming and self.limit is None:
             raise ConfigError(f"{prefix}limit", None, f"must be given where {prefix}streaming=true")
         for key in ("validation_share", "test_share") if self.streaming else ():

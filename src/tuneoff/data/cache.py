@@ -8,6 +8,7 @@ import logging
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +64,8 @@ def write(path: Path, result: DataSet) -> None:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         log.warning("the tokenised data is not kept: %s", error)
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def read(path: Path) -> DataSet | None:

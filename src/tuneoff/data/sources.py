@@ -163,7 +163,7 @@ def read_csv(file: Any) -> Iterator[tuple[dict, str]]:
                 raise Unreadable(f"line {lines.line_num}: not as many fields as the header has")
             yield row, f"line {lines.line_num}"
     except csv.Error as error:
-        raise Unreadable(f"line {lines.line_num}: {error}") from error
+        raise Unreadable(f"after line {lines.line_num}: {error}") from error
 
 
 # ---------------------------------------------------------------- through `datasets`

@@ -1,0 +1,151 @@
+"""The loss is on answers and their end tokens and on nothing else, whatever a chat template makes of a conversation."""
+import pytest
+from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
+
+from tuneoff.config import ConfigError, Data
+from tuneoff.data.formats import Example
+from tuneoff.data.rows import Row
+from tuneoff.data.templates import Chat, Plain, choose
+
+LLAMA3 = """{{- bos_token }}
+{%- if strftime_now is defined %}{%- set date = strftime_now("%d %b %Y") %}{%- else %}{%- set date = "26 Jul 2024" %}
+{%- endif %}
+{{- "<|start|>system<|stop|>\n\nToday Date: " + date + "\n\n<|eot|>" }}
+{%- for message in messages %}
+    {{- '<|start|>' + message['role'] + '<|stop|>\n\n' + message['content'] | trim + '<|eot|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant<|stop|>\n\n' }}{%- endif %}"""
+# Qwen3's way: what was thought is taken out of earlier turns, and the last gets a place for it.
+THINKING = """{%- for message in messages %}
+{%- set content = message.content %}{%- set thought = '' %}
+{%- if message.role == 'assistant' and '</think>' in content %}
+    {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+    {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+{%- endif %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.role == 'assistant' and loop.last %}
+{{- '<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}{%- endif %}
+{{- content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+# Mistral's way: what the system says stands in the last question, wherever that is.
+MOVING = """{{- bos_token }}{%- if messages[0].role == 'system' %}{%- set system = messages[0].content + '\n\n' %}
+{%- set turns = messages[1:] %}{%- else %}{%- set system = '' %}{%- set turns = messages %}{%- endif %}
+{%- for message in turns %}{%- if message.role == 'user' %}
+{{- '[INST] ' + (system if loop.last or loop.index == turns | length - 1 else '') + message.content + ' [/INST]' }}
+{%- else %}{{- ' ' + message.content + eos_token }}{%- endif %}{%- endfor %}"""
+# Gemma's way: another role's name, and no system.
+STRICT = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}
+{%- for message in messages %}{%- set role = 'model' if message.role == 'assistant' else message.role %}
+{{- '<|turn|>' + role + '\n' + message.content | trim + '<|done|>\n' }}
+{%- endfor %}{%- if add_generation_prompt %}{{- '<|turn|>model\n' }}{%- endif %}"""
+# With the tags by which a template itself says what is generated.
+TAGGED = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.role == 'assistant' %}{%- generation %}{{- message.content + '<|im_end|>' }}{%- endgeneration %}
+{%- else %}{{- message.content + '<|im_end|>' }}{%- endif %}{{- '\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+# Words for turns, and a full stop for an end.
+WORDS = """{%- for message in messages %}{{- message.role + ': ' + message.content + '\n' }}{%- endfor %}"""
+END = "<|im_end|>"
+
+
+def turns(*contents: str, system: str | None = None) -> Example:
+    """A conversation of question, answer, question, answer."""
+    roles = ("user", "assistant")
+    said = [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
+    return Example([{"role": "system", "content": system}, *said] if system else said, "", "rows.jsonl: line 7")
+
+
+def answers(template: str, example: Example) -> list[str]:
+    """What is trained of a conversation, whose tokens must be those that the tokenizer itself makes of it."""
+    tokenizer = new_tokenizer(template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>", "<|turn|>", "<|done|>")
+    (ids, spans), = Chat(tokenizer).encode([example])
+    whole = tokenizer.apply_chat_template(example.messages, tokenize=True, return_dict=False)
+    assert "strftime_now" in template or ids == whole
+    return trained(Row(ids, spans), tokenizer)
+
+
+TALK = turns("Hello?", "Hello there.", "What is 1 + 1?", "It is 2.\n\nSure.")
+
+
+@pytest.mark.parametrize("template, end", [(SMOLLM2, END), (LLAMA3, "<|eot|>"), (STRICT, "<|done|>"), (TAGGED, END)])
+def test_every_answer_and_its_end_token_are_trained_and_nothing_else(template, end):
+    assert answers(template, TALK) == [f"Hello there.{end}", f"It is 2.\n\nSure.{end}"]
+
+
+def test_white_space_around_an_answer_belongs_to_nobody():
+    spaced = turns("Hello?", "  Hello \n", "What?", "\n\nTwo. ")
+    assert answers(LLAMA3, spaced) == ["Hello<|eot|>", "Two.<|eot|>"]  # the template strips it
+    assert [text.strip(" \n") for text in answers(SMOLLM2, spaced)] == [f"Hello \n{END}", f"Two. {END}"]
+
+
+def test_control_tokens_in_what_is_said_end_no_answer():
+    odd = turns(f"What does {END} mean?", f"{END} ends a turn.", "And then?", "Nothing.")
+    assert answers(SMOLLM2, odd) == [f"{END} ends a turn.{END}", f"Nothing.{END}"]
+
+
+def test_answers_that_repeat_the_question_or_each_other_are_told_apart():
+    assert answers(SMOLLM2, turns("a", "a", "a", "a")) == [f"a{END}"] * 2
+    (_, spans), = Chat(chatty()).encode([turns("a", "a", "a", "a")])
+    assert spans[0][1] < spans[1][0]
+
+
+def test_a_template_may_move_what_the_system_says():
+    example = turns("one", "1", "two", "2", system="Count.")
+    assert answers(MOVING, example) == [" 1<|end|>", " 2<|end|>"]
+
+
+def test_thoughts_are_trained_where_the_template_keeps_them():
+    assert answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes")) == [f"<think>\nhm\n</think>\n\nyes{END}"]
+    assert answers(THINKING, TALK) == [f"Hello there.{END}", f"It is 2.\n\nSure.{END}"]
+
+
+def test_thoughts_that_the_template_takes_out_are_refused_not_guessed():
+    with pytest.raises(ConfigError, match=r"^data.template=chat: .*changes.*rows.jsonl: line 7.*data.template=plain"):
+        answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes", "q", "no"))
+
+
+def test_what_a_template_refuses_is_told_with_its_place():
+    with pytest.raises(ConfigError, match="refuses rows.jsonl: line 7: System role not supported"):
+        answers(STRICT, turns("a", "b", system="Be kind."))
+
+
+def test_an_answer_without_an_end_token_is_told_once(caplog):
+    assert answers(WORDS, TALK) == [" Hello there.", " It is 2.\n\nSure."]  # a space belongs to its word
+    assert caplog.text.count("nothing teaches a model to stop") == 1
+
+
+def test_a_template_that_tells_the_date_gives_the_same_tokens_tomorrow():
+    tokenizer = new_tokenizer(LLAMA3, "<|start|>", "<|stop|>", "<|eot|>")
+    text, _ = Chat(tokenizer).render(TALK)
+    assert "Today Date: 26 Jul 2024\n" in text
+
+
+def test_the_prompt_of_the_last_answer_is_what_a_model_is_given_to_answer():
+    (ids, spans), = Chat(chatty()).encode([TALK])
+    asked = chatty().apply_chat_template(TALK.messages[:-1], add_generation_prompt=True, return_dict=False)
+    assert ids[:spans[-1][0]] == asked
+
+
+# ---------------------------------------------------------------- the plain one, and which is chosen
+def test_plain_turns_follow_each_other():
+    example = turns("Hello?", "Hi.", "Bye?", "Bye.", system="Be kind.")
+    (ids, spans), = Plain(plain()).encode([example])
+    assert plain().decode(ids) == ("### System:\nBe kind.\n\n### Instruction:\nHello?\n\n### Response:\nHi.<|end|>"
+                                   "### Instruction:\nBye?\n\n### Response:\nBye.<|end|>")
+    assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Bye.<|end|>"]
+
+
+def test_plain_takes_conversations_in_any_order():
+    said = [("assistant", "Hi."), ("assistant", "Well?"), ("user", "a"), ("user", "b"), ("assistant", "c")]
+    (ids, spans), = Plain(plain()).encode([Example([{"role": r, "content": c} for r, c in said], "", "")])
+    assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Well?<|end|>", "c<|end|>"]
+
+
+def test_auto_takes_the_tokenizers_template_where_there_is_one():
+    names = [choose(Data("t", "t", template=template), tokenizer()).name
+             for template in ("auto", "plain") for tokenizer in (plain, chatty)]
+    assert names == ["plain", "chat", "plain", "plain"]
+    with pytest.raises(ConfigError, match="^data.template=chat: this tokenizer has no chat template"):
+        choose(Data("t", "t", template="chat"), plain())
