@@ -7,9 +7,6 @@ from pathlib import Path
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false",
                   OMP_NUM_THREADS="1")
-# Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
-CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
-os.environ.update(TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets")
 
 import pytest
 import torch
@@ -21,6 +18,9 @@ from tuneoff.config import bind, resolved
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
+CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
+os.environ.update(TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets")
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "tiny"
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
