@@ -56,8 +56,10 @@ class LiveMemory:
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 hook = parameter.register_post_accumulate_grad_hook(self._saw_gradient)
-                # Before any hook of an optimizer that steps inside backward and drops the gradient.
-                parameter._post_accumulate_grad_hooks.move_to_end(hook.id, last=False)  # type: ignore[attr-defined]
+                # Before any hook of an optimizer that steps inside backward and drops the gradient. PyTorch goes by
+                # insertion (a `move_to_end` would not reach it), so the others are put in again.
+                hooks: Any = parameter._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+                hooks.update([(key, hooks.pop(key)) for key in list(hooks) if key != hook.id])
                 self._hooks.append(hook)
         self._hooks += [register_optimizer_step_pre_hook(self._before_step),
                         modules.register_module_forward_pre_hook(self._enter_module),

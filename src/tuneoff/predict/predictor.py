@@ -140,12 +140,10 @@ class Predictor:
         return fake_batch(worst_batch(size, self.run.max_length), self.mode)
 
     def assumptions(self) -> list[str]:
-        """What the figures stand on, and what they leave out."""
+        """What the figures stand on."""
         run = self.run
-        lines = [f"each row has max_length={run.max_length} tokens and every token is a label (the output head runs on "
-                 "all positions); one row of several is a token shorter, so that there is a padding mask",
-                 "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, "
-                 "where a CUDA kernel may keep others (attention, softmax)"]
+        lines = [f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
+                 "head runs on all positions); one row of several is a token shorter, so that there is a padding mask"]
         if run.model.attention not in IN_FAKE:
             lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
         if run.mixed_precision is not MixedPrecision.no:
