@@ -8,16 +8,18 @@ import pytest
 import torch
 from conftest import METHODS, ROOT
 from hydra import compose, initialize_config_dir
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff import entry
-from tuneoff.config import ConfigError, bind
+from tuneoff.config import ConfigError, Optimizer, bind
 from tuneoff.live import state_tensors
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, load_model
 from tuneoff.predict import predict
 from tuneoff.predict.chart import draw
+from tuneoff.predict.fake import Fakes
 from tuneoff.predict.predictor import Predictor, worst_batch
 from tuneoff.predict.search import largest
 from tuneoff.record import read_json
@@ -81,8 +83,8 @@ def real_steps(run, method) -> dict[str, int]:
             "peak": max(heights) + parameters + kept}
 
 
-def compare(run, method) -> None:
-    """Categories are equal to the byte, the peak to 3 %."""
+def compare(run, method, peaks: bool = True) -> None:
+    """Categories are equal to the byte, and with `peaks` the peak to 3 %."""
     real = real_steps(run, method)
     predictor = Predictor(run, method)
     with gradients(predictor.model, predictor.optimizer) as seen:
@@ -93,10 +95,11 @@ def compare(run, method) -> None:
     assert timeline[-1]["optimizer_state"] == real["optimizer_state"]
     assert seen == real["gradients"]
     counted = max(live["gradients"] for live in timeline)
-    # Between two optimizer steps a gradient may be there twice, once in each of two types.
-    largest = max(parameter.nbytes for parameter in predictor.model.parameters())
-    assert max(seen) <= counted <= max(seen) + largest
-    assert steady.peak == pytest.approx(real["peak"], rel=0.03)
+    largest = max(parameter.nbytes for parameter in predictor.model.parameters() if parameter.requires_grad)
+    # Between two optimizer steps a gradient may be there twice, once in each of two types; and one that an optimizer
+    # takes inside the backward pass is gone before its step.
+    assert max(largest, *seen) <= counted <= max(seen) + largest
+    assert not peaks or steady.peak == pytest.approx(real["peak"], rel=0.03)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -127,53 +130,75 @@ def test_a_prediction_equals_a_real_step_under_every_shared_setting(settings, ex
 
 
 # ---------------------------------------------------------------- the papers' figures
-def kept(*overrides: str) -> dict[str, int]:
-    """Bytes of weights and optimizer states between two steps, and of the most gradients."""
+# Zhao et al. 2024, table 2: weights and optimizer states in bf16, in G. No one G fits: by the row of full fine-tuning
+# it is 10^9 for the smallest and the largest size, and 2^30 for those between. Size: rank, G, and the totals.
+PUBLISHED = {"60m": (128, 1e9, {"full": 0.36, "lora": 0.36, "galore": 0.24}),
+             "130m": (256, GIB, {"full": 0.76, "lora": 0.80, "galore": 0.52}),
+             "350m": (256, GIB, {"full": 2.06, "lora": 1.76, "galore": 1.22}),
+             "1b": (512, 1e9, {"full": 7.80, "lora": 6.17, "galore": 4.38})}
+
+
+def kept(*overrides: str, steps: int = 1) -> dict[str, int]:
+    """Bytes of weights and optimizer states after a step, and of the most gradients in it."""
     run, method = foreseen("pure_bf16=true", "batch_size=1", "max_length=16", *overrides)
     predictor = Predictor(run, method)
-    predictor.train("first step", 1)
-    timeline = [dict(live) for live in predictor.train("steady step", 1).live.timeline()]
+    timeline = [[dict(live) for live in predictor.train("step", 1).live.timeline()] for _ in range(steps)][-1]
     return {**timeline[-1], "gradients": max(live["gradients"] for live in timeline),
             "moving": max(live["gradients"] + live["optimizer_state"] for live in timeline)}
 
 
-@pytest.mark.parametrize("size, published", [("60m", 0.36), ("130m", 0.76), ("350m", 2.06), ("1b", 7.80)])
-def test_full_fine_tuning_needs_what_the_galore_paper_says(size, published):
-    """Zhao et al. 2024, table 2: weights and Adam's states in bf16. Its G fits 10^9 for some sizes, 2^30 for others."""
+def meta_model(*overrides: str):
+    """The model of a prediction before its method, in no memory."""
+    with torch.device("meta"):
+        return build_model(foreseen(*overrides)[0])
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_full_fine_tuning_needs_what_the_galore_paper_says(size):
+    _, unit, published = PUBLISHED[size]
     found = kept("method=full", f"model=llama_{size}")
-    total = found["parameters"] + found["optimizer_state"]
-    assert min(abs(total / unit - published) for unit in (1e9, GIB)) < 0.05 * published
+    assert (found["parameters"] + found["optimizer_state"]) / unit == pytest.approx(published["full"], rel=0.05)
 
 
-@pytest.mark.parametrize("size, rank, published", [("60m", 128, 0.36), ("130m", 256, 0.80), ("350m", 256, 1.76)])
-def test_lora_needs_what_the_galore_paper_says(size, rank, published):
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_lora_needs_what_the_galore_paper_says(size):
     """Its LoRA trains a second embedding and head; ours holds adapters and their states in float32, which is named."""
-    found = kept("method=lora", f"model=llama_{size}", f"lora_rank={rank}", "additional_target=[embed_tokens,lm_head]")
-    run, method = foreseen("pure_bf16=true", "method=lora", f"model=llama_{size}", f"lora_rank={rank}")
+    rank, unit, published = PUBLISHED[size]
+    words = "method=lora", f"model=llama_{size}", f"lora_rank={rank}"
+    found = kept(*words, "additional_target=[embed_tokens,lm_head]")
+    run, method = foreseen("pure_bf16=true", *words)
     with torch.device("meta"):
         adapters = sum(p.numel() for p in method.prepare(build_model(run)).parameters() if p.requires_grad)
     in_bf16 = found["parameters"] + found["optimizer_state"] - 3 * 2 * adapters
-    assert min(abs(in_bf16 / unit - published) for unit in (1e9, GIB)) < 0.05 * published
+    assert in_bf16 / unit == pytest.approx(published["lora"], rel=0.05)
 
 
-@pytest.mark.parametrize("size, rank", [("60m", 128), ("130m", 256)])
-def test_galore_keeps_what_its_paper_s_formula_says(size, rank):
-    """Weights mn, projector mr and states 2nr for an m x n matrix (m <= n), table 1; two states of all that is left."""
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_galore_needs_what_its_paper_says_and_what_its_estimate_leaves_out(size):
+    """Table 1: projector mr and states 2nr for an m x n matrix (m <= n), table 6: three quarters of LoRA's states.
+
+    That is 1.5 r (m + n), right for square matrices. It leaves out r (n - m) / 2 of each that is longer, and, as it
+    counts embeddings and head in, a half of one of their two states, which no projection makes smaller.
+    """
+    rank, unit, published = PUBLISHED[size]
     found = kept("method=galore", f"model=llama_{size}", f"galore_rank={rank}")
-    with torch.device("meta"):
-        named = list(build_model(foreseen(f"model=llama_{size}")[0]).named_parameters())
+    named = list(meta_model(f"model=llama_{size}").named_parameters())
     low = [sorted(p.shape) for name, p in named if "layers" in name and p.ndim == 2]
-    rest = sum(p.numel() for name, p in named if not ("layers" in name and p.ndim == 2))
-    assert found["optimizer_state"] == 2 * (sum(m * rank + 2 * n * rank for m, n in low) + 2 * rest)
+    ends = sum(p.numel() for name, p in named if "layers" not in name and p.ndim == 2)
+    norms = sum(p.numel() for _, p in named if p.ndim == 1)
+    assert found["optimizer_state"] == 2 * (sum(m * rank + 2 * n * rank for m, n in low) + 2 * ends + 2 * norms)
+    left_out = 2 * (sum(rank * (n - m) // 2 for m, n in low) + ends // 2 + 2 * norms)
+    total = found["parameters"] + found["optimizer_state"]
+    assert (total - left_out) / unit == pytest.approx(published["galore"], rel=0.05)
+    assert total / unit > 1.05 * published["galore"]  # without the terms it would not be
 
 
 @pytest.mark.parametrize("depth", [4, 8, 16])
 def test_badam_needs_two_bytes_a_weight_and_sixteen_a_weight_of_a_block(depth):
     """Luo et al. 2024, section 2.2: 2M + 16M/D bytes for M weights in D blocks."""
     overrides = ["model=llama_60m", f"model.config.num_hidden_layers={depth}"]
-    found = kept("method=badam", *overrides)
-    with torch.device("meta"):
-        model = build_model(foreseen(*overrides)[0])
+    found = kept("method=badam", *overrides, steps=2)
+    model = meta_model(*overrides)
     layers = sum(p.numel() for p in model.model.layers.parameters())
     assert found["parameters"] == pytest.approx(2 * sum(p.numel() for p in model.parameters()), rel=1e-4)
     # A bf16 gradient is still there beside the first of the float32 ones.
@@ -185,13 +210,62 @@ def test_badam_on_llama3_8b_needs_what_its_paper_says():
     run, method = foreseen("method=badam", "model=llama3_8b", "pure_bf16=true", "gradient_checkpointing=true",
                            "batch_size=2", "max_length=1024")
     found = predict(run, method)
-    predictor_states = found["breakdown_gib"]["optimizer_state"] * GIB / 1e9
-    assert predictor_states == pytest.approx(2.6, abs=0.05)
+    most = {part: max(moment[part] for moment in found["timeline"]["gib"]) * GIB / 1e9
+            for part in ("gradients", "optimizer_state")}
+    assert most["gradients"] == pytest.approx(0.9, abs=0.05)
+    assert most["optimizer_state"] == pytest.approx(2.6, abs=0.05)
     assert found["needed_gib"] * GIB / 1e9 == pytest.approx(23.5, rel=0.05)
     assert found["peak_gib"]["train"] > found["peak_gib"]["evaluate"]
 
 
+# What the public checkpoints hold, and the papers' shapes by hand.
+WEIGHTS = {"llama_60m": 58_073_600, "llama_130m": 134_105_856, "llama_350m": 367_969_280, "llama_1b": 1_339_082_752,
+           "llama_7b": 6_738_415_616, "llama2_7b": 6_738_415_616, "llama3_8b": 8_030_261_248,
+           "qwen2_5_0_5b": 494_032_768, "qwen2_5_7b": 7_615_616_512, "smollm2_135m": 134_515_008}
+
+
+@pytest.mark.parametrize("shape", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")
+                                         if path.stem != "tiny"))
+def test_a_shape_has_as_many_weights_as_the_model_it_is_named_for(shape):
+    assert sum(parameter.numel() for parameter in meta_model(f"model={shape}").parameters()) == WEIGHTS[shape]
+
+
 # ---------------------------------------------------------------- the rest of a prediction
+OPERATIONS = [lambda x: x + x, lambda x: x + 1, lambda x: x * True, lambda x: x.long() * 1, lambda x: x.long() * 1.0,
+              lambda x: x.t(), lambda x: x.view(-1), lambda x: x[1:, ::2], lambda x: x.add_(1), lambda x: x.split(2),
+              lambda x: x.max(0), lambda x: x.unbind(1), lambda x: x.expand(2, 4, 6), lambda x: torch.cat([x, x]),
+              lambda x: x.unsqueeze_(0), lambda x: x @ x.t(), lambda x: torch.zeros(3), lambda x: x.to(torch.bfloat16),
+              lambda x: torch.ops.aten._unsafe_view(x, [24]), lambda x: torch.native_layer_norm(x, [6], None, None, 1e-5)]
+
+
+def told(mode, operation, x) -> list:
+    """What can be seen of a fake operation's results, and of its argument afterwards."""
+    with mode:
+        out = operation(x)
+    results = [out] if isinstance(out, torch.Tensor) else list(out)
+    return [(one.shape, one.stride(), one.storage_offset(), one.dtype, one.device, one is x, one.requires_grad,
+             one.untyped_storage()._cdata == x.untyped_storage()._cdata, one.untyped_storage().nbytes())
+            for one in [*results, x]]
+
+
+@pytest.mark.parametrize("number", range(len(OPERATIONS)))
+def test_what_fake_tensors_remember_is_what_pytorch_says(number):
+    """A second call is answered from memory; 1 and 1.0 and True are no one argument."""
+    plain, fakes = FakeTensorMode(), Fakes()
+    for operation in (*OPERATIONS[:5], OPERATIONS[number], OPERATIONS[number]):
+        fresh = [mode.from_tensor(torch.zeros(4, 6)) for mode in (plain, fakes)]
+        assert told(plain, operation, fresh[0]) == told(fakes, operation, fresh[1])
+
+
+def test_a_fake_operation_is_seen_once_whatever_it_is_made_of():
+    seen, fakes = [], Fakes()
+    x = fakes.from_tensor(torch.zeros(4, 6))
+    with fakes, fakes.watch(lambda operation, result: seen.append(operation)):
+        for _ in range(2):
+            torch.ops.aten._unsafe_view(x, [24])  # PyTorch's fake kernel calls another operation
+    assert seen == [torch.ops.aten._unsafe_view.default] * 2
+
+
 def test_the_initialisation_of_principal_components_is_a_phase_of_its_own(settings):
     plain, principal = [Predictor(*settings(f"method={method}")[:2]).before for method in ("lora", "pissa")]
     assert [moment.phase for moment in principal] == ["prepare", "load"]
@@ -200,11 +274,16 @@ def test_the_initialisation_of_principal_components_is_a_phase_of_its_own(settin
     assert principal[1].peak == plain[1].peak
 
 
-def test_eight_bit_states_are_foreseen_without_a_device(settings):
-    bits = {kind: predict(*settings("method=full", f"optimizer={kind}")[:2])["breakdown_gib"]["optimizer_state"]
-            for kind in ("adamw", "adamw_8bit")}
-    assert bits["adamw_8bit"] < 0.3 * bits["adamw"]
-    predict(*settings("method=galore", "galore_rank=8", "optimizer=adamw_8bit")[:2])
+@pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise"])
+def test_eight_bit_states_equal_a_real_step(settings, method, monkeypatch):
+    """bitsandbytes has kernels for a CPU; a run is refused there, so that refusal is lifted, and its wait for CUDA."""
+    run, options, _ = settings(f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method))
+    found = predict(run, options)["breakdown_gib"]["optimizer_state"]
+    monkeypatch.setattr("tuneoff.optimizers.need_cuda", lambda run: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    compare(run, options, peaks=False)  # the CPU's kernels work on float32 copies
+    run.optimizer = Optimizer.adamw
+    assert 0 < found < 0.4 * predict(run, options)["breakdown_gib"]["optimizer_state"]
 
 
 def test_the_largest_batch_is_the_one_before_the_first_that_does_not_fit(settings):
@@ -250,6 +329,14 @@ def test_a_prediction_is_no_result(settings, tmp_path):
     assert found == written and found["config"] == config
     assert (found["status"], found["method"]) == ("predicted", "full")
     assert set(found["peak_gib"]) == {"prepare", "load", "train", "evaluate"}
+    largest_ones = found["largest_tensors"]
+    assert len(largest_ones) == 10 and largest_ones == sorted(largest_ones, key=lambda item: -item["gib"])
+    alike = next(item for item in largest_ones if item["name"] == "model.layers.*.self_attn (add)")
+    assert (alike["category"], alike["tensors"]) == ("activations", 6)  # queries and keys, rotated, of three layers
+    assert alike["gib"] == pytest.approx(6 * 4 * 96 * 64 * 4 / GIB, abs=1e-6)
+    assert set(found["cuda"]) == {"rounding_gib", "context_gib", "source"} and len(found["not_predicted"]) == 3
+    assert found["needed_gib"] == pytest.approx(max(found["peak_gib"].values()) + found["cuda"]["rounding_gib"]
+                                                + found["cuda"]["context_gib"], abs=2e-4)
     assert 100 < len(found["timeline"]["gib"]) <= 200
     heights = [sum(moment.values()) for moment in found["timeline"]["gib"]]
     assert max(heights) == pytest.approx(found["peak_gib"]["train"], abs=3e-4)

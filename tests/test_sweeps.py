@@ -174,6 +174,14 @@ def test_predictions_leave_results_alone(sweep, tmp_path):
     assert result.stat().st_mtime_ns == stamp and (result.parent / "prediction.json").exists()
 
 
+def test_jobs_that_would_not_fit_are_not_started(sweep, tmp_path):
+    code, out, err = sweep("-m", "method=full", "batch_size=4,256", "max_steps=1", "skip_if_over_gib=0.8")
+    assert code == 0 and counted(out) == {"failed": 0, "finished": 1, "skipped": 0, "predicted out of memory": 1}, out
+    results = {result["config"]["batch_size"]: result for result in results_list(tmp_path / "sweep")}
+    assert results[256]["prediction"]["needed_gib"] > 0.8 >= results[4]["prediction"]["needed_gib"]
+    assert results[256]["throughput"]["tokens_seen"] == 0 < results[4]["throughput"]["tokens_seen"]
+
+
 def test_fail_fast_stops_at_the_first_failure(sweep, tmp_path):
     code, out, err = sweep("-m", "method=freeze", "freeze_trainable_layers=1,99,2", "fail_fast=true")
     assert code == 1 and counted(out) == {"failed": 1, "not started": 1, "finished": 1, "skipped": 0}, out + err

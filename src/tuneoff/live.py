@@ -2,7 +2,7 @@
 import re
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,15 +15,32 @@ from torch.utils._pytree import tree_leaves
 CATEGORIES = ("parameters", "gradients", "optimizer_state", "activations")
 
 
-class LiveMemory(TorchDispatchMode):
+class Watch(TorchDispatchMode):
+    """Calls `saw(operation, result)` after each operation."""
+
+    def __init__(self, saw: Callable[[Any, Any], None]):
+        super().__init__()
+        self.saw = saw
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard against it costs a tenth of a step
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.saw(func, out)
+        return out
+
+
+class LiveMemory:
     """Records every storage that appears and goes while it is active, and says afterwards what the peak was made of.
 
     A storage's category is known only later (is this the gradient, or a temporary?), so events are kept and replayed.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None):
-        super().__init__()
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, watch: Any = Watch):
+        """`watch(saw)` makes the context that calls `saw(operation, result)` after each operation."""
+        self.model, self.optimizer, self._watch = model, optimizer, watch
         self.events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it goes)
         self.category: dict[int, str] = {}
         self.source: dict[int, str] = {}  # storage number -> parameter or module, and operation
@@ -34,26 +51,27 @@ class LiveMemory(TorchDispatchMode):
         self._count = 0
         self._hooks: list[Any] = []
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and the guard against it costs a tenth of a step
-
     def __enter__(self) -> "LiveMemory":
         self._saw_parameters()
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 hook = parameter.register_post_accumulate_grad_hook(self._saw_gradient)
-                # Before any hook of an optimizer that steps inside backward and drops the gradient.
-                parameter._post_accumulate_grad_hooks.move_to_end(hook.id, last=False)  # type: ignore[attr-defined]
+                # Before any hook of an optimizer that steps inside backward and drops the gradient. PyTorch goes by
+                # insertion (a `move_to_end` would not reach it), so the others are put in again.
+                hooks: Any = parameter._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+                hooks.update([(key, hooks.pop(key)) for key in list(hooks) if key != hook.id])
                 self._hooks.append(hook)
         self._hooks += [register_optimizer_step_pre_hook(self._before_step),
                         modules.register_module_forward_pre_hook(self._enter_module),
                         modules.register_module_forward_hook(self._leave_module, always_call=True)]
         self._saw_state()
-        return super().__enter__()
+        self._watching = self._watch(self._saw_result)
+        self._watching.__enter__()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
+        self._watching.__exit__(*exception)
+        del self._watching  # which refers to this object
         self._saw_parameters()  # some optimizers and wrappers give a parameter another storage
         self._saw_state()
         for hook in self._hooks:
@@ -108,16 +126,14 @@ class LiveMemory(TorchDispatchMode):
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
+    def _saw_result(self, operation: Any, result: Any) -> None:
+        for leaf in (result,) if isinstance(result, torch.Tensor) else tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 before = self._count
                 self.add(leaf)
                 if self._count > before:
                     place = self._inside[-1] if self._inside else "outside the model's forward"
-                    self.source[self._count] = f"{place} ({func.__name__.partition('.')[0]})"
-        return out
+                    self.source[self._count] = f"{place} ({operation.__name__.partition('.')[0]})"
 
     def timeline(self, block: int = 1) -> Iterator[dict[str, int]]:
         """Live bytes by category after each event; every storage rounded up to whole blocks of `block` bytes."""

@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision
+from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, Optimizer
 from tuneoff.data import Batch, Row, collate
 from tuneoff.live import LiveMemory
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, count
-from tuneoff.predict.fake import fake_batch, host_tables, to_fake
+from tuneoff.predict.fake import Fakes, fake_batch, host_tables, to_fake
 from tuneoff.predict.report import Moment, content, needed_gib, worst
 from tuneoff.predict.search import largest
 from tuneoff.step import Engine, summed_loss, train_step
@@ -60,10 +59,10 @@ class Predictor:
                 live.model = model = method.prepare(model)
         run.model.attention = attention
         self.before.append(Moment("prepare", "", live))
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = Fakes()
         with self.faking():
-            self.model = to_fake(model)
-            with LiveMemory(self.model) as live:
+            self.model, self.optimizer = to_fake(model), None  # type: Any, Any
+            with self.watching() as live:
                 self.optimizer = live.optimizer = method.make_optimizer(self.model, run)
         self.before.append(Moment("load", "", live))
         kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(run.mixed_precision)
@@ -72,8 +71,13 @@ class Predictor:
     @contextmanager
     def faking(self) -> Iterator[None]:
         """Fake tensors inside."""
-        with host_tables(), self.mode:
+        # bitsandbytes takes a second to import.
+        with host_tables() if self.run.optimizer is Optimizer.adamw_8bit else nullcontext(), self.mode:
             yield
+
+    def watching(self) -> LiveMemory:
+        """Counts what is alive inside."""
+        return LiveMemory(self.model, self.optimizer, self.mode.watch)
 
     def moments(self, size: int) -> Iterator[Moment]:
         """Every moment whose memory differs, with `size` rows: from the load to an evaluation."""
@@ -117,7 +121,7 @@ class Predictor:
         """One optimizer step."""
         batch = self._batch(size)
         batches = [batch] * self.run.gradient_accumulation_steps
-        with self.faking(), LiveMemory(self.model, self.optimizer) as live:
+        with self.faking(), self.watching() as live:
             before()
             train_step(self.model.train(), self.optimizer, batches, batch.label_tokens * len(batches),
                        self.run.max_grad_norm, self.engine)
@@ -127,7 +131,7 @@ class Predictor:
     def evaluate(self, size: int) -> Moment:
         """One evaluation batch, with the optimizer's states still there."""
         batch = self._batch(size)
-        with self.faking(), LiveMemory(self.model, self.optimizer) as live, self.engine.autocast():
+        with self.faking(), self.watching() as live, self.engine.autocast():
             torch.zeros(()).add_(summed_loss(self.model.eval(), batch))
         return Moment("evaluate", "", live)
 
@@ -136,12 +140,10 @@ class Predictor:
         return fake_batch(worst_batch(size, self.run.max_length), self.mode)
 
     def assumptions(self) -> list[str]:
-        """What the figures stand on, and what they leave out."""
+        """What the figures stand on."""
         run = self.run
-        lines = [f"each row has max_length={run.max_length} tokens and every token is a label (the output head runs on "
-                 "all positions); one row of several is a token shorter, so that there is a padding mask",
-                 "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, "
-                 "where a CUDA kernel may keep others (attention, softmax)"]
+        lines = [f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
+                 "head runs on all positions); one row of several is a token shorter, so that there is a padding mask"]
         if run.model.attention not in IN_FAKE:
             lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
         if run.mixed_precision is not MixedPrecision.no:

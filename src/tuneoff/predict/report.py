@@ -12,8 +12,10 @@ BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every al
 CONTEXT_GIB = 0.5
 CUDA_SOURCE = ("rounding: each tensor up to the caching allocator's 512 bytes, counted; context: 0.5 GiB, an allowance "
                "and not a prediction (torch.cuda.memory_allocated's documentation: some context is needed on the GPU "
-               "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels); "
-               "fragmentation: not predicted")
+               "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels)")
+NOT_PREDICTED = [
+    "fragmentation of CUDA's caching allocator", "workspaces of kernels (matrix products, attention)",
+    "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep something else (attention, softmax)"]
 HOST_PHASES = ("prepare",)  # in the host's memory, before the model moves to its device
 POINTS = 200
 
@@ -65,7 +67,7 @@ def content(moments: list[Moment], assumptions: list[str]) -> dict:
                                  "tensors": item["tensors"]} for item in train.live.largest()],
             "timeline": {"step": train.name, "gib": timeline(train.live)},
             "cuda": {"rounding_gib": gib(top.rounded - top.peak), "context_gib": CONTEXT_GIB, "source": CUDA_SOURCE},
-            "needed_gib": round(needed_gib(top), 4), "assumptions": assumptions}
+            "needed_gib": round(needed_gib(top), 4), "assumptions": assumptions, "not_predicted": NOT_PREDICTED}
 
 
 def timeline(live: LiveMemory, points: int = POINTS) -> list[dict]:
@@ -95,7 +97,7 @@ def closing_table(prediction: dict, folder: Path) -> str:
             ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,}"), ("predicted peak GiB", peaks),
             (f"  in the {prediction['breakdown_of']}", parts),
             ("  CUDA's own, beside", f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.1f} "
-                                     "(allowance), fragmentation not predicted"),
+                                     "(allowance)"),
             ("needed GiB", f"{prediction['needed_gib']:.2f}")]
     if batch := prediction.get("largest_batch"):
         answer = str(batch["batch_size"] or "none: a single row does not fit")
@@ -103,7 +105,8 @@ def closing_table(prediction: dict, folder: Path) -> str:
     rows += [("" if index else "largest tensors",
               f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} [{item['category'].replace('_', ' ')}]")
              for index, item in enumerate(prediction["largest_tensors"])]
-    rows += [("assumed" if not index else "", line) for index, line in enumerate(prediction["assumptions"])]
+    for name, key in (("assumed", "assumptions"), ("not predicted", "not_predicted")):
+        rows += [("" if index else name, line) for index, line in enumerate(prediction[key])]
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
