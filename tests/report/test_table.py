@@ -36,6 +36,12 @@ def test_csv_figures_are_those_of_the_records(made):
     interval = reference.ttest_rel(values, base).confidence_interval()
     assert float(line["loss_test_difference"]) == pytest.approx(np.mean(values) - np.mean(base), rel=1e-6)
     assert float(line["loss_test_difference_interval"]) == pytest.approx((interval.high - interval.low) / 2, rel=1e-6)
+    runs = made[0].rows[0].runs
+    assert (int(line["trainable"]), int(line["ever_trained"])) == (runs[0].number("parameters.trainable"),) * 2
+    for key in ("tokens_per_second", "train_seconds"):
+        assert float(line[key]) == pytest.approx(np.mean([run.number(f"throughput.{key}") for run in runs]), rel=1e-7)
+    for phase in ("load", "train", "evaluate"):
+        assert float(line[f"peak_{phase}_gib"]) == max(run.number(f"memory.peak_gib.{phase}") for run in runs)
     assert (line["seeds_finished"], line["seeds_planned"]) == ("5", "5")
     assert (line["tuning_jobs"], line["tuning_tokens"], line["tuning_seconds"]) == ("5", "650000", "162.5")
     assert line["lr_space"] == "0.0001 0.0003 0.001 0.003 0.01"
