@@ -214,7 +214,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("mean, half, text", [
     (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
     (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"),
-    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7")])
+    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7"),
+    (0.07708, None, "0.077"), (0.0012345, None, "0.00123")])
 def test_digits_follow_the_interval(mean, half, text):
     assert spread_cell(Estimate(mean, half, 5)).text == text
 
