@@ -1,13 +1,16 @@
 """Charts: every one the report knows, the same styles everywhere, units, and type that can be read."""
+import itertools
 import json
 import subprocess
 
 import altair as alt
+import numpy as np
 import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
 from tuneoff.report.charts import Chart, charts
+from tuneoff.report.style import CATEGORY_COLOURS, COLOURS
 
 
 def drawn(made) -> dict[str, Chart]:
@@ -49,6 +52,35 @@ def test_a_method_has_one_colour_in_every_chart(everything):
                     colours.setdefault(method, set()).add(value)
     assert set(colours) == set(METHODS)
     assert all(len(seen) == 1 for seen in colours.values())
+
+
+# What becomes of linear RGB where one of the three cones is missing: Machado, Oliveira and Fernandes (2009).
+BLIND = {"none": np.eye(3),
+         "protan": [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
+         "deutan": [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
+         "tritan": [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}
+
+
+@pytest.mark.parametrize("colours", [COLOURS, CATEGORY_COLOURS], ids=["methods", "parts"])
+@pytest.mark.parametrize("kind", BLIND)
+def test_colour_blind_readers_can_tell_the_colours_apart(kind, colours):
+    """By their distance in CIE L*a*b*, of which 2 can just be seen and 100 is from black to white."""
+    to_xyz = np.array([[.4124, .3576, .1805], [.2126, .7152, .0722], [.0193, .1192, .9505]])
+    srgb = np.array([[int(colour[at:at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
+    linear = np.where(srgb <= .04045, srgb / 12.92, ((srgb + .055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(BLIND[kind]).T, 0, 1) @ to_xyz.T / to_xyz.sum(axis=1)
+    x, y, z = np.where(seen > .008856, np.cbrt(seen), 7.787 * seen + 16 / 116).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+    assert min(np.linalg.norm(first - second) for first, second in itertools.combinations(lab, 2)) > 15
+
+
+def test_quality_has_its_intervals(everything, tmp_path):
+    made, = load(comparison(tmp_path / "again"))
+    row = next(row for row in made.rows if row.method == METHODS[0])
+    point, = [point for point in rows(everything["quality_speed"], 1) if point["method"] == METHODS[0]]
+    for axis, path in (("x", "throughput.tokens_per_second"), ("y", "loss.test")):
+        found = row.estimate(path)
+        assert (point[f"{axis}_low"], point[f"{axis}_high"]) == (found.mean - found.half, found.mean + found.half)
 
 
 def test_methods_of_one_colour_differ_in_shape_and_dash(everything):

@@ -34,6 +34,7 @@ function look() {
   search.value = ""; search.dispatchEvent(new Event("input"));
   const ticks = [...table.querySelectorAll("tbody input")].slice(0, 2);
   ticks.forEach(tick => tick.click());
+  seen.provenance = document.querySelector("main section").textContent;
   seen.differences = document.querySelector(".differences").textContent;
   table.querySelector("tbody button").click();
   const dialog = document.getElementById("run");
@@ -100,6 +101,9 @@ def test_the_page_renders_sorts_filters_and_shows_a_run(tmp_path):
     assert seen["count"].startswith(f"{len(seen['filtered'])} of ")
     assert len(seen["charts"]) == seen["figures"] >= 8 and all(height > 100 for height in seen["charts"])
     assert "some_rank" in seen["differences"] or "lr" in seen["differences"]
+    for said in ("git, commit26bcf62e", "git, dirtyFalse", "versions, torch2.13.0", "hardware, cpuAMD EPYC",
+                 "data, fingerprinta9ac060482e10c4f"):
+        assert said in seen["provenance"]
     for said in ("Command", "python train.py method=", "Config", "batch_size: 8"):
         assert said in seen["dialog"]
 

@@ -29,6 +29,7 @@ def test_the_bootstrap_over_examples_covers_the_truth():
         low, high = over_examples((rng.random((3, 300)) < 0.4).mean(axis=0))
         hits += low <= 0.4 <= high
     assert 0.93 <= hits / 1000 <= 0.97
+    assert over_examples(np.zeros(12)) is None
 
 
 def test_paired_p_is_scipys_also_with_missing_seeds():

@@ -36,6 +36,12 @@ def test_csv_figures_are_those_of_the_records(made):
     interval = reference.ttest_rel(values, base).confidence_interval()
     assert float(line["loss_test_difference"]) == pytest.approx(np.mean(values) - np.mean(base), rel=1e-6)
     assert float(line["loss_test_difference_interval"]) == pytest.approx((interval.high - interval.low) / 2, rel=1e-6)
+    runs = made[0].rows[0].runs
+    assert (int(line["trainable"]), int(line["ever_trained"])) == (runs[0].number("parameters.trainable"),) * 2
+    for key in ("tokens_per_second", "train_seconds"):
+        assert float(line[key]) == pytest.approx(np.mean([run.number(f"throughput.{key}") for run in runs]), rel=1e-7)
+    for phase in ("load", "train", "evaluate"):
+        assert float(line[f"peak_{phase}_gib"]) == max(run.number(f"memory.peak_gib.{phase}") for run in runs)
     assert (line["seeds_finished"], line["seeds_planned"]) == ("5", "5")
     assert (line["tuning_jobs"], line["tuning_tokens"], line["tuning_seconds"]) == ("5", "650000", "162.5")
     assert line["lr_space"] == "0.0001 0.0003 0.001 0.003 0.01"
@@ -208,7 +214,8 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("mean, half, text", [
     (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
     (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"),
-    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7")])
+    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7"),
+    (0.07708, None, "0.077"), (0.0012345, None, "0.00123")])
 def test_digits_follow_the_interval(mean, half, text):
     assert spread_cell(Estimate(mean, half, 5)).text == text
 

@@ -24,7 +24,7 @@ def _judged(made: Comparison) -> Iterator[str]:
     if enough:
         yield f"Mean ± 95 % Student-t interval (no bootstrap) over {_range(seeds)} finished seeds."
     examples = {len(found) for quality in made.qualities for row in made.rows
-                if (found := made.examples(quality, row)) is not None}
+                if (found := made.examples(quality, row)) is not None and found.min() < found.max()}
     if examples:
         yield (f"In brackets: 95 % percentile bootstrap over the {_range(examples)} examples that were scored, of the "
                "seeds' mean: what other examples would change, not other seeds.")

@@ -36,16 +36,18 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     return Estimate(float(sample.mean()), half, n)
 
 
-def over_examples(scores: np.ndarray) -> tuple[float, float]:
+def over_examples(scores: np.ndarray) -> tuple[float, float] | None:
     """The ends of a 95 % percentile bootstrap interval of the mean score, over examples drawn anew.
 
     Source: B. Efron (1979), Bootstrap methods. Only how often each score occurs matters to a resampled mean, so the
-    counts are drawn rather than the examples.
+    counts are drawn rather than the examples. None where all scores are equal: drawing them anew says nothing.
 
     Args:
         scores: one for each example, such as the share of seeds that answered it rightly.
     """
     values, counts = np.unique(scores, return_counts=True)
+    if len(values) < 2:
+        return None
     drawn = np.random.default_rng(0).multinomial(len(scores), counts / len(scores), RESAMPLES) @ values / len(scores)
     low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)

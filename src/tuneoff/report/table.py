@@ -173,10 +173,12 @@ def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Esti
 
 
 def decimals(mean: float, half: float | None) -> int:
-    """Decimal places: two digits of the interval; without one, four digits of a mean below ten, else three."""
+    """Decimal places: two digits of the interval; without one, three decimals, or digits of what is large or tiny."""
     if half and half > 1e-9 * abs(mean):  # less is rounding: equal values
         return min(6, max(0, 1 - math.floor(math.log10(half))))
-    return min(6, max(0, (3 if abs(mean) < 10 else 2) - math.floor(math.log10(abs(mean))))) if mean else 1
+    if not mean or 0.01 <= abs(mean) < 10:
+        return 3 if mean else 1
+    return min(6, max(0, 2 - math.floor(math.log10(abs(mean)))))
 
 
 def short(count: float) -> str:
