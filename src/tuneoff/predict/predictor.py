@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision
-from tuneoff.data import Batch, Row, collate
+from tuneoff.data import Batch, Row, collate, join
 from tuneoff.live import LiveMemory
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, count
@@ -115,7 +115,7 @@ class Predictor:
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
         """One optimizer step."""
-        batch = self._batch(size)
+        batch = self._batch(size, self.run.packing)
         batches = [batch] * self.run.gradient_accumulation_steps
         with self.faking(), LiveMemory(self.model, self.optimizer) as live:
             before()
@@ -131,15 +131,15 @@ class Predictor:
             torch.zeros(()).add_(summed_loss(self.model.eval(), batch))
         return Moment("evaluate", "", live)
 
-    def _batch(self, size: int) -> Batch:
+    def _batch(self, size: int, packed: bool = False) -> Batch:
         gc.collect()  # what the last step left in cycles must not count in this one
-        return fake_batch(worst_batch(size, self.run.max_length), self.mode)
+        return fake_batch(worst_batch(size, self.run.max_length, packed), self.mode)
 
     def assumptions(self) -> list[str]:
         """What the figures stand on, and what they leave out."""
         run = self.run
         lines = [f"each row has max_length={run.max_length} tokens and every token is a label (the output head runs on "
-                 "all positions); one row of several is a token shorter, so that there is a padding mask",
+                 "all positions)",
                  "one device; no kernel's workspace; tensors that PyTorch's CPU kernels keep for the backward pass, "
                  "where a CUDA kernel may keep others (attention, softmax)"]
         if run.model.attention not in IN_FAKE:
@@ -149,7 +149,7 @@ class Predictor:
         return lines
 
 
-def worst_batch(size: int, length: int) -> Batch:
-    """`size` rows of `length` tokens, all labels; the last of several is a token shorter, so that it is padded."""
-    full, short = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1))
-    return collate([full] * (size - 1) + [short if size > 1 else full], pad=0)
+def worst_batch(size: int, length: int, packed: bool = False) -> Batch:
+    """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
+    full, most, least = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1))
+    return collate([full] * (size - 1) + [join([most, least]) if packed else full], pad=0)
