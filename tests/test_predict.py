@@ -62,7 +62,7 @@ def real_steps(run, method) -> dict[str, int]:
     """Three real steps on this machine: the live tensors' own bytes, and the allocator's peak in the last step."""
     model = method.prepare(load_model(run)).train()
     optimizer = method.make_optimizer(model, run)
-    batch = worst_batch(run.batch_size, run.max_length)
+    batch = worst_batch(run.batch_size, run.max_length, run.packing)
     engine = Engine(partial(torch.autocast, "cpu", torch.bfloat16)) if run.mixed_precision.value else Engine()
 
     def step():
@@ -124,7 +124,8 @@ def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
 
 
 @pytest.mark.parametrize("extra", ["mixed_precision=bf16", "gradient_accumulation_steps=3", "max_grad_norm=1.0",
-                                   "optimizer=adafactor", "batch_size=1", "weight_decay=0.1", "model.attention=eager"])
+                                   "optimizer=adafactor", "batch_size=1", "weight_decay=0.1", "model.attention=eager",
+                                   "packing=true"])
 def test_a_prediction_equals_a_real_step_under_every_shared_setting(settings, extra):
     compare(*settings("method=full", extra)[:2])
 

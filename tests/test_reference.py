@@ -44,11 +44,10 @@ def rate(step: int) -> float:
 def loss_of(model, batch):
     """Per label token of the whole step. The same operations as `step.py`, which test_step.py compares with
     transformers' own loss: in float32 Adam turns the rounding of another order into steps of its own."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids,
-                   logits_to_keep=batch.keep, use_cache=False).logits
-    total = nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100,
-                                        reduction="sum")
-    return total / (batch.labels != -100).sum()
+    hidden = model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.keep])
+    total = nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+    return total / len(batch.labels)
 
 
 def descend(trainer, model, optimizer, before=None):

@@ -150,6 +150,8 @@ CASES = {
     "pure_bf16=true mixed_precision=bf16": "mixed_precision=bf16: must be no where pure_bf16=true",
     "pure_bf16=true dtype=float32": "dtype=float32: must be bfloat16 (or left out) where pure_bf16=true",
     "dtype=bfloat16 mixed_precision=fp16": "mixed_precision=fp16: must be no or bf16 where dtype=bfloat16",
+    "packing=true group_by_length=true": "group_by_length=true: must be false where packing=true…",
+    "packing=2": "packing=2: must be true or false",
     "export_merged=true": "export_merged=true: needs save_model=true",
     "exact_match_limit=5": "exact_match_limit=5: needs exact_match",
     "resume=nowhere": "resume=nowhere: must be never, auto, or the folder of a run",
@@ -234,6 +236,9 @@ MODEL_CASES = {
     "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",
     "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module; there are …",
     "method=badam badam_start_block=99": "badam_start_block=99: this model has blocks 0 to …",
+    "packing=true model.path=null model.config={model_type:opt,vocab_size:4096,hidden_size:32,ffn_dim:48,"
+    "num_hidden_layers:2,num_attention_heads:4,word_embed_proj_dim:32,pad_token_id:0}":
+        "packing=true: an example would see the one packed before it in opt…",
 }
 
 

@@ -2,9 +2,11 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from tuneoff.data import Row, collate
+from tuneoff.data import Row, collate, pack
+from tuneoff.live import LiveMemory
 from tuneoff.step import summed_loss, train_step
 
 
@@ -41,6 +43,37 @@ def test_loss_and_gradients_are_transformers_own(debug_model):
         assert (a.grad - b.grad).abs().max() <= 1e-5 * b.grad.abs().max(), name
 
 
+def head_everywhere(batch):
+    """The same batch with the head at every position, as transformers does it when it gets the labels."""
+    labels = torch.full((batch.input_ids.numel(),), -100)
+    labels[batch.keep] = batch.labels
+    return batch._replace(keep=torch.arange(len(labels)), labels=labels)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_head_runs_where_a_label_is_and_nowhere_else(debug_model, packed):
+    """The same loss and gradients as with the head everywhere; the head's arithmetic and its memory go with labels."""
+    batch = collate(pack(UNEQUAL, 96) if packed else UNEQUAL, 0)
+    positions, labels = batch.input_ids.numel(), batch.label_tokens
+    losses, flops, activations, grads = [], [], [], []
+    for one in (batch, head_everywhere(batch)):
+        model = load(debug_model)
+        with FlopCounterMode(display=False) as counter, LiveMemory(model) as live:
+            loss = summed_loss(model, one)
+            loss.backward()
+        losses.append(loss.item())
+        flops.append(counter.get_total_flops())
+        activations.append(live.peak()["activations"])
+        grads.append([parameter.grad for parameter in model.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for few, all_ in zip(*grads, strict=True):
+        assert (few - all_).abs().max() <= 1e-5 * all_.abs().max()
+    # Forward, and backward by input and by weight: three products of (positions, 64) and (64, 4096), 2 flops each.
+    assert flops[1] - flops[0] == 3 * 2 * 64 * 4096 * (positions - labels)
+    # At the peak at least the logits and their logarithms, 4 bytes each.
+    assert activations[1] - activations[0] >= 2 * 4 * 4096 * (positions - labels)
+
+
 @pytest.mark.parametrize("size", [8, 4])
 def test_micro_batches_equal_one_batch(debug_model, size):
     models = [load(debug_model), load(debug_model)]
@@ -52,9 +85,10 @@ def test_micro_batches_equal_one_batch(debug_model, size):
         assert (a - b).abs().max() <= 1e-6 * b.abs().max(), name
 
 
-def test_a_step_reads_nothing_back(debug_model):
-    """On fake tensors every host read raises."""
-    batch = collate(UNEQUAL, 0)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_reads_nothing_back(debug_model, packed):
+    """On fake tensors every host read raises. (Of real packed positions transformers reads one value.)"""
+    batch = collate(pack(UNEQUAL, 96) if packed else UNEQUAL, 0)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         model = AutoModelForCausalLM.from_config(load(debug_model).config)

@@ -125,7 +125,7 @@ class Throughput:
         self.train_seconds = 0.0
 
     def add(self, seconds: float, tokens: int, padded: int, samples: int, measured: bool) -> None:
-        """Count one step; `tokens` are non-padding, `padded` all positions."""
+        """Count one step; `tokens` are non-padding, `padded` all positions, `samples` examples."""
         self.steps += 1
         self.tokens_seen += tokens
         self.train_seconds += seconds
@@ -143,12 +143,13 @@ class Throughput:
         facts: dict = {"measured_steps": len(self.seconds), "warmup_steps": min(self.warmup_steps, self.steps),
                  "train_seconds": round(self.train_seconds, 3), "tokens_seen": self.tokens_seen,
                  "tokens_per_second": None, "padded_tokens_per_second": None, "samples_per_second": None,
-                 "step_seconds": None}
+                 "padding_share": None, "step_seconds": None}
         if self.seconds:
             total = sum(self.seconds)
             facts.update(tokens_per_second=round(self.tokens / total, 1),
                          padded_tokens_per_second=round(self.padded / total, 1),
                          samples_per_second=round(self.samples / total, 2),
+                         padding_share=round(1 - self.tokens / self.padded, 4),
                          step_seconds={f"p{share}": round(quantile(self.seconds, share), 5) for share in (50, 90, 99)})
         return facts
 

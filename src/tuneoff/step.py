@@ -2,15 +2,15 @@
 
 No host read in here (no `.item()`, no branch on a value): the predictor runs the same code on fake tensors.
 """
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from tuneoff.data.batches import IGNORED, Batch
+from tuneoff.data.batches import Batch
 
 
 class StepResult(NamedTuple):
@@ -20,13 +20,27 @@ class StepResult(NamedTuple):
 
 
 def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Negative log-likelihood summed over the label tokens of `batch`; 0-d float32. The head runs where labels are."""
-    # Without padding positions are the default ones; given all the same, transformers would read them on the host.
-    positions = None if batch.attention_mask is None else batch.position_ids
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions,
-                   logits_to_keep=batch.keep, use_cache=False).logits  # (rows, kept, vocabulary)
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED,
-                                       reduction="sum")
+    """Negative log-likelihood summed over the label tokens of `batch`; 0-d float32."""
+    with head_at(model, batch.keep):
+        # Without positions and mask transformers takes its plain causal path; packed positions it reads on the host.
+        logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+    return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+
+
+@contextmanager
+def head_at(model: nn.Module, places: torch.Tensor) -> Iterator[None]:
+    """Run the output head at `places` of the flattened batch alone, so that logits are (places, vocabulary).
+
+    By a hook, since transformers' own `logits_to_keep` keeps the same positions of every row: of rows whose answers are
+    of unequal length about twice as many as there are labels, and of packed rows nearly all.
+    """
+    whole: Any = getattr(model, "module", model)  # what wraps a model for several processes
+    hook = whole.get_output_embeddings().register_forward_pre_hook(
+        lambda head, inputs: (inputs[0].flatten(0, 1).index_select(0, places), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @dataclass

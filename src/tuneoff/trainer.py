@@ -17,6 +17,7 @@ from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, deri
 from tuneoff.live import LiveMemory
 from tuneoff.meters import PhaseMeter, Throughput, gib
 from tuneoff.models import count, load_model, load_tokenizer
+from tuneoff.packing import refuse_leaks
 from tuneoff.provenance import provenance, weights_hash
 from tuneoff.record import Recorder
 from tuneoff.schedule import Schedule
@@ -74,6 +75,8 @@ class Trainer:
                 model = load_model(run)
                 origin["base_weights_hash"] = weights_hash(model)
                 self.model = self.method.prepare(model).to(self.device)
+            if run.packing:
+                refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
         self.parameters = self._count_parameters()
         self._plan()
@@ -115,8 +118,10 @@ class Trainer:
         """Order, budget in steps, schedule, and the steps whose memory is counted."""
         run = self.run
         kind, value = run.budget
-        self.plan = data.Plan(self.data.splits["train"], run.seed, run.batch_size * run.gradient_accumulation_steps,
-                              value if kind == "epochs" else None)
+        rows = self.data.splits["train"]
+        self.plan = data.Plan(data.pack(rows, run.max_length) if run.packing else rows, run.seed,
+                              run.batch_size * run.gradient_accumulation_steps,
+                              value if kind == "epochs" else None, run.group_by_length)
         self.schedule = Schedule(run, self.plan.steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
@@ -211,7 +216,8 @@ class Trainer:
         self.schedule.seconds += seconds
         self.rates.step()
         self.throughput.add(seconds, sum(batch.tokens for batch in batches),
-                            sum(batch.input_ids.numel() for batch in batches), len(rows), not counted)
+                            sum(batch.input_ids.numel() for batch in batches),
+                            sum(batch.examples for batch in batches), not counted)
         if live:
             self._keep_breakdown(live, step)
         self._log_step(step + 1, loss, norm, rates, seconds)

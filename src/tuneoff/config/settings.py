@@ -131,6 +131,8 @@ class Experiment:
     eval_batch_size: int | None = at_least(None, 1)
     gradient_accumulation_steps: int = at_least(1, 1)
     max_length: int = at_least(256, 2)
+    group_by_length: bool = False  # rows of like length in one step
+    packing: bool = False  # whole examples side by side in rows of max_length; batch_size counts rows
     epochs: float | None = above(None, 0)
     max_steps: int | None = at_least(None, 1)
     max_tokens: int | None = at_least(None, 1)
@@ -190,6 +192,8 @@ class Experiment:
             raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
+        if self.packing and self.group_by_length:
+            raise ConfigError("group_by_length", True, "must be false where packing=true, whose rows are alike long")
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
         if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():

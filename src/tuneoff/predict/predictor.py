@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, Optimizer
-from tuneoff.data import Batch, Row, collate
+from tuneoff.data import Batch, Row, collate, join
 from tuneoff.live import LiveMemory
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, count
@@ -119,7 +119,7 @@ class Predictor:
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
         """One optimizer step."""
-        batch = self._batch(size)
+        batch = self._batch(size, self.run.packing)
         batches = [batch] * self.run.gradient_accumulation_steps
         with self.faking(), self.watching() as live:
             before()
@@ -135,15 +135,15 @@ class Predictor:
             torch.zeros(()).add_(summed_loss(self.model.eval(), batch))
         return Moment("evaluate", "", live)
 
-    def _batch(self, size: int) -> Batch:
+    def _batch(self, size: int, packed: bool = False) -> Batch:
         gc.collect()  # what the last step left in cycles must not count in this one
-        return fake_batch(worst_batch(size, self.run.max_length), self.mode)
+        return fake_batch(worst_batch(size, self.run.max_length, packed), self.mode)
 
     def assumptions(self) -> list[str]:
         """What the figures stand on."""
         run = self.run
         lines = [f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
-                 "head runs on all positions); one row of several is a token shorter, so that there is a padding mask"]
+                 "head runs on all positions)"]
         if run.model.attention not in IN_FAKE:
             lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
         if run.mixed_precision is not MixedPrecision.no:
@@ -151,7 +151,7 @@ class Predictor:
         return lines
 
 
-def worst_batch(size: int, length: int) -> Batch:
-    """`size` rows of `length` tokens, all labels; the last of several is a token shorter, so that it is padded."""
-    full, short = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1))
-    return collate([full] * (size - 1) + [short if size > 1 else full], pad=0)
+def worst_batch(size: int, length: int, packed: bool = False) -> Batch:
+    """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
+    full, most, least = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1))
+    return collate([full] * (size - 1) + [join([most, least]) if packed else full], pad=0)
