@@ -236,7 +236,8 @@ OPERATIONS = [lambda x: x + x, lambda x: x + 1, lambda x: x * True, lambda x: x.
               lambda x: x.t(), lambda x: x.view(-1), lambda x: x[1:, ::2], lambda x: x.add_(1), lambda x: x.split(2),
               lambda x: x.max(0), lambda x: x.unbind(1), lambda x: x.expand(2, 4, 6), lambda x: torch.cat([x, x]),
               lambda x: x.unsqueeze_(0), lambda x: x @ x.t(), lambda x: torch.zeros(3), lambda x: x.to(torch.bfloat16),
-              lambda x: torch.ops.aten._unsafe_view(x, [24]), lambda x: torch.native_layer_norm(x, [6], None, None, 1e-5)]
+              lambda x: torch.ops.aten._unsafe_view(x, [24]),
+              lambda x: torch.native_layer_norm(x, [6], None, None, 1e-5)]
 
 
 def told(mode, operation, x) -> list:

@@ -116,7 +116,8 @@ def test_a_packed_batch_asks_what_its_examples_ask():
     assert torch.equal(positions[batch.keep + 1], positions[batch.keep] + 1)
     for row, line in zip(packs, batch.position_ids, strict=True):
         begins = (line == 0).nonzero().flatten().tolist()
-        assert begins == sorted({*starts(row), len(row.ids)} - {batch.input_ids.shape[1]})  # padding is an example of its own
+        # Padding is an example of its own.
+        assert begins == sorted({*starts(row), len(row.ids)} - {batch.input_ids.shape[1]})
 
 
 def test_rows_of_one_example_need_neither_positions_nor_mask():
@@ -149,7 +150,7 @@ def test_a_run_resumed_in_its_second_epoch_ends_bit_identical(settings, tmp_path
     from tuneoff.trainer import Interrupted, Trainer
 
     def train(folder, *overrides, stop=None):
-        experiment, chosen, config = settings("method=lora", f"{option}=true", "data.limit=20", "max_length=200",
+        experiment, chosen, config = settings("method=lora", f"{option}=true", "data.limit=24", "max_length=200",
                                               "batch_size=1", "gradient_accumulation_steps=3", "max_steps=12",
                                               "lora_dropout=0.1", *overrides)
         trainer = Trainer(experiment, chosen, Recorder(folder))

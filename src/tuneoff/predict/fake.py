@@ -26,7 +26,7 @@ class Fakes(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
         self._saw: list[Callable[[Any, Any], None]] = []  # who watches, the innermost last
         self._depth = 0
-        self._given: dict[tuple, tuple] = {}  # operation and its arguments -> what it gives
+        self._given: dict[tuple, Any] = {}  # operation and its arguments -> what it gives
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -15,7 +15,7 @@ CUDA_SOURCE = ("rounding: each tensor up to the caching allocator's 512 bytes, c
                "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels)")
 NOT_PREDICTED = [
     "fragmentation of CUDA's caching allocator", "workspaces of kernels (matrix products, attention)",
-    "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep something else (attention, softmax)"]
+    "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep others (attention, softmax)"]
 HOST_PHASES = ("prepare",)  # in the host's memory, before the model moves to its device
 POINTS = 200
 
