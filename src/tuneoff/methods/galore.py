@@ -103,14 +103,17 @@ def _projector(group: dict) -> Any:
     from galore_torch.galore_projector import GaLoreProjector
 
     class Projector(GaLoreProjector):
+        """Made here, so that reading options imports no galore_torch."""
+
         def get_orthogonal_matrix(self, weights: Any, rank: int, type: str) -> Any:
-            # The loop reports a non-finite gradient as `diverged at step n`; an SVD would raise before it can.
+            """The loop reports a non-finite gradient as `diverged at step n`; an SVD would raise before it can."""
             return super().get_orthogonal_matrix(weights.nan_to_num(0.0, 0.0, 0.0), rank, type)
 
         def project_back(self, low_rank_grad: Any) -> Any:
+            """(r, n) or (m, r) to the weight's (m, n), scaled; upstream takes the wrong side of a square one."""
             square = low_rank_grad.shape[0] == low_rank_grad.shape[1]
             if self.proj_type == "reverse_std" and square and self.ortho_matrix.shape[0] < self.ortho_matrix.shape[1]:
-                return low_rank_grad @ self.ortho_matrix * self.scale  # upstream takes the other side, and crashes
+                return low_rank_grad @ self.ortho_matrix * self.scale
             return super().project_back(low_rank_grad)
 
     return Projector(group["rank"], update_proj_gap=group["update_proj_gap"], scale=group["scale"],
@@ -137,6 +140,7 @@ class _Mended:
                         self.state[parameter]["projector"].update_proj_gap = steps
 
     def step(self, closure: Any = None) -> Any:
+        """As upstream, which makes a projector of its own kind where it finds none."""
         for group in self.param_groups:
             for parameter in group["params"] if "rank" in group else ():
                 if parameter.grad is not None and "projector" not in self.state[parameter]:
@@ -152,6 +156,7 @@ class _Mended:
         return plain
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Take over what `state_dict` saved; each matrix becomes a projector again, as its group now describes it."""
         super().load_state_dict(state_dict)  # type: ignore[misc]
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -177,6 +182,7 @@ class _LayerWise:
         owner = {parameter: index for index, group in enumerate(self.param_groups) for parameter in group["params"]}
 
         def step_one(parameter: torch.nn.Parameter) -> None:
+            """Clip, step and drop the gradient that backward has just finished for `parameter`."""
             assert parameter.grad is not None
             norm = torch.linalg.vector_norm(parameter.grad)
             self._norms.append(norm)
