@@ -1,4 +1,5 @@
 """Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+import math
 import os
 import signal
 import tempfile
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 import tuneoff.entry  # noqa: F401 (registers the identity resolver)
 import tuneoff.methods  # noqa: F401 (methods register their options)
+from tuneoff import record
 from tuneoff.config import bind, resolved
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -25,6 +27,42 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "tiny"
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 QUICK = ["tracker=none", "progress=false", "data.limit=48", "max_length=96", "batch_size=4", "max_steps=4"]
+
+
+class Killed(BaseException):
+    """Stands for the moment of a SIGKILL in this process: nothing after it runs."""
+
+
+def kill_inside(trainer, due) -> None:
+    """Let a trainer's process die in the first step that is `due()`, inside its accumulation window.
+
+    That is behind the first micro-batch's backward pass, in which layer-wise GaLore has changed the weights already.
+    """
+    backward = trainer.engine.backward
+
+    def until(loss):
+        backward(loss)
+        if due():
+            raise Killed
+    trainer.engine.backward = until
+
+
+def trajectory(folder: Path) -> list[dict]:
+    """Everything a run has measured that does not depend on the clock."""
+    return [{key: value for key, value in line.items() if "seconds" not in key} for line in record.read_metrics(folder)]
+
+
+def apart(one, other) -> float:
+    """Largest difference of two numbers, tensors, or nests of them; infinite where they are not alike."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return max((apart(one[key], other[key]) for key in one), default=0.0)
+    if isinstance(one, list | tuple) and len(one) == len(other):
+        return max(map(apart, one, other), default=0.0)
+    if isinstance(one, torch.Tensor) and (one.shape, one.dtype) == (other.shape, other.dtype):
+        return 0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other)
+    return 0.0 if one is other or not isinstance(one, torch.Tensor) and one == other else math.inf
 
 
 def save_debug_model(folder: Path, tied: bool = True) -> Path:
@@ -49,6 +87,40 @@ def debug_model(tmp_path_factory) -> Path:
 def untied_model(tmp_path_factory) -> Path:
     """Folder of the small untied Llama."""
     return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
+
+
+# ---------------------------------------------------------------- the matrix: what was measured, method by method
+FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
+COLUMNS = ("equal to reference", "same command twice", "resume after SIGKILL", "export reload",
+           "export reload in bf16", "merged in bf16")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--matrix", action="store_true", help="print the largest difference that was measured, by method")
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig):
+    """`measured("lora", "export reload", 1e-7)` keeps the largest difference of each cell, for `--matrix`."""
+    figures = pytestconfig.stash.setdefault(FIGURES, {})
+
+    def keep(method: str, column: str, difference: float) -> None:
+        assert column in COLUMNS
+        figures[method, column] = max(difference, figures.get((method, column), 0.0))
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The matrix as Markdown, where `--matrix` asks for it."""
+    if not config.getoption("matrix"):
+        return
+    figures = config.stash.get(FIGURES, {})
+    rows = [["method", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    for method in METHODS:
+        rows.append([method, *(f"{figures[method, column]:.2g}" if (method, column) in figures else ""
+                               for column in COLUMNS)])
+    for row in rows:
+        terminalreporter.write_line(f"| {' | '.join(row)} |")
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 import math
 
 import pytest
-from conftest import METHODS
+from conftest import METHODS, Killed, kill_inside
 
 from tuneoff import record
+from tuneoff.record import Recorder
+from tuneoff.trainer import Trainer
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,6 +55,30 @@ def test_seconds_are_those_of_train_steps(run):
     result = run("method=full", "max_steps=null", "max_seconds=0.4")
     seconds = result["throughput"]["train_seconds"]
     assert 0.4 <= seconds < 0.4 + 2 * max(line["step_seconds"] for line in result["curve"] if "loss" in line)
+
+
+def test_seconds_count_on_over_a_resume(settings, tmp_path):
+    """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
+    budget, seen = 1.5, []
+    for resume in ("never", "auto"):
+        experiment, chosen, config = settings("method=full", "max_steps=null", f"max_seconds={budget}", "save_every=1",
+                                              "scheduler=linear", "warmup_ratio=0", "lr=1e-3", f"resume={resume}")
+        trainer = Trainer(experiment, chosen, Recorder(tmp_path))
+        trainer.load({"config": config})
+        if resume == "never":
+            kill_inside(trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2)
+            with pytest.raises(Killed):
+                trainer.fit()
+        else:
+            assert trainer.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
+            trainer.fit()
+        trainer.recorder.close()
+        lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
+        seen = [line["step_seconds"] for line in lines]
+    assert trainer.step == len(lines) and budget / 2 < sum(seen[:trainer.recorder.run["resumed_at_step"]]) < budget
+    assert budget <= sum(seen) < budget + 2 * max(seen)
+    for line, before in zip(lines, [sum(seen[:index]) for index in range(len(seen))], strict=True):
+        assert line["lr"][0] == pytest.approx(1e-3 * (1 - before / budget), abs=1e-6)
 
 
 @pytest.mark.parametrize("scheduler, last", [("cosine", 0.5 * (1 + math.cos(math.pi * 0.95))), ("linear", 0.05),

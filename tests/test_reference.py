@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import METHODS
 from torch import nn
 
 from tuneoff.config import derive
@@ -64,14 +65,21 @@ def descend(trainer, model, optimizer, before=None):
     return model
 
 
-def assert_same(trainer, reference, limit=1e-6):
-    """Largest difference over largest value, per tensor."""
+def worst(model, reference):
+    """(difference, name) of the tensor that differs most: largest difference over largest value."""
     expected = dict(reference.named_parameters())
-    worst = {name: float((p.detach() - expected[name].detach()).abs().max() / p.detach().abs().max().clamp(min=1e-12))
-             for name, p in trainer.model.named_parameters()}
-    name = max(worst, key=worst.get)
-    print(f"largest difference {worst[name]:.2e} in {name}")
-    assert worst[name] <= limit, f"{name}: {worst[name]}"
+    return max((float((p.detach() - expected[name].detach()).abs().max() / p.detach().abs().max().clamp(min=1e-12)),
+                name) for name, p in model.named_parameters())
+
+
+@pytest.fixture
+def assert_same(measured):
+    """`assert_same(trainer, reference)`: to float error, tensor by tensor."""
+    def check(trainer, reference):
+        difference, name = worst(trainer.model, reference)
+        measured(trainer.run.method, "equal to reference", difference)
+        assert difference <= 1e-6, f"{name}: {difference}"
+    return check
 
 
 def adamw(parameters):
@@ -114,14 +122,14 @@ class HandAdamW:
 
 
 # ---------------------------------------------------------------- full and freeze
-def test_full_equals_a_hand_written_adamw(trained):
+def test_full_equals_a_hand_written_adamw(trained, assert_same):
     trainer = trained("method=full")
     model = base(trainer)
     assert_same(trainer, descend(trainer, model, HandAdamW(model.parameters())))
 
 
 @pytest.mark.parametrize("layers, open_", [(2, (1, 2)), (-1, (0,))])
-def test_freeze_equals_a_hand_written_adamw_on_its_layers(trained, layers, open_):
+def test_freeze_equals_a_hand_written_adamw_on_its_layers(trained, assert_same, layers, open_):
     trainer = trained("method=freeze", f"freeze_trainable_layers={layers}")
     model = base(trainer).requires_grad_(False)
     for index in open_:
@@ -136,14 +144,14 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 @pytest.mark.parametrize("method, settings_", [
     ("lora", {}), ("dora", {"use_dora": True}), ("rslora", {"use_rslora": True}),
     ("pissa", {"init_lora_weights": "pissa_niter_16"})])
-def test_the_family_equals_peft(trained, method, settings_):
+def test_the_family_equals_peft(trained, assert_same, method, settings_):
     from peft import LoraConfig, get_peft_model
     trainer = trained(f"method={method}")
     model = get_peft_model(base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, **settings_))
     assert_same(trainer, descend(trainer, model, adamw(model.parameters())))
 
 
-def test_loraplus_equals_pefts_own_optimizer(trained):
+def test_loraplus_equals_pefts_own_optimizer(trained, assert_same):
     from peft import LoraConfig, get_peft_model
     from peft.optimizers import create_loraplus_optimizer
     trainer = trained("method=loraplus", "loraplus_lr_ratio=16")
@@ -174,18 +182,18 @@ def galore_groups(model, kind):
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("method", ["galore", "galore_layerwise"])
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
-def test_galore_equals_galore_torch(trained, kind, layerwise):
+def test_galore_equals_galore_torch(trained, assert_same, kind, method):
+    """And so layer-wise equals ordinary GaLore."""
     from galore_torch import GaLoreAdamW
-    trainer = trained("method=galore", "galore_rank=8", "galore_update_interval=7", f"galore_proj_type={kind}",
-                      f"galore_layerwise={layerwise}")
+    trainer = trained(f"method={method}", "galore_rank=8", "galore_update_interval=7", f"galore_proj_type={kind}")
     model = base(trainer)
     optimizer = GaLoreAdamW(galore_groups(model, kind), lr=RATE, eps=1e-8, no_deprecation_warning=True)
     assert_same(trainer, descend(trainer, model, optimizer))
 
 
-def test_galore_adafactor_equals_galore_torch(trained):
+def test_galore_adafactor_equals_galore_torch(trained, assert_same):
     from galore_torch import GaLoreAdafactor
     trainer = trained("method=galore", "galore_rank=8", "galore_update_interval=7", "optimizer=adafactor")
     model = base(trainer)
@@ -198,7 +206,7 @@ ORDERS = {"ascending": [0, 1, 2, 0, 1, 2, 0, 1], "descending": [2, 1, 0, 2, 1, 0
 
 
 @pytest.mark.parametrize("mode", ["ascending", "descending", "random", "fixed"])
-def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, mode):
+def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert_same, mode):
     start = "badam_start_block=1" if mode == "fixed" else "badam_start_block=null"
     trainer = trained("method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start)
     model = base(trainer).requires_grad_(False)
@@ -232,7 +240,7 @@ def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, mode):
 
 
 @pytest.mark.parametrize("mask", ["adjacent", "scatter"])
-def test_badam_ratio_equals_a_masked_adamw(trained, mask):
+def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
     trainer = trained("method=badam_ratio", "badam_switch_interval=5", "badam_update_ratio=0.3",
                       f"badam_mask_mode={mask}")
     model = base(trainer)
@@ -281,22 +289,47 @@ def test_badam_ratio_equals_a_masked_adamw(trained, mask):
 
 
 # ---------------------------------------------------------------- the rate that is logged is the rate that is applied
-@pytest.mark.parametrize("method", ["full", "loraplus", "galore", "galore_layerwise", "badam", "badam_ratio"])
-def test_the_logged_rate_is_the_applied_one(settings, tmp_path, method):
-    extra = ["galore_rank=8"] if "galore" in method else ["badam_switch_interval=2"] if "badam" in method else []
-    experiment, chosen, config = settings(f"method={method}", "max_steps=6", *extra)
-    trainer = Trainer(experiment, chosen, Recorder(tmp_path / "run"))
+OWN = {"galore": ["galore_rank=8"], "galore_layerwise": ["galore_rank=8"], "badam": ["badam_switch_interval=2"],
+       "badam_ratio": ["badam_switch_interval=2"]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, method):
+    """For every weight of every group at every step, read where the step is computed: in the class furthest down.
+
+    There layer-wise GaLore steps one weight at a time, and BAdam's base optimizer its copies of the active block.
+    """
+    experiment, chosen, config = settings(f"method={method}", "max_steps=6", "weight_decay=0.1", *OWN.get(method, []))
+    trainer, make = Trainer(experiment, chosen, Recorder(tmp_path / "run")), chosen.make_optimizer
+    applied: dict[type, dict] = {}
+
+    def watch(cls):
+        step = vars(cls)["step"]
+
+        def watched(self, *args, **kwargs):
+            seen = applied.setdefault(cls, {}).setdefault(trainer.step, {})
+            seen.update({parameter: group["lr"] for group in self.param_groups for parameter in group["params"]})
+            return step(self, *args, **kwargs)
+        monkeypatch.setattr(cls, "step", watched)
+
+    def make_watched(model, run):
+        optimizer = make(model, run)
+        for cls in type(getattr(optimizer, "base_optimizer", optimizer)).__mro__:
+            if "step" in vars(cls) and cls is not torch.optim.Optimizer:
+                watch(cls)
+        return optimizer
+
+    chosen.make_optimizer = make_watched
     trainer.load({"config": config})
-    applied = []
-    inner = getattr(trainer.optimizer, "base_optimizer", trainer.optimizer)
-    step = inner.step
-
-    def watch(*args, **kwargs):
-        applied.append([group["lr"] for group in inner.param_groups])
-        return step(*args, **kwargs)
-
-    inner.step = watch
     trainer.fit()
+    groups = trainer.optimizer.param_groups
+    group_of = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
     logged = [line["lr"] for line in trainer.recorder.curve if "lr" in line]
-    assert len(logged) == 6 and len({rates[0] for rates in logged}) == 6
-    assert [sorted(set(rates)) for rates in applied] == [sorted(set(rates)) for rates in logged]
+    lowest = applied[min(applied, key=lambda cls: len(cls.__mro__))]
+    assert list(lowest) == list(range(6)) and len({rates[0] for rates in logged}) == 6
+    for step, rates in enumerate(logged):
+        assert len(rates) == len(groups) and len({*rates}) == (2 if method == "loraplus" else 1)
+        if hasattr(trainer.optimizer, "base_optimizer"):
+            assert {*lowest[step].values()} == {*rates} and len(rates) == 1
+        else:
+            assert lowest[step] == {parameter: rates[index] for parameter, index in group_of.items()}

@@ -5,127 +5,223 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from conftest import METHODS, QUICK, ROOT
+from conftest import METHODS, QUICK, ROOT, Killed, apart, kill_inside, trajectory
+from safetensors.torch import load_file
+from test_isolate import session
 
-from tuneoff import checkpoint, record
+from tuneoff import checkpoint, entry, isolate, record
 from tuneoff.record import Recorder
 from tuneoff.trainer import Trainer
 
-# Saved inside a BAdam block, between two projections; with dropout, and two micro-batches where a method allows it.
-OPTIONS = ["max_steps=11", "save_every=2", "eval_every=4", "tracker=none"]
+# With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
+OWN = {"galore": ["galore_rank=8", "galore_update_interval=5"], "badam": ["badam_switch_interval=5",
+       "badam_switch_mode=random"], "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
+       "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"], "lora": ["lora_dropout=0.2"]}
+BF16, ADAFACTOR = ["pure_bf16=true"], ["optimizer=adafactor"]
+OTHERS = [("badam", BF16), ("badam_ratio", BF16), ("galore", BF16), ("lora", ["mixed_precision=bf16"]),
+          ("full", ADAFACTOR), ("galore", ADAFACTOR), ("galore_layerwise", ADAFACTOR), ("badam", ADAFACTOR)]
 
 
-def options(method):
+def options(method, parts=2):
     if method == "galore_layerwise":
-        return [f"method={method}", *OPTIONS, "galore_rank=8", "galore_update_interval=5"]
-    own = {"galore": ["galore_rank=8", "galore_update_interval=5"], "badam": ["badam_switch_interval=3",
-           "badam_switch_mode=random"], "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
-           "lora": ["lora_dropout=0.2"]}.get(method, [])
-    return [f"method={method}", *OPTIONS, "gradient_accumulation_steps=2", "batch_size=2", *own]
+        return [f"method={method}", *OWN[method]]
+    return [f"method={method}", f"gradient_accumulation_steps={parts}", f"batch_size={4 // parts}",
+            *OWN.get(method, [])]
 
 
-def trajectory(folder):
-    """Everything a run measured that does not depend on the clock."""
-    return [{key: value for key, value in line.items() if "seconds" not in key}
-            for line in record.read_metrics(folder)]
-
-
-class Killed(BaseException):
-    """Stands for the moment of a SIGKILL: nothing after it runs."""
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_stopped_run_ends_bit_identical(settings, tmp_path, method):
-    """Stopped without warning after step 7: the checkpoint of step 6 is the newest."""
+@pytest.mark.parametrize("method, more", [*((method, []) for method in METHODS), *OTHERS])
+def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, method, more):
+    """In step 8, between its micro-batches: the checkpoint of step 6 is the newest."""
     finals = []
-    for name, stop in (("whole", None), ("stopped", 7)):
-        folder = tmp_path / name
-        for resume in ("never", "auto") if stop else ("never",):
-            experiment, chosen, config = settings(*options(method), f"resume={resume}")
-            trainer = Trainer(experiment, chosen, Recorder(folder))
+    for name, resumes in (("whole", ["never"]), ("stopped", ["never", "auto"])):
+        for resume in resumes:
+            experiment, chosen, config = settings(*options(method), "max_steps=11", "save_every=2", "eval_every=4",
+                                                  *more, f"resume={resume}")
+            trainer = Trainer(experiment, chosen, Recorder(tmp_path / name))
             trainer.load({"config": config})
-            if stop and resume == "never":
-                one_step = trainer._one_step
-
-                def until(step, one_step=one_step, stop=stop):
-                    if step == stop:
-                        raise Killed
-                    one_step(step)
-
-                trainer._one_step = until
+            if name == "stopped" and resume == "never":
+                kill_inside(trainer, lambda trainer=trainer: trainer.step == 7)
                 with pytest.raises(Killed):
                     trainer.fit()
             else:
-                assert trainer.step == (6 if stop else 0)
+                assert trainer.step == (6 if resume == "auto" else 0)
                 trainer.fit()
             trainer.recorder.close()
-        finals.append((trajectory(folder), {n: p.detach().clone() for n, p in trainer.model.named_parameters()}))
-    assert finals[0][0] == finals[1][0]
+        finals.append((trajectory(tmp_path / name), dict(trainer.model.named_parameters())))
+        saved = checkpoint.newest(tmp_path / name / "checkpoints")
+        assert saved.tensors.keys() == trainer.method.ever_trained(trainer.model, trainer.optimizer)
     assert len([line for line in finals[0][0] if "loss" in line]) == 11
-    for name, value in finals[0][1].items():
-        assert torch.equal(value, finals[1][1][name]), name
+    assert [apart(one, other) for one, other in zip(*finals, strict=True)] == [0, 0]
 
 
-def command(model, folder, *overrides):
-    return [sys.executable, str(ROOT / "train.py"), *QUICK, f"model.path={model}", "model.name=debug", "max_steps=40",
-            "save_every=3", "eval_every=5", "eval_batch_size=1", "resume=auto", f"hydra.run.dir={folder}", *overrides]
+# ---------------------------------------------------------------- real processes, killed by a real SIGKILL
+LONG = ["max_steps=60", "save_every=3", "eval_every=4", "eval_batch_size=1", "keep_checkpoints=1", "save_model=true"]
 
 
-def launch(*arguments, **settings):
-    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            **settings)
+def seen_in(moment: str, folder: Path, began: float) -> bool:
+    """Whether the files say that a run resumed since `began` is in that moment, at least a checkpoint further on."""
+    try:
+        if (folder / "metrics.jsonl").stat().st_mtime < began:
+            return False  # it has not even cut off what lies behind its checkpoint
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        resumed = json.loads((folder / "run.json").read_text()).get("resumed_at_step", 0)
+    except (OSError, ValueError, IndexError):
+        return False
+    step, torn = last["step"], list((folder / "checkpoints").glob(".step_*"))
+    if "loss" not in last or step < resumed + 4:
+        return False
+    if moment == "writing":
+        return any(path.name.endswith(f"{step:08d}") and path.stat().st_mtime > began for path in torn)
+    evaluates = step % 4 == 0
+    return step % 3 != 0 and evaluates == (moment == "evaluation")
 
 
-def wait_for(condition, process, limit=60):
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < limit and process.poll() is None, process.stderr.read()
-        time.sleep(0.002)
+def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim: int) -> int:
+    """SIGKILL `victim` while `job`, which trains, is stopped where it is seen to be in `moment`; returns the step."""
+    while True:
+        assert job.is_running() and job.status() != psutil.STATUS_ZOMBIE, "the run ended before it could be killed"
+        if seen_in(moment, folder, began):
+            job.suspend()
+            while job.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.001)
+            if seen_in(moment, folder, began):
+                break
+            job.resume()  # it had moved on
+        time.sleep(0.0005)
+    os.kill(victim, signal.SIGKILL)
+    step = list(record.read_metrics(folder))[-1]["step"]
+    if victim != job.pid:
+        wait_for(lambda: job.ppid() == 1)  # the forkserver has ended with its launcher
+        job.resume()
+    wait_for(lambda: not record.is_locked(folder))
+    if victim == job.pid and moment == "writing":
+        assert list((folder / "checkpoints").glob(".step_*"))
+    assert checkpoint.newest(folder / "checkpoints").loop["step"] >= 3  # though only one is kept
+    return step
+
+
+def wait_for(condition, seconds=120):
+    """Return what `condition` returns, as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+def holder(root: int, sweep: Path) -> tuple[psutil.Process, Path] | None:
+    """The process below `root` that trains in a folder of `sweep`, since it has the lock open; and that folder."""
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.Error):
+            for file in process.open_files():
+                if Path(file.path).name == record.LOCK and sweep in Path(file.path).parents:
+                    return process, Path(file.path).parent
+    return None
+
+
+def weights(folder: Path) -> dict:
+    """Every tensor that a finished run has left: its last checkpoint's, the optimizer's, and the export's."""
+    saved = checkpoint.newest(folder / "checkpoints")
+    return {"checkpoint": saved.tensors, "state": saved.state, "evaluated_at": saved.loop["evaluated_at"],
+            **{str(path.relative_to(folder)): load_file(path) for path in folder.glob("model/**/*.safetensors")}}
+
+
+@pytest.fixture
+def command(debug_model):
+    """`command("-m", …)` starts train.py on the small model."""
+    started = []
+
+    def start(*words: str) -> subprocess.Popen:
+        words = {word.partition("=")[0]: word for word in (*QUICK, *LONG, *map(str, words))}.values()
+        process = subprocess.Popen([sys.executable, ROOT / "train.py", *words, f"model.path={debug_model}",
+                                    "model.name=debug"], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for left in session(process.pid):
+            left.kill()
+        process.wait()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["training", "evaluation", "writing"])
-def test_sigkill_at_any_moment(debug_model, tmp_path, moment):
-    whole = launch(debug_model, tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read()
-    folder = tmp_path / "killed"
-    lines = folder / "metrics.jsonl"
-    reached = {  # after the first checkpoint, so that there is something to go on from
-        "training": lambda: lines.exists() and '"step": 8,' in lines.read_text(),
-        "evaluation": lambda: lines.exists() and '"step": 10,' in lines.read_text(),
-        "writing": lambda: list((folder / "checkpoints").glob(".step_0000000[6-9]*")) if folder.exists() else False}
-    process = launch(debug_model, folder)
-    wait_for(reached[moment], process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert record.status(folder) == "interrupted"
-    again = launch(debug_model, folder)
-    assert again.wait() == 0, again.stderr.read()
-    assert trajectory(folder) == trajectory(tmp_path / "whole")
-    assert json.loads((folder / "result.json").read_text())["resumed_at_step"] >= 3
+@pytest.mark.parametrize("method", METHODS)
+def test_sigkill_six_times(settings, command, tmp_path, measured, method):
+    """In training, in evaluation, while a checkpoint is written: the launching process, then the training one.
+
+    A sweep from the command line is killed and started again; its job then goes on in children of this process.
+    """
+    experiment, chosen, config = settings(*options(method, parts=4), *LONG)
+    start = {"config": config, "method": method, "seed": 0}
+    sweep, whole, killed, resumed = tmp_path / "sweep", tmp_path / "whole", [], []
+
+    def go_on(folder):
+        work = partial(entry.perform, replace(experiment, resume="auto"), chosen, folder, start)
+        isolate.run(work, folder, start, isolate.Limits(), folder / "run.log")
+        return record.read_json(folder / "result.json")["status"]
+
+    def kill(moment, root, began):
+        trains, folder = wait_for(lambda: holder(root, sweep))
+        killed.append(kill_in(moment, folder, began, trains, trains.pid if root == os.getpid() else root))
+        resumed.append(record.read_json(folder / "run.json").get("resumed_at_step", 0))
+        return folder
+
+    for moment in ("training", "evaluation", "writing"):
+        began, launcher = time.time(), command("-m", *options(method, parts=4), f"hydra.sweep.dir={sweep}")
+        folder = kill(moment, launcher.pid, began)
+        assert launcher.wait() == -signal.SIGKILL and record.status(folder) == "interrupted"
+    for moment in ("training", "evaluation", "writing"):
+        with ThreadPoolExecutor(1) as pool:
+            struck = pool.submit(kill, moment, os.getpid(), time.time())
+            assert go_on(folder) == "killed", struck.result()
+            struck.result()
+    whole.mkdir()
+    assert go_on(folder) == go_on(whole) == "finished"
+    print(f"{method}: killed after steps {killed}, gone on from {resumed}")
+    assert sum(step % 5 != 0 for step in resumed) >= 3  # inside blocks, between projections
+    difference = max(apart(trajectory(folder), trajectory(whole)), apart(weights(folder), weights(whole)))
+    measured(method, "resume after SIGKILL", difference)
+    assert difference == 0 and len(trajectory(whole)) == 60 + 16
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_ends_as_interrupted(debug_model, tmp_path):
-    folder = tmp_path / "run"
-    process = launch(debug_model, folder, "save_every=1000")
-    lines = folder / "metrics.jsonl"
-    wait_for(lambda: lines.exists() and '"step": 7,' in lines.read_text(), process)
+def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
+    """A run that is no sweep trains in the launching process; SIGTERM is what SLURM sends."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    for moment in ("training", "evaluation", "writing"):
+        began, process = time.time(), command("resume=auto", f"hydra.run.dir={folder}")
+        kill_in(moment, folder, began, psutil.Process(process.pid), process.pid)
+        assert process.wait() == -signal.SIGKILL and record.status(folder) == "interrupted"
+    began, process = time.time(), command("resume=auto", f"hydra.run.dir={folder}")
+    wait_for(lambda: seen_in("training", folder, began))
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 1
     assert "interrupted" in process.stderr.read().splitlines()[-1]
-    result = json.loads((folder / "result.json").read_text())
+    result = record.read_json(folder / "result.json")
     assert result["status"] == "interrupted" and result["error"]["type"] == "Interrupted"
-    assert checkpoint.newest(folder / "checkpoints").loop["step"] >= 7
+    assert checkpoint.newest(folder / "checkpoints").loop["step"] == result["curve"][-1]["step"]
+    for place in (folder, whole):
+        process = command("resume=auto", f"hydra.run.dir={place}")
+        assert process.wait() == 0, process.stderr.read()
+    assert trajectory(folder) == trajectory(whole)
+    assert apart(weights(folder), weights(whole)) == 0
 
 
+# ---------------------------------------------------------------- checkpoints
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
-    tensors = {"weight": torch.ones(3)}
     for step in (2, 4, 6):
-        checkpoint.save(tmp_path, step, tensors, {"x": torch.ones(1)}, {"a": 1}, keep=2)
+        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}, keep=2)
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step_00000004", "step_00000006"]
     with (tmp_path / "step_00000006" / "state.pt").open("r+b") as file:
         file.truncate(100)
@@ -136,11 +232,33 @@ def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
         checkpoint.newest(tmp_path)
 
 
-def test_a_checkpoint_holds_what_may_change_and_nothing_pickled(settings, tmp_path):
-    experiment, chosen, config = settings("method=lora", "save_every=2")
-    trainer = Trainer(experiment, chosen, Recorder(tmp_path))
-    trainer.load({"config": config})
-    trainer.fit()
-    saved = checkpoint.newest(tmp_path / "checkpoints")
-    assert saved.tensors and all("lora_" in name for name in saved.tensors)
-    assert os.path.getsize(tmp_path / "checkpoints" / "step_00000004" / "model.safetensors") < 150_000
+def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
+    for step in (2, 4):
+        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+    (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
+    checkpoint.save(tmp_path, 3, {"weight": torch.ones(3)}, {}, {}, keep=1)  # gone on from 2, then SIGTERM
+    assert checkpoint.newest(tmp_path).loop["step"] == 3
+
+
+class Trap:
+    """What runs a command where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickled_object_is_passed_over(tmp_path):
+    for step in (2, 4):
+        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+    newest = tmp_path / "step_00000004"
+    torch.save({"optimizer": Trap(tmp_path / "sprung")}, newest / "state.pt")
+    loop = json.loads((newest / "loop.json").read_text())
+    loop["sizes"]["state.pt"] = (newest / "state.pt").stat().st_size
+    (newest / "loop.json").write_text(json.dumps(loop))
+    assert checkpoint.newest(tmp_path).loop["step"] == 2
+    assert not (tmp_path / "sprung").exists()
+    torch.load(newest / "state.pt", weights_only=False)
+    assert (tmp_path / "sprung").exists()

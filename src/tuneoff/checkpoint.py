@@ -48,8 +48,10 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict,
     whole = folder / f"step_{step:08d}"
     shutil.rmtree(whole, ignore_errors=True)
     unfinished.rename(whole)
-    for old in found(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    # One of a later step was passed over as damaged when this run went on from an earlier one.
+    kept = [path for path in found(folder) if path <= whole][-keep:]
+    for path in set(found(folder)) - set(kept):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
