@@ -124,11 +124,19 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture
-def settings(debug_model):
-    """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
+def compose_config(debug_model):
+    """`compose_config("method=full", …)`: the config as `train.py` composes it, on the small Llama."""
     def make(*overrides: str):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("config", overrides=[*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides])
+            return compose("config", overrides=[*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides])
+    return make
+
+
+@pytest.fixture
+def settings(compose_config):
+    """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
+    def make(*overrides: str):
+        cfg = compose_config(*overrides)
         return *bind(cfg), resolved(cfg)
     return make
 

@@ -7,43 +7,55 @@ import pytest
 import torch
 from conftest import METHODS
 
+from tuneoff.config import ConfigError
 from tuneoff.record import Recorder
 from tuneoff.trainer import Trainer
 
-CASES = {method: [f"method={method}"] for method in METHODS} | {
-    "untied_full": ["method=full"], "untied_lora": ["method=lora"], "untied_dora": ["method=dora"],
-    "untied_pissa": ["method=pissa"],
-    "extra_embeddings": ["method=lora", "additional_target=[embed_tokens]"],
-    "extra_norm": ["method=lora", "additional_target=[norm]"],
-    "untied_extra_head": ["method=lora", "additional_target=[lm_head]"],
-    "converted": ["method=pissa", "pissa_convert=true"],
-    "converted_rslora": ["method=pissa", "pissa_convert=true", "use_rslora=true"],
-    "untied_converted": ["method=pissa", "pissa_convert=true", "pissa_iter=-1"]}
+CASES = {method: [f"method={method}"] for method in METHODS}
+CASES |= {f"{kind}_{method}": [f"method={method}", *more] for method in METHODS
+          for kind, more in (("untied", []), ("bf16", ["pure_bf16=true"]))}
+CASES |= {"extra_embeddings": ["method=lora", "additional_target=[embed_tokens]"],
+          "extra_norm": ["method=dora", "additional_target=[norm]"],
+          "extra_pissa": ["method=pissa", "additional_target=[embed_tokens]"],
+          "untied_extra_head": ["method=lora", "additional_target=[lm_head]"],
+          "converted": ["method=pissa", "pissa_convert=true"],
+          "converted_extra": ["method=pissa", "pissa_convert=true", "additional_target=[embed_tokens]"],
+          "converted_rslora": ["method=pissa", "pissa_convert=true", "use_rslora=true"],
+          "untied_converted": ["method=pissa", "pissa_convert=true", "pissa_iter=-1"],
+          "bf16_converted": ["method=pissa", "pissa_convert=true", "pure_bf16=true"]}
 
+# Beside logits, for a merged model: by how many roundings its weights differ from the adapter merged in float32.
 LOAD = """
 import json, sys, torch
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 ids = torch.arange(1, 33).reshape(2, 16)
+load = AutoModelForCausalLM.from_pretrained
 for line in json.loads(sys.argv[1]):
-    folder, base = Path(line["folder"]), line["base"]
-    found = {}
+    folder, base, dtype = Path(line["folder"]), line["base"], line["dtype"]
+    found, roundings = {}, 0.0
     if (folder / "adapter_config.json").exists():
         base = folder / "base" if (folder / "base").exists() else base
         for name in ("once", "twice"):
-            found[name] = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder)
-        found["merged"] = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype="float32")
+            found[name] = PeftModel.from_pretrained(load(base, dtype=dtype), folder)
+        found["merged"] = load(folder / "merged", dtype="auto")
+        exact = PeftModel.from_pretrained(load(base, dtype=dtype).float(), folder).merge_and_unload().state_dict()
+        before = load(base, dtype=dtype).state_dict()
+        for name, weight in found["merged"].state_dict().items():
+            allowed = exact[name].abs() + (exact[name] - before[name].float()).abs()
+            roundings = max(roundings, float(((weight.float() - exact[name]).abs() / allowed.clamp(min=1e-12)).max()))
     else:
-        found["once"] = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        found["once"] = load(folder, dtype="auto")
     with torch.no_grad():
-        torch.save({name: model.eval()(input_ids=ids).logits for name, model in found.items()}, folder / "logits.pt")
+        logits = {name: model.eval()(input_ids=ids).logits for name, model in found.items()}
+    torch.save((logits, roundings * 2**8), folder / "logits.pt")
 """
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, debug_model, untied_model):
-    """{case: (logits of the trained model, logits of what a fresh process loaded)}, float32, (2, 16, vocabulary)."""
+    """{case: (method, trained logits, a fresh process's by name, roundings, facts)}; logits are (2, 16, vocabulary)."""
     from conftest import QUICK, ROOT
     from hydra import compose, initialize_config_dir
 
@@ -55,47 +67,79 @@ def exported(tmp_path_factory, debug_model, untied_model):
         folder = tmp_path_factory.mktemp(case)
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("config", overrides=[*QUICK, f"model.path={model}", "model.name=debug", "save_model=true",
-                                               "export_merged=true", "data.limit=24",
+                                               "export_merged=true", "data.limit=24", "max_steps=3", "lr=1e-2",
                                                *(["galore_rank=8"] if "galore" in case else []), *overrides])
         trainer = Trainer(*bind(cfg), Recorder(folder))
         trainer.load({"config": resolved(cfg)})
         trainer.fit()
         with torch.no_grad():
-            trained[case] = trainer.model.eval()(input_ids=ids).logits
+            trained[case] = trainer.run.method, trainer.model.eval()(input_ids=ids).logits
         trainer.conclude()
-        jobs.append({"case": case, "folder": str(folder / "model"), "base": str(model), "facts": trainer.facts})
+        jobs.append({"case": case, "folder": str(folder / "model"), "base": str(model), "facts": trainer.facts,
+                     "dtype": trainer.run.dtype.name})
     subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
-    return {job["case"]: (trained[job["case"]], torch.load(f"{job['folder']}/logits.pt"), job["facts"]) for job in jobs}
+    return {job["case"]: (*trained[job["case"]], *torch.load(f"{job['folder']}/logits.pt"), job["facts"])
+            for job in jobs}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_fresh_process_gives_the_trained_logits(exported, case):
-    trained, loaded, _ = exported[case]
-    difference = max(float((logits - trained).abs().max()) for logits in loaded.values())
-    print(f"{case}: largest difference {difference:.1e} over {', '.join(loaded)}")
-    assert difference <= 1e-5
+def difference(one, other):
+    return float((one.float() - other.float()).abs().max())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("bf16")])
+def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
+    method, trained, loaded, _, _ = exported[case]
+    largest = max(difference(logits, trained) for logits in loaded.values())
+    measured(method, "export reload", largest)
+    assert largest <= 1e-5
     assert ("merged" in loaded) == ("once" in loaded and "twice" in loaded)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("bf16")])
+def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported, measured, case):
+    method, trained, loaded, roundings, facts = exported[case]
+    assert trained.dtype == loaded["once"].dtype == torch.bfloat16
+    if case != "bf16_converted":  # what PiSSA's residual lost in bfloat16 is not in the untouched base
+        measured(method, "export reload in bf16", difference(loaded["once"], trained))
+        assert torch.equal(loaded["once"], trained)
+    if "merged" in loaded:
+        measured(method, "merged in bf16", difference(loaded["merged"], trained))
+        assert roundings <= (1.01 if case != "bf16_converted" else 2.02)
+        assert 0 < facts["merged_logits_difference"] < 0.1 and difference(loaded["merged"], trained) < 0.1
+
+
 def test_an_adapter_loaded_twice_is_one_adapter(exported):
-    for _, loaded, _ in exported.values():
+    for _, _, loaded, _, _ in exported.values():
         if "twice" in loaded:
             assert torch.equal(loaded["once"], loaded["twice"])
 
 
 def test_the_record_says_what_an_export_costs(exported):
-    assert exported["pissa"][2]["residual_base_bytes"] > 100_000
-    assert exported["converted"][2] == {"converted_rank": 16}
+    assert exported["pissa"][-1]["residual_base_bytes"] > 100_000
+    assert exported["converted"][-1]["converted_rank"] == 16
+    assert "residual_base_bytes" not in exported["converted"][-1] and exported["full"][-1] == {}
+    assert exported["lora"][-1]["merged_logits_difference"] <= 1e-5
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_training_goes_on_from_a_saved_adapter(run, tmp_path, fresh):
-    first = run("method=lora", "save_model=true", folder=tmp_path / "first")
-    second = run("method=lora", f"adapter_path={tmp_path / 'first' / 'model'}", f"create_new_adapter={fresh}",
+@pytest.mark.parametrize("method, fresh", [("lora", False), ("lora", True), ("dora", False), ("rslora", False),
+                                           ("loraplus", False), ("pissa", True)])
+def test_training_goes_on_from_a_saved_adapter(run, tmp_path, method, fresh):
+    """From where it ended; a second export holds both trainings."""
+    first = run(f"method={method}", "save_model=true", folder=tmp_path / "first")
+    saved = tmp_path / "first" / "model"
+    base = [f"model.path={saved / 'base'}", f"model.tokenizer={saved}"] if method == "pissa" else []
+    second = run(f"method={method}", f"adapter_path={saved}", f"create_new_adapter={fresh}", *base,
                  folder=tmp_path / "second")
     assert second["status"] == "finished", second["error"]
     assert second["loss"]["initial"] == pytest.approx(first["loss"]["final"], abs=2e-6)
     assert second["loss"]["final"] != second["loss"]["initial"]
+
+
+def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, tmp_path):
+    """On the untouched base it would be another model, and nothing would say so."""
+    run("method=pissa", "save_model=true", "max_steps=1")
+    with pytest.raises(ConfigError, match="model.path=.*: must be .*model/base"):
+        settings("method=lora", f"adapter_path={tmp_path / 'run' / 'model'}")
 
 
 def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):

@@ -3,9 +3,10 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import QUICK, ROOT
+from conftest import METHODS, QUICK, ROOT
 
 from tuneoff import checkpoint, record
 
@@ -47,6 +48,24 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_mo
     assert json.loads((folder / "result.json").read_text())["resumed_at_step"] == len(kept)
 
 
+def test_a_disk_that_fills_up_while_the_model_is_saved(small_disk, debug_model):
+    """Half a model is removed, so that there is room for the record; the training is in the checkpoint."""
+    folder = small_disk / "run"
+    (small_disk / "other").write_bytes(bytes(1_000_000))
+    words = ["method=lora", "save_model=true", "export_merged=true", "save_every=2"]
+    done = train(debug_model, folder, *words)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed" and result["loss"]["final"] > 0
+    assert not (folder / "model").exists()
+    (small_disk / "other").unlink()
+    again = train(debug_model, folder, *words, "resume=auto")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "result.json").read_text())["resumed_at_step"] == 4
+    assert (folder / "model" / "merged" / "model.safetensors").exists()
+
+
 def test_a_disk_with_no_room_for_the_record(small_disk, debug_model):
     (small_disk / "other").write_bytes(bytes(2 * 2**20 - 24_000))
     done = train(debug_model, small_disk / "run", "method=full", "max_steps=400")
@@ -73,6 +92,18 @@ def test_two_runs_on_one_folder(tmp_path, debug_model):
     assert not record.is_locked(tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_two_runs_that_start_at_once_on_one_folder(tmp_path, debug_model):
+    """A lock decides: one trains, the other is refused and changes nothing."""
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: train(debug_model, tmp_path / "run", "method=full", "resume=auto",
+                                             "max_steps=100"), range(2)))
+    refused, done = sorted(both, key=lambda process: -process.returncode)
+    assert done.returncode == 0, done.stderr
+    assert refused.returncode == 2 and "another process" in refused.stderr.splitlines()[-1]
+    assert [line["step"] for line in record.read_metrics(tmp_path / "run") if "loss" in line] == [*range(1, 101)]
+
+
 def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
     folder = tmp_path / "run"
     first = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2")
@@ -89,6 +120,30 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
     def losses(text):
         return [json.loads(line).get("loss") for line in text.splitlines()]
     assert losses((folder / "metrics.jsonl").read_text()) == losses(whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
+    """In step 3: said so, with what was trained before in the record and, whole, in the checkpoint."""
+    from tuneoff.loop import train as train_here
+    extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
+    experiment, chosen, config = settings(f"method={method}", "save_every=1", *extra)
+    prepare, forwards = chosen.prepare, []
+
+    def poisoned(model):
+        model = prepare(model)
+        model.register_forward_pre_hook(lambda module, inputs: forwards.append(module.training))
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.register_hook(lambda gradient: gradient * float("nan") if sum(forwards) == 3 else gradient)
+        return model
+
+    chosen.prepare = poisoned
+    result = train_here(experiment, chosen, tmp_path, {"config": config})
+    assert result["status"] == "diverged" and result["error"]["message"].startswith("diverged at step 3: ")
+    assert [line["step"] for line in result["curve"] if "loss" in line] == [1, 2, 3]
+    saved = checkpoint.newest(tmp_path / "checkpoints")
+    assert saved.loop["step"] == 2 and all(tensor.isfinite().all() for tensor in saved.tensors.values())
 
 
 def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):

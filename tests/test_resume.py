@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from test_isolate import session
 
 from tuneoff import checkpoint, entry, isolate, record
+from tuneoff.config import ConfigError
 from tuneoff.record import Recorder
 from tuneoff.trainer import Trainer
 
@@ -109,7 +110,7 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     return step
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     """Return what `condition` returns, as soon as it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -141,10 +142,11 @@ def command(debug_model):
     started = []
 
     def start(*words: str) -> subprocess.Popen:
-        words = {word.partition("=")[0]: word for word in (*QUICK, *LONG, *map(str, words))}.values()
+        given = {word.partition("=")[0] for word in words}
+        others = {word.partition("=")[0]: word for word in (*QUICK, *LONG)}
         process = subprocess.Popen([sys.executable, ROOT / "train.py", *words, f"model.path={debug_model}",
-                                    "model.name=debug"], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, start_new_session=True)
+                                    "model.name=debug", *(others[key] for key in others.keys() - given)], cwd=ROOT,
+                                   text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         started.append(process)
         return process
 
@@ -262,3 +264,26 @@ def test_a_pickled_object_is_passed_over(tmp_path):
     assert not (tmp_path / "sprung").exists()
     torch.load(newest / "state.pt", weights_only=False)
     assert (tmp_path / "sprung").exists()
+
+
+# ---------------------------------------------------------------- which run is gone on with
+def test_resume_finds_its_folder(compose_config, tmp_path):
+    """auto: the newest run of these settings that has not ended; a folder: that one, if its settings are these."""
+    def folder(*words):
+        return entry.run_folder(str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words))
+
+    name = folder().rpartition("_")[2]
+    for time_, identity, status in (("2026-01-01", name, None), ("2026-01-02", name, "interrupted"),
+                                    ("2026-01-03", name, "finished"), ("2026-01-04", "another1", "interrupted")):
+        place = tmp_path / f"{time_}_{identity}"
+        place.mkdir()
+        record.write_json(place / "run.json", {"identity": identity})
+        if status:
+            record.write_json(place / "result.json", {"identity": identity, "status": status})
+    assert folder() == f"{tmp_path}/2026-01-05_{name}"
+    assert folder("resume=auto") == f"{tmp_path}/2026-01-02_{name}"
+    assert folder("resume=auto", "progress=true") == f"{tmp_path}/2026-01-02_{name}"
+    assert folder("resume=auto", "lr=0.5") not in map(str, tmp_path.iterdir())
+    assert folder(f"resume={tmp_path}/2026-01-01_{name}") == f"{tmp_path}/2026-01-01_{name}"
+    with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
+        folder(f"resume={tmp_path}/2026-01-01_{name}", "lr=0.5")

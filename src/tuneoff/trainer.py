@@ -277,8 +277,12 @@ class Trainer:
         if self.run.save_model:
             with self.meter.phase("export"):
                 folder = self.recorder.folder / "model"
-                self.facts = self.method.export(self.model, folder, self.run.export_merged)
-                self.tokenizer.save_pretrained(folder)
+                try:
+                    self.facts = self.method.export(self.model, folder, self.run.export_merged)
+                    self.tokenizer.save_pretrained(folder)
+                except BaseException:  # half a model is none, and on a full disk it takes the record's room
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""

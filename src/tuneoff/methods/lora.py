@@ -41,6 +41,9 @@ class LoRA(Method):
         adapter = None if self.adapter_path is None else Path(self.adapter_path).expanduser()
         if adapter and not (adapter / "adapter_config.json").is_file():
             raise ConfigError("adapter_path", self.adapter_path, "must be a folder with an adapter_config.json")
+        base = adapter / "base" if adapter and (adapter / "base").is_dir() else None  # what PiSSA leaves of the weights
+        if base and Path(run.model.path or "").expanduser().resolve() != base.resolve():
+            raise ConfigError("model.path", run.model.path, f"must be {base}, the weights that this adapter applies to")
         if self.create_new_adapter and self.adapter_path is None:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
@@ -66,19 +69,24 @@ class LoRA(Method):
         """PEFT's description of this adapter for `model`."""
         from peft import LoraConfig
 
-        from tuneoff.models import linear_names, on_segments, tied
-        modules = [path for path, _ in model.named_modules()]
-        for name in self.additional_target or ():
-            if not any(on_segments(name, path) for path in modules):
-                raise ConfigError("additional_target", name, "no such module in this model")
+        from tuneoff.models import linear_names, tied
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM", r=self.lora_rank,
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout, target_modules=linear_names(model, self.lora_target, "lora_target"),
-            modules_to_save=self.additional_target, ensure_weight_tying=bool(self.additional_target) and tied(model),
+            modules_to_save=self._additional_modules(model), ensure_weight_tying=bool(self.additional_target) and tied(model),
             use_rslora=self.use_rslora, use_dora=self.use_dora,
             init_lora_weights=pissa if self.pissa_init else True)  # type: ignore[arg-type]
+
+    def _additional_modules(self, model: Any) -> list[str] | None:
+        """Whole paths of `additional_target`: PEFT would take `norm` for the end of `input_layernorm` too."""
+        modules = [path for path, _ in model.named_modules()]
+        for name in self.additional_target or ():
+            if not any(f".{path}".endswith(f".{name}") for path in modules):
+                raise ConfigError("additional_target", name, "no such module in this model")
+        return self.additional_target and [
+            path for path in modules if any(f".{path}".endswith(f".{name}") for name in self.additional_target)]
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
@@ -98,7 +106,8 @@ class LoRA(Method):
         """Save the adapter, with PiSSA also what it applies to, and on `merged` the model without adapters.
 
         Returns:
-            Facts for the record: the rank of a converted adapter, the size of a residual base, a failed conversion.
+            Facts for the record: the rank of a converted adapter, the size of a residual base, a failed conversion,
+            the largest difference that merging makes to logits (bfloat16 rounds the merged weights).
         """
         facts: dict = {}
         if self.pissa_convert:
@@ -113,14 +122,25 @@ class LoRA(Method):
         if "converted_rank" not in facts:
             model.save_pretrained(folder)
         if merged:
-            model.merge_and_unload().save_pretrained(folder / "merged")
+            facts["merged_logits_difference"] = self._save_merged(model, folder / "merged")
         return facts
+
+    def _save_merged(self, model: Any, folder: Path) -> float:
+        """Save the model without adapters; return the largest change of a logit, on transformers' own dummy inputs."""
+        import torch
+        inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
+        with torch.no_grad():
+            trained = model.eval()(**inputs).logits
+            merged = model.merge_and_unload()
+            merged.save_pretrained(folder)
+            return (merged(**inputs).logits - trained).abs().max().item()
 
     def _save_residual_base(self, model: Any, folder: Path) -> None:
         """Save the frozen weights that PiSSA left, and point the adapter to them: a reload would draw a new SVD."""
         base = model.get_base_model()
-        weights = {name.replace(".base_layer.", "."): value for name, value in base.state_dict().items()
-                   if "lora_" not in name}
+        weights = {name.replace(".base_layer.", ".").replace(".original_module.", "."): value
+                   for name, value in base.state_dict().items()
+                   if "lora_" not in name and ".modules_to_save." not in name}
         base.save_pretrained(folder, state_dict=weights)
         config = model.peft_config["default"]
         config.init_lora_weights, config.base_model_name_or_path = True, str(folder.resolve())
@@ -141,4 +161,6 @@ class LoRA(Method):
         config.r, config.init_lora_weights, config.inference_mode = 2 * self.lora_rank, True, True
         config.lora_alpha *= 2**0.5 if self.use_rslora else 2  # the scale alpha / r (or alpha / sqrt(r)) stays
         config.save_pretrained(folder)
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / "adapter_model.safetensors")
+        # Copies, since tied weights among `additional_target` are one, which safetensors does not save.
+        save_file({name: value.detach().clone().contiguous() for name, value in state.items()},
+                  folder / "adapter_model.safetensors")
