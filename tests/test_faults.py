@@ -51,8 +51,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_mo
 def test_a_disk_that_fills_up_while_the_model_is_saved(small_disk, debug_model):
     """Half a model is removed, so that there is room for the record; the training is in the checkpoint."""
     folder = small_disk / "run"
-    (small_disk / "other").write_bytes(bytes(1_000_000))
-    words = ["method=lora", "save_model=true", "export_merged=true", "save_every=2"]
+    (small_disk / "other").write_bytes(bytes(1_550_000))
+    words = ["method=lora", "save_model=true", "save_every=4"]
     done = train(debug_model, folder, *words)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr.splitlines()[-1]
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_while_the_model_is_saved(small_disk, debug_model):
     again = train(debug_model, folder, *words, "resume=auto")
     assert again.returncode == 0, again.stderr
     assert json.loads((folder / "result.json").read_text())["resumed_at_step"] == 4
-    assert (folder / "model" / "merged" / "model.safetensors").exists()
+    assert (folder / "model" / "adapter_model.safetensors").exists()
 
 
 def test_a_disk_with_no_room_for_the_record(small_disk, debug_model):

@@ -70,13 +70,14 @@ class LoRA(Method):
         from peft import LoraConfig
 
         from tuneoff.models import linear_names, tied
+        added, ends = self._additional_modules(model), (model.get_input_embeddings(), model.get_output_embeddings())
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM", r=self.lora_rank,
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout, target_modules=linear_names(model, self.lora_target, "lora_target"),
-            modules_to_save=self._additional_modules(model), ensure_weight_tying=bool(self.additional_target) and tied(model),
-            use_rslora=self.use_rslora, use_dora=self.use_dora,
+            modules_to_save=added, use_rslora=self.use_rslora, use_dora=self.use_dora,
+            ensure_weight_tying=tied(model) and any(model.get_submodule(path) in ends for path in added or ()),
             init_lora_weights=pissa if self.pissa_init else True)  # type: ignore[arg-type]
 
     def _additional_modules(self, model: Any) -> list[str] | None:
