@@ -58,11 +58,11 @@ def apart(one, other) -> float:
         return max((apart(one[key], other[key]) for key in one), default=0.0)
     if isinstance(one, list | tuple) and len(one) == len(other):
         return max(map(apart, one, other), default=0.0)
-    if isinstance(one, torch.Tensor) and (one.shape, one.dtype) == (other.shape, other.dtype):
+    if torch.is_tensor(one) and torch.is_tensor(other) and (one.shape, one.dtype) == (other.shape, other.dtype):
         return 0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
     if isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other)
-    return 0.0 if one is other or not isinstance(one, torch.Tensor) and one == other else math.inf
+    return 0.0 if not torch.is_tensor(one) and not torch.is_tensor(other) and one == other else math.inf
 
 
 def save_debug_model(folder: Path, tied: bool = True) -> Path:

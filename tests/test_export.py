@@ -100,14 +100,14 @@ def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported
     method, trained, loaded, roundings, facts = exported[case]
     assert trained.dtype == loaded["once"].dtype == torch.bfloat16
     if case == "bf16_converted":  # the untouched base has not lost what PiSSA's residual lost to its rounding
-        assert difference(loaded["once"], trained) < 0.02
+        assert difference(loaded["once"], trained) < 0.05
         return
     measured(method, "export reload in bf16", difference(loaded["once"], trained))
     assert torch.equal(loaded["once"], trained)
     if "merged" in loaded:
         measured(method, "merged in bf16", difference(loaded["merged"], trained))
         assert roundings <= 1.01
-        assert 0 < facts["merged_logits_difference"] < 0.02 and difference(loaded["merged"], trained) < 0.02
+        assert 0 < facts["merged_logits_difference"] < 0.05 and difference(loaded["merged"], trained) < 0.05
 
 
 def test_an_adapter_loaded_twice_is_one_adapter(exported):
