@@ -66,6 +66,8 @@ def test_a_row_may_name_its_split_and_data_splits_renames_it(tmp_path):
         rows(path)
     found = rows(path, splits=Splits(validation="dev"))
     assert {name: len(items) for name, items in found.items()} == {"train": 3, "dev": 2}
+    with pytest.raises(ConfigError, match="line 1: split="):
+        rows(write_lines(tmp_path / "rows.jsonl", pairs(1, split=["train"])))
 
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'

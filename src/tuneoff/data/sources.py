@@ -67,9 +67,9 @@ def by_split(data: Data, files: list[Path]) -> dict[str, Iterable[Found]]:
         role = split_of(file.relative_to(Path(data.path).expanduser())) if len(files) > 1 else "train"
         for item in read_file(data, file):
             name = item.row.get("split") or names[role]
-            if name in found:
+            if isinstance(name, str) and name in found:
                 found[name].append(item)
-            elif name is not None and name not in WORDS:
+            elif name is not None and str(name) not in WORDS:
                 raise ConfigError("data.path", item.where, f"split={name}: data.splits names {', '.join(found)} alone")
     return {name: rows for name, rows in found.items() if rows}
 
