@@ -231,7 +231,7 @@ CASES = {
     "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
     "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept",
 }
-# Only the loaded model shows these to be wrong.
+# Only the loaded model or data shows these to be wrong.
 MODEL_CASES = {
     "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
     "method=galore galore_target=[q_prj]": "galore_target=q_prj: no such linear layer; …did you mean q_proj…",
@@ -241,6 +241,12 @@ MODEL_CASES = {
     "packing=true model.path=null model.config={model_type:opt,vocab_size:4096,hidden_size:32,ffn_dim:48,"
     "num_hidden_layers:2,num_attention_heads:4,word_embed_proj_dim:32,pad_token_id:0}":
         "packing=true: an example would see the one packed before it in opt…",
+    "data=gsm8k": "data.path=openai/gsm8k: Couldn't reach 'openai/gsm8k' on the Hub (OfflineModeIsEnabled); …",
+    "data=c4 hydra.run.dir=custom": "data.path=allenai/c4: Couldn't reach 'allenai/c4' on the Hub (Offline…",
+    "data=json data.path=rows.jsonl": "data.path=rows.jsonl: line 2, column 11: Expecting value",
+    "data.template=chat": "data.template=chat: this tokenizer has no chat template; must be plain or auto",
+    "data.columns.prompt=prmpt data.columns.completion=answer": "data.columns.prompt=prmpt: no such column in …; there "
+                                                                "are split, module, name, prompt, completion; did…",
 }
 
 
@@ -265,6 +271,7 @@ def command(typed: str, folder: Path) -> Outcome:
         place.mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
+    (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
     (hook / "sitecustomize.py").write_text(HOOK)

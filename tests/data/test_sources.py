@@ -16,7 +16,7 @@ AWKWARD = ["007", "NA", "1e3", "2020-01-31", "", "null", "True", 'a "quoted", wo
 
 def rows(path, **settings):
     """Split -> rows."""
-    splits = open_source(Data("test", str(path), **settings)).splits
+    splits = open_source(Data("test", str(path), **settings)).read()
     return {name: [found.row for found in items] for name, items in splits.items()}
 
 
@@ -66,6 +66,8 @@ def test_a_row_may_name_its_split_and_data_splits_renames_it(tmp_path):
         rows(path)
     found = rows(path, splits=Splits(validation="dev"))
     assert {name: len(items) for name, items in found.items()} == {"train": 3, "dev": 2}
+    with pytest.raises(ConfigError, match="line 1: split="):
+        rows(write_lines(tmp_path / "rows.jsonl", pairs(1, split=["train"])))
 
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'
@@ -119,7 +121,7 @@ configs:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_subset_is_read_streamed_or_not(copied, streaming):
-    found = library(Data("test", str(copied)), str(copied), "main", streaming=streaming).splits
+    found = library(Data("test", str(copied)), str(copied), "main", streaming=streaming).read()
     rows = {name: list(items) for name, items in found.items()}
     assert {name: len(items) for name, items in rows.items()} == {"train": 20, "test": 5}
     assert rows["test"][1].row == {"question": "main/test-0.parquet 1", "answer": "#### 1"}
@@ -127,7 +129,7 @@ def test_a_subset_is_read_streamed_or_not(copied, streaming):
 
 
 def test_streaming_fetches_no_more_than_is_taken(copied):
-    taken = iter(open_source(Data("test", str(copied), subset="other", streaming=True, limit=1)).splits["train"])
+    taken = iter(open_source(Data("test", str(copied), subset="other", streaming=True, limit=1)).read()["train"])
     assert next(taken).row["answer"] == "#### 0"
 
 

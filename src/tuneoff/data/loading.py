@@ -71,12 +71,12 @@ def read(data: Data, source: Source, result: DataSet) -> tuple[Format, dict[str,
     Raises:
         ConfigError: a split that is not there, a share that gives no rows, or columns of no format.
     """
-    names = {role: getattr(data.splits, role) for role in SPLITS}
-    for role, name in names.items() if source.splits else ():
-        if name not in source.splits and (role == "train" or name not in (None, role)):
+    splits, names = source.read(), {role: getattr(data.splits, role) for role in SPLITS}
+    for role, name in names.items() if splits else ():
+        if name not in splits and (role == "train" or name not in (None, role)):
             raise ConfigError(f"data.splits.{role}", name, f"{data.path} has no such split; there are "
-                              f"{', '.join(source.splits)}{nearest(name, source.splits)}")
-    found = {role: iter(source.splits[name]) for role, name in names.items() if name in source.splits}
+                              f"{', '.join(splits)}{nearest(name, splits)}")
+    found = {role: iter(splits[name]) for role, name in names.items() if name in splits}
     first = next(found.get("train", iter(())), None)
     if first is None:
         raise ConfigError("data.path", data.path, "no training rows")

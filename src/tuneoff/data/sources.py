@@ -10,8 +10,9 @@ import json
 import logging
 import lzma
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,28 +31,28 @@ class Found(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A set's rows by its own split names, and a text that changes with their content (empty: ships with the code)."""
-    splits: dict[str, Iterable[Found]]
+    """What gives a set's rows by its own split names, and a text that changes with them (empty: ships with us)."""
+    read: Callable[[], dict[str, Iterable[Found]]]
     key: str
 
 
 def open_source(data: Data) -> Source:
-    """Find the rows of `data`; those of the hub are fetched when they are iterated over.
+    """Find `data`; nothing is read yet, nor fetched from the hub.
 
     Raises:
-        ConfigError: a file that cannot be read, a set that the hub does not have or does not give.
+        ConfigError: a set that the hub does not have or does not give.
     """
     if data.path.startswith("tuneoff:"):
         path = Path(__file__).parent / "corpus" / f"{data.path.removeprefix('tuneoff:')}.jsonl.xz"
-        return Source(by_split(data, [path]), "")
+        return Source(partial(by_split, data, [path]), "")
     if data.on_hub:
         return library(data, data.path, data.subset, streaming=data.streaming, revision=data.revision)
     content = data_hash(data.path)
     if data.subset or data.streaming:
         # Not by way of the copy that `datasets` keeps, which it takes for new as long as the files' times are the same.
         copied = library(data, str(Path(data.path).expanduser()), data.subset, streaming=True)
-        return Source(copied.splits, f"{content} {copied.key}")
-    return Source(by_split(data, data_files(data.path)), content)
+        return Source(copied.read, f"{content} {copied.key}")
+    return Source(partial(by_split, data, data_files(data.path)), content)
 
 
 def by_split(data: Data, files: list[Path]) -> dict[str, Iterable[Found]]:
@@ -66,9 +67,9 @@ def by_split(data: Data, files: list[Path]) -> dict[str, Iterable[Found]]:
         role = split_of(file.relative_to(Path(data.path).expanduser())) if len(files) > 1 else "train"
         for item in read_file(data, file):
             name = item.row.get("split") or names[role]
-            if name in found:
+            if isinstance(name, str) and name in found:
                 found[name].append(item)
-            elif name is not None and name not in WORDS:
+            elif name is not None and str(name) not in WORDS:
                 raise ConfigError("data.path", item.where, f"split={name}: data.splits names {', '.join(found)} alone")
     return {name: rows for name, rows in found.items() if rows}
 
@@ -92,7 +93,7 @@ def read_file(data: Data, path: Path) -> Iterator[Found]:
     """
     kind = format_of(path)
     if kind == ".parquet":
-        rows = library(data, "parquet", streaming=True, data_files=str(path.absolute())).splits["train"]
+        rows = library(data, "parquet", streaming=True, data_files=str(path.absolute())).read()["train"]
         yield from (Found(item.row, f"{path}: row {number}") for number, item in enumerate(rows, 1))
         return
     readers: dict = {".jsonl": read_lines, ".json": read_json, ".csv": read_csv}
@@ -178,10 +179,14 @@ def library(data: Data, path: str, subset: str | None = None, *, streaming: bool
         datasets.disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
         builder = datasets.load_dataset_builder(path, subset, **settings)
-        if not streaming:
-            builder.download_and_prepare()
-        found: Any = builder.as_streaming_dataset() if streaming else builder.as_dataset()
-    return Source({name: rows_of(data, found[name], name) for name in found}, str(builder.cache_dir))
+
+    def read() -> dict[str, Iterable[Found]]:
+        with one_line(data):
+            if not streaming:
+                builder.download_and_prepare()
+            found: Any = builder.as_streaming_dataset() if streaming else builder.as_dataset()
+        return {name: rows_of(data, found[name], name) for name in found}
+    return Source(read, str(builder.cache_dir))
 
 
 def rows_of(data: Data, rows: Iterable[dict], split: str) -> Iterator[Found]:

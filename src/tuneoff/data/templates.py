@@ -158,6 +158,8 @@ def choose(data: Data, tokenizer: PreTrainedTokenizerBase) -> Plain | Chat:
     Raises:
         ConfigError: chat is asked for, and the tokenizer has no template or does not say where its tokens lie.
     """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("model.tokenizer", tokenizer.name_or_path, "has no token that ends a text")
     chat = data.template == "chat" or data.template == "auto" and bool(tokenizer.chat_template)
     if not chat:
         return Plain(tokenizer)

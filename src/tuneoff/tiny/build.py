@@ -19,7 +19,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = (found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).splits["train"])
+    texts = (found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"])
     bpe.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[END], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
