@@ -246,7 +246,7 @@ def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     assert steps(after) == steps(alone)
     peaks = [result["memory"]["peak_gib"] for result in (alone, after, big)]
     beyond = [peak["train"] - peak["load"] for peak in peaks]
-    assert beyond[2] > 5 * beyond[0]
+    assert beyond[2] > 3 * beyond[0]
     for phase, peak in peaks[0].items():
         assert abs(peaks[1][phase] - peak) < 0.02 * peak, phase
 
