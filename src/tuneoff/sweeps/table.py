@@ -108,7 +108,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def unfinished(rows: Sequence[Row]) -> str | None:
     """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did."""
-    retried = sum(row.error is not None or row.status in (*RETRIED, "not started", "running") for row in rows)
+    retried = sum(row.error is not None or row.status in RETRIED for row in rows)
     kept = sum(row.error is None and row.status in ("out_of_memory", "diverged") for row in rows)
     said = [f"{retried} of {len(rows)} jobs failed; the same command tries them again"] if retried else []
     said += [f"{kept} of {len(rows)} ran out of memory or diverged; rerun=true tries them again"] if kept else []
