@@ -145,7 +145,7 @@ def test_budgets_count_packs_as_rows(run):
 
 
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
-def test_a_run_resumed_in_its_second_epoch_ends_bit_identical(settings, tmp_path, option):
+def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, option):
     from tuneoff.record import Recorder, read_metrics
     from tuneoff.trainer import Interrupted, Trainer
 
@@ -155,7 +155,7 @@ def test_a_run_resumed_in_its_second_epoch_ends_bit_identical(settings, tmp_path
                                               "lora_dropout=0.1", *overrides)
         trainer = Trainer(experiment, chosen, Recorder(folder))
         trainer.load({"config": config})
-        assert 12 * 3 > len(trainer.plan.rows) + 3 > 12  # a second epoch, and more than one step an epoch
+        assert 3 < len(trainer.plan.rows) < 8 * 3
         one_step = trainer._one_step
 
         def watched(step):
