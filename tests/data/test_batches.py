@@ -155,7 +155,7 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
                                               "lora_dropout=0.1", *overrides)
         trainer = Trainer(experiment, chosen, Recorder(folder))
         trainer.load({"config": config})
-        assert 3 < len(trainer.plan.rows) < 8 * 3
+        assert 3 < len(trainer.plan.rows) < 9 * 3  # nine steps are done when it stops
         one_step = trainer._one_step
 
         def watched(step):
