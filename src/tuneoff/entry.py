@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -195,6 +195,7 @@ def closing_table(result: dict, folder: Path) -> str:
             rows.append(("ever trained", f"{parameters['ever_trained']:,}"))
     shown = [f"{loss[key]:.4f}" if loss[key] is not None else "-" for key in ("initial", "final")]
     rows.append(("validation loss", " → ".join(shown)))
+    rows += metric_rows(result)
     speed = result["throughput"]["tokens_per_second"]
     rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
     peaks = ", ".join(f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items())
@@ -202,6 +203,21 @@ def closing_table(result: dict, folder: Path) -> str:
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def metric_rows(result: dict) -> Iterator[tuple[str, str]]:
+    """The closing table's lines on task metrics, as far as they were measured."""
+    values, facts = result["metrics"], result.get("metric_facts", {})
+    if values.get("perplexity") is not None:
+        yield "perplexity", f"{values['perplexity']:,.2f} ({facts['perplexity']['split']})"
+    if "exact_match" in values:
+        on = facts["exact_match"]
+        yield "exact match", (f"{100 * values['exact_match']:.1f} % ({on['scores'].count('1')} of {on['rows']} "
+                              f"{on['split']} rows, {on['seconds']:.0f} s)")
+    if "forgetting" in values:
+        on = facts["forgetting"]
+        yield "forgetting", (f"{values['forgetting']:+.4f} nats per token of {on['data']} "
+                             f"({on['before']:.4f} → {on['after']:.4f})")
 
 
 def one_line(main: Callable[[], None]) -> int:

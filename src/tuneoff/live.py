@@ -183,3 +183,10 @@ def state_tensors(optimizer: Any) -> Iterator[tuple[Any, torch.Tensor]]:
             seen.extend((owner, part) for part in item)
         elif hasattr(item, "__dict__"):
             seen.extend((owner, part) for part in vars(item).values())
+
+
+def keep_highest(kept: dict, peak: dict[str, int], step: int) -> None:
+    """Put `peak` into `kept` if it is the highest; the first step's gives way: no optimizer state is in it yet."""
+    if kept.get("at_steps") == [1] or sum(peak.values()) > sum(kept.get("bytes", {}).values()):
+        kept["bytes"] = peak
+    kept.setdefault("at_steps", []).append(step)

@@ -48,6 +48,14 @@ def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
     return AdamW8bit(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay)
 
 
+def facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the record says of the optimizer in effect."""
+    kind = type(getattr(optimizer, "base_optimizer", optimizer))
+    return {"class": f"{kind.__module__}.{kind.__name__}", "fused": bool(optimizer.defaults.get("fused")),
+            "groups": [{"parameters": sum(parameter.numel() for parameter in group["params"]), "lr": group["lr"],
+                        "weight_decay": group.get("weight_decay", 0.0)} for group in optimizer.param_groups]}
+
+
 def need_cuda(run: Experiment) -> None:
     """Refuse an optimizer whose kernels exist for CUDA alone where there is none; a prediction runs no kernel.
 

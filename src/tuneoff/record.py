@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 SCHEMA_VERSION = 1
 RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
+ANSWERS = "answers.jsonl"  # what a model generated, where it was asked to, a line a row
 PREDICTION = "prediction.json"
 # A sweep that is run again retries the last four; the others are results.
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
@@ -162,7 +163,8 @@ class Recorder:
             self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
             self.run.update(tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"])
         write_json(self.folder / RUN, self.run)
-        (self.folder / RESULT).unlink(missing_ok=True)
+        for old in (RESULT, ANSWERS):
+            (self.folder / old).unlink(missing_ok=True)
         write_lines(self.folder / METRICS, self.curve)
         self._metrics = (self.folder / METRICS).open("a", buffering=1)
 
@@ -180,6 +182,14 @@ class Recorder:
         assert self._metrics is not None
         self.curve.append(line)
         self._metrics.write(json.dumps(finite(line), allow_nan=False) + "\n")
+
+    def alive(self) -> None:
+        """A sign of life where no line is due: a sweep kills a job that writes none for too long."""
+        (self.folder / METRICS).touch()
+
+    def keep_answers(self, lines: list[dict]) -> None:
+        """Write answers.jsonl."""
+        write_lines(self.folder / ANSWERS, lines)
 
     def finish(self, status: str, measured: dict, error: BaseException | None = None) -> dict:
         """Write result.json: all of run.json, the status, and what was measured, however far the run came."""

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from tuneoff import checkpoint, data
+from tuneoff import checkpoint, data, optimizers
 from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, derive
-from tuneoff.live import LiveMemory
+from tuneoff.live import LiveMemory, keep_highest
 from tuneoff.meters import PhaseMeter, Throughput, gib
+from tuneoff.metrics import TaskMetrics
 from tuneoff.models import count, load_model, load_tokenizer
 from tuneoff.packing import refuse_leaks
 from tuneoff.provenance import provenance, weights_hash
@@ -51,9 +52,9 @@ class Trainer:
         self.meter = PhaseMeter(self.device)
         self.throughput = Throughput(WARMUP_STEPS)
         self.losses: dict[str, float | None] = {"initial": None, "final": None, "best": None, "test": None}
+        self.metrics = TaskMetrics(run, recorder, self.meter)
         self.parameters: dict[str, int] = {}
-        self.breakdown: dict = {}
-        self.facts: dict = {}
+        self.breakdown, self.facts = {}, {}  # type: dict, dict
         self.checkpoints = recorder.folder / "checkpoints"
         self.step, self.evaluated_at, self.stopping = 0, -1, False
         self.bar = tqdm(disable=True)  # the real one appears when training begins: a refusal is one line
@@ -78,13 +79,14 @@ class Trainer:
             if run.packing:
                 refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
+        self.metrics.load(self.data, self.tokenizer)
         self.parameters = self._count_parameters()
         self._plan()
         torch.manual_seed(derive(run.seed, "dropout"))
         if saved:
             self._restore(saved)
         origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
-        self.recorder.describe({"optimizer": self._optimizer_facts(), "attention": run.model.attention,
+        self.recorder.describe({"optimizer": optimizers.facts(self.optimizer), "attention": run.model.attention,
                                 "facts": self.method.facts(self.model), "parameters": self.parameters})
         self.trackers.start(run, self.recorder.run, self.recorder.folder)
         log.info("an example, its trained part in «»:\n%s", self.data.example)
@@ -107,12 +109,6 @@ class Trainer:
         ever = self.method.ever_trained(self.model, self.optimizer)
         return {"total": count(named.values()), "ever_trained": count(named[name] for name in ever),
                 "trainable": count(p for p in named.values() if p.requires_grad)}
-
-    def _optimizer_facts(self) -> dict:
-        kind = type(getattr(self.optimizer, "base_optimizer", self.optimizer))
-        return {"class": f"{kind.__module__}.{kind.__name__}", "fused": bool(self.optimizer.defaults.get("fused")),
-                "groups": [{"parameters": count(group["params"]), "lr": group["lr"],
-                            "weight_decay": group.get("weight_decay", 0.0)} for group in self.optimizer.param_groups]}
 
     def _plan(self) -> None:
         """Order, budget in steps, schedule, and the steps whose memory is counted."""
@@ -161,8 +157,10 @@ class Trainer:
         self.evaluated_at = self.step
         if self.step == 0:
             self.losses["initial"] = loss
+            self.metrics.look_elsewhere("before", self.step, self.mean_loss)
         if ended:
             self.losses["final"] = loss
+            self.metrics.look_elsewhere("after", self.step, self.mean_loss)
 
     def stop(self) -> None:
         """Save and stop at the end of the step that runs now."""
@@ -178,7 +176,7 @@ class Trainer:
             state["scaler"] = self.accelerator.scaler.state_dict()
         loop = {"evaluated_at": self.evaluated_at, "losses": self.losses, "throughput": vars(self.throughput),
                 "breakdown": self.breakdown, "wall_seconds": self.recorder.wall_seconds(),
-                "peaks": self.meter.peaks}
+                "peaks": self.meter.peaks, "elsewhere": self.metrics.elsewhere}
         checkpoint.save(self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -195,7 +193,7 @@ class Trainer:
         loop = saved.loop
         self.step, self.evaluated_at, self.losses = loop["step"], loop["evaluated_at"], loop["losses"]
         vars(self.throughput).update(loop["throughput"])
-        self.breakdown, self.meter.peaks = loop["breakdown"], loop["peaks"]
+        self.breakdown, self.meter.peaks, self.metrics.elsewhere = loop["breakdown"], loop["peaks"], loop["elsewhere"]
         self.schedule.seconds = self.throughput.train_seconds
         self.rates.last_epoch = self.step
         log.info("resumed after step %d", self.step)
@@ -219,16 +217,9 @@ class Trainer:
                             sum(batch.input_ids.numel() for batch in batches),
                             sum(batch.examples for batch in batches), not counted)
         if live:
-            self._keep_breakdown(live, step)
+            keep_highest(self.breakdown, live.peak(), step + 1)
         self._log_step(step + 1, loss, norm, rates, seconds)
         self._refuse_non_finite(step + 1, loss, norm)
-
-    def _keep_breakdown(self, live: LiveMemory, step: int) -> None:
-        """Keep the highest peak; the first step's gives way, since no optimizer state stands in it yet."""
-        peak, kept = live.peak(), self.breakdown.get("bytes", {})
-        if self.breakdown.get("at_steps") == [1] or sum(peak.values()) > sum(kept.values()):
-            self.breakdown["bytes"] = peak
-        self.breakdown.setdefault("at_steps", []).append(step + 1)
 
     def _log_step(self, step: int, loss: float, norm: float, rates: list[float], seconds: float) -> None:
         line = {"step": step, "loss": loss, "lr": rates, "gradient_norm": norm,
@@ -277,23 +268,34 @@ class Trainer:
 
     # ------------------------------------------------------------ after
     def conclude(self) -> None:
-        """The test split once, if asked for, and the export."""
-        if self.run.test:
-            self.losses["test"] = self.evaluate("test", self.throughput.steps)
-        if self.run.save_model:
-            with self.meter.phase("export"):
-                folder = self.recorder.folder / "model"
-                try:
-                    self.facts = self.method.export(self.model, folder, self.run.export_merged)
-                    self.tokenizer.save_pretrained(folder)
-                except BaseException:  # half a model is none, and on a full disk it takes the record's room
-                    shutil.rmtree(folder, ignore_errors=True)
-                    raise
+        """The test split once and generated answers, if asked for, and the export."""
+        try:
+            if self.run.test:
+                self.losses["test"] = self.evaluate("test", self.throughput.steps)
+            if not self.metrics.match_answers(self.model, self.tokenizer, self.step, self.engine.autocast,
+                                              lambda: self.stopping):
+                self._save()
+                raise Interrupted("stopped by SIGTERM after the last step; resume=auto goes on from there")
+        finally:  # what was trained must not be lost with an answer that takes too much memory
+            if self.run.save_model:
+                self._export()
+        self.trackers.log({"metrics": self.metrics.values(self.losses)}, self.step)
+
+    def _export(self) -> None:
+        with self.meter.phase("export"):
+            folder = self.recorder.folder / "model"
+            try:
+                self.facts = self.method.export(self.model, folder, self.run.export_merged)
+                self.tokenizer.save_pretrained(folder)
+            except BaseException:  # half a model is none, and on a full disk it takes the record's room
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
         memory = self.meter.facts()
         parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
         memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
-        return {"parameters": self.parameters, "loss": self.losses, "metrics": {}, "memory": memory,
+        return {"parameters": self.parameters, "loss": self.losses, "memory": memory,
+                "metrics": self.metrics.values(self.losses), "metric_facts": self.metrics.facts(),
                 "throughput": self.throughput.facts(), "facts": {**self.recorder.run.get("facts", {}), **self.facts}}

@@ -10,6 +10,7 @@ class ConfigError(ValueError):
     """A setting that cannot be used: the key, the value given (if there is one), and what is allowed."""
 
     def __init__(self, key: str, value: object, allowed: str):
+        self.key, self.value, self.allowed = key, value, allowed
         super().__init__(f"{key}{'' if value is ABSENT else f'={shown(value)}'}: {allowed}")
 
 

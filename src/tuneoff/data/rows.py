@@ -52,6 +52,11 @@ class DataSet:
         return [Question(row.ids[:row.spans[-1][0]], answer)
                 for row, answer in zip(self.splits[split], self.answers.get(split, ()), strict=False)]
 
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        """The tokens that training teaches an answer to end with; a chat template's need not be the tokenizer's own."""
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        return {row.ids[row.spans[-1][1] - 1] for row in self.splits["train"]} & special
+
     def facts(self) -> dict:
         """What the record says about the data."""
         return {"rows": {name: len(rows) for name, rows in self.splits.items()}, "cut": self.cut,
