@@ -154,8 +154,6 @@ CASES = {
     "packing=two": "packing=two: must be true or false",
     "export_merged=true": "export_merged=true: needs save_model=true",
     "exact_match_limit=5": "exact_match_limit=5: needs exact_match",
-    "exact_match=gsm8k": "exact_match=gsm8k: is not built yet, and must be null",
-    "forgetting.data=stdlib": "forgetting.data=stdlib: is not built yet, and must be null",
     "resume=nowhere": "resume=nowhere: must be never, auto, or the folder of a run",
     "method=galore_layerwise gradient_accumulation_steps=2": "gradient_accumulation_steps=2: must be 1 where…",
     "method=galore_layerwise max_grad_norm=1": "max_grad_norm=1.0: must be null where galore_layerwise=true…",

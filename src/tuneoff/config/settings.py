@@ -192,11 +192,6 @@ class Experiment:
             raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
-        # Better refused than passed over: the code behind these two keys is not in the loop.
-        unbuilt = {"exact_match": self.exact_match, "forgetting.data": getattr(self.forgetting.data, "name", None)}
-        for key, value in unbuilt.items():
-            if value is not None:
-                raise ConfigError(key, value, "is not built yet, and must be null")
         if self.packing and self.group_by_length:
             raise ConfigError("group_by_length", True, "must be false where packing=true, whose rows are alike long")
         if self.export_merged and not self.save_model:
