@@ -10,10 +10,10 @@ from conftest import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from tuneoff import entry
-from tuneoff.config import ConfigError, Optimizer, bind
+from tuneoff.config import ConfigError, Method, Optimizer, bind
 from tuneoff.live import state_tensors
 from tuneoff.meters import GIB
 from tuneoff.models import build_model, load_model
@@ -23,7 +23,7 @@ from tuneoff.predict.fake import Fakes
 from tuneoff.predict.predictor import Predictor, worst_batch
 from tuneoff.predict.search import largest
 from tuneoff.record import read_json
-from tuneoff.step import Engine, train_step
+from tuneoff.step import Engine, summed_loss, train_step
 
 
 def foreseen(*overrides: str):
@@ -58,6 +58,25 @@ def gradients(model, optimizer):
     hook.remove()
 
 
+def allocated(work, before=lambda: None) -> int:
+    """The most bytes that the allocator's own events show while `work(before())` goes on, since `before` began."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        made = before()
+        with record_function("work"):
+            work(made)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    began = next(event.start_ns() for event in events if event.name() == "work")
+    memory = [event for event in events if event.name() == "[memory]"]
+    heights = accumulate(event.nbytes() for event in memory)
+    return max((height for event, height in zip(memory, heights, strict=True) if event.start_ns() >= began), default=0)
+
+
+def held(model, optimizer) -> int:
+    """Bytes of the weights and of what the optimizer keeps."""
+    return sum({**storages([*model.parameters(), *model.buffers()]), **state(optimizer)}.values())
+
+
 def real_steps(run, method) -> dict[str, int]:
     """Three real steps on this machine: the live tensors' own bytes, and the allocator's peak in the last step."""
     model = method.prepare(load_model(run)).train()
@@ -74,13 +93,8 @@ def real_steps(run, method) -> dict[str, int]:
     step()
     parameters = sum(storages([*model.parameters(), *model.buffers()]).values())
     kept = sum(state(optimizer).values())
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    heights = accumulate(event.nbytes() for event in events if event.name() == "[memory]")
     return {"parameters": parameters, "optimizer_state": kept, "gradients": seen,
-            "peak": max(heights) + parameters + kept}
+            "peak": held(model, optimizer) + allocated(lambda _: step())}
 
 
 def compare(run, method, peaks: bool = True) -> None:
@@ -128,6 +142,40 @@ def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
                                    "packing=true"])
 def test_a_prediction_equals_a_real_step_under_every_shared_setting(settings, extra):
     compare(*settings("method=full", extra)[:2])
+
+
+@pytest.mark.parametrize("method", ["full", "galore", "badam", "badam_ratio"])
+def test_the_other_phases_equal_real_ones(settings, method):
+    """The first step, one that renews (projections, the block, the mask), and an evaluation."""
+    run, options, _ = settings(f"method={method}", *["galore_rank=8"] * (method == "galore"))
+    model = options.prepare(load_model(run)).train()
+    optimizer, batch = options.make_optimizer(model, run), worst_batch(run.batch_size, run.max_length)
+    predictor = Predictor(run, options)
+
+    def real(work) -> int:
+        return held(model, optimizer) + allocated(work)
+
+    def step(_):
+        train_step(model, optimizer, [batch], batch.label_tokens)
+
+    @torch.no_grad()
+    def evaluate(_):
+        summed_loss(model.eval(), batch)
+
+    def switch(_):
+        optimizer.enter_phase(0)
+        step(_)
+
+    found = {moment.name or moment.phase: moment.peak for moment in predictor.moments(run.batch_size)}
+    assert found["first step"] == pytest.approx(real(step), rel=0.03)
+    if method == "badam":
+        assert found["switch to phase 0"] == pytest.approx(real(switch), rel=0.03)
+    elif method != "full":
+        optimizer.refresh_interval = 1
+        assert found["refresh step"] == pytest.approx(real(step), rel=0.03)
+    else:
+        assert {"refresh step", "switch to phase 0"}.isdisjoint(found)
+    assert found["evaluate"] == pytest.approx(real(evaluate), rel=0.03)
 
 
 # ---------------------------------------------------------------- the papers' figures
@@ -269,11 +317,32 @@ def test_a_fake_operation_is_seen_once_whatever_it_is_made_of():
 
 
 def test_the_initialisation_of_principal_components_is_a_phase_of_its_own(settings):
-    plain, principal = [Predictor(*settings(f"method={method}")[:2]).before for method in ("lora", "pissa")]
+    runs = {method: settings(f"method={method}", "model.pretrained=false")[:2] for method in ("lora", "pissa")}
+    plain, principal = (Predictor(*pair).before for pair in runs.values())
     assert [moment.phase for moment in principal] == ["prepare", "load"]
     # At least the float32 copy of a matrix and its residual, 64 x 96 each, while its components are computed.
     assert principal[0].peak >= plain[0].peak + 2 * 4 * 64 * 96
     assert principal[1].peak == plain[1].peak
+    run, method = runs["pissa"]
+    assert principal[0].peak == pytest.approx(allocated(method.prepare, lambda: load_model(run)), rel=0.03)
+
+
+def test_a_new_method_is_predicted_without_writing_anything(settings):
+    class BitFit(Method):
+        def prepare(self, model):
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.ndim == 1)
+            return model
+
+    compare(settings("method=full")[0], BitFit())
+    found = predict(settings("method=full")[0], BitFit())
+    assert found["parameters"]["trainable"] == 7 * 64  # the norms
+
+
+def test_half_precision_is_foreseen_where_there_is_no_device_for_it(settings):
+    half, brain = [predict(*settings("method=full", f"mixed_precision={kind}")[:2]) for kind in ("fp16", "bf16")]
+    assert half["peak_gib"] == brain["peak_gib"]  # both keep two bytes where autocast applies
+    assert "autocast" in half["assumptions"][-1]
 
 
 @pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise"])
