@@ -307,6 +307,18 @@ def test_what_fake_tensors_remember_is_what_pytorch_says(number):
         assert told(plain, operation, fresh[0]) == told(fakes, operation, fresh[1])
 
 
+@pytest.mark.parametrize("method", ["full", "dora", "galore_layerwise", "badam"])
+def test_a_step_like_the_one_before_is_answered_from_memory(settings, method, monkeypatch):
+    """What makes a prediction quick, as a number of operations: no clock, which a busy machine would bend."""
+    predictor = Predictor(*settings(f"method={method}", *["galore_rank=8"] * (method == "galore_layerwise"))[:2])
+    predictor.train("first step", 4)
+    predictor.train("steady step", 4)
+    asked, ask = [], FakeTensorMode.dispatch
+    monkeypatch.setattr(Fakes, "dispatch", lambda *words: asked.append(words[1]) or ask(*words))
+    made = [size for _, size in predictor.train("steady step", 4).live.events if size > 0]
+    assert len(made) > 100 and len(asked) < 0.05 * len(made)
+
+
 def test_a_fake_operation_is_seen_once_whatever_it_is_made_of():
     seen, fakes = [], Fakes()
     x = fakes.from_tensor(torch.zeros(4, 6))

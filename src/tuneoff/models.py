@@ -24,7 +24,8 @@ from tuneoff.config import ConfigError, Experiment, Model, nearest
 
 logging.disable_progress_bar()  # ours is the one that says something
 python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it tells of kernels nobody asked for
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # said of accelerate's and PEFT's calls
+# Said of accelerate's, PEFT's and our calls; earlier versions of transformers know no other name.
+warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated")
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
