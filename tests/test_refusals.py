@@ -1,4 +1,5 @@
 """Bad input through the real command line: one line that says what is allowed, exit code 2, and nothing left behind."""
+import json
 import os
 import re
 import shlex
@@ -229,6 +230,8 @@ CASES = {
     "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
     "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept",
 }
+OPT = {"model_type": "opt", "vocab_size": 4096, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
+       "num_attention_heads": 4, "word_embed_proj_dim": 32, "pad_token_id": 0}
 # Only the loaded model or data shows these to be wrong.
 MODEL_CASES = {
     "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
@@ -236,9 +239,8 @@ MODEL_CASES = {
     "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",
     "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module; there are …",
     "method=badam badam_start_block=99": "badam_start_block=99: this model has blocks 0 to …",
-    "packing=true model.path=null model.config={model_type:opt,vocab_size:4096,hidden_size:32,ffn_dim:48,"
-    "num_hidden_layers:2,num_attention_heads:4,word_embed_proj_dim:32,pad_token_id:0}":
-        "packing=true: an example would see the one packed before it in opt…",
+    "packing=true model.path=opt model.tokenizer=tuneoff:tiny":
+        "packing=true: an example would see the one packed before it in opt with model.attention=sdpa",
     "data=gsm8k": "data.path=openai/gsm8k: Couldn't reach 'openai/gsm8k' on the Hub (OfflineModeIsEnabled); …",
     "data=c4 hydra.run.dir=custom": "data.path=allenai/c4: Couldn't reach 'allenai/c4' on the Hub (Offline…",
     "data=json data.path=rows.jsonl": "data.path=rows.jsonl: line 2, column 11: Expecting value",
@@ -263,15 +265,16 @@ def contents(folder: Path) -> set[str]:
 
 
 def command(typed: str, folder: Path) -> Outcome:
-    """Run `python train.py` as typed in `folder`, which holds a file, a finished run and a model without weights."""
+    """Run `python train.py` as typed in `folder`, which holds a file, a finished run and models without weights."""
     work, hook = folder / "work", folder / "hook"
-    for place in (work / "done", work / "done" / "empty", work / "quantised", hook):
+    for place in (work / "done", work / "done" / "empty", work / "quantised", work / "opt", hook):
         place.mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
     (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
+    (work / "opt" / "config.json").write_text(json.dumps(OPT))
     (hook / "sitecustomize.py").write_text(HOOK)
     before, words, environment = contents(work), shlex.split(typed), dict(os.environ)
     while words and re.match(r"[A-Z_]+=", words[0]):

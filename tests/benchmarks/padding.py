@@ -14,11 +14,10 @@ import statistics
 import sys
 import time
 from array import array
-from collections.abc import Iterator
 
 import torch
 
-BATCH_SIZE, MAX_LENGTH, EXAMPLES, STEPS = 8, 512, 1024, 3
+BATCH_SIZE, MAX_LENGTH, EXAMPLES, STEPS, MEMORY_STEPS = 8, 512, 1024, 3, 50
 
 
 def examples(vocabulary: int) -> list:
@@ -39,38 +38,47 @@ def head_everywhere(batch):
     return batch._replace(keep=torch.arange(len(labels)), labels=labels)
 
 
-def steps(rows: list, layout: str, everywhere: bool) -> Iterator[tuple[list, int]]:
-    """The batches of one optimizer step after another, and their label tokens."""
-    from tuneoff.data import Plan, collate, pack
-    packs = pack(rows, MAX_LENGTH) if layout == "packing" else rows
-    size = max(1, round(BATCH_SIZE * len(packs) / len(rows)))
-    plan, step = Plan(packs, 0, size, grouped=layout == "group_by_length"), 0
-    while True:
-        batch = collate(plan.step_rows(step), 0)
-        yield [head_everywhere(batch) if everywhere else batch], batch.label_tokens
-        step += 1
+class Variant:
+    """One way to make batches: which rows share a row or a step, and where the head runs."""
 
+    def __init__(self, rows: list, layout: str, everywhere: bool):
+        from tuneoff.data import Plan, pack
+        packed = pack(rows, MAX_LENGTH) if layout == "packing" else rows
+        size = max(1, round(BATCH_SIZE * len(packed) / len(rows)))
+        self.plan, self.everywhere = Plan(packed, 0, size, grouped=layout == "group_by_length"), everywhere
+        self.name, self.step = f"{layout:16} {'all' if everywhere else 'labels':9}", 0
+        self.speeds: list[float] = []  # non-padding tokens a second, of each repetition
+        self.tokens = self.positions = self.head = self.labels = 0
 
-def measure(model, optimizer, source: Iterator, device: torch.device) -> dict:
-    """One repetition: some steps, timed, and one more whose memory is counted."""
-    from tuneoff.live import LiveMemory
-    from tuneoff.step import train_step
-    seen = {"tokens": 0, "positions": 0, "head": 0, "labels": 0, "seconds": 0.0}
-    for _ in range(STEPS):
-        batches, labels = next(source)
-        batches = [batch.to(device) for batch in batches]
-        started = clock(device)
-        train_step(model, optimizer, batches, labels)
-        seen["seconds"] += clock(device) - started
-        for batch in batches:
-            seen["tokens"] += batch.tokens
-            seen["positions"] += batch.input_ids.numel()
-            seen["head"] += len(batch.keep)
-        seen["labels"] += labels
-    batches, labels = next(source)
-    with LiveMemory(model, optimizer) as live:
-        train_step(model, optimizer, [batch.to(device) for batch in batches], labels)
-    return {**seen, "activations": live.peak()["activations"] / 2**20}
+    def batch(self, step: int):
+        """The batch of a step, and its label tokens."""
+        from tuneoff.data import collate
+        batch = collate(self.plan.step_rows(step), 0)
+        return head_everywhere(batch) if self.everywhere else batch, batch.label_tokens
+
+    def repeat(self, model, optimizer, device: torch.device) -> None:
+        """Time the next few steps."""
+        from tuneoff.step import train_step
+        tokens, seconds = 0, 0.0
+        for _ in range(STEPS):
+            batch, labels = self.batch(self.step)
+            batch, started = batch.to(device), clock(device)
+            train_step(model, optimizer, [batch], labels)
+            seconds += clock(device) - started
+            tokens += batch.tokens
+            self.step, self.labels, self.head = self.step + 1, self.labels + labels, self.head + len(batch.keep)
+            self.positions += batch.input_ids.numel()
+        self.tokens += tokens
+        self.speeds.append(tokens / seconds)
+
+    def activations_mib(self, model, optimizer, device: torch.device) -> float:
+        """At the peak of the step with the longest rows."""
+        from tuneoff.live import LiveMemory
+        from tuneoff.step import train_step
+        batch, labels = self.batch(self.plan.longest(MEMORY_STEPS))
+        with LiveMemory(model, optimizer) as live:
+            train_step(model, optimizer, [batch.to(device)], labels)
+        return live.peak()["activations"] / 2**20
 
 
 def clock(device: torch.device) -> float:
@@ -93,23 +101,17 @@ def main(repetitions: int = 7, model_path: str = "tuneoff:tiny") -> None:
     lengths = [len(row.ids) for row in rows]
     print(f"{len(rows)} examples of {statistics.mean(lengths):.0f} tokens (to {max(lengths)}), batch_size "
           f"{BATCH_SIZE}, max_length {MAX_LENGTH}, {model_path}, {device}, {torch.get_num_threads()} threads")
-    variants = {(layout, everywhere): steps(rows, layout, everywhere)
-                for everywhere in (True, False) for layout in ("neither", "group_by_length", "packing")}
-    found: dict = {variant: [] for variant in variants}
-    for repetition in range(repetitions + 1):
-        for variant, source in variants.items():
-            seen = measure(model, optimizer, source, device)
-            if repetition:  # the first fills caches
-                found[variant].append(seen)
-    base = None
+    variants = [Variant(rows, layout, everywhere) for everywhere in (True, False)
+                for layout in ("neither", "group_by_length", "packing")]
+    for _ in range(repetitions + 1):
+        for variant in variants:
+            variant.repeat(model, optimizer, device)
+    # The first repetition fills caches.
+    speeds = [statistics.median(variant.speeds[1:]) for variant in variants]
     print(f"{'rows':16} {'head at':9} {'padding':>8} {'head / label':>12} {'activations MiB':>16} {'tokens/s':>9} gain")
-    for (layout, everywhere), runs in found.items():
-        total = {key: sum(run[key] for run in runs) for key in runs[0]}
-        speed = statistics.median(run["tokens"] / run["seconds"] for run in runs)
-        base = base or speed
-        peak = statistics.median(run["activations"] for run in runs)
-        print(f"{layout:16} {'all' if everywhere else 'labels':9} {1 - total['tokens'] / total['positions']:8.1%} "
-              f"{total['head'] / total['labels']:12.2f} {peak:16.0f} {speed:9.0f} {speed / base:.2f}")
+    for variant, speed in zip(variants, speeds, strict=True):
+        print(f"{variant.name} {1 - variant.tokens / variant.positions:8.1%} {variant.head / variant.labels:12.2f} "
+              f"{variant.activations_mib(model, optimizer, device):16.0f} {speed:9.0f} {speed / speeds[0]:.2f}")
 
 
 if __name__ == "__main__":
