@@ -3,6 +3,8 @@ import math
 import os
 import signal
 import tempfile
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -89,6 +91,13 @@ def untied_model(tmp_path_factory) -> Path:
     return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
 
 
+@cache
+def composed(*overrides: str):
+    """The config as `train.py` composes it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
 # ---------------------------------------------------------------- the matrix: what was measured, method by method
 FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
 COLUMNS = ("equal to reference", "same command twice", "resume after SIGKILL", "export reload",
@@ -127,8 +136,7 @@ def pytest_terminal_summary(terminalreporter, config):
 def compose_config(debug_model):
     """`compose_config("method=full", …)`: the config as `train.py` composes it, on the small Llama."""
     def make(*overrides: str):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", overrides=[*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides])
+        return deepcopy(composed(*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides))
     return make
 
 

@@ -389,9 +389,9 @@ def test_the_search_finds_any_answer(answer):
 def test_weights_that_are_quantised_are_refused(settings, tmp_path, debug_model):
     (tmp_path / "config.json").write_text((debug_model / "config.json").read_text().replace(
         "{", '{"quantization_config": {}, ', 1))
-    run, method, _ = settings("method=lora", f"model.path={tmp_path}", "model.pretrained=false")
-    with pytest.raises(ConfigError, match="quantised"):
-        predict(run, method)
+    for task in ("task=predict", "skip_if_over_gib=1"):
+        with pytest.raises(ConfigError, match="quantised"):
+            settings("method=lora", task, f"model.path={tmp_path}", "model.pretrained=false")
 
 
 @pytest.mark.parametrize("key, message", [("hidden_sise=8", "no such size of llama; did you mean hidden_size"),

@@ -17,7 +17,7 @@ from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, deri
 from tuneoff.live import LiveMemory, keep_highest
 from tuneoff.meters import PhaseMeter, Throughput, gib
 from tuneoff.metrics import TaskMetrics
-from tuneoff.models import count, load_model, load_tokenizer
+from tuneoff.models import count, in_effect, load_model, load_tokenizer
 from tuneoff.packing import refuse_leaks
 from tuneoff.provenance import provenance, weights_hash
 from tuneoff.record import Recorder
@@ -75,6 +75,7 @@ class Trainer:
             with self._drawing("modules"):
                 model = load_model(run)
                 origin["base_weights_hash"] = weights_hash(model)
+                ran = in_effect(model, run)
                 self.model = self.method.prepare(model).to(self.device)
             if run.packing:
                 refuse_leaks(self.model)
@@ -86,7 +87,7 @@ class Trainer:
         if saved:
             self._restore(saved)
         origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
-        self.recorder.describe({"optimizer": optimizers.facts(self.optimizer), "attention": run.model.attention,
+        self.recorder.describe({"optimizer": optimizers.facts(self.optimizer), **ran,
                                 "facts": self.method.facts(self.model), "parameters": self.parameters})
         self.trackers.start(run, self.recorder.run, self.recorder.folder)
         log.info("an example, its trained part in «»:\n%s", self.data.example)

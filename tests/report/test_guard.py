@@ -75,15 +75,18 @@ def test_what_a_method_implies_is_a_labelled_column(tmp_path, path, value, title
     assert {cell.text for cell in column.cells} == shown
 
 
-def test_bf16_stands_beside_fp32_though_its_weights_hash_differently(tmp_path):
+@pytest.mark.parametrize("path, title, shown", [
+    ("provenance/precision/dtype", "Precision", ["float32", "bfloat16"]),
+    ("config/quantization", "Quantisation", ["none", "4bit"])])
+def test_a_type_of_weights_stands_beside_another_though_its_weights_hash_differently(tmp_path, path, title, shown):
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
-        other = change(record(METHODS[1], seed, pure_bf16=True), "provenance/precision/dtype", "bfloat16")
-        write(tmp_path / f"b{seed}", change(other, "provenance/base_weights_hash", "hash in bf16"))
+        other = change(record(METHODS[1], seed), path, shown[1])
+        write(tmp_path / f"b{seed}", change(other, "provenance/base_weights_hash", "another hash"))
     made, = load(tmp_path, strict=True, baseline=METHODS[0])
     assert made.difference(made.qualities[0], made.rows[1]).n == 3
-    precision, = [column for column in columns(made) if column.title == "Precision"]
-    assert [cell.text for cell in precision.cells] == ["float32", "bfloat16"]
+    column, = [column for column in columns(made) if column.title == title]
+    assert [cell.text for cell in column.cells] == shown
 
 
 def test_random_weights_may_differ_between_seeds_but_not_between_methods_of_a_seed(tmp_path):

@@ -13,6 +13,7 @@ from tuneoff.config.binding import (
     schemas,
 )
 from tuneoff.config.data import Columns, Data, Splits
+from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
     ConfigError,
@@ -33,7 +34,6 @@ from tuneoff.config.settings import (
     Experiment,
     Forgetting,
     MixedPrecision,
-    Model,
     Optimizer,
     Scheduler,
     Task,

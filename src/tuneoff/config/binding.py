@@ -17,6 +17,7 @@ from tuneoff.record import INCIDENTAL
 
 class Method:
     """The hooks of a fine-tuning method, with the defaults that suit most. A method is a dataclass of its options."""
+    keeps_base = False  # whether the base weights stay as they are, so that they may be quantised
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -119,6 +120,10 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
         raise ConfigError(key, value, allowed)
     whole: Any = OmegaConf.to_object(cfg)
     experiment, method = _pick(Experiment, whole), _pick(whole.options, whole)
+    if experiment.quantised and not method.keeps_base:
+        key, value = experiment.quantised
+        raise ConfigError(key, value, f"method={experiment.method} trains the base weights, and quantised ones cannot "
+                          "be trained; adapters on top of them can")
     method.check(experiment)
     return experiment, method
 

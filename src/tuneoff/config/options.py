@@ -3,6 +3,7 @@ import math
 from collections.abc import Callable
 from dataclasses import field, fields
 from enum import Enum
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -43,8 +44,8 @@ def above(default: float | None, low: float) -> Any:
     return option(default, f"must be above {low}", lambda value: low < value < math.inf)
 
 
-def one_of(default: str, *names: str) -> Any:
-    """An option among a few words that cannot be an enum (because a path may also stand there)."""
+def one_of(default: str | None, *names: str) -> Any:
+    """An option among a few words that cannot be an enum (because some are no identifiers)."""
     return option(default, f"must be one of {', '.join(names)}", lambda value: value in names)
 
 
@@ -87,6 +88,16 @@ def as_names(key: str, value: Any) -> list[str] | None:
     if "all" in parts and len(parts) > 1:
         raise ConfigError(key, value, "all stands alone")
     return parts
+
+
+def need_package(key: str, value: Any, package: str, extra: str) -> None:
+    """Refuse a setting whose package is not installed; looks for it without importing it.
+
+    Raises:
+        ConfigError: with the extra of ours that installs it.
+    """
+    if find_spec(package) is None:
+        raise ConfigError(key, value, f"needs a package that is not installed: pip install 'tuneoff[{extra}]'")
 
 
 def nearest(word: str, known: Any) -> str:

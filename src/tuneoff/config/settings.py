@@ -1,17 +1,17 @@
-"""The settings that every method shares, typed and range-checked: the model, the data, and the experiment."""
+"""The settings that every method shares, typed and range-checked: the data, and the experiment."""
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from tuneoff.config.data import Data
-from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, one_of, option
-from tuneoff.config.places import folder_of, shipped
+from tuneoff.config.model import Model
+from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, need_package, one_of, option
 from tuneoff.extract import EXTRACTORS, is_extractor
 from tuneoff.record import RUN
 
@@ -63,49 +63,6 @@ class WandbMode(Enum):
 
 
 @dataclass
-class Model:
-    """What is fine-tuned: a hub name or a folder (`tuneoff:tiny` ships with the package), or without a path a shape.
-
-    `config` is the shape: transformers' model_type and sizes. Where there is a path, the path's own shape counts.
-    """
-    name: str = MISSING
-    path: str | None = None
-    config: dict[str, Any] | None = None
-    pretrained: bool = True
-    tokenizer: str | None = None
-    attention: str = one_of("sdpa", "sdpa", "eager", "flash_attention_2", "flex_attention")
-    trust_remote_code: bool = False
-
-    def check(self) -> None:
-        """Refuse ranges, and a folder that is not there. (OmegaConf builds defaults, so `__post_init__` cannot.)"""
-        check_ranges(self, "model.")
-        if self.path is None and not (self.config and "model_type" in self.config):
-            raise ConfigError("model.path", None, "must be a folder or a hub name, unless model.config gives a shape")
-        for key in ("path", "tokenizer"):
-            place = getattr(self, key)
-            if place is None or place and (folder_of(place) / ("config.json" if key == "path" else "")).exists():
-                continue
-            if place.startswith("tuneoff:"):
-                raise ConfigError(f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}")
-            # A hub name is owner/name; anything else has to be a folder.
-            if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
-                wanted = "folder with a config.json" if key == "path" else "folder"
-                raise ConfigError(f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name")
-        folder = folder_of(self.path or "")
-        weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-        if self.path and self.pretrained and folder.is_dir() and not weights:
-            raise ConfigError("model.pretrained", True, f"{self.path} holds no weights; false draws random ones")
-
-    @property
-    def quantised(self) -> bool:
-        """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
-        try:
-            return "quantization_config" in json.loads((folder_of(self.path or "") / "config.json").read_text())
-        except (OSError, ValueError):
-            return False
-
-
-@dataclass
 class Forgetting:
     """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
     data: Data | None = None
@@ -153,6 +110,7 @@ class Experiment:
     dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
     mixed_precision: MixedPrecision = MixedPrecision.no
     pure_bf16: bool = False
+    quantization: str | None = one_of(None, "4bit", "8bit")  # of the base weights, by bitsandbytes; 4bit is NF4
     gradient_checkpointing: bool = False
     optimizer: Optimizer = Optimizer.adamw
     tracker: Tracker = Tracker.wandb
@@ -194,10 +152,36 @@ class Experiment:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
         if self.packing and self.group_by_length:
             raise ConfigError("group_by_length", True, "must be false where packing=true, whose rows are alike long")
+        self._check_kernels()
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
         if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+
+    def _check_kernels(self) -> None:
+        """Refuse quantisation where it cannot be, and flash attention that is not installed."""
+        model, by = self.model, self.quantised
+        if self.quantization is not None:
+            given = "quantization", self.quantization
+            if not model.pretrained:
+                raise ConfigError(*given, "needs pretrained weights, and model.pretrained=false draws random ones")
+            if model.gguf_file is not None:
+                raise ConfigError(*given, "must be null where model.gguf_file is given, whose weights are dequantised")
+            if model.quantised:
+                raise ConfigError(*given, f"must be null, since the weights in {model.path} are quantised already")
+            need_package(*given, "bitsandbytes", "bitsandbytes")
+        if by and (self.task is Task.predict or self.skip_if_over_gib is not None):
+            raise ConfigError(*by, "a prediction does not cover quantised weights")
+        flash = model.attention == "flash_attention_2" and self.task is Task.train
+        if flash and not (find_spec("flash_attn") or find_spec("kernels")):
+            raise ConfigError("model.attention", model.attention, "needs the package flash-attn (or kernels)")
+
+    @property
+    def quantised(self) -> tuple[str, str] | None:
+        """The setting that makes the base weights quantised, as (key, value), if one does."""
+        if self.quantization is not None:
+            return "quantization", self.quantization
+        return ("model.path", str(self.model.path)) if self.model.quantised else None
 
     @property
     def sharding(self) -> str | None:

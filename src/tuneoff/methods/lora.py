@@ -24,6 +24,7 @@ class LoRA(Method):
     pissa_convert: bool = False
     create_new_adapter: bool = False
     adapter_path: str | None = None
+    keeps_base = True
 
     def check(self, run: Experiment) -> None:
         """Refuse what PEFT cannot do, and an adapter folder that is not there."""
@@ -33,8 +34,11 @@ class LoRA(Method):
             raise ConfigError("pissa_convert", True, "a DoRA magnitude has no LoRA form; leave out use_dora")
         if self.pissa_convert and not run.save_model:
             raise ConfigError("pissa_convert", True, "needs save_model=true")
-        if self.pissa_init and run.model.quantised:
-            raise ConfigError("pissa_init", True, f"{run.model.path} is quantised, and PiSSA changes the base weights")
+        stored = run.quantised and f"the base weights, which are quantised ({'='.join(run.quantised)})"
+        if stored and self.pissa_init:
+            raise ConfigError("pissa_init", True, f"would change {stored}")
+        if stored and self.create_new_adapter:
+            raise ConfigError("create_new_adapter", True, f"would merge the old one into {stored}")
         if self.pissa_init and self.adapter_path is not None and not self.create_new_adapter:
             raise ConfigError("adapter_path", self.adapter_path, "needs create_new_adapter=true where pissa_init=true, "
                               "which begins a new adapter")
@@ -53,7 +57,15 @@ class LoRA(Method):
         Raises:
             ConfigError: a target that names no linear layer.
         """
-        from peft import PeftModel, get_peft_model
+        from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+        from tuneoff.models import quantised
+        if quantised(model):
+            if self.use_dora and getattr(model, "is_loaded_in_8bit", False) and model.device.type == "cpu":
+                raise ConfigError("use_dora", True, "on a CPU PEFT loses the scales of 8-bit weights; "
+                                  "quantization=4bit works")
+            # Checkpointing is on already where it is asked for, by re-computation that needs no gradient at its input.
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         if self.adapter_path:
             model = PeftModel.from_pretrained(model, self.adapter_path, is_trainable=not self.create_new_adapter)
             if not self.create_new_adapter:
@@ -82,12 +94,15 @@ class LoRA(Method):
 
     def _additional_modules(self, model: Any) -> list[str] | None:
         """Whole paths of `additional_target`: PEFT would take `norm` for the end of `input_layernorm` too."""
-        modules = [path for path, _ in model.named_modules()]
+        found: list[str] = []
         for name in self.additional_target or ():
-            if not any(f".{path}".endswith(f".{name}") for path in modules):
+            meant = {path: module for path, module in model.named_modules() if f".{path}".endswith(f".{name}")}
+            if not meant:
                 raise ConfigError("additional_target", name, "no such module in this model")
-        return self.additional_target and [
-            path for path in modules if any(f".{path}".endswith(f".{name}") for name in self.additional_target)]
+            if not all(weight.is_floating_point() for module in meant.values() for weight in module.parameters()):
+                raise ConfigError("additional_target", name, "is quantised, so it cannot be trained")
+            found += [path for path in meant if path not in found]
+        return found or None
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
@@ -123,17 +138,27 @@ class LoRA(Method):
         if "converted_rank" not in facts:
             model.save_pretrained(folder)
         if merged:
-            facts["merged_logits_difference"] = self._save_merged(model, folder / "merged")
+            facts["merged_logits_difference"] = self._save_merged(model, folder)
         return facts
 
-    def _save_merged(self, model: Any, folder: Path) -> float:
-        """Save the model without adapters; return the largest change of a logit, on transformers' own dummy inputs."""
+    @staticmethod
+    def _save_merged(model: Any, folder: Path) -> float:
+        """Save the model without adapters; return the largest change of a logit, on transformers' own dummy inputs.
+
+        A quantised base is saved in ordinary weights: PEFT would round each sum to the quantised type again, and so
+        lose in part what was learned.
+        """
         import torch
+        from peft import PeftModel
+
+        from tuneoff.models import quantised
         inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
         with torch.no_grad():
             trained = model.eval()(**inputs).logits
+            if quantised(model.get_base_model()):
+                model = PeftModel.from_pretrained(model.unload().dequantize(), folder)
             merged = model.merge_and_unload()
-            merged.save_pretrained(folder)
+            merged.save_pretrained(folder / "merged")
             return (merged(**inputs).logits - trained).abs().max().item()
 
     def _save_residual_base(self, model: Any, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, Optimizer
+from tuneoff.config import Experiment, Method, MixedPrecision, Optimizer
 from tuneoff.data import Batch, Row, collate, join
 from tuneoff.live import LiveMemory
 from tuneoff.meters import GIB
@@ -48,11 +48,9 @@ class Predictor:
     """One variant on fake tensors. Making it goes through the phases before the first step."""
 
     def __init__(self, run: Experiment, method: Method):
-        if run.model.quantised:
-            raise ConfigError("model.path", run.model.path, "is quantised, which a prediction does not cover")
         self.run, self.before = run, []  # type: Experiment, list[Moment]
         attention = run.model.attention
-        run.model.attention = attention if attention in IN_FAKE else IN_FAKE[0]
+        run.model.attention = attention if attention in IN_FAKE else None
         with torch.device("meta"):
             model = build_model(run)
             with LiveMemory(model) as live:
@@ -144,8 +142,10 @@ class Predictor:
         run = self.run
         lines = [f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
                  "head runs on all positions)"]
-        if run.model.attention not in IN_FAKE:
+        if run.model.attention not in (None, *IN_FAKE):
             lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
+        if run.model.liger:
+            lines.append("model.liger=true is taken to keep what the layers without it keep")
         if run.mixed_precision is not MixedPrecision.no:
             lines.append("autocast by the CPU's list of operations; the gradient scaler's few scalars are left out")
         return lines

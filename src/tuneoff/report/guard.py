@@ -79,7 +79,7 @@ def _by_weights(runs: list[Run]) -> list[list[Run]]:
 
 
 def _cell(run: Run) -> tuple:
-    return (_text(run.get("provenance.precision.dtype")),
+    return (_text(run.get("provenance.precision.dtype")), _text(run.get("config.quantization")),
             None if run.get("config.model.pretrained") is not False else run.seed)
 
 
