@@ -34,6 +34,7 @@ logging.disable_progress_bar()  # ours is the one that says something
 python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it tells of kernels nobody asked for
 # Said of accelerate's, PEFT's and our calls; earlier versions of transformers know no other name.
 warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated")
+warnings.filterwarnings("ignore", "Could not find a config file in")  # PEFT, of an adapter on a GGUF file
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
