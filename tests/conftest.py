@@ -1,4 +1,5 @@
 """Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+import gc
 import math
 import os
 import signal
@@ -77,6 +78,12 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_not_garbage():
+    """BAdam collects garbage at each switch, which takes a second where all that the tests import is looked through."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,7 @@ def test_without_the_package_there_is_one_warning(tmp_path, debug_model):
 def test_no_network_is_one_warning(tmp_path, debug_model):
     """`online` with a server that refuses connections, and a key that was never valid."""
     process = train(tmp_path / "run", debug_model, "wandb_mode=online", WANDB_MODE="online",
-                    WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+                    WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_INIT_TIMEOUT="5")
     error = process.communicate()[1]
     assert process.returncode == 0, error
     assert finished(tmp_path / "run") == "finished"
