@@ -162,10 +162,10 @@ def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
 
 
 def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
-    (tmp_path / "docs").mkdir()
-    script, readme = tmp_path / "docs" / "comparison.py", tmp_path / "README.md"
+    (tmp_path / "sweeps").mkdir()
+    script, readme = tmp_path / "sweeps" / "comparison.py", tmp_path / "README.md"
     root = Path(__file__).parents[2]
-    script.write_text((root / "docs" / "comparison.py").read_text())
+    script.write_text((root / "sweeps" / "comparison.py").read_text())
     readme.write_text((root / "README.md").read_text())
     before, after = readme.read_text().partition("<!-- comparison -->")[::2]
     after = after.partition("<!-- end of comparison -->")[2]
@@ -178,7 +178,7 @@ def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
         assert text.startswith(before) and text.endswith(after) and text.count("| Method | Learning rate |") == 1
     assert all(f"\n| {method}".replace("_", "\\_") in text for method in METHODS)
     for name in ("quality_memory", "curve_step"):
-        assert f'src="docs/{name}.svg"' in text and (tmp_path / "docs" / f"{name}.svg").stat().st_size < 60_000
+        assert f'src="sweeps/{name}.svg"' in text and (tmp_path / "sweeps" / f"{name}.svg").stat().st_size < 60_000
     write(tmp_path / "records" / "other", record(METHODS[0], steps=300))
     done = subprocess.run([sys.executable, script, tmp_path / "records"], capture_output=True, text=True)
     assert done.returncode == 2 and "budget value" in done.stderr and readme.read_text() == text

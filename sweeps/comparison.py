@@ -1,4 +1,4 @@
-"""Renews README's comparison from a sweep's records: python docs/comparison.py outputs/compare --baseline full
+"""Renews README's comparison from a sweep's records: python sweeps/comparison.py outputs/compare --baseline full
 
 Takes what `python -m tuneoff report` takes; the summary goes between README's two marks, two charts into this folder.
 """
@@ -24,7 +24,7 @@ def main() -> int:
         table, caption = Path(scratch, "summary.md").read_text("utf-8").strip().split("\n\n")
         for name in CHARTS:
             (FOLDER / f"{name}.svg").write_bytes(Path(scratch, "charts", f"{name}.svg").read_bytes())
-    images = "\n".join(f'<img src="docs/{name}.svg" width="49%" alt="{text}">' for name, text in CHARTS.items())
+    images = "\n".join(f'<img src="sweeps/{name}.svg" width="49%" alt="{text}">' for name, text in CHARTS.items())
     before, _, rest = README.read_text("utf-8").partition(BEGIN)
     shown = "\n\n".join([BEGIN, table, textwrap.fill(caption, 120, break_long_words=False), images, END])
     README.write_text(before + shown + rest.partition(END)[2], "utf-8")
