@@ -16,6 +16,7 @@ from tuneoff.config import Method, at_least, register
 @dataclass
 class BitFit(Method):
     """Vectors train, matrices do not."""
+    packages = ("pytest",)
     bitfit_most: int = at_least(100, 1)
 
     def prepare(self, model):
@@ -50,4 +51,5 @@ def test_a_method_from_another_folder_trains(tmp_path, debug_model):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["method"] == "bitfit" and result["parameters"]["trainable"] == 7 * 64
+    assert {"pytest", "peft", "galore-torch", "badam"} < result["provenance"]["versions"].keys()
     assert result["loss"]["final"] != result["loss"]["initial"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Experiment
+from tuneoff.config import Experiment, packages
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "galore-torch", "badam", "bitsandbytes", "tuneoff")
+SHARED = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
 
 
 def provenance(run: Experiment, device: torch.device) -> dict:
@@ -25,7 +25,7 @@ def provenance(run: Experiment, device: torch.device) -> dict:
 @cache
 def _versions() -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in (*SHARED, *packages()):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -8,6 +8,7 @@ from tuneoff.config.binding import (
     identity,
     no_such_option,
     odd_keys,
+    packages,
     register,
     resolved,
     schemas,
@@ -45,5 +46,5 @@ from tuneoff.config.settings import (
 __all__ = ["ABSENT", "BUDGETS", "Columns", "ConfigError", "Data", "Dtype", "Experiment", "Forgetting", "Method",
            "MixedPrecision", "Model", "Optimizer", "Scheduler", "Splits", "Task", "Tracker", "WandbMode", "above",
            "as_names", "at_least", "bind", "check_ranges", "data_files", "data_hash", "derive", "folder_of",
-           "format_of", "identity", "names", "nearest", "no_such_option", "odd_keys", "one_of", "option", "register",
-           "resolved", "schemas", "shipped", "shown"]
+           "format_of", "identity", "names", "nearest", "no_such_option", "odd_keys", "one_of", "option",
+           "packages", "register", "resolved", "schemas", "shipped", "shown"]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from tuneoff.record import INCIDENTAL
 class Method:
     """The hooks of a fine-tuning method, with the defaults that suit most. A method is a dataclass of its options."""
     keeps_base = False  # whether the base weights stay as they are, so that they may be quantised
+    packages: ClassVar[tuple[str, ...]] = ()  # what does the method, as pip knows it: every record names its version
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -81,6 +82,11 @@ def schemas() -> dict[str, Any]:
     store = ConfigStore.instance()
     return {file.removesuffix(".yaml"): OmegaConf.get_type(store.load(f"schema/{file}").node)
             for file in store.list("schema")}
+
+
+def packages() -> list[str]:
+    """The packages that do the registered methods."""
+    return sorted({name for schema in schemas().values() for name in schema.options.packages})
 
 
 def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -21,6 +21,7 @@ MaskMode = Enum("MaskMode", {"adjacent": "adjacent", "scatter": "scatter"})
 @dataclass
 class BAdam(Method):
     """Block coordinate descent with Adam, with LLaMA-Factory's option names."""
+    packages = ("badam",)
     badam_mode: Mode = Mode.layer
     badam_start_block: int | None = at_least(None, 0)
     badam_switch_mode: SwitchMode = SwitchMode.ascending

@@ -19,6 +19,7 @@ class Projection(Enum):
 @dataclass
 class GaLore(Method):
     """GaLore on linear layers with galore-torch's optimizers, plain Adam on the rest; LLaMA-Factory's option names."""
+    packages = ("galore-torch",)
     galore_target: Any = names("all")
     galore_rank: int = at_least(16, 1)
     galore_update_interval: int = at_least(200, 1)

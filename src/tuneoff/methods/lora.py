@@ -24,7 +24,7 @@ class LoRA(Method):
     pissa_convert: bool = False
     create_new_adapter: bool = False
     adapter_path: str | None = None
-    keeps_base = True
+    keeps_base, packages = True, ("peft",)
 
     def check(self, run: Experiment) -> None:
         """Refuse what PEFT cannot do, and an adapter folder that is not there."""
