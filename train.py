@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tuneoff import entry, methods  # noqa: F401 (methods register their options)
+from tuneoff import entry, methods, single  # noqa: F401 (methods register their options)
 from tuneoff.sweeps import job
 
 
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> job.Outcome | None:
     hydra: Any = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN:
         return job.run_job(cfg, hydra)
-    entry.run_job(cfg, Path(hydra.runtime.output_dir))
+    single.run(cfg, Path(hydra.runtime.output_dir))
     return None
 
 

@@ -107,7 +107,7 @@ def composed(*overrides: str):
 
 # ---------------------------------------------------------------- the matrix: what was measured, method by method
 FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
-COLUMNS = ("equal to reference", "same command twice", "resume after SIGKILL", "export reload",
+COLUMNS = ("equal to reference", "same command twice", "resume after SIGKILL", "two processes", "export reload",
            "export reload in bf16", "merged in bf16")
 
 

@@ -7,12 +7,15 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from tuneoff.ranks import Ranks
 from tuneoff.record import write_json
 
 log = logging.getLogger(__name__)
@@ -94,3 +97,35 @@ def _read(path: Path) -> Checkpoint:
         if (path / name).stat().st_size != size:
             raise OSError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
     return Checkpoint(load_file(path / TENSORS), torch.load(path / STATE, weights_only=True), loop)
+
+
+# ---------------------------------------------------------------- what a run has of it
+def begin(folder: Path, resume: bool, first: bool) -> Checkpoint | None:
+    """What a run goes on from; one that does not resume has no checkpoints: its first process sees to that."""
+    if resume:
+        return newest(folder)
+    if first:
+        shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def collect(model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer,
+            ranks: Ranks) -> tuple[dict[str, torch.Tensor], dict]:
+    """`tensors` and `state` for `save`, each whole where it is split over the ranks; all of them must call."""
+    tensors = {name: ranks.whole(item) for name, item in model.named_parameters() if name in ever_trained}
+    state = {"optimizer": ranks.whole(optimizer.state_dict()), "generators": ranks.generators()}
+    if ranks.accelerator.scaler is not None:
+        state["scaler"] = ranks.accelerator.scaler.state_dict()
+    return tensors, state
+
+
+def put_back(saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    """Set model, optimizer, generators and loss scale to what `collect` gave."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in saved.tensors.items():
+            parameters[name].copy_(ranks.split(tensor, parameters[name]))
+    optimizer.load_state_dict(ranks.split_state(saved.state["optimizer"], optimizer))
+    ranks.set_generators(saved.state["generators"])
+    if ranks.accelerator.scaler is not None:
+        ranks.accelerator.scaler.load_state_dict(saved.state["scaler"])

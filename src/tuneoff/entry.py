@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,11 +19,15 @@ from yaml import MarkedYAMLError
 
 from tuneoff.config import ABSENT, ConfigError, Experiment, Task, bind, identity, resolved, schemas
 from tuneoff.errors import explain
+from tuneoff.ranks import launched, this_rank
 from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, conclude, read_json, status, write_prediction
 
 log = logging.getLogger(__name__)
 # Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not for ever.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+# Hydra's part in a rank beside the first: no folder, no file, and a log of what is wrong.
+SILENT = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.handlers.file.filename=/dev/null",
+          "hydra.job_logging.root.level=WARNING"]
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
 
 
@@ -100,29 +104,11 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
         if limit is not None and foreseen["needed_gib"] > limit:
             why = f"needs {foreseen['needed_gib']:.2f} GiB, and skip_if_over_gib={limit:g}"
             error = {"type": "PredictedOutOfMemory", "message": why, "traceback": ""}
+            if this_rank():
+                return {"status": "predicted_out_of_memory", "error": error}
             return conclude(folder, start, "predicted_out_of_memory", error, 0.0)
     from tuneoff.loop import train
     return train(experiment, method, folder, start)
-
-
-def run_job(cfg: DictConfig, folder: Path) -> dict:
-    """Train what `cfg` describes into `folder` and print the closing table.
-
-    Raises:
-        ConfigError: a setting that cannot be used.
-        RunFailed: the run ended as anything but finished.
-    """
-    experiment, method = bind(cfg)
-    result = perform(experiment, method, folder, started(cfg, None))
-    if experiment.task is Task.predict:
-        from tuneoff.predict import show
-        show(result, folder)
-        return result
-    print(closing_table(result, folder))
-    if result["status"] != "finished":
-        error = result["error"]
-        raise RunFailed(f"{result['status']}: {error['type']}: {error['message']} ({folder / RESULT})")
-    return result
 
 
 class Refusal(Callback):
@@ -134,6 +120,8 @@ class Refusal(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
         task = checked(config)
+        if this_rank():
+            return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
@@ -158,7 +146,7 @@ class Refusal(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong."""
-        if isinstance(job_return._return_value, ConfigError):
+        if isinstance(job_return._return_value, ConfigError) and this_rank() == 0:
             forget(Path(config.hydra.runtime.output_dir), self.there)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -184,42 +172,6 @@ def forget(folder: Path, there: Path) -> None:
         path.rmdir()
 
 
-def closing_table(result: dict, folder: Path) -> str:
-    """What a run came to, in a few aligned lines."""
-    parameters, loss, memory = result["parameters"], result["loss"], result["memory"]
-    rows = [("method", result["method"]), ("status", result["status"])]
-    if parameters:
-        share = 100 * parameters["trainable"] / parameters["total"]
-        rows.append(("trainable", f"{parameters['trainable']:,} of {parameters['total']:,} ({share:.2f} %)"))
-        if parameters["ever_trained"] != parameters["trainable"]:
-            rows.append(("ever trained", f"{parameters['ever_trained']:,}"))
-    shown = [f"{loss[key]:.4f}" if loss[key] is not None else "-" for key in ("initial", "final")]
-    rows.append(("validation loss", " → ".join(shown)))
-    rows += metric_rows(result)
-    speed = result["throughput"]["tokens_per_second"]
-    rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
-    peaks = ", ".join(f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items())
-    rows.append((f"peak GiB ({memory['measure']})", peaks))
-    rows.append(("record", str(folder)))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def metric_rows(result: dict) -> Iterator[tuple[str, str]]:
-    """The closing table's lines on task metrics, as far as they were measured."""
-    values, facts = result["metrics"], result.get("metric_facts", {})
-    if values.get("perplexity") is not None:
-        yield "perplexity", f"{values['perplexity']:,.2f} ({facts['perplexity']['split']})"
-    if "exact_match" in values:
-        on = facts["exact_match"]
-        yield "exact match", (f"{100 * values['exact_match']:.1f} % ({on['scores'].count('1')} of {on['rows']} "
-                              f"{on['split']} rows, {on['seconds']:.0f} s)")
-    if "forgetting" in values:
-        on = facts["forgetting"]
-        yield "forgetting", (f"{values['forgetting']:+.4f} nats per token of {on['data']} "
-                             f"({on['before']:.4f} → {on['after']:.4f})")
-
-
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
     for passed_over in (f"Callback {Refusal.__name__}", "provider=.* is not available"):  # Hydra only warns of these
@@ -241,7 +193,8 @@ def one_line(main: Callable[[], None]) -> int:
         failed, line = True, f"{raised.filename or 'output folder'}: {raised.strerror or raised}"
     if line is None:
         raise raised
-    print(f"error: {line}", file=sys.stderr)
+    if this_rank() == 0:
+        print(f"error: {line}", file=sys.stderr)
     return 1 if failed else 2
 
 
@@ -264,8 +217,12 @@ def swept(arguments: list[str]) -> list[str]:
     flags = get_args_parser().parse_args(arguments)
     chosen = chosen_config(flags)
     by_itself = "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
-    if not (flags.multirun or by_itself):
-        return arguments
+    multirun = flags.multirun or by_itself
+    if multirun and launched() > 1:
+        raise ConfigError("WORLD_SIZE", launched(), "a sweep needs no launcher: leave it out, and write num_processes="
+                          f"{launched()}")
+    if not multirun:
+        return [*arguments, *SILENT] if this_rank() else arguments
     plain = re.compile(rf"({'|'.join(own_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
     arguments = [plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments]
     named = [word for word in arguments if word.startswith("hydra/sweeper=")]

@@ -1,18 +1,20 @@
-"""One job, one process: a child of a warm forkserver, watched and limited, that leaves a record however it ends.
+"""One job, its own processes: children of a warm forkserver, watched and limited, that leave a record however they end.
 
-Peak memory is a process-wide figure, so jobs that share a process poison each other; a fresh interpreter for each job
-would cost seconds of imports. `multiprocessing`'s forkserver has them done once. This process imports no torch.
+A job has one process, or several ranks that train together. Peak memory is a process-wide figure, so jobs that share
+a process poison each other; a fresh interpreter for each job would cost seconds of imports. `multiprocessing`'s
+forkserver has them done once. This process imports no torch.
 """
 import logging
+import math
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,19 +24,19 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 
-from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error
+from tuneoff import child
+from tuneoff.ranks import RankLost
+from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error, read_json
 
-PRELOAD = ["tuneoff.tether", "torch", "transformers.models.llama.modeling_llama", "tuneoff.models", "peft",
-           "accelerate", "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+PRELOAD = ["tuneoff.tether", "tuneoff.child", "torch", "transformers.models.llama.modeling_llama", "tuneoff.models",
+           "peft", "accelerate", "hydra.core.utils", "tuneoff.entry", "tuneoff.loop"]
 GRACE_SECONDS = 15.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
 POLL_SECONDS = 0.2
-GIB = 2**30
 
 
 @dataclass
 class Limits:
-    """What a job may use: GiB of memory, seconds in all, and seconds without a new line of metrics."""
+    """What a job may use: GiB of memory a rank, seconds in all, and seconds without a new line of metrics."""
     memory_gib: float | None = None
     timeout_seconds: float | None = None
     stall_seconds: float | None = None
@@ -52,12 +54,40 @@ class TimedOut(RuntimeError):
     """The job ran into a limit of time, and was stopped."""
 
 
+class _Rank:
+    """One of a job's processes, and what it tells of its end."""
+
+    def __init__(self, process: ForkServerProcess, errors: Connection):
+        self.process, self.errors = process, errors
+        self.told: dict | None = None  # status, type, message and traceback of what went wrong
+        self.stopped = False  # by us
+
+    def ended(self) -> bool:
+        """Whether it has; `told` is then complete."""
+        if self.process.is_alive():
+            return False
+        self.told = self.told or _received(self.errors)
+        return True
+
+    @property
+    def died(self) -> bool:
+        """Whether it ended without being asked to, and as no process ends by itself."""
+        return self.process.exitcode not in (None, 0) and not self.stopped
+
+    def kill(self) -> None:
+        """End it now."""
+        self.stopped = self.stopped or self.process.is_alive()
+        self.process.kill()
+        self.process.join()
+
+
 def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Limits,
-        log_file: Path | None = None) -> None:
-    """Do `work` in a child process, and see to it that `folder` holds a result afterwards.
+        log_file: Path | None = None, ranks: int = 1) -> None:
+    """Do `work` in a child process, or in `ranks` of them at once, and see to it that `folder` holds a result then.
 
     Args:
-        work: picklable; trains into `folder` and writes its own result, unless it dies or raises.
+        work: picklable; trains into `folder` and writes its own result, unless it dies or raises. Of several ranks the
+            first writes; WORLD_SIZE, RANK and their like tell each who it is and where the others are.
         start: what the record of a child says that died before it wrote run.json; None for work that leaves no result,
             a prediction.
         log_file: gets all that the child logs and prints; without it the child prints where this process does.
@@ -69,27 +99,47 @@ def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Li
     """
     before, started = _stamp(folder), time.time()
     with sigterm_interrupts():
-        process, errors = _start(pickle.dumps(work), limits.memory_gib, log_file)
+        job = _start(pickle.dumps(work), limits.memory_gib, log_file, ranks)
         try:
-            error = _watch(process, folder, limits)
-            status = "timed_out" if error else None
+            error = _watch(job, folder, limits)
         except KeyboardInterrupt:
-            _stop(process)
+            _stop(job)
             if start is not None and _stamp(folder) in (None, before):
                 conclude(folder, start, "interrupted", describe_error(KeyboardInterrupt("stopped by the user")),
                          time.time() - started)
             raise
-    raised = _received(errors)
+    raised = job[0].told
     if raised and raised["type"] in (Busy.__name__, AlreadyDone.__name__):
         raise {"Busy": Busy, "AlreadyDone": AlreadyDone}[raised["type"]](raised["message"])
-    wrote = _stamp(folder) not in (None, before)  # a run that begins removes an earlier result
-    if status is None and (wrote or start is None and raised is None and process.exitcode == 0):
-        return  # the child wrote it
-    died = error or Killed(f"the process ended by {_how(process.exitcode)} and left no result")
-    told = raised or describe_error(died)
+    if error is None and start is None and raised is None and job[0].process.exitcode == 0:
+        return
+    # A run that begins removes an earlier result. The first rank cannot know how another died.
+    wrote = _stamp(folder) not in (None, before)
+    if error is None and wrote and not (_lost_another(folder) and any(rank.died for rank in job)):
+        return
+    told = {"status": "timed_out", **describe_error(error)} if error else _what_happened(job)
+    status = told.pop("status")
     if start is None:
         raise JobFailed(f"{told['type']}: {told['message']}")
-    conclude(folder, start, status or ("failed" if raised else "killed"), told, time.time() - started)
+    conclude(folder, start, status, told, time.time() - started)
+
+
+def _lost_another(folder: Path) -> bool:
+    """Whether the result says no more than that another rank is gone."""
+    error = (read_json(folder / RESULT) or {}).get("error") or {}
+    return error.get("type") == RankLost.__name__
+
+
+def _what_happened(job: list[_Rank]) -> dict:
+    """Why a job left no result: what a rank tells of itself, else which one died, else what one saw of another."""
+    told = [rank.told for rank in job if rank.told]
+    for error in told:
+        if error["type"] != RankLost.__name__:
+            return error
+    index = next((index for index, rank in enumerate(job) if rank.died), 0)
+    name = "the process" if len(job) == 1 else f"rank {index} of {len(job)}"
+    died = Killed(f"{name} ended by {_how(job[index].process.exitcode)} and left no result")
+    return {"status": "killed", **describe_error(died)} if job[index].died or not told else told[0]
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
@@ -134,25 +184,39 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- the launching process's side
-def _start(payload: bytes, memory_gib: float | None, log_file: Path | None) -> tuple[ForkServerProcess, Connection]:
+def _start(payload: bytes, memory_gib: float | None, log_file: Path | None, ranks: int) -> list[_Rank]:
     # Under joblib the default is its own method, which a forkserver's child does not know.
     multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     _warm_up()
     _end_with_the_pool()
-    errors, theirs = context.Pipe(duplex=False)
-    arguments = (dict(os.environ), payload, memory_gib, log_file, logging.getLogger().level, theirs)
-    process = context.Process(target=_child, args=arguments, name="tuneoff job")
-    with _no_main_module():
-        process.start()
-    theirs.close()
-    return process, errors
+    job = []
+    # Open from now on: no other process can take the port before the first rank answers at it.
+    with socket.create_server(("127.0.0.1", 0)) as meeting_place:
+        for rank in range(ranks):
+            errors, theirs = context.Pipe(duplex=False)
+            environ = {**os.environ, **(_whereabouts(rank, ranks, meeting_place) if ranks > 1 else {})}
+            arguments = (environ, payload, memory_gib, log_file, logging.getLogger().level, theirs,
+                         meeting_place if ranks > 1 and rank == 0 else None)
+            process = context.Process(target=child.main, args=arguments, name="tuneoff job")
+            with _no_main_module():
+                process.start()
+            theirs.close()
+            job.append(_Rank(process, errors))
+    return job
+
+
+def _whereabouts(rank: int, ranks: int, meeting_place: socket.socket) -> dict[str, str]:
+    """What torchrun would put into a rank's environment."""
+    host, port = meeting_place.getsockname()
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
 
 
 def _warm_up() -> None:
     """Start the forkserver, unless it runs, with libraries imported and no limit of threads (each job sets its own)."""
     multiprocessing.set_forkserver_preload(PRELOAD)
-    kept = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+    kept = {name: os.environ.pop(name) for name in child.THREADS if name in os.environ}
     # On CUDA torch would otherwise ask the driver, after which a forked child could not use the device.
     kept_check = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -188,18 +252,23 @@ def _no_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _watch(process: ForkServerProcess, folder: Path, limits: Limits) -> TimedOut | None:
-    """Wait for the process itself, since a queue of a dead one stays silent; stop it where it is over time."""
-    started, wall = time.monotonic(), time.time()
-    while not wait([process.sentinel], POLL_SECONDS):
+def _watch(job: list[_Rank], folder: Path, limits: Limits) -> TimedOut | None:
+    """Wait for the processes themselves, since a queue of a dead one stays silent; stop them when over time."""
+    started, wall, before, alone = time.monotonic(), time.time(), _stamp(folder), math.inf
+    while living := [rank for rank in job if not rank.ended()]:
         if limits.timeout_seconds and time.monotonic() - started > limits.timeout_seconds:
-            _stop(process)
+            _stop(job)
             return TimedOut(f"not done after job_timeout_seconds={limits.timeout_seconds:g}")
         if limits.stall_seconds and time.time() - _last_line(folder, wall) > limits.stall_seconds:
-            process.kill()
-            process.join()
+            _kill(job)
             return TimedOut(f"no new line of metrics for job_stall_seconds={limits.stall_seconds:g}")
-    process.join()
+        if job[0] not in living:  # the others write nothing, and may wait for it for ever
+            _kill(living)
+        elif any(rank.died or rank.told for rank in job):  # the first has a moment to see it, and to record it
+            alone = min(alone, time.monotonic())
+            if time.monotonic() - alone > GRACE_SECONDS and _stamp(folder) in (None, before):
+                _kill(living)
+        wait([rank.process.sentinel for rank in living], POLL_SECONDS)
     return None
 
 
@@ -210,73 +279,17 @@ def _last_line(folder: Path, started: float) -> float:
         return started
 
 
-def _stop(process: ForkServerProcess) -> None:
+def _stop(job: list[_Rank]) -> None:
     """SIGTERM, so that a checkpoint is saved, then SIGKILL; a second Ctrl-C kills at once."""
     try:
-        process.terminate()
-        process.join(GRACE_SECONDS)
+        for rank in job:
+            rank.stopped = True
+            rank.process.terminate()
+        job[0].process.join(GRACE_SECONDS)
     finally:
-        process.kill()
-        process.join()
+        _kill(job)
 
 
-# ---------------------------------------------------------------- the child's side
-def _child(environ: Mapping[str, str], payload: bytes, memory_gib: float | None, log_file: Path | None,
-           log_level: int, errors: Connection) -> None:
-    """Do the work in the environment it was given (the forkserver keeps that of its first start)."""
-    os.environ.clear()
-    os.environ.update(environ)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us too, but the launching process decides
-    threading.Thread(target=_die_with_the_launcher, args=(os.getppid(),), daemon=True).start()
-    if log_file is not None:
-        _write_all_to(log_file, log_level)
-    try:
-        _limit_threads()
-        _limit_memory(memory_gib)
-        pickle.loads(payload)()
-    except BaseException as error:
-        logging.getLogger(__name__).error("%s: %s", type(error).__name__, error)
-        # Shorter than a pipe holds: nobody reads it before this process ends.
-        errors.send({key: text[-10_000:] for key, text in describe_error(error).items()})
-    finally:
-        # The record is whole; a thread that a library still waits for must not hold up the sweep.
-        last = threading.Timer(GRACE_SECONDS, os._exit, (0,))
-        last.daemon = True
-        last.start()
-
-
-def _die_with_the_launcher(server: int) -> None:
-    """A SIGKILL of the launching process reaches nobody else: watch it, and the forkserver that tells how we end."""
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    while launcher.is_alive() and os.getppid() == server:
-        launcher.join(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _write_all_to(path: Path, level: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-
-
-def _limit_threads() -> None:
-    """OpenMP read its environment when the forkserver imported torch; set what this job's says."""
-    threads = next((os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()), None)
-    if threads is not None:
-        import torch
-        torch.set_num_threads(int(threads))
-
-
-def _limit_memory(memory_gib: float | None) -> None:
-    """Make allocations beyond the limit fail: the device's where there is one, else this process's own data."""
-    if memory_gib is None:
-        return
-    import torch
-    if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib * GIB / total))
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * GIB),) * 2)
+def _kill(job: list[_Rank]) -> None:
+    for rank in job:
+        rank.kill()

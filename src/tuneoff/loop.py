@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from tuneoff.config import ConfigError, Experiment, Method
-from tuneoff.record import RESULTS, AlreadyDone, Recorder
+from tuneoff.ranks import this_rank
+from tuneoff.record import RESULTS, AlreadyDone, Onlooker, Recorder
 from tuneoff.record import status as status_of
 from tuneoff.trainer import Diverged, Trainer
 
@@ -18,6 +19,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
 
     Args:
         start: what run.json holds beside provenance: identity, config (resolved), command, sweep.
+        folder: as the first of several processes has it; the others need not know it.
     Returns:
         The result, as result.json holds it; its `status` says how the run ended.
     Raises:
@@ -25,11 +27,13 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
         Busy: another process trains in `folder`.
         AlreadyDone: with resume=auto, another process has finished this run in the meantime.
     """
-    with closing(Recorder(folder)) as recorder:
-        if run.resume == "auto" and status_of(folder) in RESULTS:
+    first = this_rank() == 0
+    with closing(Recorder(folder) if first else Onlooker(folder)) as recorder:
+        if first and run.resume == "auto" and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
         trainer = Trainer(run, method, recorder)
-        status, error = "finished", None
+        status: str = "finished"
+        error: dict | None = None
         with on_sigterm(trainer.stop):
             try:
                 trainer.load(start)
@@ -39,7 +43,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
                 trainer.trackers.finish({})
                 raise
             except BaseException as caught:  # whatever it was, the record says so
-                status, error = classify(caught), caught
+                status, error = trainer.ranks.first_failure(classify(caught), caught)
             finally:
                 trainer.bar.close()
         result = recorder.finish(status, trainer.measured(), error)

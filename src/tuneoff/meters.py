@@ -4,7 +4,7 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,14 +78,18 @@ class PhaseMeter:
             self._switch(outer)
 
     def _switch(self, name: str) -> None:
-        if self.phase_name:
-            seen = self.peaks.setdefault(self.phase_name, {})
-            for key, value in self._read().items():
-                seen[key] = max(seen.get(key, 0), value)
-        self.phase_name = name
+        self.peaks, self.phase_name = self.so_far(), name
         self.host.reset()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def so_far(self) -> dict[str, dict[str, int]]:
+        """Bytes by phase and kind, the phase that runs now included."""
+        if not self.phase_name:
+            return self.peaks
+        before = self.peaks.get(self.phase_name, {})
+        now = {kind: max(size, before.get(kind, 0)) for kind, size in self._read().items()}
+        return {**self.peaks, self.phase_name: now}
 
     def _read(self) -> dict[str, int]:
         if self.device.type != "cuda":
@@ -99,14 +103,21 @@ class PhaseMeter:
             return torch.cuda.memory_allocated(self.device) / GIB
         return HostPeak._field("VmRSS") / GIB if not self.host.sampled else self.host._resident() / GIB
 
-    def facts(self) -> dict:
-        """The record's `memory`, all in GiB of 2^30 bytes; `peak_gib` is by phase."""
+    def facts(self, others: Sequence[dict] = ()) -> dict:
+        """The record's `memory`, all in GiB of 2^30 bytes; `peak_gib` is by phase.
+
+        Args:
+            others: what the other ranks were at, as `so_far` says it: the peaks are then the highest rank's.
+        """
         measure = "allocated" if self.device.type == "cuda" else "resident"
-        self._switch(self.phase_name)
-        kinds = {f"{kind}_gib": {phase: gib(peaks[kind]) for phase, peaks in self.peaks.items()}
+        everyone = [self.so_far(), *others]
+        peaks = {f"{kind}_gib": {phase: gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
+                                 for phase in everyone[0]}
                  for kind in ("allocated", "reserved", "resident") if kind == "resident" or self.device.type == "cuda"}
         retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0) if measure == "allocated" else 0
-        return {"device": str(self.device), "measure": measure, "peak_gib": kinds[f"{measure}_gib"], **kinds,
+        by_rank = [{phase: gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone]
+        return {"device": str(self.device), "measure": measure, "peak_gib": peaks[f"{measure}_gib"], **peaks,
+                **({"peak_gib_by_rank": by_rank} if others else {}),
                 "baseline_gib": gib(self.baseline), "allocation_retries": retries, "sampled": self.host.sampled}
 
 

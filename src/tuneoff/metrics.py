@@ -13,6 +13,7 @@ from tuneoff.config import ConfigError, Experiment
 from tuneoff.extract import extract, normalised
 from tuneoff.generation import Answer, generate
 from tuneoff.meters import PhaseMeter
+from tuneoff.ranks import Ranks
 from tuneoff.record import Recorder
 
 log = logging.getLogger(__name__)
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 class TaskMetrics:
     """A run's task metrics: how they are measured, and what the record says."""
 
-    def __init__(self, run: Experiment, recorder: Recorder, meter: PhaseMeter):
-        self.run, self.recorder, self.meter = run, recorder, meter
+    def __init__(self, run: Experiment, recorder: Recorder, meter: PhaseMeter, ranks: Ranks):
+        self.run, self.recorder, self.meter, self.ranks = run, recorder, meter, ranks
         self.split = "test" if run.test else "validation"  # what the run is judged on
         self.exact_match: ExactMatch | None = None
         self.elsewhere: dict[str, float | None] = {}  # per-token loss of the second set, before and after
@@ -60,19 +61,29 @@ class TaskMetrics:
                       autocast: Callable[[], AbstractContextManager], stopping: Callable[[], bool]) -> bool:
         """Generate and score an answer to each question, if there are any, in a phase of its own.
 
+        Each rank answers its share, and knows all answers in the end.
+
+        Args:
+            stopping: asked after each batch, by all ranks at once.
         Returns:
-            Whether none is left; False where `stopping` said so after a batch.
+            Whether none is left; False where `stopping` said so.
         """
         asked = self.exact_match
         if asked is None:
             return True
         log.info("generating %d answers", len(asked.questions))
         with self.meter.phase("generate"), autocast():
-            for rows in asked.parts(model):
-                asked.ask(rows, model, tokenizer)
+            parts = asked.parts(model)
+            parts += [[]] * (-len(parts) % self.ranks.count)  # they wait for each other after each
+            for rows in parts[self.ranks.index::self.ranks.count]:
+                if rows:
+                    asked.ask(rows, model, tokenizer)
                 self.recorder.alive()
                 if stopping():
                     return False
+        for scores, seconds in self.ranks.gather((asked.scores, asked.seconds)):
+            asked.scores.update(scores)
+            asked.seconds = max(asked.seconds, seconds)
         self.recorder.keep_answers(asked.lines())
         self.recorder.log({"step": step, "exact_match": asked.value, "generate_seconds": round(asked.seconds, 3)})
         return True

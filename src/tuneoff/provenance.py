@@ -18,7 +18,7 @@ SHARED = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
 def provenance(run: Experiment, device: torch.device) -> dict:
     """What is known before the model is loaded."""
     return {"git": _git(), "versions": {"python": platform.python_version(), **_versions()},
-            "hardware": _hardware(device), "threads": torch.get_num_threads(), "num_processes": run.processes,
+            "hardware": _hardware(device), "threads": torch.get_num_threads(), "num_processes": run.num_processes,
             "precision": {"dtype": run.dtype.name if run.dtype else None, "mixed_precision": run.mixed_precision.name}}
 
 

@@ -191,10 +191,10 @@ class Recorder:
         """Write answers.jsonl."""
         write_lines(self.folder / ANSWERS, lines)
 
-    def finish(self, status: str, measured: dict, error: BaseException | None = None) -> dict:
+    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
         """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
-        result = {**self.run, "status": status, "error": describe_error(error) if error else None,
-                  "finished_at": now(), **measured, "curve": thin(self.curve)}
+        result = {**self.run, "status": status, "error": error, "finished_at": now(), **measured,
+                  "curve": thin(self.curve)}
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
         if self._metrics is not None:
             self._metrics.close()
@@ -204,6 +204,37 @@ class Recorder:
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
+
+
+class Onlooker(Recorder):
+    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.run = folder, {}
+
+    def start(self, run: dict, resumed: dict | None = None) -> None:
+        self.run = run
+
+    def describe(self, more: dict) -> None:
+        self.run.update(more)
+
+    def wall_seconds(self) -> float:
+        return 0.0
+
+    def log(self, line: dict) -> None:
+        pass
+
+    def alive(self) -> None:
+        pass
+
+    def keep_answers(self, lines: list[dict]) -> None:
+        pass
+
+    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
+        return {**self.run, "status": status, "error": error, **measured}
+
+    def close(self) -> None:
+        pass
 
 
 def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: float) -> dict:
@@ -228,8 +259,8 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
                 "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
                                "wall_seconds": round(wall_seconds, 3)}}
         own = read_json(folder / RESULT) or {}
-        if own.get("started_at") == run["started_at"] and own.get("status") == "interrupted":
-            left = own  # it was stopped in an orderly way, and measured
+        if own.get("started_at") == run["started_at"] and own.get("status") in ("interrupted", "killed"):
+            left = own  # it was stopped in an orderly way, or lost another rank, and measured
         result = {**run, **left, "status": status, "error": error, "finished_at": now()}
         write_json(folder / RUN, run)
         write_json(folder / RESULT, result)

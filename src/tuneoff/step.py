@@ -2,7 +2,7 @@
 
 No host read in here (no `.item()`, no branch on a value): the predictor runs the same code on fake tensors.
 """
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,23 +49,26 @@ class Engine:
     autocast: Callable[[], AbstractContextManager] = nullcontext
     backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
     unscale: Callable[[], None] = lambda: None
+    unsynchronised: Callable[[], AbstractContextManager] = nullcontext  # around all micro-batches but the last
 
 
 PLAIN = Engine()
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], label_tokens: int,
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], label_tokens: float,
                max_grad_norm: float | None = None, engine: Engine = PLAIN) -> StepResult:
     """Forward and backward over the micro-batches, clip, step.
 
     Args:
-        label_tokens: the divisor: label tokens of all micro-batches and ranks (a mean of means weighs rows unequally).
+        label_tokens: the divisor: label tokens of all micro-batches (a mean of means weighs rows unequally). Where
+            gradients are averaged over ranks, the mean of their label tokens.
     """
     loss = torch.zeros(())
-    for batch in batches:
-        with engine.autocast():
-            part = summed_loss(model, batch) / label_tokens
-        engine.backward(part)
+    for number, batch in enumerate(batches, 1):
+        with nullcontext() if number == len(batches) else engine.unsynchronised():
+            with engine.autocast():
+                part = summed_loss(model, batch) / label_tokens
+            engine.backward(part)
         loss = loss.to(part.device) + part.detach()
     engine.unscale()
     norm = gradient_norm(model, optimizer)
@@ -91,4 +94,5 @@ def gradient_norm(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.T
 def clip(model: nn.Module, max_norm: float, norm: torch.Tensor) -> None:
     """Scale all gradients so that their global norm is at most `max_norm`."""
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients(model), factor)
+    if found := gradients(model):  # DeepSpeed keeps its own, and clips them itself
+        torch._foreach_mul_(found, factor)

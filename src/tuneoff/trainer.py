@@ -3,13 +3,12 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from tuneoff import checkpoint, data, optimizers
@@ -20,6 +19,7 @@ from tuneoff.metrics import TaskMetrics
 from tuneoff.models import count, in_effect, load_model, load_tokenizer
 from tuneoff.packing import refuse_leaks
 from tuneoff.provenance import provenance, weights_hash
+from tuneoff.ranks import Ranks, this_rank
 from tuneoff.record import Recorder
 from tuneoff.schedule import Schedule
 from tuneoff.step import Engine, summed_loss, train_step
@@ -43,27 +43,29 @@ class Trainer:
     def __init__(self, run: Experiment, method: Method, recorder: Recorder):
         if run.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
             raise ConfigError("mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU")
-        AcceleratorState._reset_state()  # a test process trains more than once; accelerate keeps the first precision
         self.run, self.method, self.recorder = run, method, recorder
-        self.accelerator = Accelerator(mixed_precision=run.mixed_precision.name, log_with=available(run) or None,
-                                       project_dir=recorder.folder)
-        self.device = self.accelerator.device
+        self.ranks = Ranks(mixed_precision=run.mixed_precision.name, project_dir=recorder.folder,
+                           log_with=None if this_rank() else available(run) or None)
+        recorder.folder = self.ranks.gather(recorder.folder.absolute())[0]
+        self.accelerator, self.device = self.ranks.accelerator, self.ranks.device
         self.trackers = Trackers(self.accelerator)
         self.meter = PhaseMeter(self.device)
         self.throughput = Throughput(WARMUP_STEPS)
         self.losses: dict[str, float | None] = {"initial": None, "final": None, "best": None, "test": None}
-        self.metrics = TaskMetrics(run, recorder, self.meter)
+        self.metrics = TaskMetrics(run, recorder, self.meter, self.ranks)
         self.parameters: dict[str, int] = {}
         self.breakdown, self.facts = {}, {}  # type: dict, dict
         self.checkpoints = recorder.folder / "checkpoints"
-        self.step, self.evaluated_at, self.stopping = 0, -1, False
+        self.step, self.evaluated_at = 0, -1
+        self.asked_to_stop = self.stopping = False  # here; and by all ranks together
+        self.peaks: Sequence[dict] = []  # of all ranks, when they last met
         self.bar = tqdm(disable=True)  # the real one appears when training begins: a refusal is one line
 
     # ------------------------------------------------------------ before
     def load(self, start: dict) -> None:
         """Load model and data, let the method prepare them, and write run.json; resume where there is a checkpoint."""
         run = self.run
-        saved = self._checkpoint()
+        saved = checkpoint.begin(self.checkpoints, run.resume != "never", self.ranks.first)
         origin = provenance(run, self.device)
         self.recorder.start({**start, "method": run.method, "seed": run.seed, "provenance": origin,
                              "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
@@ -80,10 +82,11 @@ class Trainer:
             if run.packing:
                 refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
+            self.parameters = self._count_parameters()
+            self.wrapped, self.stepper = self.ranks.join(self.model, self.optimizer, run.batch_size, run.max_grad_norm)
         self.metrics.load(self.data, self.tokenizer)
-        self.parameters = self._count_parameters()
         self._plan()
-        torch.manual_seed(derive(run.seed, "dropout"))
+        torch.manual_seed(derive(run.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout"))
         if saved:
             self._restore(saved)
         origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
@@ -91,12 +94,6 @@ class Trainer:
                                 "facts": self.method.facts(self.model), "parameters": self.parameters})
         self.trackers.start(run, self.recorder.run, self.recorder.folder)
         log.info("an example, its trained part in «»:\n%s", self.data.example)
-
-    def _checkpoint(self) -> checkpoint.Checkpoint | None:
-        if self.run.resume == "never":
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            return None
-        return checkpoint.newest(self.checkpoints)
 
     @contextmanager
     def _drawing(self, purpose: str) -> Iterator[None]:
@@ -117,7 +114,7 @@ class Trainer:
         kind, value = run.budget
         rows = self.data.splits["train"]
         self.plan = data.Plan(data.pack(rows, run.max_length) if run.packing else rows, run.seed,
-                              run.batch_size * run.gradient_accumulation_steps,
+                              run.batch_size * run.gradient_accumulation_steps * self.ranks.count,
                               value if kind == "epochs" else None, run.group_by_length)
         self.schedule = Schedule(run, self.plan.steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
@@ -125,18 +122,16 @@ class Trainer:
         # One step for each phase of the method's cycle, and the one with the longest batch.
         self.counted = {0, interval, self.plan.longest(self.known_steps)}
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
-        self.engine = Engine(self.accelerator.autocast, self.accelerator.backward)
-        self.stepper: Any = self.optimizer
-        if run.mixed_precision is MixedPrecision.fp16:
-            self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
-            self.engine.unscale = lambda: self.accelerator.unscale_gradients(self.stepper)
+        self.engine = Engine(self.accelerator.autocast, self.accelerator.backward,
+                             partial(self.accelerator.unscale_gradients, self.stepper),
+                             partial(self.ranks.unsynchronised, self.wrapped))
 
     # ------------------------------------------------------------ during
     def fit(self) -> None:
         """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end."""
         total = self.schedule.total_steps
         self.bar = tqdm(total=None if math.isinf(total) else int(total), initial=self.step, unit="step",
-                        disable=not self.run.progress, dynamic_ncols=True)
+                        disable=not (self.run.progress and self.ranks.first), dynamic_ncols=True)
         with self.meter.phase("train"):
             while True:
                 ended = self.schedule.ended(self.step)
@@ -165,36 +160,27 @@ class Trainer:
 
     def stop(self) -> None:
         """Save and stop at the end of the step that runs now."""
-        self.stopping = True
+        self.asked_to_stop = True
 
     def _save(self) -> None:
+        if self.ranks.deepspeed:  # SIGTERM stops it all the same; `save_every` is refused
+            return
         ever = self.method.ever_trained(self.model, self.optimizer)
-        tensors = {name: parameter for name, parameter in self.model.named_parameters() if name in ever}
-        state = {"optimizer": self.optimizer.state_dict(), "cpu_generator": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
+        tensors, state = checkpoint.collect(self.model, ever, self.optimizer, self.ranks)
+        if not self.ranks.first:
+            return
         loop = {"evaluated_at": self.evaluated_at, "losses": self.losses, "throughput": vars(self.throughput),
                 "breakdown": self.breakdown, "wall_seconds": self.recorder.wall_seconds(),
-                "peaks": self.meter.peaks, "elsewhere": self.metrics.elsewhere}
+                "peaks": self.peaks, "elsewhere": self.metrics.elsewhere}
         checkpoint.save(self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in saved.tensors.items():
-                parameters[name].copy_(tensor)
-        self.optimizer.load_state_dict(saved.state["optimizer"])
-        torch.set_rng_state(saved.state["cpu_generator"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(saved.state["cuda_generator"], self.device)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        checkpoint.put_back(saved, self.model, self.optimizer, self.ranks)
         loop = saved.loop
         self.step, self.evaluated_at, self.losses = loop["step"], loop["evaluated_at"], loop["losses"]
         vars(self.throughput).update(loop["throughput"])
-        self.breakdown, self.meter.peaks, self.metrics.elsewhere = loop["breakdown"], loop["peaks"], loop["elsewhere"]
+        self.breakdown, self.meter.peaks = loop["breakdown"], loop["peaks"][self.ranks.index]
+        self.metrics.elsewhere = loop["elsewhere"]
         self.schedule.seconds = self.throughput.train_seconds
         self.rates.last_epoch = self.step
         log.info("resumed after step %d", self.step)
@@ -202,21 +188,24 @@ class Trainer:
     def _one_step(self, step: int) -> None:
         rows, counted = self.plan.step_rows(step), step in self.counted
         size, started = self.run.batch_size, time.perf_counter()
-        batches = [data.collate(rows[i:i + size], self.tokenizer.pad_token_id).to(self.device)
-                   for i in range(0, len(rows), size)]
+        parts = data.deal([rows[i:i + size] for i in range(0, len(rows), size)], self.ranks.index, self.ranks.count)
+        batches = [data.collate(part, self.tokenizer.pad_token_id).to(self.device) for part in parts]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model.train()
-        live = LiveMemory(self.model, self.optimizer) if counted else None
+        live = LiveMemory(self.model, self.optimizer) if counted and not self.ranks.sharded else None
         with live or nullcontext():
-            result = train_step(self.model, self.stepper, batches, sum(batch.label_tokens for batch in batches),
+            result = train_step(self.wrapped, self.stepper, batches, sum(row.labels for row in rows) / self.ranks.count,
                                 self.run.max_grad_norm, self.engine)
-        loss, norm = result.loss.item(), result.gradient_norm.item()
-        seconds = time.perf_counter() - started
+        loss, norm = result.loss.item(), self.ranks.whole(result.gradient_norm).item()
+        losses, padded, stops, clocks = zip(*self._gather((
+            loss, sum(batch.input_ids.numel() for batch in batches), self.asked_to_stop, time.perf_counter() - started,
+        )), strict=True)
+        # The others may have waited for the first one, which writes: its clock alone measures a step.
+        loss, seconds, self.stopping = sum(losses) / self.ranks.count, clocks[0], any(stops)
         self.schedule.seconds += seconds
         self.rates.step()
-        self.throughput.add(seconds, sum(batch.tokens for batch in batches),
-                            sum(batch.input_ids.numel() for batch in batches),
-                            sum(batch.examples for batch in batches), not counted)
+        self.throughput.add(seconds, sum(len(row.ids) for row in rows), sum(padded),
+                            sum(len(data.starts(row)) for row in rows), not counted)
         if live:
             keep_highest(self.breakdown, live.peak(), step + 1)
         self._log_step(step + 1, loss, norm, rates, seconds)
@@ -258,14 +247,18 @@ class Trainer:
     def mean_loss(self, rows: list[data.Row]) -> float:
         """Per-token negative log-likelihood of `rows`, token-weighted."""
         self.model.eval()
-        summed, tokens = torch.zeros((), device=self.device), 0
+        summed = torch.zeros((), device=self.device)
         with self.meter.phase("evaluate"):
             size = self.run.eval_batch_size or self.run.batch_size
-            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id):
+            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id, self.ranks.index, self.ranks.count):
                 with self.engine.autocast():
                     summed += summed_loss(self.model, batch.to(self.device))
-                tokens += batch.label_tokens
-            return summed.item() / tokens
+            return sum(self._gather(summed.item())) / sum(row.labels for row in rows)
+
+    def _gather(self, item: Any) -> list:
+        """What each rank gives, in their order; each tells its memory's peaks, too."""
+        items, self.peaks = zip(*self.ranks.gather((item, self.meter.so_far())), strict=True)
+        return list(items)
 
     # ------------------------------------------------------------ after
     def conclude(self) -> None:
@@ -274,19 +267,28 @@ class Trainer:
             if self.run.test:
                 self.losses["test"] = self.evaluate("test", self.throughput.steps)
             if not self.metrics.match_answers(self.model, self.tokenizer, self.step, self.engine.autocast,
-                                              lambda: self.stopping):
+                                              lambda: any(self._gather(self.asked_to_stop))):
                 self._save()
                 raise Interrupted("stopped by SIGTERM after the last step; resume=auto goes on from there")
-        finally:  # what was trained must not be lost with an answer that takes too much memory
-            if self.run.save_model:
+        except BaseException:
+            # What was trained must not be lost with an answer that takes too much memory. To put a split model
+            # together, the others would have to come.
+            if not self.ranks.sharded:
                 self._export()
+            raise
+        self._export()
         self.trackers.log({"metrics": self.metrics.values(self.losses)}, self.step)
 
     def _export(self) -> None:
-        with self.meter.phase("export"):
-            folder = self.recorder.folder / "model"
+        if not self.run.save_model:
+            return
+        folder = self.recorder.folder / "model"
+        with self.meter.phase("export"), self._drawing("modules"):
+            model = self.ranks.whole_model(self.model, self.wrapped, lambda: self.method.prepare(load_model(self.run)))
+            if not self.ranks.first:
+                return
             try:
-                self.facts = self.method.export(self.model, folder, self.run.export_merged)
+                self.facts = self.method.export(model, folder, self.run.export_merged)
                 self.tokenizer.save_pretrained(folder)
             except BaseException:  # half a model is none, and on a full disk it takes the record's room
                 shutil.rmtree(folder, ignore_errors=True)
@@ -294,7 +296,7 @@ class Trainer:
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
-        memory = self.meter.facts()
+        memory = self.meter.facts(self.peaks[1:])
         parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
         memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
         return {"parameters": self.parameters, "loss": self.losses, "memory": memory,

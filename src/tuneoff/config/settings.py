@@ -13,6 +13,7 @@ from tuneoff.config.data import Data
 from tuneoff.config.model import Model
 from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, need_package, one_of, option
 from tuneoff.extract import EXTRACTORS, is_extractor
+from tuneoff.ranks import launched
 from tuneoff.record import RUN
 
 
@@ -87,6 +88,7 @@ class Experiment:
     batch_size: int = at_least(8, 1)
     eval_batch_size: int | None = at_least(None, 1)
     gradient_accumulation_steps: int = at_least(1, 1)
+    num_processes: int = at_least(launched(), 1)  # ranks that share a step; each has batch_size rows a micro-step
     max_length: int = at_least(256, 2)
     group_by_length: bool = False  # rows of like length in one step
     packing: bool = False  # whole examples side by side in rows of max_length; batch_size counts rows
@@ -153,6 +155,7 @@ class Experiment:
         if self.packing and self.group_by_length:
             raise ConfigError("group_by_length", True, "must be false where packing=true, whose rows are alike long")
         self._check_kernels()
+        self._check_processes()
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
         if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
@@ -176,6 +179,23 @@ class Experiment:
         if flash and not (find_spec("flash_attn") or find_spec("kernels")):
             raise ConfigError("model.attention", model.attention, "needs the package flash-attn (or kernels)")
 
+    def _check_processes(self) -> None:
+        """Refuse what several processes, or a model that is split over them, cannot do."""
+        if launched() > 1 and self.num_processes != launched():
+            raise ConfigError("num_processes", self.num_processes, f"must be {launched()}, as many as were launched")
+        if launched() > 1 and self.task is Task.predict:
+            raise ConfigError("task", self.task, f"needs no launcher; num_processes={launched()} says it")
+        if self.sharding == "FSDP" and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+            raise ConfigError("FSDP_VERSION", version, "must be 2, as conf/accelerate/fsdp2.yaml has it")
+        if self.sharding and self.exact_match is not None:
+            raise ConfigError("exact_match", self.exact_match, f"must be null under {self.sharding}, where no process "
+                              "has the model that would answer; lm-eval can ask the saved one")
+        if self.sharding and self.quantised:
+            raise ConfigError(*self.quantised, f"was never tried under {self.sharding}; DDP takes it")
+        if self.sharding == "DeepSpeed" and self.save_every:
+            raise ConfigError("save_every", self.save_every, "must be null under DeepSpeed, whose split state has a "
+                              "format of its own")
+
     @property
     def quantised(self) -> tuple[str, str] | None:
         """The setting that makes the base weights quantised, as (key, value), if one does."""
@@ -186,13 +206,8 @@ class Experiment:
     @property
     def sharding(self) -> str | None:
         """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
-        launched = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
-        return next((name for key, name in launched.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
-
-    @property
-    def processes(self) -> int:
-        """Ranks of this run, as the launcher (torchrun, accelerate launch) has set them."""
-        return int(os.environ.get("WORLD_SIZE", 1))
+        asked = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
+        return next((name for key, name in asked.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
 
     @property
     def budget(self) -> tuple[str, float]:

@@ -26,6 +26,11 @@ class Pack(NamedTuple):
     spans: tuple[tuple[int, int], ...]  # no example's first token is a label, so none is predicted from another example
     starts: tuple[int, ...]  # where each example begins
 
+    @property
+    def labels(self) -> int:
+        """Number of label tokens."""
+        return sum(end - start for start, end in self.spans)
+
 
 class Batch(NamedTuple):
     """A micro-batch, padded on the right: what comes later is never attended to, so that no mask is needed."""

@@ -36,8 +36,9 @@ class BAdam(Method):
         """Refuse a fixed block that is not named, and several processes, where the package is silently wrong."""
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
-        if run.processes > 1:
-            raise ConfigError("method", run.method, f"runs in one process, and {run.processes} were launched")
+        if run.num_processes > 1:
+            raise ConfigError("num_processes", run.num_processes, f"must be 1 where method={run.method}: the package "
+                              "keeps no common block over several processes, and is silently wrong")
         if self.badam_mode is Mode.ratio and run.optimizer is not Optimizer.adamw:
             raise ConfigError("optimizer", run.optimizer, "must be adamw where badam_mode=ratio, whose Adam is its own")
 

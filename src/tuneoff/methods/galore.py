@@ -37,8 +37,9 @@ class GaLore(Method):
                 raise ConfigError("galore_max_weight_grad_norm", self.galore_max_weight_grad_norm,
                                   "needs galore_layerwise=true; max_grad_norm clips otherwise")
             return
-        if run.processes > 1:
-            raise ConfigError("galore_layerwise", True, f"runs in one process, and {run.processes} were launched")
+        if run.num_processes > 1:
+            raise ConfigError("num_processes", run.num_processes, "must be 1 where galore_layerwise=true: each process "
+                              "would step on its own gradient before the others' is added")
         if run.gradient_accumulation_steps > 1:
             raise ConfigError("gradient_accumulation_steps", run.gradient_accumulation_steps,
                               "must be 1 where galore_layerwise=true, since each backward pass steps")

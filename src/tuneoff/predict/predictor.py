@@ -148,6 +148,8 @@ class Predictor:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
         if run.mixed_precision is not MixedPrecision.no:
             lines.append("autocast by the CPU's list of operations; the gradient scaler's few scalars are left out")
+        if run.num_processes > 1:
+            lines.append("one rank of several, without the buckets in which gradients stay from step to step")
         return lines
 
 
