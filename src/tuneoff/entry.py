@@ -1,5 +1,6 @@
 """From a composed config to a finished run, and from any error to one line. Imports no torch until a run begins."""
 import copy
+import gc
 import logging
 import re
 import sys
@@ -108,6 +109,8 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
                 return {"status": "predicted_out_of_memory", "error": error}
             return conclude(folder, start, "predicted_out_of_memory", error, 0.0)
     from tuneoff.loop import train
+    # A method's package may collect garbage as it trains: it need not look through all that was imported.
+    gc.freeze()
     return train(experiment, method, folder, start)
 
 
