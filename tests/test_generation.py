@@ -69,6 +69,7 @@ def test_a_batch_says_what_each_row_says_alone(tokenizer, caplog, monkeypatch, k
 
 
 def test_a_tokenizer_without_padding_is_no_hindrance(tokenizer, tmp_path):
+    small("llama").config.save_pretrained(tmp_path)
     bare = copy.deepcopy(tokenizer)
     bare.pad_token = None
     bare.save_pretrained(tmp_path)

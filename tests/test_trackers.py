@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,8 @@ def records(path: Path):
             position += BLOCK - position % BLOCK
             continue
         length, kind = struct.unpack("<HB", content[position + 4:position + HEADER])
+        if position + HEADER + length > len(content):
+            return  # W&B's own process still writes
         whole += content[position + HEADER:position + HEADER + length]
         position += HEADER + length
         if kind in (1, 4):  # full, last
@@ -35,6 +38,9 @@ def records(path: Path):
 def contents(folder: Path):
     """(run, config, history rows, summary) of the one offline run below `folder`."""
     path, = folder.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 30
+    while "exit" not in [record.WhichOneof("record_type") for record in records(path)] and time.monotonic() < until:
+        time.sleep(0.1)
     run, config, history, summary = None, {}, [], {}
     for record in records(path):
         kind = record.WhichOneof("record_type")

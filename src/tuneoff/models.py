@@ -7,7 +7,7 @@ import logging as python_logging
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,14 @@ def tied(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def count(parameters: Any) -> int:
-    """Number of elements; a 4-bit weight lies packed, and knows the shape it stands for."""
-    return sum(math.prod(parameter.quant_state.shape) if getattr(parameter, "quant_state", None) else parameter.numel()
-               for parameter in parameters)
+def count(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
+    """Numbers of weights as a record has them: all, those that the whole run may train, and those that train now."""
+    named = dict(model.named_parameters())
+    return {"total": sum(map(_size, named.values())), "ever_trained": sum(_size(named[name]) for name in ever_trained),
+            "trainable": sum(_size(parameter) for parameter in named.values() if parameter.requires_grad)}
+
+
+def _size(parameter: Any) -> int:
+    # A 4-bit weight lies packed, and knows the shape it stands for.
+    packed = getattr(parameter, "quant_state", None)
+    return math.prod(packed.shape) if packed else parameter.numel()

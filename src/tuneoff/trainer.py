@@ -82,7 +82,7 @@ class Trainer:
             if run.packing:
                 refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
-            self.parameters = self._count_parameters()
+            self.parameters = count(self.model, self.method.ever_trained(self.model, self.optimizer))
             self.wrapped, self.stepper = self.ranks.join(self.model, self.optimizer, run.batch_size, run.max_grad_norm)
         self.metrics.load(self.data, self.tokenizer)
         self._plan()
@@ -101,12 +101,6 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(derive(self.run.seed, purpose))
             yield
-
-    def _count_parameters(self) -> dict[str, int]:
-        named = dict(self.model.named_parameters())
-        ever = self.method.ever_trained(self.model, self.optimizer)
-        return {"total": count(named.values()), "ever_trained": count(named[name] for name in ever),
-                "trainable": count(p for p in named.values() if p.requires_grad)}
 
     def _plan(self) -> None:
         """Order, budget in steps, schedule, and the steps whose memory is counted."""

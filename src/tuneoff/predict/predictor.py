@@ -33,8 +33,7 @@ def predict(run: Experiment, method: Method) -> dict:
     predictor = Predictor(run, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
-        named = list(predictor.model.parameters())
-        parameters = {"total": count(named), "trainable": count(p for p in named if p.requires_grad)}
+        parameters = count(predictor.model, method.ever_trained(predictor.model, predictor.optimizer))
         moments = list(predictor.moments(run.batch_size))
         found = {"parameters": parameters, **content(moments, predictor.assumptions())}
         if run.gib is not None:
