@@ -30,6 +30,9 @@ def read(row: dict, **columns):
     ("alpaca", {"instruction": "What is 1 + 1?", "output": "2"}, [ASKED, ANSWER]),
     ("alpaca", {"instruction": "Add.", "input": "1, 1", "output": "2", "text": "all of it"},
      [{"role": "user", "content": "Add.\n\n1, 1"}, ANSWER]),
+    ("alpaca", {"instruction": "What is 1 + 1?", "input": " \n", "output": "2"}, [ASKED, ANSWER]),
+    ("alpaca", {"instruction": "Double.", "input": 0, "output": 0.5},
+     [{"role": "user", "content": "Double.\n\n0"}, {"role": "assistant", "content": "0.5"}]),
 ])
 def test_a_format_is_found_by_its_columns(name, row, messages):
     found, example = read(row)
@@ -44,6 +47,14 @@ def test_columns_can_be_named():
     assert read({"text": "Words."}) == ("text", ([], "Words.", "rows.jsonl: line 1"))
 
 
+def test_conversations_that_begin_alike_ask_the_same():
+    hello = {"role": "assistant", "content": "Hello."}
+    for talk in ([*TALK], [hello, *TALK]):
+        asked, longer = read({"messages": talk})[1].asks, read({"messages": [*talk, ASKED, hello]})[1].asks
+        assert asked == longer == repr(talk[:-1])  # to the byte: earlier splits stay what they were
+    assert read({"messages": [hello, ASKED, ANSWER]})[1].asks != read({"messages": [hello, *TALK]})[1].asks
+
+
 def test_a_conversation_ends_with_its_last_answer():
     assert read({"messages": [*TALK, ASKED, ASKED]})[1].messages == TALK
     assert read({"messages": [ASKED]})[1].messages == []
@@ -54,12 +65,16 @@ def test_a_conversation_ends_with_its_last_answer():
      "^data.path=rows.jsonl: line 1: has columns question, answer; needs messages,.* data.columns.prompt=question"),
     ({"question": "a", "answer": "b"}, {"prompt": "qestion", "completion": "answer"},
      "^data.columns.prompt=qestion: no such column in rows.jsonl: line 1; there are question, answer; did you mean"),
+    ({"prompt": "a", "context": "b", "completion": "c"}, {"prompt": "prompt", "input": "contxt", "completion": "a"},
+     "^data.columns.input=contxt: no such column in rows.jsonl: line 1; .*; did you mean context"),
     ({"prompt": "a", "completion": None}, {}, "line 1: completion must be text, not NoneType"),
     ({"prompt": ["a"], "completion": "b"}, {}, "line 1: prompt must be text, not list"),
     ({"prompt": "a", "completion": True}, {}, "line 1: completion must be text, not bool"),
+    ({"prompt": "a", "completion": float("nan")}, {}, "line 1: completion must be text, not float nan"),
     ({"prompt": "half \ud83d", "completion": "b"}, {}, "line 1: prompt holds half a character"),
     ({"messages": "a"}, {}, "line 1: messages must be a list of turns"),
-    ({"messages": [{"role": "tool", "content": "a"}]}, {}, "line 1: messages has a turn of role tool; must be one of"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, {}, "line 1: messages has a turn of role 'tool'; must be one"),
+    ({"messages": [{"role": ["user"], "content": "a"}]}, {}, "line 1: messages has a turn of role ..user..; must be"),
     ({"messages": [{"role": "user", "content": None}]}, {}, "line 1: messages' content must be text"),
     ({"conversations": [{"speaker": "human", "value": "a"}]}, {}, "line 1: conversations has a turn of role None"),
 ])

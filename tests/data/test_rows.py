@@ -83,7 +83,7 @@ def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):
 @pytest.mark.parametrize("rows, message", [
     ([], "no training rows"),
     ([{"prompt": "word " * 99, "completion": "b"}], "no training rows: no answer of 1 example"),
-    ([{"messages": [{"role": "user", "content": "a"}]}], "no training rows: no answer of 1 example"),
+    ([{"messages": [{"role": "user", "content": "a"}]}], "no training rows: no row has an answer"),
     ([{"prompt": "a", "completion": "b", "split": "test"}], "data.splits.train=train: .* no such split; there are te")])
 def test_a_set_without_training_rows_is_refused(tmp_path, rows, message):
     with pytest.raises(ConfigError, match=message):
@@ -124,6 +124,16 @@ def test_what_asks_the_same_stays_on_one_side(tmp_path):
     assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
 
 
+def test_a_conversation_and_its_longer_form_stay_on_one_side(tmp_path):
+    def turn(place: int, content: str) -> dict:
+        return {"role": ("user", "assistant")[place % 2], "content": content}
+    rows = [{"messages": [turn(place, f"{n} at {place}") for place in range(length)]}
+            for n in range(40) for length in (2, 4)]
+    found = shares(write_lines(tmp_path / "rows.jsonl", rows), validation_share=0.25)
+    numbers = [{text.split()[0] for text in items} for items in found.values()]
+    assert len(numbers[0]) == 30 and len(numbers[1]) == 10
+
+
 def test_a_split_of_that_name_goes_before_a_share(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [*pairs(20), *pairs(3, split="validation")])
     assert len(shares(path, validation_share=0.5)["validation"]) == 3
@@ -136,6 +146,9 @@ def test_a_share_of_nothing_is_refused(tmp_path):
     for rows in (pairs(1), same):
         with pytest.raises(ConfigError, match="data.validation_share=0.1: [19] training rows are too few, or ask"):
             shares(write_lines(tmp_path / "rows.jsonl", rows), validation_share=0.1)
+    unanswered = [{"messages": [{"role": "user", "content": "a"}]}] * 9
+    with pytest.raises(ConfigError, match="^data.path=.*: no training rows: no row has an answer$"):
+        shares(write_lines(tmp_path / "rows.jsonl", unanswered), validation_share=0.1)
 
 
 # ---------------------------------------------------------------- the cache

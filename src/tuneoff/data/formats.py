@@ -1,4 +1,6 @@
 """What a row says, in whichever of the usual formats: a conversation with answers, or plain text."""
+import math
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -33,8 +35,12 @@ class Example(NamedTuple):
 
     @property
     def asks(self) -> str:
-        """All but the last answer: two examples that ask the same belong to the same split."""
-        return repr(self.messages[:-1]) if self.messages else self.text
+        """What stands before the first answer to a user: examples that begin alike belong to the same split."""
+        if not self.messages:
+            return self.text
+        roles = [message["role"] for message in self.messages]
+        asked = roles.index("user") if "user" in roles else 0  # not before: an assistant may greet first
+        return repr(self.messages[:roles.index("assistant", asked)])
 
 
 def find_format(columns: Columns, found: Found) -> Format:
@@ -46,7 +52,7 @@ def find_format(columns: Columns, found: Found) -> Format:
     named = {role: name for role, name in asdict(columns).items() if name is not None}
     there = ", ".join(found.row)
     for role, name in named.items():
-        if name not in found.row and role != OPTIONAL:
+        if name not in found.row:
             raise ConfigError(f"data.columns.{role}", name, f"no such column in {found.where}; there are {there}"
                               f"{nearest(name, found.row)}")
     if named:
@@ -74,7 +80,8 @@ def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
         else:
             asked = text_of(found, columns["prompt"])
             about = found.row.get(columns.get(OPTIONAL, ""))
-            asked += f"\n\n{text_of(found, columns[OPTIONAL])}" if about else ""
+            if about is not None and (more := as_text(found, about, columns[OPTIONAL])).strip():
+                asked += f"\n\n{more}"
             answer = text_of(found, columns["completion"])
             yield Example([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], "",
                           found.where)
@@ -88,9 +95,9 @@ def conversation(found: Found, column: str) -> list[Message]:
     messages: list[Message] = []
     for turn in turns:
         role, content = (turn.get(ours, turn.get(theirs)) for ours, theirs in (("role", "from"), ("content", "value")))
-        if role not in ROLES:
-            raise ConfigError("data.path", found.where, f"{column} has a turn of role {role}; must be one of "
-                              f"{', '.join(ROLES)}")
+        if not isinstance(role, str) or role not in ROLES:
+            raise ConfigError("data.path", found.where, f"{column} has a turn of role {reprlib.repr(role)}; must be "
+                              f"one of {', '.join(ROLES)}")
         messages.append({"role": ROLES[role], "content": as_text(found, content, f"{column}' content")})
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
@@ -110,11 +117,12 @@ def text_of(found: Found, column: str) -> str:
 
 
 def as_text(found: Found, value: Any, what: str) -> str:
-    """A value as text; a number as it is written."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    """A value as text, a number (of parquet; text formats give theirs as text) as Python writes it."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str):
-        raise ConfigError("data.path", found.where, f"{what} must be text, not {type(value).__name__} {value!r:.40}")
+        raise ConfigError("data.path", found.where, f"{what} must be text, not {type(value).__name__} "
+                          f"{reprlib.repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone, as a broken JSON writer leaves it

@@ -55,8 +55,9 @@ def tokenise(data: Data, source: Source, template: Plain | Chat, max_length: int
             if split != "train":
                 result.answers.setdefault(split, []).append(answer)
     if not result.splits["train"]:
-        lost = result.dropped["train"]
-        why = f": no answer of {lost} examples begins within max_length={max_length}" if lost else ""
+        cut = result.cut["train"]
+        why = ": no row has an answer" if result.dropped["train"] else ""
+        why = f": no answer of {cut} examples begins within max_length={max_length}" if cut else why
         raise ConfigError("data.path", data.path, f"no training rows{why}")
     chosen = {} if form.name == "text" else {"template": template.name, "template_text": template.text}
     result.made = {"format": form.name, "columns": form.columns, **chosen}
@@ -123,7 +124,7 @@ def divide(rows: list[Example], shares: dict[str, float], seed: int) -> dict[str
                 left -= len(groups[key])
                 for index in groups[key]:
                     roles[index] = role
-        if share and (left == wanted or "train" not in roles):
+        if rows and share and (left == wanted or "train" not in roles):
             raise ConfigError(f"data.{role}_share", share, f"{len(rows)} training rows are too few, or ask the same")
     return {name: [row for row, role in zip(rows, roles, strict=True) if role == name] for name in ("train", *shares)}
 
