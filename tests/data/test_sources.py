@@ -2,6 +2,7 @@
 import csv
 import gzip
 import json
+import logging
 import lzma
 
 import pytest
@@ -60,12 +61,32 @@ def test_a_folder_is_read_whole_and_its_names_say_the_split(tmp_path):
     assert {name: len(items) for name, items in found.items()} == {"train": 8, "validation": 3, "test": 4}
 
 
+def test_one_file_of_a_folder_belongs_to_the_split_that_its_name_says(tmp_path):
+    path = write_lines(tmp_path / "validation.jsonl", pairs(2))
+    assert set(rows(tmp_path)) == {"validation"} and set(rows(path)) == {"train"}
+
+
+def test_what_the_hub_writes_about_a_set_is_no_data(tmp_path):
+    for name in ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "deep/state.json"):
+        write_lines(tmp_path / name, [{"about": "the set"}])
+    write_lines(tmp_path / "train.json", pairs(1))
+    assert rows(tmp_path) == {"train": pairs(1)}
+
+
+def test_numbers_stay_as_they_are_written(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": 18.50, "completion": %s}' % ("1" * 5000))
+    assert rows(tmp_path / "rows.jsonl") == {"train": [{"prompt": "18.50", "completion": "1" * 5000}]}
+
+
 def test_a_row_may_name_its_split_and_data_splits_renames_it(tmp_path):
-    path = write_lines(tmp_path / "rows.jsonl", [*pairs(3, split="train"), *pairs(2, split="dev")])
-    with pytest.raises(ConfigError, match=r"line 4: split=dev: data.splits names train, validation, test alone"):
+    path = write_lines(tmp_path / "rows.jsonl", [*pairs(3, split="Train"), *pairs(2, split="dev"),
+                                                 *pairs(1, split="validation"), *pairs(4, split="spare")])
+    with pytest.raises(ConfigError, match=r"line 7: split='spare': data.splits names train, validation, test alone"):
         rows(path)
-    found = rows(path, splits=Splits(validation="dev"))
-    assert {name: len(items) for name, items in found.items()} == {"train": 3, "dev": 2}
+    for splits, counts in ((Splits(test="spare"), {"train": 3, "validation": 3, "spare": 4}),
+                           (Splits(validation="dev", test="spare"), {"train": 3, "dev": 2, "spare": 4}),
+                           (Splits(validation=None, test="spare"), {"train": 3, "spare": 4})):
+        assert {name: len(items) for name, items in rows(path, splits=splits).items()} == counts
     with pytest.raises(ConfigError, match="line 1: split="):
         rows(write_lines(tmp_path / "rows.jsonl", pairs(1, split=["train"])))
 
@@ -76,6 +97,7 @@ BROKEN = {
     ("rows.jsonl", GOOD * 2 + b'[1]\n'): "line 3: not an object",
     ("rows.jsonl", GOOD * 4 + '{"prompt": "é"}'.encode("latin-1")): r"line 5: not UTF-8 \(byte 0xe9\)",
     ("rows.jsonl", GOOD.decode().encode("utf-16")): r"line 1: not UTF-8 \(byte 0xff\)",
+    ("rows.jsonl", GOOD + b"[" * 100_000): "from line 2 on: nested too deeply",
     ("rows.json", b'[{"prompt": "a"},\n {"prompt": }\n]'): "line 2, column 13: Expecting value",
     ("rows.json", b'[{"prompt": "a"}, 3]'): "item 2: not an object",
     ("rows.csv", b"prompt,completion\na,b\na,b,c\n"): "line 3: not as many fields as the header",
@@ -90,11 +112,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name, content", BROKEN)
-def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, name, content):
+def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, name, content, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=BROKEN[name, content]) as caught:
         rows(tmp_path / name)
     assert str(caught.value).startswith(f"data.path={tmp_path / name}") and "\n" not in str(caught.value)
+    assert not caplog.records  # the error is all that is told
+
+
+def test_packed_parquet_is_refused_by_its_name(tmp_path):
+    (tmp_path / "rows.parquet.gz").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "rows.parquet.gz"):
+        with pytest.raises(ConfigError, match="ends? in .jsonl .json .csv, perhaps with .gz or .xz after it, or .parq"):
+            Data("test", str(path)).check()
 
 
 # ---------------------------------------------------------------- sets of the hub, by a copy of one on this machine

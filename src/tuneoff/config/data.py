@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tuneoff.config.options import ConfigError, at_least, check_ranges, one_of, option
-from tuneoff.config.places import FORMATS, data_files, format_of, shipped
+from tuneoff.config.places import ALLOWED, data_files, format_of, shipped
 
 
 def share() -> Any:
@@ -97,11 +97,11 @@ class Data:
             if self.path not in files:
                 raise ConfigError(f"{prefix}path", self.path, f"must be {' or '.join(files)}")
         elif path.is_file() and format_of(path) is None:
-            raise ConfigError(f"{prefix}path", self.path, f"must end in {' '.join(FORMATS)}, and perhaps .gz or .xz")
+            raise ConfigError(f"{prefix}path", self.path, f"must end in {ALLOWED}")
         elif not self.path or not path.exists() and (format_of(path) or not is_hub_name(self.path)):
             raise ConfigError(f"{prefix}path", self.path, "must be an existing file or folder, or a hub's owner/name")
         elif path.is_dir() and not data_files(self.path):
-            raise ConfigError(f"{prefix}path", self.path, f"holds no file that ends in {' '.join(FORMATS)}")
+            raise ConfigError(f"{prefix}path", self.path, f"holds no file that ends in {ALLOWED}")
         for key in ("subset", "streaming", "revision"):
             if getattr(self, key) and not (self.on_hub or path.is_dir() and key != "revision"):
                 raise ConfigError(f"{prefix}{key}", getattr(self, key), "is for sets of the hub, as path=owner/name")

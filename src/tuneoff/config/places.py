@@ -3,8 +3,11 @@ import hashlib
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
-PACKED = ("", ".gz", ".xz")
+TEXT = (".jsonl", ".json", ".csv")
+ENDINGS = {kind + packed: kind for kind in TEXT for packed in ("", ".gz", ".xz")} | {".parquet": ".parquet"}
+ALLOWED = f"{' '.join(TEXT)}, perhaps with .gz or .xz after it, or .parquet"
+# What `datasets` and the hub write beside a set's files.
+METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
 
 def folder_of(place: str) -> Path:
@@ -19,15 +22,15 @@ def shipped(pattern: str) -> list[str]:
 
 
 def format_of(path: Path) -> str | None:
-    """`.jsonl`, `.json`, `.csv` or `.parquet`, compressed or not, by a file's name; None for any other."""
-    return next((kind for kind in FORMATS for packed in PACKED if path.name.lower().endswith(kind + packed)), None)
+    """`.jsonl`, `.json`, `.csv` or `.parquet`, by a file's name, text compressed or not; None for any other."""
+    return next((kind for ending, kind in ENDINGS.items() if path.name.lower().endswith(ending)), None)
 
 
-def data_files(place: str) -> list[Path]:
+def data_files(place: str | Path) -> list[Path]:
     """The files behind a local `data.path`: itself, or what a folder holds in it and below that is data, in order."""
     path = Path(place).expanduser()
     if path.is_dir():
-        found = (file for file in path.rglob("*") if file.is_file() and format_of(file))
+        found = (file for file in path.rglob("*") if file.is_file() and format_of(file) and file.name not in METADATA)
         return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
     return [path] if path.is_file() else []
 

@@ -10,13 +10,14 @@ import json
 import logging
 import lzma
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuneoff.config import ConfigError, Data, data_files, data_hash, format_of
+from tuneoff.config import ConfigError, Data, data_files, data_hash, folder_of, format_of
 
 UNPACK: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # A file of a folder belongs to the split whose word its name, or a folder above it, holds. As `datasets` has it.
@@ -44,33 +45,40 @@ def open_source(data: Data) -> Source:
     """
     if data.path.startswith("tuneoff:"):
         path = Path(__file__).parent / "corpus" / f"{data.path.removeprefix('tuneoff:')}.jsonl.xz"
-        return Source(partial(by_split, data, [path]), "")
+        return Source(partial(by_split, data, path), "")
     if data.on_hub:
         return library(data, data.path, data.subset, streaming=data.streaming, revision=data.revision)
     content = data_hash(data.path)
     if data.subset or data.streaming:
         # Not by way of the copy that `datasets` keeps, which it takes for new as long as the files' times are the same.
-        copied = library(data, str(Path(data.path).expanduser()), data.subset, streaming=True)
+        copied = library(data, str(folder_of(data.path)), data.subset, streaming=True)
         return Source(copied.read, f"{content} {copied.key}")
-    return Source(partial(by_split, data, data_files(data.path)), content)
+    return Source(partial(by_split, data, folder_of(data.path)), content)
 
 
-def by_split(data: Data, files: list[Path]) -> dict[str, Iterable[Found]]:
-    """The rows of local files, under the split that the row itself names, or else its file's name.
+def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
+    """The rows of a file or folder, under the split that the row itself names, or else its file's name.
 
     Raises:
         ConfigError: a row that cannot be read, or that names a split which has no role.
     """
     names = {role: getattr(data.splits, role) for role in WORDS}
     found: dict[str, Any] = {name: [] for name in names.values() if name is not None}
-    for file in files:
-        role = split_of(file.relative_to(Path(data.path).expanduser())) if len(files) > 1 else "train"
+    # A row may also say a usual word; where data.splits has another name for that role, such rows are left alone.
+    known = {word: role if names[role] == role else None for role, words in WORDS.items() for word in words}
+    known |= {name: name for name in found}
+    for file in data_files(place):
+        role = split_of(file.relative_to(place))
         for item in read_file(data, file):
-            name = item.row.get("split") or names[role]
-            if isinstance(name, str) and name in found:
+            name = names[role]
+            if said := item.row.get("split"):
+                word = next((word for word in (str(said), str(said).lower()) if word in known), None)
+                if word is None:
+                    raise ConfigError("data.path", item.where, f"split={reprlib.repr(said)}: data.splits names "
+                                      f"{', '.join(found)} alone")
+                name = known[word]
+            if name is not None:
                 found[name].append(item)
-            elif name is not None and str(name) not in WORDS:
-                raise ConfigError("data.path", item.where, f"split={name}: data.splits names {', '.join(found)} alone")
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -120,11 +128,13 @@ def decoded(content: bytes, before: int = 0) -> str:
 
 
 def parsed(text: str, before: int = 0) -> Any:
-    """The JSON value in a text."""
+    """The JSON value in a text; a number stays the text that it is, 18.50 and one of 5,000 digits too."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:
         raise Unreadable(f"line {before + error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise Unreadable(f"from line {before + 1} on: nested too deeply") from error
 
 
 def read_lines(file: Iterable[bytes]) -> Iterator[tuple[dict, str]]:
@@ -178,6 +188,7 @@ def library(data: Data, path: str, subset: str | None = None, *, streaming: bool
         import datasets
         datasets.disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
+        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # they raise what they tell
         builder = datasets.load_dataset_builder(path, subset, **settings)
 
     def read() -> dict[str, Iterable[Found]]:
