@@ -109,6 +109,8 @@ def test_thoughts_that_the_template_takes_out_are_refused_not_guessed():
 def test_what_a_template_refuses_is_told_with_its_place():
     with pytest.raises(ConfigError, match="refuses rows.jsonl: line 7: System role not supported"):
         answers(STRICT, turns("a", "b", system="Be kind."))
+    with pytest.raises(ConfigError, match="refuses rows.jsonl: line 7: can only concatenate str"):
+        answers("{{ messages[0].content + 1 }}", turns("a", "b"))
 
 
 def test_an_answer_without_an_end_token_is_told_once(caplog):

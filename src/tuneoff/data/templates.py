@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Data
@@ -100,9 +99,9 @@ class Chat:
         try:
             text = self._text(example.messages)
             spans = self._marked(example.messages, text) or self._by_prefixes(example.messages, text)
-        except TemplateError as error:
-            raise ConfigError("data.template", self.name, f"the chat template refuses {example.where}: {error}; "
-                              "data.template=plain takes any conversation") from error
+        except Exception as error:  # a template is a program, which may fail in any way
+            raise ConfigError("data.template", self.name, f"the chat template refuses {example.where}: "
+                              f"{' '.join(str(error).split())}; data.template=plain takes any conversation") from error
         if not spans:
             raise ConfigError("data.template", self.name, f"the chat template changes earlier turns or answers of "
                               f"{example.where}, so that they cannot be told apart; data.template=plain keeps them")
