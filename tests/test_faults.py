@@ -88,6 +88,22 @@ def test_two_runs_on_one_folder(tmp_path, debug_model):
     assert not record.is_locked(tmp_path / "run")
 
 
+def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, debug_model):
+    folder, settings = tmp_path / "run", ["method=freeze", "save_every=2"]
+    assert train(debug_model, folder, *settings).returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*")
+              if path.name in (record.RUN, record.METRICS, record.RESULT) or path.parent.parent.name == "checkpoints"}
+    assert len(before) > 5
+    for more, line in ((["rerun=true", "freeze_trainable_layers=99"], "freeze_trainable_layers=99: this model has"),
+                       (["resume=auto", "lr=9e-3"], f"resume=auto: {folder} holds run ")):
+        done = train(debug_model, folder, *settings, *more)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(f"error: {line}")
+        assert {path: path.read_bytes() for path in before} == before
+    done = train(debug_model, folder, *settings, "resume=auto")  # it has finished
+    assert (done.returncode, done.stderr) == (0, "") and "finished" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.slow
 def test_two_runs_that_start_at_once_on_one_folder(tmp_path, debug_model):
     """A lock decides: one trains, the other is refused and changes nothing."""

@@ -55,14 +55,26 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
     assert before["metrics"]["perplexity"] == math.exp(before["loss"]["final"])
 
 
-def test_a_row_without_room_for_an_answer_is_wrong_and_counted(settings, sums, tmp_path):
-    trainer = trainer_of(settings, tmp_path, *LEARN, f"data.path={sums}")
+def test_a_row_without_room_for_an_answer_is_wrong_and_counted(settings, sums, tmp_path, monkeypatch):
+    trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
+    lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
+    monkeypatch.setattr("tuneoff.trainer.positions", lambda model: max(lengths) + 15)
+    trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
     asked = trainer.metrics.exact_match
-    lengths = [len(question.prompt) for question in asked.questions]
-    trainer.model.config.max_position_embeddings = max(lengths) + 15
     trainer.conclude()
     assert [line.get("too_long") for line in asked.lines()] == [n if n == max(lengths) else None for n in lengths]
     assert 0 < asked.facts()["too_long"] < 6 and len(asked.facts()["scores"]) == 6
+
+
+@pytest.mark.parametrize("options, line", [
+    (["exact_match=gsm8k", "max_new_tokens=512"], "max_new_tokens=512: leaves no prompt of the validation split"),
+    (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows")])
+def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, line):
+    rows = [json.dumps({"prompt": f"What is {prompt}?", "completion": completion}) for prompt, completion in SUMS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
+    with pytest.raises(ConfigError, match=line):
+        trainer_of(settings, tmp_path / "run", "method=full", *options)
 
 
 def test_a_split_without_questions_is_refused(settings, sums, tmp_path):

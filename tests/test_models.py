@@ -13,6 +13,8 @@ from transformers import (
     BitsAndBytesConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
 )
 
@@ -305,3 +307,13 @@ def test_a_hub_name_that_cannot_be_reached_is_refused_in_a_line(settings):
     with pytest.raises(ConfigError, match="model.path=nobody/nothing: ") as caught:
         load_tokenizer(experiment.model)
     assert "\n" not in str(caught.value)
+
+
+def test_data_that_the_model_has_no_embeddings_for_is_refused(run, tmp_path):
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+    for vocabulary, positions, line in ((300, 512, "model.tokenizer=tuneoff:tiny: gives token .* the model has 300"),
+                                        (4096, 32, "max_length=96: must be at most 32, the positions that were")):
+        folder = tmp_path / str(vocabulary)
+        GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=positions, **sizes)).save_pretrained(folder)
+        with pytest.raises(ConfigError, match=line):
+            run("method=full", f"model.path={folder}", "model.tokenizer=tuneoff:tiny")

@@ -23,6 +23,9 @@ atexit.register(lambda: open(os.environ["IMPORTED"], "w").write("\\n".join(sys.m
 
 # What is typed (leading NAME=value words are environment) → the whole line, where … stands for anything.
 CASES = {
+    # ---- numbers that OmegaConf would take for a boolean
+    "packing=2": "packing=2: must be true or false",
+    "method=dora use_dora=3": "use_dora=3: must be true or false",
     # ---- keys that are not there
     "foo=1": "foo=1: no such option for method=lora",
     "learning_rate=1": "learning_rate=1: no such option for method=lora",
@@ -84,6 +87,8 @@ CASES = {
     "forgetting=stdlib": "forgetting=stdlib: must be given by its parts, forgetting.data",
     "forgetting.data=null": "forgetting.data=null: must be the name of a config",
     "forgetting.data.limit=4": "forgetting.data.limit=4: needs forgetting.data, and that is null",
+    "max_length=64 forgetting.data.limit=4": "forgetting.data.limit=4: needs forgetting.data, and that is null",
+    "data=json forgetting.data=true": "forgetting.data=true: must be the name of a config",
     # ---- enums
     "method=galore galore_proj_type=foo": "galore_proj_type=foo: must be one of std, reverse_std, right, left, full",
     "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant",

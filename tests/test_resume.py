@@ -285,6 +285,8 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     assert folder("resume=auto") == f"{tmp_path}/2026-01-02_{name}"
     assert folder("resume=auto", "progress=true") == f"{tmp_path}/2026-01-02_{name}"
     assert folder("resume=auto", "lr=0.5") not in map(str, tmp_path.iterdir())
-    assert folder(f"resume={tmp_path}/2026-01-01_{name}") == f"{tmp_path}/2026-01-01_{name}"
+    first = f"{tmp_path}/2026-01-01_{name}"
+    assert folder(f"resume={first}") == first
+    entry.refuse_another_run(compose_config("method=full", f"resume={first}"), Path(first))
     with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
-        folder(f"resume={tmp_path}/2026-01-01_{name}", "lr=0.5")
+        entry.refuse_another_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))

@@ -100,15 +100,6 @@ def _read(path: Path) -> Checkpoint:
 
 
 # ---------------------------------------------------------------- what a run has of it
-def begin(folder: Path, resume: bool, first: bool) -> Checkpoint | None:
-    """What a run goes on from; one that does not resume has no checkpoints: its first process sees to that."""
-    if resume:
-        return newest(folder)
-    if first:
-        shutil.rmtree(folder, ignore_errors=True)
-    return None
-
-
 def collect(model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer,
             ranks: Ranks) -> tuple[dict[str, torch.Tensor], dict]:
     """`tensors` and `state` for `save`, each whole where it is split over the ranks; all of them must call."""

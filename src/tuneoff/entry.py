@@ -45,13 +45,18 @@ def checked(cfg: DictConfig) -> DictConfig:
     task = copy.deepcopy(cfg)
     with open_dict(task):
         hydra = task.pop("hydra", None)
-    added = [text for text in (hydra.overrides.task if hydra else ()) if re.match(r"\+[^+]", text)]
+    written = list(hydra.overrides.task) if hydra else []
+    added = [text for text in written if re.match(r"\+[^+]", text)]
     # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
     second = [text for text in added if text.startswith("+schema=")]
     if not second:
         bind(task)  # it knows the key's nearest name
     for override in second or added:
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
+    for key, _, value in (text.partition("=") for text in written):
+        # OmegaConf takes any number, and much else, for a boolean.
+        if isinstance(OmegaConf.select(task, key), bool) and value.lower() not in ("true", "false"):
+            raise ConfigError(key, value, "must be true or false")
     return task
 
 
@@ -61,22 +66,24 @@ def checked_identity(*, _root_: DictConfig) -> str:
 
 
 def run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
-    """`${run_folder:PARENT,TIME}`: a single run's new folder, or with `resume` the one to go on in.
-
-    Raises:
-        ConfigError: `resume` names a folder whose run has other settings.
-    """
+    """`${run_folder:PARENT,TIME}`: a single run's new folder, or with `resume` the one to go on in."""
     task = checked(_root_)
     name, resume = identity(task), task.resume
     if resume == "auto":
         earlier = sorted(Path(parent).glob(f"*_{name}"), reverse=True)
         return str(next((folder for folder in earlier if status(folder) in RETRIED), f"{parent}/{time}_{name}"))
-    if resume != "never":
-        found = (read_json(Path(resume) / RUN) or {}).get("identity")
-        if found != name:
-            raise ConfigError("resume", resume, f"holds run {found}, and these settings make {name}")
-        return resume
-    return f"{parent}/{time}_{name}"
+    return f"{parent}/{time}_{name}" if resume == "never" else resume
+
+
+def refuse_another_run(task: DictConfig, folder: Path) -> None:
+    """Let no run go on in the `folder` of one with other settings.
+
+    Raises:
+        ConfigError: what is there has another identity.
+    """
+    found, name = (read_json(folder / RUN) or {}).get("identity"), identity(task)
+    if found != name:
+        raise ConfigError("resume", task.resume, f"{folder} holds run {found}, and these settings make {name}")
 
 
 OmegaConf.register_new_resolver("identity", checked_identity, replace=True)
@@ -128,8 +135,10 @@ class Refusal(Callback):
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
-        if (folder / RUN).exists() and not (task.rerun or task.resume != "never"):
+        if (folder / RUN).exists() and task.resume == "never" and not task.rerun:
             raise ConfigError("hydra.run.dir", folder, "holds a run already, and rerun=true would replace it")
+        if (folder / RUN).exists() and task.resume != "never":
+            refuse_another_run(task, folder)
         self.there = existing(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -147,9 +156,13 @@ class Refusal(Callback):
             if failed := unfinished(rows):
                 raise RunFailed(failed)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See whether the folder holds an earlier run."""
+        self.earlier = (Path(config.hydra.runtime.output_dir) / RUN).exists()
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave nothing of a run that only the loaded model or data showed to be wrong."""
-        if isinstance(job_return._return_value, ConfigError) and this_rank() == 0:
+        """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""
+        if isinstance(job_return._return_value, ConfigError) and this_rank() == 0 and not self.earlier:
             forget(Path(config.hydra.runtime.output_dir), self.there)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-from yaml import MarkedYAMLError
+from yaml import MarkedYAMLError, safe_load
 
 from tuneoff.config import Columns, ConfigError, Data, Experiment, Model, Splits, nearest, no_such_option, schemas
 from tuneoff.record import Busy
@@ -206,8 +206,9 @@ def _(error: RuntimeError, arguments: list[str]) -> str | None:
 def _(error: AssertionError, arguments: list[str]) -> str | None:
     if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
         return None
-    parent = arguments[0].partition("=")[0].rpartition(".")[0]
-    return f"{arguments[0]}: needs {parent}, and that is null"
+    keys = {text.partition("=")[0]: text for text in arguments}
+    deepest = max(keys, key=lambda key: key.count("."))
+    return f"{keys[deepest]}: needs {deepest.rpartition('.')[0]}, and that is null"
 
 
 @say.register
@@ -220,7 +221,9 @@ def _(error: ValueError, arguments: list[str]) -> str | None:
     if not str(error).startswith("Config group override"):
         return None
     groups = ("method", *(item.name for item in fields(Experiment) if is_dataclass(item.type)), "forgetting.data", "")
-    wrong = next((text for text in arguments if text.partition("=")[0] in groups and "=" in text), "")
+    chosen = [text for text in arguments if text.partition("=")[0] in groups and "=" in text]
+    odd = [text for text in chosen if not isinstance(safe_load(text.partition("=")[2]), str)]
+    wrong = (*odd, *chosen, "")[0]
     return f"{wrong}: must be written key=value" if wrong.startswith("=") else f"{wrong}: must be the name of a config"
 
 

@@ -29,7 +29,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
     """
     first = this_rank() == 0
     with closing(Recorder(folder) if first else Onlooker(folder)) as recorder:
-        if first and run.resume == "auto" and status_of(folder) in RESULTS:
+        if run.resume == "auto" and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
         trainer = Trainer(run, method, recorder)
         status: str = "finished"

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 GIB = 2**30
+WARMUP_STEPS = 3  # not measured: allocators and caches fill up
 
 
 # ---------------------------------------------------------------- peaks by phase
@@ -130,7 +131,7 @@ def gib(count: float) -> float:
 class Throughput:
     """Tokens and seconds of the measured train steps: no warm-up step, no counted step, no evaluation."""
 
-    def __init__(self, warmup_steps: int):
+    def __init__(self, warmup_steps: int = WARMUP_STEPS):
         self.warmup_steps, self.seconds = warmup_steps, []  # type: tuple[int, list[float]]
         self.tokens = self.padded = self.samples = self.tokens_seen = self.steps = 0
         self.train_seconds = 0.0

@@ -30,14 +30,20 @@ class TaskMetrics:
         self._second: list[data.Row] = []
         self._second_facts: dict = {}
 
-    def load(self, own: data.DataSet, tokenizer: PreTrainedTokenizerBase) -> None:
+    def load(self, own: data.DataSet, tokenizer: PreTrainedTokenizerBase, positions: float) -> None:
         """Take the questions of `own`, and read the second set.
 
+        Args:
+            positions: what the model was made for, a prompt and its answer together.
         Raises:
-            ConfigError: there are no questions, or no rows in the second set.
+            ConfigError: no test rows where they are asked for, no questions, none with room for an answer, or no rows
+                in the second set.
         """
+        if self.run.test and not own.splits["test"]:
+            raise ConfigError("test", True, f"{self.run.data.name} has no test rows; data.test_share takes some")
         if self.run.exact_match is not None:
-            self.exact_match = ExactMatch(self.run, own.questions(self.split), self.split, own.ends(tokenizer))
+            self.exact_match = ExactMatch(self.run, own.questions(self.split), self.split, own.ends(tokenizer),
+                                          positions)
         chosen = self.run.forgetting.data
         if chosen is not None:
             try:
@@ -73,7 +79,7 @@ class TaskMetrics:
             return True
         log.info("generating %d answers", len(asked.questions))
         with self.meter.phase("generate"), autocast():
-            parts = asked.parts(model)
+            parts = asked.parts()
             parts += [[]] * (-len(parts) % self.ranks.count)  # they wait for each other after each
             for rows in parts[self.ranks.index::self.ranks.count]:
                 if rows:
@@ -100,9 +106,9 @@ class TaskMetrics:
             values["forgetting"] = after - before
         return values
 
-    def facts(self) -> dict[str, dict]:
-        """The record's `metric_facts`: on what each was measured, what that took, and each row's score."""
-        facts: dict[str, dict] = {"perplexity": {"split": self.split}}
+    def facts(self, values: dict[str, float]) -> dict[str, dict]:
+        """The record's `metric_facts`: on what `values` were measured, what that took, and each row's score."""
+        facts: dict[str, dict] = {"perplexity": {"split": self.split}} if "perplexity" in values else {}
         if self.exact_match and self.exact_match.whole:
             facts["exact_match"] = self.exact_match.facts()
         if self.elsewhere:
@@ -113,13 +119,15 @@ class TaskMetrics:
 class ExactMatch:
     """Generated answers beside the right ones, row by row."""
 
-    def __init__(self, run: Experiment, questions: list[data.Question], split: str, ends: set[int]):
+    def __init__(self, run: Experiment, questions: list[data.Question], split: str, ends: set[int], positions: float):
         """Take the first `run.exact_match_limit` questions.
+
+        A prompt that leaves no room for an answer among the model's `positions` is never asked, and counts as wrong.
 
         Args:
             ends: tokens that end an answer beside the tokenizer's end token.
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none, or none that can be asked.
         """
         assert run.exact_match is not None
         self.run, self.extractor, self.split, self.seconds = run, run.exact_match, split, 0.0
@@ -129,17 +137,21 @@ class ExactMatch:
         if not self.questions:
             raise ConfigError("exact_match", self.extractor, f"the {split} split of {run.data.name} has no questions: "
                               "it is empty, or plain text")
+        for row, question in enumerate(self.questions):
+            if len(question.prompt) + run.max_new_tokens > positions:
+                self.scores[row] = {"row": row, "correct": False, "too_long": len(question.prompt)}
+        if self.whole:
+            raise ConfigError("max_new_tokens", run.max_new_tokens, f"leaves no prompt of the {split} split any room "
+                              f"among the model's {positions} positions")
+        if self.scores:
+            log.warning("exact_match: %d of %d prompts leave no room for max_new_tokens=%d among the model's %d "
+                        "positions, and count as wrong", len(self.scores), len(self.questions), run.max_new_tokens,
+                        positions)
 
-    def parts(self, model: Any) -> list[list[int]]:
-        """Numbers of the rows that still want an answer, by batch; longest prompts first, so what fits shows at once.
-
-        A prompt that leaves no room for an answer among the model's positions is no part of any, and counts as wrong.
-        """
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        lengths = {row: len(question.prompt) for row, question in enumerate(self.questions)}
-        for row in [row for row in lengths if lengths[row] + self.run.max_new_tokens > positions]:
-            self.scores[row] = {"row": row, "correct": False, "too_long": lengths.pop(row)}
-        rows = sorted(lengths, key=lambda row: -lengths[row])
+    def parts(self) -> list[list[int]]:
+        """Numbers of the rows that still want an answer, by batch; the longest first, so what fits shows at once."""
+        open_rows = (row for row in range(len(self.questions)) if row not in self.scores)
+        rows = sorted(open_rows, key=lambda row: -len(self.questions[row].prompt))
         size = self.run.eval_batch_size or self.run.batch_size
         return [rows[start:start + size] for start in range(0, len(rows), size)]
 

@@ -32,6 +32,9 @@ from tuneoff.config import ConfigError, Experiment, MixedPrecision, Model, neare
 
 logging.disable_progress_bar()  # ours is the one that says something
 python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it tells of kernels nobody asked for
+# Padding is on the right, where no token looks: it takes no attention mask.
+python_logging.getLogger("transformers.modeling_utils").addFilter(lambda line: "attention_mask" not in str(line.msg))
+warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # PEFT, of GPT-2's transposed layers: it mends that
 # Said of accelerate's, PEFT's and our calls; earlier versions of transformers know no other name.
 warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated")
 warnings.filterwarnings("ignore", "Could not find a config file in")  # PEFT, of an adapter on a GGUF file

@@ -147,10 +147,11 @@ class Recorder:
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
+        self._begun = False
         self._started, self._earlier_seconds = time.perf_counter(), 0.0
 
     def start(self, run: dict, resumed: dict | None = None) -> None:
-        """Write run.json and begin metrics.jsonl.
+        """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
 
         Args:
             resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
@@ -162,6 +163,12 @@ class Recorder:
                     if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]]
             self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
             self.run.update(tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"])
+        if not (self.folder / RUN).exists():
+            self._begin()
+
+    def _begin(self) -> None:
+        """From here on the folder holds this run, and no earlier one."""
+        self._begun = True
         write_json(self.folder / RUN, self.run)
         for old in (RESULT, ANSWERS):
             (self.folder / old).unlink(missing_ok=True)
@@ -171,7 +178,10 @@ class Recorder:
     def describe(self, more: dict) -> None:
         """Add to run.json what is known once the model and the data are there."""
         self.run.update(more)
-        write_json(self.folder / RUN, self.run)
+        if self._begun:
+            write_json(self.folder / RUN, self.run)
+        else:
+            self._begin()
 
     def wall_seconds(self) -> float:
         """Seconds since the run began, those before a resume included."""
@@ -196,6 +206,8 @@ class Recorder:
         result = {**self.run, "status": status, "error": error, "finished_at": now(), **measured,
                   "curve": thin(self.curve)}
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
+        if not self._begun:
+            self._begin()
         if self._metrics is not None:
             self._metrics.close()
         write_json(self.folder / RESULT, result)

@@ -11,7 +11,7 @@ from tuneoff import entry, isolate
 from tuneoff.child import log_as_rank
 from tuneoff.config import ABSENT, ConfigError, Experiment, Task, bind
 from tuneoff.ranks import launched, this_rank
-from tuneoff.record import RESULT, read_json
+from tuneoff.record import RESULT, AlreadyDone, read_json
 from tuneoff.share import its_share
 
 
@@ -29,12 +29,15 @@ def run(cfg: DictConfig, folder: Path) -> dict:
         result = entry.perform(experiment, method, folder, start)
         show(result, folder)
         return result
-    if launched() == 1 < experiment.num_processes:
-        result = in_ranks(experiment, method, folder, start)
-    else:
-        if launched() > 1:
-            from tuneoff import tether  # noqa: F401 (a launcher that is killed would leave its ranks behind)
-        result = entry.perform(experiment, method, folder, start)
+    try:
+        if launched() == 1 < experiment.num_processes:
+            result = in_ranks(experiment, method, folder, start)
+        else:
+            if launched() > 1:
+                from tuneoff import tether  # noqa: F401 (a launcher that is killed would leave its ranks behind)
+            result = entry.perform(experiment, method, folder, start)
+    except AlreadyDone:  # under resume=auto there is nothing left to do
+        result = read_json(folder / RESULT) or {}
     if this_rank() == 0:
         print(closing_table(result, folder))
     if result["status"] != "finished":

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tuneoff import checkpoint, data, optimizers
 from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, derive
+from tuneoff.embeddings import positions, refuse_strangers
 from tuneoff.live import LiveMemory, keep_highest
 from tuneoff.meters import PhaseMeter, Throughput, gib
 from tuneoff.metrics import TaskMetrics
@@ -26,7 +27,6 @@ from tuneoff.step import Engine, summed_loss, train_step
 from tuneoff.trackers import Trackers, available
 
 log = logging.getLogger(__name__)
-WARMUP_STEPS = 3  # not measured: allocators and caches fill up
 
 
 class Diverged(ArithmeticError):
@@ -49,12 +49,10 @@ class Trainer:
         recorder.folder = self.ranks.gather(recorder.folder.absolute())[0]
         self.accelerator, self.device = self.ranks.accelerator, self.ranks.device
         self.trackers = Trackers(self.accelerator)
-        self.meter = PhaseMeter(self.device)
-        self.throughput = Throughput(WARMUP_STEPS)
+        self.meter, self.throughput = PhaseMeter(self.device), Throughput()
         self.losses: dict[str, float | None] = {"initial": None, "final": None, "best": None, "test": None}
         self.metrics = TaskMetrics(run, recorder, self.meter, self.ranks)
-        self.parameters: dict[str, int] = {}
-        self.breakdown, self.facts = {}, {}  # type: dict, dict
+        self.parameters, self.breakdown, self.facts = {}, {}, {}  # type: dict[str, int], dict, dict
         self.checkpoints = recorder.folder / "checkpoints"
         self.step, self.evaluated_at = 0, -1
         self.asked_to_stop = self.stopping = False  # here; and by all ranks together
@@ -65,7 +63,7 @@ class Trainer:
     def load(self, start: dict) -> None:
         """Load model and data, let the method prepare them, and write run.json; resume where there is a checkpoint."""
         run = self.run
-        saved = checkpoint.begin(self.checkpoints, run.resume != "never", self.ranks.first)
+        saved = checkpoint.newest(self.checkpoints) if run.resume != "never" else None
         origin = provenance(run, self.device)
         self.recorder.start({**start, "method": run.method, "seed": run.seed, "provenance": origin,
                              "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
@@ -78,21 +76,25 @@ class Trainer:
                 model = load_model(run)
                 origin["base_weights_hash"] = weights_hash(model)
                 ran = in_effect(model, run)
+                refuse_strangers(model, run, *self.data.extent())
                 self.model = self.method.prepare(model).to(self.device)
             if run.packing:
                 refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
             self.parameters = count(self.model, self.method.ever_trained(self.model, self.optimizer))
             self.wrapped, self.stepper = self.ranks.join(self.model, self.optimizer, run.batch_size, run.max_grad_norm)
-        self.metrics.load(self.data, self.tokenizer)
+        self.metrics.load(self.data, self.tokenizer, positions(self.model))
         self._plan()
         torch.manual_seed(derive(run.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout"))
         if saved:
             self._restore(saved)
+        elif self.ranks.first:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)  # of a run that this one replaces
         origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
         self.recorder.describe({"optimizer": optimizers.facts(self.optimizer), **ran,
                                 "facts": self.method.facts(self.model), "parameters": self.parameters})
         self.trackers.start(run, self.recorder.run, self.recorder.folder)
+        log.info("%s: %s", run.data.name, self.data.summary())
         log.info("an example, its trained part in «»:\n%s", self.data.example)
 
     @contextmanager
@@ -145,12 +147,10 @@ class Trainer:
             return
         loss = self.evaluate("validation", self.step)
         self.evaluated_at = self.step
-        if self.step == 0:
-            self.losses["initial"] = loss
-            self.metrics.look_elsewhere("before", self.step, self.mean_loss)
-        if ended:
-            self.losses["final"] = loss
-            self.metrics.look_elsewhere("after", self.step, self.mean_loss)
+        for now, name, when in ((self.step == 0, "initial", "before"), (ended, "final", "after")):
+            if now:
+                self.losses[name] = loss
+                self.metrics.look_elsewhere(when, self.step, self.mean_loss)
 
     def stop(self) -> None:
         """Save and stop at the end of the step that runs now."""
@@ -293,6 +293,7 @@ class Trainer:
         memory = self.meter.facts(self.peaks[1:])
         parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
         memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
-        return {"parameters": self.parameters, "loss": self.losses, "memory": memory,
-                "metrics": self.metrics.values(self.losses), "metric_facts": self.metrics.facts(),
+        metrics = self.metrics.values(self.losses)
+        return {"parameters": self.parameters, "loss": self.losses, "memory": memory, "metrics": metrics,
+                "metric_facts": self.metrics.facts(metrics),
                 "throughput": self.throughput.facts(), "facts": {**self.recorder.run.get("facts", {}), **self.facts}}

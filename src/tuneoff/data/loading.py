@@ -1,6 +1,5 @@
 """From settings to tokenised rows: read, put into splits, render, cut, and kept for the next run."""
 import hashlib
-import logging
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -14,7 +13,6 @@ from tuneoff.data.rows import SPLITS, DataSet, Row, describe, fingerprint
 from tuneoff.data.sources import Found, Source, open_source
 from tuneoff.data.templates import Chat, Plain, choose
 
-log = logging.getLogger(__name__)
 AT_ONCE = 1000  # examples that are tokenised together
 
 
@@ -34,7 +32,6 @@ def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dat
         if path:
             cache.write(path, result)
     result.example = describe(result.splits["train"][0], tokenizer)
-    log.info("%s: %s", data.name, result.summary())
     return result
 
 

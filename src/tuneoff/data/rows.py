@@ -62,6 +62,11 @@ class DataSet:
         return {"rows": {name: len(rows) for name, rows in self.splits.items()}, "cut": self.cut,
                 "dropped": self.dropped, **self.made, "fingerprint": self.fingerprint}
 
+    def extent(self) -> tuple[int, int]:
+        """The length of the longest row, and the highest token."""
+        ids = [row.ids for rows in self.splits.values() for row in rows]
+        return max(map(len, ids)), max(map(max, ids))
+
     def summary(self) -> str:
         """Rows of each split and what became of the others, in a line."""
         def lost(split: str) -> str:
