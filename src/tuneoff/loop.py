@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tuneoff.config import ConfigError, Experiment, Method
-from tuneoff.ranks import this_rank
-from tuneoff.record import RESULTS, AlreadyDone, Onlooker, Recorder
+from tuneoff.ranks import Onlooker, this_rank
+from tuneoff.record import RESULTS, AlreadyDone, Recorder
 from tuneoff.record import status as status_of
 from tuneoff.trainer import Diverged, Trainer
 

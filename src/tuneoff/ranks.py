@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from tuneoff.record import describe_error
+from tuneoff.record import Recorder, describe_error
 
 # Longer than any export or download by one rank, for which the others wait; whoever started them ends the lost ones.
 PATIENCE = timedelta(hours=12)
@@ -24,6 +25,37 @@ def launched() -> int:
 def this_rank() -> int:
     """Number of this process among those of its run, from 0. The first writes; the others keep silent."""
     return int(os.environ.get("RANK", 0)) if launched() > 1 else 0
+
+
+class Onlooker(Recorder):
+    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.run = folder, {}
+
+    def start(self, run: dict, resumed: dict | None = None) -> None:
+        self.run = run
+
+    def describe(self, more: dict) -> None:
+        self.run.update(more)
+
+    def wall_seconds(self) -> float:
+        return 0.0
+
+    def log(self, line: dict) -> None:
+        pass
+
+    def alive(self) -> None:
+        pass
+
+    def keep_answers(self, lines: list[dict]) -> None:
+        pass
+
+    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
+        return {**self.run, "status": status, "error": error, **measured}
+
+    def close(self) -> None:
+        pass
 
 
 class RankLost(RuntimeError):

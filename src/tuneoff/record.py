@@ -218,37 +218,6 @@ class Recorder:
         self._lock.close()
 
 
-class Onlooker(Recorder):
-    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.run = folder, {}
-
-    def start(self, run: dict, resumed: dict | None = None) -> None:
-        self.run = run
-
-    def describe(self, more: dict) -> None:
-        self.run.update(more)
-
-    def wall_seconds(self) -> float:
-        return 0.0
-
-    def log(self, line: dict) -> None:
-        pass
-
-    def alive(self) -> None:
-        pass
-
-    def keep_answers(self, lines: list[dict]) -> None:
-        pass
-
-    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
-        return {**self.run, "status": status, "error": error, **measured}
-
-    def close(self) -> None:
-        pass
-
-
 def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: float) -> dict:
     """Write the result of a run whose process is dead, from what it left: its own result, run.json, metrics.jsonl.
 

@@ -100,8 +100,21 @@ def need_package(key: str, value: Any, package: str, extra: str) -> None:
         raise ConfigError(key, value, f"needs a package that is not installed: pip install 'tuneoff[{extra}]'")
 
 
+# What transformers and LLaMA-Factory call our settings, where no name resembles ours.
+ELSEWHERE = {
+    "learning_rate": "lr", "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size", "cutoff_len": "max_length", "lr_scheduler_type": "scheduler",
+    "optim": "optimizer", "bf16": "mixed_precision", "fp16": "mixed_precision", "quantization_bit": "quantization",
+    "finetuning_type": "method", "model_name_or_path": "model.path", "dataset": "data", "max_samples": "data.limit",
+    "val_size": "data.validation_share", "output_dir": "hydra.run.dir", "resume_from_checkpoint": "resume",
+    "save_steps": "save_every", "eval_steps": "eval_every", "save_total_limit": "keep_checkpoints",
+    "report_to": "tracker", "neat_packing": "packing"}
+
+
 def nearest(word: str, known: Any) -> str:
-    """`; did you mean …?` where a known name is close to `word`, else nothing."""
+    """`; did you mean …?` where a known name is close to `word`, or is what others call it; else nothing."""
+    if word in ELSEWHERE:
+        return f"; did you mean {ELSEWHERE[word]}?"
     from difflib import get_close_matches
     close = get_close_matches(word, [str(name) for name in known], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
