@@ -83,6 +83,7 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def imports_are_not_garbage():
     """BAdam collects garbage at each switch, which takes a second where all that the tests import is looked through."""
+    gc.collect()  # what the module before has left would stay for good
     gc.freeze()
 
 

@@ -32,8 +32,9 @@ def test_a_phase_after_many_freed_blocks_starts_low():
 
 
 def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
-    small = run("method=full", "max_steps=3", "eval_batch_size=1", folder=tmp_path / "small")
-    large = run("method=full", "max_steps=3", "eval_batch_size=48", "data.limit=48", folder=tmp_path / "large")
+    settings = ["method=full", "max_steps=3", "data.limit=1500"]
+    small = run(*settings, "eval_batch_size=4", folder=tmp_path / "small")
+    large = run(*settings, "eval_batch_size=300", folder=tmp_path / "large")
     peaks = [result["memory"]["peak_gib"] for result in (small, large)]
     assert peaks[1]["evaluate"] > peaks[0]["evaluate"] + 0.02
     assert peaks[1]["train"] == pytest.approx(peaks[0]["train"], abs=0.03)
