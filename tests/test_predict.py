@@ -127,7 +127,7 @@ def test_a_prediction_equals_a_real_step_in_bf16(settings, method):
     compare(*settings(f"method={method}", "pure_bf16=true", "gradient_checkpointing=true", extra)[:2])
 
 
-@pytest.mark.parametrize("size", ["tiny", "smollm2_135m"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("smollm2_135m", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
     extra = [] if size == "tiny" else ["pure_bf16=true", "max_length=32"]
