@@ -4,13 +4,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ["HYDRA_FULL_ERROR"] = "1"  # `errors.py` makes one line of what Hydra raises
+os.environ["HYDRA_FULL_ERROR"] = "1"  # `cli/error_lines.py` makes one line of what Hydra raises
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tuneoff import entry, methods, single  # noqa: F401 (methods register their options)
+from tuneoff import methods  # noqa: F401 (methods register their options)
+from tuneoff.cli import single_run
+from tuneoff.cli.main import one_line
 from tuneoff.sweeps import job
 
 
@@ -20,9 +22,9 @@ def main(cfg: DictConfig) -> job.Outcome | None:
     hydra: Any = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN:
         return job.run_job(cfg, hydra)
-    single.run(cfg, Path(hydra.runtime.output_dir))
+    single_run.run(cfg, Path(hydra.runtime.output_dir))
     return None
 
 
 if __name__ == "__main__":
-    sys.exit(entry.one_line(main))
+    sys.exit(one_line(main))

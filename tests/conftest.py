@@ -16,7 +16,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-import tuneoff.entry  # noqa: F401 (registers the identity resolver)
+import tuneoff.cli.run_folder  # noqa: F401 (registers the identity resolver)
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff import record
 from tuneoff.config import bind, resolved
@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
 os.environ.update(TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets")
 ROOT = Path(__file__).parent.parent
-TINY = ROOT / "src" / "tuneoff" / "tiny"
+TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 QUICK = ["tracker=none", "progress=false", "data.limit=48", "max_length=96", "batch_size=4", "max_steps=4"]
 
@@ -160,7 +160,7 @@ def settings(compose_config):
 @pytest.fixture
 def run(settings, tmp_path):
     """`run("method=full", …)` trains in this process and returns the result; `folder=` names the place."""
-    from tuneoff.loop import train
+    from tuneoff.training.run import train
 
     def start(*overrides: str, folder: Path | None = None):
         experiment, method, config = settings(*overrides)

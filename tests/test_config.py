@@ -8,7 +8,8 @@ from conftest import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 
 from tuneoff import config
-from tuneoff.config import ConfigError, Experiment, Method, as_names, bind, derive, identity, register, schemas, shown
+from tuneoff.config import ConfigError, Experiment, as_names, bind, derive, identity, schemas, shown
+from tuneoff.methods import Method, register
 
 
 def composed(*overrides: str):

@@ -3,7 +3,7 @@ import pytest
 from conftest import METHODS, apart, trajectory
 
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training.trainer import Trainer
 
 
 def own(method):

@@ -4,8 +4,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from tuneoff import config, entry
-from tuneoff.errors import causes, expectation, explain, field_of
+from tuneoff import config
+from tuneoff.cli.error_lines import causes, expectation, explain, field_of
+from tuneoff.config import binding
 from tuneoff.methods.badam import BAdam
 from tuneoff.methods.galore import GaLore
 from tuneoff.methods.lora import LoRA
@@ -49,7 +50,7 @@ def test_other_errors_are_faults_of_ours(fault):
 
 
 def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
-    monkeypatch.setattr(entry, "bind", lambda task: task.no_such_key)
+    monkeypatch.setattr(binding, "bind", lambda task: task.no_such_key)
     cfg = OmegaConf.create({"name": "${identity:}", "hydra": {"overrides": {"task": []}}})
     with pytest.raises(Exception) as caught:
         _ = cfg.name

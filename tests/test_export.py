@@ -9,7 +9,7 @@ from conftest import METHODS
 
 from tuneoff.config import ConfigError
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training.trainer import Trainer
 
 CASES = {method: [f"method={method}"] for method in METHODS}
 CASES |= {f"{kind}_{method}": [f"method={method}", *more] for method in METHODS

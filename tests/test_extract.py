@@ -1,7 +1,7 @@
 """Answers are found as GSM8K's and lm-eval's own code finds them."""
 import pytest
 
-from tuneoff.extract import extract, is_extractor
+from tuneoff.config.extractors import extract, is_extractor
 
 
 @pytest.mark.parametrize("text, answer", [

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import METHODS, QUICK, ROOT
 
-from tuneoff import checkpoint, record
+from tuneoff import record
+from tuneoff.training import checkpoint
 
 
 def train(model, folder, *overrides):
@@ -137,7 +138,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
     """In step 3: said so, with what was trained before in the record and, whole, in the checkpoint."""
-    from tuneoff.loop import train as train_here
+    from tuneoff.training.run import train as train_here
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", "save_every=1", *extra)
     prepare, forwards = chosen.prepare, []
@@ -162,7 +163,7 @@ def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
     """An error in the middle of training: the status, the error, and what was measured up to there."""
     import torch
 
-    from tuneoff.loop import train as train_here
+    from tuneoff.training.run import train as train_here
     experiment, method, config = settings("method=full")
     made = type(method).make_optimizer
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tuneoff.config import Model
-from tuneoff.generation import generate
-from tuneoff.models import load_tokenizer
+from tuneoff.models.loading import load_tokenizer
+from tuneoff.training.generate import generate
 
 WIDTH = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2}

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tuneoff import isolate
-from tuneoff.isolate import Limits
+from tuneoff.jobs import supervisor
+from tuneoff.jobs.supervisor import Limits
 from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
 
 START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
@@ -76,7 +76,7 @@ def raise_busy(kind: type[Exception]) -> None:
 def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
     def run(work, *arguments, limits=NONE, **options):
-        isolate.run(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run(partial(work, *arguments), tmp_path, START, limits, **options)
         return read_json(tmp_path / "result.json")
     return run
 
@@ -110,7 +110,7 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = ("import sys\nfrom tuneoff import isolate, entry\nfrom tuneoff.sweeps import grids, job, tuned\n"
-              "isolate._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))")
+              "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))")
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
@@ -197,8 +197,9 @@ from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
-from tuneoff import isolate
-isolate.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START, isolate.Limits())
+from tuneoff.jobs import supervisor
+supervisor.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
+               supervisor.Limits())
 """
 
 

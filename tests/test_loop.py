@@ -6,7 +6,7 @@ from conftest import METHODS, Killed, kill_inside
 
 from tuneoff import record
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("method", METHODS)

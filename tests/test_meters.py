@@ -5,9 +5,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff.data import collate
-from tuneoff.live import LiveMemory
-from tuneoff.meters import PhaseMeter, Throughput, quantile
-from tuneoff.step import train_step
+from tuneoff.measure.memory_breakdown import LiveMemory
+from tuneoff.measure.memory_peaks import PhaseMeter
+from tuneoff.measure.throughput import Throughput, quantile
+from tuneoff.training.step import train_step
 
 MIB = 2**20
 
@@ -43,7 +44,7 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
 def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
     from tuneoff.record import Recorder
-    from tuneoff.trainer import Trainer
+    from tuneoff.training.trainer import Trainer
     experiment, method, config = settings("method=full", "batch_size=8")
     trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
     trainer.load({"config": config})

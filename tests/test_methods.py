@@ -8,10 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate
-from tuneoff.models import decoder_layers, linear_modules, load_model, tied
+from tuneoff.models.layers import decoder_layers, linear_modules, tied
+from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
-from tuneoff.step import train_step
-from tuneoff.trainer import Trainer
+from tuneoff.training.step import train_step
+from tuneoff.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_layerwise_galore_clips_each_weight(trainer):
 
 @pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"])
 def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
-    from tuneoff.loop import classify
+    from tuneoff.training.run import classify
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", *extra)
     made = Trainer(experiment, chosen, Recorder(tmp_path / "run"))

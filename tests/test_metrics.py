@@ -13,7 +13,7 @@ from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
 from tuneoff.record import Recorder
-from tuneoff.trainer import Interrupted, Trainer
+from tuneoff.training.trainer import Interrupted, Trainer
 
 SUMS = [("3 and 4", "Seven.\n#### 7"), ("12 hundreds", "Many.\n#### 1,200"), ("0", "Nothing.\n#### 0"),
         ("5 less 8", "Below.\n#### -3"), ("2 and 2 and 2", "Six.\n#### 6"), ("a price of 9", "Dear.\n#### $9.")]
@@ -58,7 +58,7 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
 def test_a_row_without_room_for_an_answer_is_wrong_and_counted(settings, sums, tmp_path, monkeypatch):
     trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
     lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
-    monkeypatch.setattr("tuneoff.trainer.positions", lambda model: max(lengths) + 15)
+    monkeypatch.setattr("tuneoff.training.trainer.positions", lambda model: max(lengths) + 15)
     trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
     asked = trainer.metrics.exact_match
     trainer.conclude()
@@ -168,7 +168,7 @@ SECOND = ["forgetting.data=stdlib", "forgetting.data.limit=2"]
 
 def loss_elsewhere(model, tokenizer) -> float:
     """Per-token loss of stdlib's first two validation texts in blocks of 96, one by one, with nothing of ours."""
-    with lzma.open(ROOT / "src/tuneoff/data/corpus/stdlib.jsonl.xz", "rt") as lines:
+    with lzma.open(ROOT / "src/tuneoff/assets/corpus/stdlib.jsonl.xz", "rt") as lines:
         texts = [row["text"] for row in map(json.loads, lines) if row["split"] == "validation"]
     ids = []
     for text in texts[:2]:

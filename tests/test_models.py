@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from tuneoff.config import ConfigError
-from tuneoff.models import load_model, load_tokenizer
+from tuneoff.models.loading import load_model, load_tokenizer
 from tuneoff.predict import predict
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training.trainer import Trainer
 
 IDS = torch.arange(1, 33).reshape(2, 16)
 

@@ -9,7 +9,8 @@ from conftest import QUICK, ROOT
 CODE = '''
 """BitFit: only biases and norms train (Ben Zaken et al. 2022)."""
 from dataclasses import dataclass
-from tuneoff.config import Method, at_least, register
+from tuneoff.config import at_least
+from tuneoff.methods import Method, register
 
 
 @register

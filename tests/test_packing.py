@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, join, pack
-from tuneoff.packing import refuse_leaks
-from tuneoff.step import summed_loss
+from tuneoff.models.checks import refuse_leaks
+from tuneoff.training.step import summed_loss
 
 SHARED = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

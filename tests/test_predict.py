@@ -12,18 +12,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from tuneoff import entry
-from tuneoff.config import ConfigError, Method, Optimizer, bind
-from tuneoff.live import state_tensors
-from tuneoff.meters import GIB
-from tuneoff.models import build_model, load_model
+from tuneoff.config import ConfigError, Optimizer, bind
+from tuneoff.jobs.work import perform
+from tuneoff.measure.memory_breakdown import state_tensors
+from tuneoff.measure.memory_peaks import GIB
+from tuneoff.methods import Method
+from tuneoff.models.loading import build_model, load_model
 from tuneoff.predict import predict
 from tuneoff.predict.chart import draw
-from tuneoff.predict.fake import Fakes
+from tuneoff.predict.fake_tensors import Fakes
+from tuneoff.predict.largest_batch import largest
 from tuneoff.predict.predictor import Predictor, worst_batch
-from tuneoff.predict.search import largest
 from tuneoff.record import read_json
-from tuneoff.step import Engine, summed_loss, train_step
+from tuneoff.training.step import Engine, summed_loss, train_step
 
 
 def foreseen(*overrides: str):
@@ -361,7 +362,7 @@ def test_eight_bit_states_equal_a_real_step(settings, method, monkeypatch):
     """bitsandbytes has kernels for a CPU; a run is refused there, so that refusal is lifted, and its wait for CUDA."""
     run, options, _ = settings(f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method))
     found = predict(run, options)["breakdown_gib"]["optimizer_state"]
-    monkeypatch.setattr("tuneoff.optimizers.need_cuda", lambda run: None)
+    monkeypatch.setattr("tuneoff.models.optimizers.need_cuda", lambda run: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     compare(run, options, peaks=False)  # the CPU's kernels work on float32 copies
     run.optimizer = Optimizer.adamw
@@ -405,7 +406,7 @@ def test_a_shape_that_transformers_does_not_know_is_refused(key, message):
 
 def test_a_prediction_is_no_result(settings, tmp_path):
     run, method, config = settings("method=full", "task=predict")
-    written = entry.perform(run, method, tmp_path, {"identity": "0", "config": config})
+    written = perform(run, method, tmp_path, {"identity": "0", "config": config})
     assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
     found = read_json(tmp_path / "prediction.json")
     assert found == written and found["config"] == config
@@ -428,7 +429,7 @@ def test_a_prediction_is_no_result(settings, tmp_path):
 @pytest.mark.parametrize("limit, status", [(0.5001, "predicted_out_of_memory"), (2.0, "finished")])
 def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path, limit, status):
     run, method, config = settings("method=full", f"skip_if_over_gib={limit}", "max_steps=1")
-    result = entry.perform(run, method, tmp_path, {"identity": "0", "config": config})
+    result = perform(run, method, tmp_path, {"identity": "0", "config": config})
     assert result["status"] == status and result == read_json(tmp_path / "result.json")
     assert (result["prediction"]["needed_gib"] > limit) == (status == "predicted_out_of_memory")
     assert (tmp_path / "metrics.jsonl").exists() == (status == "finished")

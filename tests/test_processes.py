@@ -17,11 +17,13 @@ from test_isolate import session
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from tuneoff import entry, isolate, metrics, trainer
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, deal, eval_batches
+from tuneoff.jobs import supervisor
+from tuneoff.jobs.work import perform
 from tuneoff.record import read_json, read_metrics
-from tuneoff.step import summed_loss
+from tuneoff.training import task_metrics, trainer
+from tuneoff.training.step import summed_loss
 
 ROWS = [Row(array("i", range(1, 3 + size)), ((1, 2 + size),)) for size in (3, 50, 9, 17, 1, 30, 5)]
 ALONE = {"badam", "badam_ratio", "galore_layerwise"}  # METHODS.md
@@ -52,10 +54,10 @@ def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_mode
 @pytest.fixture
 def two(settings, tmp_path):
     """`two("method=full", …)` trains in two processes that `isolate` starts, and returns (result, folder)."""
-    def start(*overrides, work=entry.perform, folder=tmp_path / "two"):
+    def start(*overrides, work=perform, folder=tmp_path / "two"):
         experiment, method, config = settings(*overrides, "num_processes=2")
         told = {"config": config, "command": list(overrides), "method": experiment.method, "seed": experiment.seed}
-        isolate.run(partial(work, experiment, method, folder, told), folder, told, isolate.Limits(),
+        supervisor.run(partial(work, experiment, method, folder, told), folder, told, supervisor.Limits(),
                     tmp_path / "run.log", 2)
         return read_json(folder / "result.json"), folder
     return start
@@ -124,15 +126,15 @@ def test_task_metrics_are_those_of_one(run, two, sums):  # noqa: F811
 
 def stopped_while_it_answers(experiment, method, folder, start):
     """SIGTERM reaches the second process alone, behind its first batch of answers."""
-    ask = metrics.ExactMatch.ask
+    ask = task_metrics.ExactMatch.ask
 
     def until(self, *given):
         ask(self, *given)
         if int(os.environ["RANK"]):
             signal.raise_signal(signal.SIGTERM)
 
-    metrics.ExactMatch.ask = until
-    return entry.perform(experiment, method, folder, start)
+    task_metrics.ExactMatch.ask = until
+    return perform(experiment, method, folder, start)
 
 
 def test_all_stop_answering_where_one_is_told_to(two, sums):  # noqa: F811
@@ -157,7 +159,7 @@ def stopped_after(steps, experiment, method, folder, start):
                 [float(sum(p.double().sum() for p in self.model.parameters())), torch.get_rng_state().sum().item()]))
 
     trainer.Trainer._one_step = until
-    return entry.perform(experiment, method, folder, start)
+    return perform(experiment, method, folder, start)
 
 
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
@@ -182,7 +184,7 @@ def fails_in_the_second(failure, experiment, method, folder, start):
         one_step(self, step)
 
     trainer.Trainer._one_step = until
-    return entry.perform(experiment, method, folder, start)
+    return perform(experiment, method, folder, start)
 
 
 def run_out_of_memory():
@@ -201,7 +203,7 @@ def test_what_happens_to_one_rank_is_in_the_record(two, failure, status, message
     result, folder = two("method=full", work=partial(fails_in_the_second, failure))
     assert (result["status"], result["error"]["message"]) == (status, message)
     assert [line["step"] for line in result["curve"]] == [0, 1, 2] and result["memory"]["peak_gib"]["train"] > 0
-    assert time.monotonic() - began < isolate.GRACE_SECONDS + 10
+    assert time.monotonic() - began < supervisor.GRACE_SECONDS + 10
 
 
 def sleeps_in_the_first(experiment, method, folder, start):
@@ -211,7 +213,7 @@ def sleeps_in_the_first(experiment, method, folder, start):
 
 
 def test_the_first_rank_does_not_wait_for_a_lost_one_for_ever(two, monkeypatch):
-    monkeypatch.setattr(isolate, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 1.0)
     result, _ = two(work=sleeps_in_the_first)
     assert result["status"] == "failed" and result["error"]["message"] == "no good"
 
@@ -286,9 +288,9 @@ from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
-from tuneoff import isolate
-isolate.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START, isolate.Limits(),
-            ranks=2)
+from tuneoff.jobs import supervisor
+supervisor.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
+               supervisor.Limits(), ranks=2)
 """
 
 

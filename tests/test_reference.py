@@ -9,9 +9,9 @@ from torch import nn
 
 from tuneoff.config import derive
 from tuneoff.data import collate
-from tuneoff.models import load_model
+from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training.trainer import Trainer
 
 STEPS, RATE = 24, 1e-3
 COMMON = (f"max_steps={STEPS}", f"lr={RATE}", "weight_decay=0.1")

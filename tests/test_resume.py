@@ -18,10 +18,14 @@ from conftest import METHODS, QUICK, ROOT, Killed, apart, kill_inside, trajector
 from safetensors.torch import load_file
 from test_isolate import session
 
-from tuneoff import checkpoint, entry, isolate, record
+from tuneoff import record
+from tuneoff.cli.run_folder import refuse_another_run, run_folder
 from tuneoff.config import ConfigError
+from tuneoff.jobs import supervisor
+from tuneoff.jobs.work import perform
 from tuneoff.record import Recorder
-from tuneoff.trainer import Trainer
+from tuneoff.training import checkpoint
+from tuneoff.training.trainer import Trainer
 
 # With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
 OWN = {"galore": ["galore_rank=8", "galore_update_interval=5"], "badam": ["badam_switch_interval=5",
@@ -170,8 +174,8 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     sweep, whole, killed, resumed = tmp_path / "sweep", tmp_path / "whole", [], []
 
     def go_on(folder):
-        work = partial(entry.perform, replace(experiment, resume="auto"), chosen, folder, start)
-        isolate.run(work, folder, start, isolate.Limits(), folder / "run.log")
+        work = partial(perform, replace(experiment, resume="auto"), chosen, folder, start)
+        supervisor.run(work, folder, start, supervisor.Limits(), folder / "run.log")
         return record.read_json(folder / "result.json")["status"]
 
     def kill(moment, root, began):
@@ -271,7 +275,7 @@ def test_a_pickled_object_is_passed_over(tmp_path):
 def test_resume_finds_its_folder(compose_config, tmp_path):
     """auto: the newest run of these settings that has not ended; a folder: that one, if its settings are these."""
     def folder(*words):
-        return entry.run_folder(str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words))
+        return run_folder(str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words))
 
     name = folder().rpartition("_")[2]
     for time_, identity, status in (("2026-01-01", name, None), ("2026-01-02", name, "interrupted"),
@@ -287,6 +291,6 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     assert folder("resume=auto", "lr=0.5") not in map(str, tmp_path.iterdir())
     first = f"{tmp_path}/2026-01-01_{name}"
     assert folder(f"resume={first}") == first
-    entry.refuse_another_run(compose_config("method=full", f"resume={first}"), Path(first))
+    refuse_another_run(compose_config("method=full", f"resume={first}"), Path(first))
     with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
-        entry.refuse_another_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))
+        refuse_another_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))

@@ -3,11 +3,11 @@ import os
 
 from omegaconf import OmegaConf
 
-from tuneoff.share import its_share
+from tuneoff.jobs.devices import its_share
 
 
 def test_jobs_side_by_side_share_devices_or_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr("tuneoff.share.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tuneoff.jobs.devices.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.delenv("OMP_NUM_THREADS")
     with its_share(2):
@@ -21,7 +21,7 @@ def test_jobs_side_by_side_share_devices_or_cores(monkeypatch, tmp_path):
     with its_share(2):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("tuneoff.share.cores", lambda: 8)
+    monkeypatch.setattr("tuneoff.jobs.devices.cores", lambda: 8)
     with its_share(3):
         assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "OMP_NUM_THREADS" not in os.environ
@@ -31,7 +31,7 @@ def test_jobs_side_by_side_share_devices_or_cores(monkeypatch, tmp_path):
 
 
 def test_the_ranks_of_a_job_share_its_part(monkeypatch, tmp_path):
-    monkeypatch.setattr("tuneoff.share.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tuneoff.jobs.devices.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS")
     with its_share(2, ranks=2):
@@ -41,7 +41,7 @@ def test_the_ranks_of_a_job_share_its_part(monkeypatch, tmp_path):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6,7"  # too few are free
     assert OmegaConf.create({"jobs": "${workers:2}"}).jobs == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("tuneoff.share.cores", lambda: 8)
+    monkeypatch.setattr("tuneoff.jobs.devices.cores", lambda: 8)
     with its_share(1, ranks=2):
         assert os.environ["OMP_NUM_THREADS"] == "4"
     with its_share(2, ranks=2):

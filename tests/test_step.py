@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from tuneoff.data import Row, collate, pack
-from tuneoff.live import LiveMemory
-from tuneoff.step import summed_loss, train_step
+from tuneoff.measure.memory_breakdown import LiveMemory
+from tuneoff.training.step import summed_loss, train_step
 
 
 def rows(lengths, seed=0):

@@ -23,12 +23,13 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 from test_isolate import session
 
-from tuneoff import entry, record
-from tuneoff.config import ConfigError
-from tuneoff.errors import explain, say
+from tuneoff import record
+from tuneoff.cli.arguments import swept
+from tuneoff.cli.error_lines import explain, say
+from tuneoff.config import ConfigError, checked, resolved
 from tuneoff.record import read_json
-from tuneoff.sweeps import tuned
-from tuneoff.sweeps.table import Row, unfinished
+from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.progress import Row, unfinished
 
 SWEEPS = ROOT / "sweeps"
 
@@ -114,7 +115,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
     failed = [line for line in out.splitlines() if line.startswith("failed")]
     assert all("ConfigError: freeze_trainable_layers=99: this model has" in line for line in failed[:2])
     imported = (hook / str(os.getpid())).read_text().split()
-    assert "tuneoff.isolate" in imported and not {"torch", "transformers", "peft"} & {*imported}
+    assert "tuneoff.jobs.supervisor" in imported and not {"torch", "transformers", "peft"} & {*imported}
 
     found = results(tmp_path / "sweep")
     assert len({read_json(path)["identity"] for path in (tmp_path / "sweep").rglob("run.json")}) == 6
@@ -268,7 +269,7 @@ def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
 # ---------------------------------------------------------------- the plan of a sweep
 def plan(*words: str) -> list[list[str]]:
     """The overrides of every job of a command line (without `python train.py`), as the sweeper would launch them."""
-    written = entry.swept(list(words))
+    written = swept(list(words))
     name = written[written.index("-cn") + 1] if "-cn" in written else "config"
     path = create_config_search_path(str(ROOT / "conf"))
     path.prepend("command-line", f"file://{SWEEPS}", anchor="schema")
@@ -369,7 +370,7 @@ def trial(folder: Path, method: str, lr: float, loss: float | None, seed: int = 
             "config", [f"method={method}", f"lr={lr}", f"seed={seed}", *(f"{key}={value}" for key, value in
                        config.items())], RunMode.RUN, with_log_configuration=False)
     record.write_json(place / "result.json", {
-        "method": method, "seed": seed, "config": entry.resolved(cfg), "status": "finished" if loss else "diverged",
+        "method": method, "seed": seed, "config": resolved(cfg), "status": "finished" if loss else "diverged",
         "loss": {"final": loss}, "throughput": {"tokens_seen": 100, "wall_seconds": 2.0},
         "command": ["python", "train.py", "-cd", "sweeps", "-cn", "tune", "seed=0"]})
 
@@ -403,7 +404,7 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
     assert found["lora"].to_extend().splitlines()[1].strip() == (
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        task = entry.checked(GlobalHydra.instance().hydra.compose_config(
+        task = checked(GlobalHydra.instance().hydra.compose_config(
             "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False))
     values, notes = tuned.overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"

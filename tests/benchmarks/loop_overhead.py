@@ -17,11 +17,11 @@ METHODS = ("full", "lora", "galore", "badam")
 
 def trainer(method: str, steps: int, folder: Path):
     """A trainer that has loaded, without tracker, bar and evaluation."""
-    import tuneoff.entry  # noqa: F401
+    import tuneoff.cli.main  # noqa: F401
     import tuneoff.methods  # noqa: F401
     from tuneoff.config import bind, resolved
     from tuneoff.record import Recorder
-    from tuneoff.trainer import Trainer
+    from tuneoff.training.trainer import Trainer
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={method}", f"max_steps={steps}", "tracker=none", "progress=false",
                                            "data.limit=400"])
@@ -34,7 +34,7 @@ def trainer(method: str, steps: int, folder: Path):
 def bare(method: str, steps: int, folder: Path) -> float:
     """Tokens a second of the loop everyone writes first: forward, backward, step, read the loss."""
     from tuneoff.data import collate
-    from tuneoff.step import summed_loss
+    from tuneoff.training.step import summed_loss
     made = trainer(method, steps, folder)
     model, optimizer = made.model.train(), made.optimizer
     tokens = seconds = 0.0

@@ -58,7 +58,7 @@ class Variant:
 
     def repeat(self, model, optimizer, device: torch.device) -> None:
         """Time the next few steps."""
-        from tuneoff.step import train_step
+        from tuneoff.training.step import train_step
         tokens, seconds = 0, 0.0
         for _ in range(STEPS):
             batch, labels = self.batch(self.step)
@@ -73,8 +73,8 @@ class Variant:
 
     def activations_mib(self, model, optimizer, device: torch.device) -> float:
         """At the peak of the step with the longest rows."""
-        from tuneoff.live import LiveMemory
-        from tuneoff.step import train_step
+        from tuneoff.measure.memory_breakdown import LiveMemory
+        from tuneoff.training.step import train_step
         batch, labels = self.batch(self.plan.longest(MEMORY_STEPS))
         with LiveMemory(model, optimizer) as live:
             train_step(model, optimizer, [batch.to(device)], labels)
@@ -93,7 +93,7 @@ def main(repetitions: int = 7, model_path: str = "tuneoff:tiny") -> None:
     """Print a line a variant."""
     from transformers import AutoModelForCausalLM
 
-    from tuneoff.models import locate
+    from tuneoff.models.loading import locate
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(locate(model_path)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)

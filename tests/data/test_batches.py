@@ -7,7 +7,7 @@ import torch
 from conftest import METHODS
 
 from tuneoff.data import Pack, Plan, Row, collate, join, pack
-from tuneoff.data.batches import starts
+from tuneoff.data.packing import starts
 
 
 def examples(count, seed=0, longest=512):
@@ -77,7 +77,7 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
 def test_every_method_sees_the_same(settings, tmp_path, option):
     from tuneoff.record import Recorder
-    from tuneoff.trainer import Trainer
+    from tuneoff.training.trainer import Trainer
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
@@ -147,7 +147,7 @@ def test_budgets_count_packs_as_rows(run):
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
 def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, option):
     from tuneoff.record import Recorder, read_metrics
-    from tuneoff.trainer import Interrupted, Trainer
+    from tuneoff.training.trainer import Interrupted, Trainer
 
     def train(folder, *overrides, stop=None):
         experiment, chosen, config = settings("method=lora", f"{option}=true", "data.limit=24", "max_length=200",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tuneoff.data import build_corpus
-from tuneoff.data.build_corpus import fold
+from tuneoff.assets.corpus import build as build_corpus
+from tuneoff.assets.corpus.build import fold
 
-CORPUS = Path(build_corpus.__file__).parent / "corpus"
+CORPUS = Path(build_corpus.__file__).parent
 FILES = ("docstrings.jsonl.xz", "stdlib.jsonl.xz")
 
 

@@ -2,8 +2,8 @@
 import pytest
 
 from tuneoff.config import Columns, ConfigError
-from tuneoff.data.formats import examples, find_format
-from tuneoff.data.sources import Found
+from tuneoff.data.row_formats import examples, find_format
+from tuneoff.data.source_rows import Found
 
 ASKED = {"role": "user", "content": "What is 1 + 1?"}
 ANSWER = {"role": "assistant", "content": "2"}

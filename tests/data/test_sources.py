@@ -9,7 +9,8 @@ import pytest
 from sets import pairs, write_lines
 
 from tuneoff.config import ConfigError, Data, Splits
-from tuneoff.data.sources import library, open_source
+from tuneoff.data.hub import library
+from tuneoff.data.sources import open_source
 
 # Each would be another value if a reader guessed at types.
 AWKWARD = ["007", "NA", "1e3", "2020-01-31", "", "null", "True", 'a "quoted", word', "two\nlines", "ünï ✓ \u2028 😀"]

@@ -3,8 +3,8 @@ import pytest
 from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
 
 from tuneoff.config import ConfigError, Data
-from tuneoff.data.formats import Example
-from tuneoff.data.rows import Row
+from tuneoff.data.dataset import Row
+from tuneoff.data.row_formats import Example
 from tuneoff.data.templates import Chat, Plain, choose
 
 LLAMA3 = """{{- bos_token }}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tuneoff.report.compare import Comparison, compare
-from tuneoff.report.read import read
+from tuneoff.report.records import read
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 PROVENANCE = {

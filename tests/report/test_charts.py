@@ -9,8 +9,8 @@ import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
-from tuneoff.report.charts import Chart, charts
-from tuneoff.report.style import CATEGORY_COLOURS, COLOURS
+from tuneoff.report.charts.costs import Chart, charts
+from tuneoff.report.charts.style import CATEGORY_COLOURS, COLOURS
 
 
 def drawn(made) -> dict[str, Chart]:

@@ -4,8 +4,8 @@ import json
 import pytest
 from records import METHODS, load, prediction, record, write
 
-from tuneoff.report.guard import differences
-from tuneoff.report.read import ReportError
+from tuneoff.report.comparability import differences
+from tuneoff.report.records import ReportError
 from tuneoff.report.table import columns
 
 

@@ -8,11 +8,11 @@ import pytest
 from records import METHODS, comparison, program, ranks, record, tuning, write
 
 from tuneoff.report import cli
+from tuneoff.report.comparability import differences
 from tuneoff.report.compare import compare
 from tuneoff.report.files import kept
-from tuneoff.report.guard import differences
 from tuneoff.report.page import embed
-from tuneoff.report.read import read
+from tuneoff.report.records import read
 
 # Runs in the page when its charts are drawn, and leaves what it saw where --dump-dom shows it.
 PROBE = """<script>

@@ -9,16 +9,16 @@ from records import METHODS, load, prediction, record, write
 from tuneoff.record import Recorder
 from tuneoff.report import cli
 from tuneoff.report.page import render
-from tuneoff.report.read import ReportError, read
+from tuneoff.report.records import ReportError, read
 
 
 def everything(folder: Path) -> None:
     """All that a report makes of records, but for files: it must not raise."""
-    from tuneoff.report import formats
-    from tuneoff.report.charts import charts
+    from tuneoff.report import write_tables
+    from tuneoff.report.charts.costs import charts
     made = load(folder)
     drawn = {each.name: charts(each, sorted({row.method for each in made for row in each.rows})) for each in made}
-    assert formats.markdown(made, {}) and formats.comma_separated(made) and formats.latex(made)
+    assert write_tables.markdown(made, {}) and write_tables.comma_separated(made) and write_tables.latex(made)
     assert render(made, drawn, {}, [], "title").startswith("<!doctype html>")
 
 

@@ -1,8 +1,8 @@
 """Records as the loop really writes them: the generator of the other tests may drift from it, this one cannot."""
 from records import METHODS, load
 
-from tuneoff.report import formats
-from tuneoff.report.charts import charts
+from tuneoff.report import write_tables
+from tuneoff.report.charts.costs import charts
 from tuneoff.report.table import columns
 
 
@@ -19,4 +19,4 @@ def test_real_runs_in_two_precisions_stand_in_one_table(run, tmp_path):
     assert not any("batches" in note for note in made.notes)
     names = {chart.name for chart in charts(made, METHODS)}
     assert {"quality_memory", "curve_step", "curve_second", "memory_breakdown"} <= names
-    assert formats.comma_separated([made]).count("\n") == 3
+    assert write_tables.comma_separated([made]).count("\n") == 3

@@ -9,7 +9,7 @@ import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, write
 from scipy import stats as reference
 
-from tuneoff.report import formats
+from tuneoff.report import write_tables
 from tuneoff.report.caption import caption
 from tuneoff.report.stats import Estimate
 from tuneoff.report.table import columns, scientific, short, spread_cell
@@ -18,7 +18,7 @@ BASELINE = METHODS[4]
 
 
 def lines(made) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
+    return list(csv.DictReader(io.StringIO(write_tables.comma_separated(made))))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def record_of(made, method: str, seed: int):
 
 
 def test_nothing_is_dropped(made):
-    text = formats.markdown(made, {})
+    text = write_tables.markdown(made, {})
     assert [line["method"] for line in lines(made)] == METHODS
     outcome = {line["method"]: line["outcome"] for line in lines(made)}
     assert outcome[METHODS[2]] == "out of memory 5" and outcome[METHODS[5]] == "finished 4, diverged 1"
@@ -78,7 +78,7 @@ def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path
     for method in METHODS[:2]:
         for seed in range(2):
             write(tmp_path / f"{method}{seed}", record(method, seed))
-    text = formats.markdown(load(tmp_path), {})
+    text = write_tables.markdown(load(tmp_path), {})
     assert "±" not in text and "No interval for any row: fewer than 3 seeds have finished" in text
     assert "\\*" not in text.split("Budget")[0] and "**" not in text
 
@@ -195,7 +195,7 @@ def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
 
 
 def test_the_summary_has_what_decides_and_fits_a_readme(made):
-    table, said = formats.summary(made).split("\n\n")
+    table, said = write_tables.summary(made).split("\n\n")
     head, _, *rows = table.splitlines()
     assert head.strip("| ").split(" | ") == ["Method", "Learning rate", "Test loss", "Δ test loss", "Tokens/s",
                                              "Peak train (GiB)", "Trainable", "Outcome"]
@@ -207,7 +207,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     comparison(tmp_path)
     parts = sorted(tmp_path.iterdir())
     first, second = load(tmp_path), load(*parts[::-1])
-    for write_as in (formats.comma_separated, formats.latex, lambda made: formats.markdown(made, {})):
+    for write_as in (write_tables.comma_separated, write_tables.latex, lambda made: write_tables.markdown(made, {})):
         assert write_as(first) == write_as(second)
 
 
@@ -250,7 +250,7 @@ def nasty(tmp_path: Path) -> Path:
 
 def test_text_is_escaped(tmp_path):
     made = load(nasty(tmp_path))
-    table = formats.markdown(made, {}).split("\n\n")[0].splitlines()
+    table = write_tables.markdown(made, {}).split("\n\n")[0].splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<" not in "".join(table)
     assert any(line["method"].startswith("'=cmd") for line in lines(made))
@@ -258,7 +258,7 @@ def test_text_is_escaped(tmp_path):
 
 def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_path):
     answered(tmp_path, 5)
-    parts = formats.latex(load(tmp_path)).split("\\begin{tabular}")[1:]
+    parts = write_tables.latex(load(tmp_path)).split("\\begin{tabular}")[1:]
     heads = [part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts]
     assert len(heads) == 2 and all(head.strip().startswith("Method & ") for head in heads)
     for measure in ("test", "exact"):
@@ -274,7 +274,7 @@ def test_latex_compiles(tmp_path, fill, alone):
     pdflatex, out = program("pdflatex"), tmp_path / "tex"
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
-    (out / "table.tex").write_text(formats.latex(made))
+    (out / "table.tex").write_text(write_tables.latex(made))
     (out / "paper.tex").write_text("\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
                                    "Before. \\input{table} After.\\end{document}")
     name = "table" if alone else "paper"

@@ -1,5 +1,5 @@
 """Where Hydra looks for plugins: the grid sweeper of tuneoff."""
-from tuneoff.sweeps.grids import GridSweeper as _GridSweeper
+from tuneoff.sweeps.sweeper import GridSweeper as _GridSweeper
 
 
 class GridSweeper(_GridSweeper):

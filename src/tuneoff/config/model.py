@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tuneoff.config.options import ConfigError, check_ranges, need_package, one_of
-from tuneoff.config.places import folder_of, shipped
+from tuneoff.config.paths import folder_of, shipped
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from tuneoff.config.data import Data
+from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, need_package, one_of, option
-from tuneoff.extract import EXTRACTORS, is_extractor
-from tuneoff.ranks import launched
+from tuneoff.distributed.launch import launched
 from tuneoff.record import RUN
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import Data
-from tuneoff.data.rows import SPLITS, DataSet, Row
+from tuneoff.data.dataset import SPLITS, DataSet, Row
 
 log = logging.getLogger(__name__)
 FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where

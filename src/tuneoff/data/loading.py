@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Data, nearest
 from tuneoff.data import cache
-from tuneoff.data.formats import Example, Format, examples, find_format
-from tuneoff.data.rows import SPLITS, DataSet, Row, describe, fingerprint
-from tuneoff.data.sources import Found, Source, open_source
+from tuneoff.data.dataset import SPLITS, DataSet, Row, describe, fingerprint
+from tuneoff.data.row_formats import Example, Format, examples, find_format
+from tuneoff.data.source_rows import Found, Source
+from tuneoff.data.sources import open_source
 from tuneoff.data.templates import Chat, Plain, choose
 
 AT_ONCE = 1000  # examples that are tokenised together

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Data
-from tuneoff.data.formats import Example, Message
+from tuneoff.data.row_formats import Example, Message
 
 log = logging.getLogger(__name__)
 Span = tuple[int, int]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Method, Optimizer, at_least, derive, option, register
+from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive, option
+from tuneoff.methods import Method, register
 
 warnings.filterwarnings("ignore", "BAdam expect model")  # it lists every float32 parameter; `facts` has one line
 # What trains at one time; the order of the blocks; how a share of a weight is chosen.
@@ -55,7 +56,7 @@ class BAdam(Method):
         Raises:
             ConfigError: a start block the model does not have.
         """
-        from tuneoff.models import decoder_layers
+        from tuneoff.models.layers import decoder_layers
         prefix, layers = decoder_layers(model)
         owners = {id(parameter): name for name, parameter in model.named_parameters()}
         embeddings = owners[id(model.get_input_embeddings().weight)]
@@ -83,7 +84,7 @@ class BAdam(Method):
         """Return the package's block (or ratio) optimizer, mended."""
         import badam
 
-        from tuneoff.optimizers import make, parameter_groups
+        from tuneoff.models.optimizers import make, parameter_groups
         named = list(model.named_parameters())
         if self.badam_mode is Mode.ratio:
             cls = type("BlockOptimizerRatio", (_Ratio, badam.BlockOptimizerRatio), {})
@@ -184,7 +185,7 @@ class _Blocks(_Cycle):
 
     def _switch_trainable_params_single_gpu(self, verbose: int | None = 1) -> None:
         """As upstream, but decay is the run's and for matrices alone (upstream: 0.01, and for norms too)."""
-        from tuneoff.optimizers import decays
+        from tuneoff.models.optimizers import decays
         super()._switch_trainable_params_single_gpu(verbose)  # type: ignore[misc]
         halves, decay = self.base_optimizer.param_groups, self.param_groups[0]["weight_decay"]
         for half, matrices in zip(halves, (True, False), strict=True):
@@ -223,7 +224,7 @@ class _Ratio(_Cycle):
     def __init__(self, groups: list[dict], options: BAdam, run: Experiment):
         import torch
 
-        from tuneoff.optimizers import BETAS, EPS
+        from tuneoff.models.optimizers import BETAS, EPS
         self.options, self.seed = options, derive(run.seed, "blocks")
         self.global_step, self.masks = 0, dict[Any, Any]()
         # Optimizer's own __init__: upstream's is where the tied head crashes and the global generator is drawn from.

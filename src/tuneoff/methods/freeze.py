@@ -2,7 +2,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tuneoff.config import ConfigError, Method, names, nearest, option, register
+from tuneoff.config import ConfigError, names, nearest, option
+from tuneoff.methods import Method, register
 
 
 @register
@@ -19,7 +20,7 @@ class Freeze(Method):
         Raises:
             ConfigError: more layers than the model has, or a module that does not exist.
         """
-        from tuneoff.models import decoder_layers
+        from tuneoff.models.layers import decoder_layers
         prefix, layers = decoder_layers(model)
         count = abs(self.freeze_trainable_layers)
         if count > len(layers):
@@ -54,7 +55,7 @@ class Freeze(Method):
 
     def facts(self, model: Any) -> dict:
         """Say when opening the head opened the tied embeddings too."""
-        from tuneoff.models import tied
+        from tuneoff.models.layers import tied
         head = model.get_output_embeddings()
         if head is not None and tied(model) and head.weight.requires_grad:
             return {"tied_weights": "the output head and the embeddings are one weight, and it trains"}

@@ -1,7 +1,7 @@
 """Full fine-tuning: every weight trains. The reference that all other methods are compared with."""
 from dataclasses import dataclass
 
-from tuneoff.config import Method, register
+from tuneoff.methods import Method, register
 
 
 @register

@@ -3,7 +3,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Method, MixedPrecision, Optimizer, above, at_least, names, register
+from tuneoff.config import ConfigError, Experiment, MixedPrecision, Optimizer, above, at_least, names
+from tuneoff.methods import Method, register
 
 
 class Projection(Enum):
@@ -56,8 +57,8 @@ class GaLore(Method):
         Raises:
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
-        from tuneoff.models import linear_modules
-        from tuneoff.optimizers import need_cuda, parameter_groups
+        from tuneoff.models.layers import linear_modules
+        from tuneoff.models.optimizers import need_cuda, parameter_groups
         if run.optimizer is Optimizer.adamw_8bit:
             need_cuda(run)
         targets = {id(module.weight): path
@@ -79,7 +80,7 @@ class GaLore(Method):
 
 
 def _settings(run: Experiment) -> dict:
-    from tuneoff.optimizers import ADAFACTOR, BETAS, EPS
+    from tuneoff.models.optimizers import ADAFACTOR, BETAS, EPS
     if run.optimizer is Optimizer.adafactor:
         return {"lr": run.lr, **ADAFACTOR}
     adam = {"lr": run.lr, "betas": BETAS, "eps": EPS}

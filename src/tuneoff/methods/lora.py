@@ -3,7 +3,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Method, above, at_least, names, option, register
+from tuneoff.config import ConfigError, Experiment, above, at_least, names, option
+from tuneoff.methods import Method, register
 
 
 @register
@@ -59,7 +60,7 @@ class LoRA(Method):
         """
         from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-        from tuneoff.models import quantised
+        from tuneoff.models.layers import quantised
         if quantised(model):
             if self.use_dora and getattr(model, "is_loaded_in_8bit", False) and model.device.type == "cpu":
                 raise ConfigError("use_dora", True, "on a CPU PEFT loses the scales of 8-bit weights; "
@@ -81,7 +82,7 @@ class LoRA(Method):
         """PEFT's description of this adapter for `model`."""
         from peft import LoraConfig
 
-        from tuneoff.models import linear_names, tied
+        from tuneoff.models.layers import linear_names, tied
         added, ends = self._additional_modules(model), (model.get_input_embeddings(), model.get_output_embeddings())
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
@@ -106,7 +107,7 @@ class LoRA(Method):
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
-        from tuneoff.optimizers import make, parameter_groups
+        from tuneoff.models.optimizers import make, parameter_groups
         named = list(model.named_parameters())
         if self.loraplus_lr_ratio is None:
             return make(parameter_groups(named, run.lr, run.weight_decay), run)
@@ -151,7 +152,7 @@ class LoRA(Method):
         import torch
         from peft import PeftModel
 
-        from tuneoff.models import quantised
+        from tuneoff.models.layers import quantised
         inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
         with torch.no_grad():
             trained = model.eval()(**inputs).logits

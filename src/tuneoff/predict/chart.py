@@ -12,7 +12,7 @@ def draw(timeline: dict, folder: Path) -> Path | None:
     import altair as alt
     import vl_convert
 
-    from tuneoff.report.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
+    from tuneoff.report.charts.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
     moments = timeline["gib"]
     parts = list(moments[0])
     last = max(1, len(moments) - 1)

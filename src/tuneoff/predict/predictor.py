@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Experiment, Method, MixedPrecision, Optimizer
+from tuneoff.config import Experiment, MixedPrecision, Optimizer
 from tuneoff.data import Batch, Row, collate, join
-from tuneoff.live import LiveMemory
-from tuneoff.meters import GIB
-from tuneoff.models import build_model, count
-from tuneoff.predict.fake import Fakes, fake_batch, host_tables, to_fake
-from tuneoff.predict.report import Moment, content, needed_gib, worst
-from tuneoff.predict.search import largest
-from tuneoff.step import Engine, summed_loss, train_step
+from tuneoff.measure.memory_breakdown import LiveMemory
+from tuneoff.measure.memory_peaks import GIB
+from tuneoff.methods import Method
+from tuneoff.models.layers import count
+from tuneoff.models.loading import build_model
+from tuneoff.predict.fake_tensors import Fakes, fake_batch, host_tables, to_fake
+from tuneoff.predict.largest_batch import largest
+from tuneoff.predict.prediction import Moment, content, needed_gib, worst
+from tuneoff.training.step import Engine, summed_loss, train_step
 
 IN_FAKE = ("sdpa", "eager")  # attention that runs on fake CPU tensors
 

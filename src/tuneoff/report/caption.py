@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 from tuneoff.report import stats
 from tuneoff.report.compare import Comparison
-from tuneoff.report.read import as_number
+from tuneoff.report.records import as_number
 from tuneoff.report.table import LABELLED, differs
 
 

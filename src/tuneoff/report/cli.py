@@ -8,11 +8,11 @@ from pathlib import Path
 import vl_convert
 
 from tuneoff import record
-from tuneoff.report import formats, guard, page
-from tuneoff.report.charts import Chart, charts
+from tuneoff.report import comparability, page, write_tables
+from tuneoff.report.charts.costs import Chart, charts
 from tuneoff.report.compare import Comparison, compare
 from tuneoff.report.files import put
-from tuneoff.report.read import PREDICTION, ReportError, read, run_folders
+from tuneoff.report.records import PREDICTION, ReportError, read, run_folders
 
 MOST_CHARTED = 6  # comparisons that have charts; a report of more is a sign that the guard has much to say
 WATCH_SECONDS = 2.0
@@ -62,8 +62,8 @@ def report(options: argparse.Namespace) -> None:
         raise ReportError(f"{', '.join(map(str, options.folders))}: no records here")
     made = compare(runs, options.baseline, options.strict)
     out = options.out or options.folders[0] / "report"
-    why = guard.differences([each.runs or [row.prediction for row in each.rows if row.prediction] for each in made]) \
-        if len(made) > 1 else {}
+    groups = [each.runs or [row.prediction for row in each.rows if row.prediction] for each in made]
+    why = comparability.differences(groups) if len(made) > 1 else {}
     for name, values in why.items():
         print(f"not compared, {name} differs: " + ", ".join(dict.fromkeys(values)), file=sys.stderr)
     write(made, why, skipped, out, " ".join(folder.name or str(folder) for folder in options.folders))
@@ -76,10 +76,10 @@ def write(made: Sequence[Comparison], why: dict[str, list[str]], skipped: Sequen
     methods = sorted({row.method for each in made for row in each.rows})
     drawn = {each.name: charts(each, methods) for each in made[:MOST_CHARTED]}
     (out / "charts").mkdir(parents=True, exist_ok=True)
-    put(out / "table.md", formats.markdown(made, why))
-    put(out / "summary.md", formats.summary(made))
-    put(out / "table.csv", formats.comma_separated(made))
-    put(out / "table.tex", formats.latex(made))
+    put(out / "table.md", write_tables.markdown(made, why))
+    put(out / "summary.md", write_tables.summary(made))
+    put(out / "table.csv", write_tables.comma_separated(made))
+    put(out / "table.tex", write_tables.latex(made))
     files = {name for place, found in drawn.items() for chart in found
              for name in draw(chart, out / "charts", f"_{place}" if len(made) > 1 else "")}
     for old in (out / "charts").iterdir():  # of an earlier report on other records

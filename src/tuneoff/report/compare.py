@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tuneoff.record import flatten
-from tuneoff.report import guard, stats
-from tuneoff.report.read import PHASES, ReportError, Run, as_number
+from tuneoff.report import comparability, stats
+from tuneoff.report.records import PHASES, ReportError, Run, as_number
 from tuneoff.report.rows import Row, rows_of
 
 DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
@@ -108,8 +108,8 @@ def compare(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Com
     Raises:
         ReportError: no record has the baseline, or records must be split and `strict` refuses.
     """
-    groups = guard.split(runs)
-    differing = guard.differences(groups)
+    groups = comparability.split(runs)
+    differing = comparability.differences(groups)
     if strict and len(groups) > 1:
         why = "; ".join(f"{name} ({', '.join(dict.fromkeys(values))})" for name, values in differing.items())
         raise ReportError(f"--strict: the records cannot stand in one table, they differ in {why}")

@@ -12,10 +12,10 @@ import vl_convert
 
 from tuneoff.record import finite, flatten
 from tuneoff.report.caption import caption
-from tuneoff.report.charts import Chart
+from tuneoff.report.charts.costs import Chart
 from tuneoff.report.compare import Comparison
 from tuneoff.report.files import kept
-from tuneoff.report.read import Run
+from tuneoff.report.records import Run
 from tuneoff.report.rows import Row
 from tuneoff.report.table import MISSING, columns
 

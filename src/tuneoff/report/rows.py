@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tuneoff.report import guard, stats
-from tuneoff.report.read import Run, as_number
+from tuneoff.report import comparability, stats
+from tuneoff.report.records import Run, as_number
 
 RATE = "lr"  # a column of its own, so a row's label need not repeat it
 NOT_OF_A_PREDICTION = {RATE, "task", "test", "default_steps", "epochs", "max_steps", "max_tokens", "max_seconds"}
@@ -98,7 +98,7 @@ def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     predictions = [run for run in runs if run.predicted]
     for run in runs:
         if not run.predicted:
-            by_setting.setdefault((run.method, guard._text(run.setting)), []).append(run)
+            by_setting.setdefault((run.method, comparability._text(run.setting)), []).append(run)
     rows = [Row(method, members[0].setting, _one_a_seed(members)) for (method, _), members in by_setting.items()]
     repeated = sum(map(len, by_setting.values())) - sum(len(row.runs) for row in rows)
     notes = [f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."] if repeated else []

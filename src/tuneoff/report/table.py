@@ -8,7 +8,7 @@ import numpy as np
 
 from tuneoff.report import stats
 from tuneoff.report.compare import DERIVED, LABELS, Comparison, Quality
-from tuneoff.report.read import as_number
+from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
 
 MISSING = "–"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff import entry, isolate
 from tuneoff.config import Experiment, Task, bind
+from tuneoff.jobs import supervisor
+from tuneoff.jobs.devices import its_share
+from tuneoff.jobs.work import perform, started
 from tuneoff.record import RESULT, RESULTS, AlreadyDone, Busy, read_json, status
-from tuneoff.share import its_share
-from tuneoff.sweeps import table, tuned
+from tuneoff.sweeps import progress, tuning
 
 
 @dataclass
@@ -45,21 +46,21 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     if done(folder, experiment):
         how = "skipped"
     else:
-        start = {**entry.started(cfg, sweep=Path(hydra.sweep.dir).name), "method": experiment.method,
+        start = {**started(cfg, sweep=Path(hydra.sweep.dir).name), "method": experiment.method,
                  "seed": experiment.seed, "planned_seeds": planned_seeds(hydra, experiment.seed),
-                 "tuning": tuned.facts(cfg, list(hydra.overrides.task))}
+                 "tuning": tuning.facts(cfg, list(hydra.overrides.task))}
         job = replace(experiment, resume="never" if experiment.rerun else "auto", progress=False)
-        limits = isolate.Limits(job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds)
+        limits = supervisor.Limits(job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds)
         try:
             ranks = 1 if predicts else job.num_processes  # what is foreseen is one rank's memory
             with its_share(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1), ranks):
-                isolate.run(partial(entry.perform, job, method, folder, start), folder, None if predicts else start,
+                supervisor.run(partial(perform, job, method, folder, start), folder, None if predicts else start,
                             limits, folder / "run.log", ranks)
             how = "ran"
         except (Busy, AlreadyDone):
             how = "taken by another launcher"
     outcome = Outcome(folder, "finished") if predicts else read(folder)
-    print(table.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began), file=sys.stderr,
+    print(progress.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began), file=sys.stderr,
           flush=True)
     if how == "ran" and experiment.fail_fast and outcome.status != "finished":
         raise SweepStopped(f"{outcome.status}: {folder}")

@@ -1,0 +1,1 @@
+"""`tuneoff:docstrings` and `tuneoff:stdlib`: rows made of CPython's library."""

@@ -1,0 +1,1 @@
+"""`tuneoff:tiny`: a Llama of 5.8 million parameters."""

@@ -1,0 +1,1 @@
+"""Measurements: memory by phase and by kind, and throughput."""

@@ -1,0 +1,186 @@
+"""The recorder: run.json first, a metrics.jsonl line a step, result.json at the end.
+
+Standard library only, so that a report can read records where torch is not installed.
+"""
+import fcntl
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from tuneoff.record.files import finite, now, read_json, read_metrics, thin, write_json, write_lines
+from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
+
+
+def describe_error(error: BaseException) -> dict:
+    """Type, message and traceback, as the record holds them."""
+    return {"type": type(error).__name__, "message": str(error).strip(),
+            "traceback": "".join(traceback.format_exception(error))}
+
+
+class Busy(RuntimeError):
+    """Another process trains in this folder."""
+
+
+class AlreadyDone(RuntimeError):
+    """Another process finished this run between our look and our lock."""
+
+
+class Recorder:
+    """Writes one run's record. Holds the folder's lock from the first line to the last."""
+
+    def __init__(self, folder: Path):
+        """Take the lock of `folder`, which is made if it is not there.
+
+        Raises:
+            Busy: another living process holds it.
+            OSError: the folder cannot be written.
+        """
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / LOCK).open("a")
+        for attempt in range(5):
+            try:
+                # Held by the process, not by a file that a crash would leave behind.
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    self._lock.close()
+                    raise Busy(f"{folder}: another process is training here") from None
+                time.sleep(0.05)  # it may have been `is_locked`, which holds the lock for an instant
+        self.run: dict = {}
+        self.curve: list[dict] = []
+        self._metrics: TextIO | None = None
+        self._begun = False
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+
+    def start(self, run: dict, resumed: dict | None = None) -> None:
+        """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
+
+        Args:
+            resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
+        """
+        before = read_json(self.folder / RUN) if resumed else None
+        self.run = {"schema_version": SCHEMA_VERSION, **run, "started_at": (before or {}).get("started_at", now())}
+        if resumed:
+            kept = [line for line in read_metrics(self.folder)
+                    if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]]
+            self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
+            self.run.update(tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"])
+        if not (self.folder / RUN).exists():
+            self._begin()
+
+    def _begin(self) -> None:
+        """From here on the folder holds this run, and no earlier one."""
+        self._begun = True
+        write_json(self.folder / RUN, self.run)
+        for old in (RESULT, ANSWERS):
+            (self.folder / old).unlink(missing_ok=True)
+        write_lines(self.folder / METRICS, self.curve)
+        self._metrics = (self.folder / METRICS).open("a", buffering=1)
+
+    def describe(self, more: dict) -> None:
+        """Add to run.json what is known once the model and the data are there."""
+        self.run.update(more)
+        if self._begun:
+            write_json(self.folder / RUN, self.run)
+        else:
+            self._begin()
+
+    def wall_seconds(self) -> float:
+        """Seconds since the run began, those before a resume included."""
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def log(self, line: dict) -> None:
+        """Append a line to metrics.jsonl, where `step` is in it."""
+        assert self._metrics is not None
+        self.curve.append(line)
+        self._metrics.write(json.dumps(finite(line), allow_nan=False) + "\n")
+
+    def alive(self) -> None:
+        """A sign of life where no line is due: a sweep kills a job that writes none for too long."""
+        (self.folder / METRICS).touch()
+
+    def keep_answers(self, lines: list[dict]) -> None:
+        """Write answers.jsonl."""
+        write_lines(self.folder / ANSWERS, lines)
+
+    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
+        """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
+        result = {**self.run, "status": status, "error": error, "finished_at": now(), **measured,
+                  "curve": thin(self.curve)}
+        result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
+        if not self._begun:
+            self._begin()
+        if self._metrics is not None:
+            self._metrics.close()
+        write_json(self.folder / RESULT, result)
+        return result
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.close()
+
+
+def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: float) -> dict:
+    """Write the result of a run whose process is dead, from what it left: its own result, run.json, metrics.jsonl.
+
+    Args:
+        start: what run.json would hold at least, where the process died before it wrote one.
+        error: as `describe_error` says it.
+    Raises:
+        Busy: the process, or another, still trains there.
+    """
+    recorder = Recorder(folder)
+    try:
+        # A run.json from an earlier try of this run says the same, and more.
+        run = {"schema_version": SCHEMA_VERSION, "started_at": now(), **start, **(read_json(folder / RUN) or {})}
+        curve = list(read_metrics(folder))
+        losses = [line["validation_loss"] for line in curve if line.get("validation_loss") is not None]
+        left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}},
+                "curve": thin(curve),
+                "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
+                         "test": None},
+                "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
+                               "wall_seconds": round(wall_seconds, 3)}}
+        own = read_json(folder / RESULT) or {}
+        if own.get("started_at") == run["started_at"] and own.get("status") in ("interrupted", "killed"):
+            left = own  # it was stopped in an orderly way, or lost another rank, and measured
+        result = {**run, **left, "status": status, "error": error, "finished_at": now()}
+        write_json(folder / RUN, run)
+        write_json(folder / RESULT, result)
+        return result
+    finally:
+        recorder.close()
+
+
+def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
+    """Write prediction.json, which no reader takes for a result: a run's own keys, and what was foreseen of it."""
+    content = {"schema_version": SCHEMA_VERSION, **run, "predicted_at": now(), **prediction}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / PREDICTION, content)
+    return content
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process trains in `folder`."""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def status(folder: Path) -> str | None:
+    """A run's status: as its result says, else running where the lock is held, else interrupted; None for no run."""
+    result = read_json(folder / RESULT)
+    if result is not None:
+        return result.get("status")
+    if is_locked(folder):
+        return "running"
+    return "interrupted" if (folder / RUN).exists() else None

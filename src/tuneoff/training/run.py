@@ -1,0 +1,77 @@
+"""One run, from the first line of its record to the last, whatever happens in between."""
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import torch
+
+from tuneoff.config import ConfigError, Experiment
+from tuneoff.distributed.launch import this_rank
+from tuneoff.distributed.ranks import Onlooker
+from tuneoff.methods import Method
+from tuneoff.record import RESULTS, AlreadyDone, Recorder
+from tuneoff.record import status as status_of
+from tuneoff.training.trainer import Diverged, Trainer
+
+
+def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
+    """Train one variant in this process and write its record.
+
+    Args:
+        start: what run.json holds beside provenance: identity, config (resolved), command, sweep.
+        folder: as the first of several processes has it; the others need not know it.
+    Returns:
+        The result, as result.json holds it; its `status` says how the run ended.
+    Raises:
+        ConfigError: what only the loaded model or data can show to be wrong.
+        Busy: another process trains in `folder`.
+        AlreadyDone: with resume=auto, another process has finished this run in the meantime.
+    """
+    first = this_rank() == 0
+    with closing(Recorder(folder) if first else Onlooker(folder)) as recorder:
+        if run.resume == "auto" and status_of(folder) in RESULTS:
+            raise AlreadyDone(f"{folder}: another process has finished this run")
+        trainer = Trainer(run, method, recorder)
+        status: str = "finished"
+        error: dict | None = None
+        with on_sigterm(trainer.stop):
+            try:
+                trainer.load(start)
+                trainer.fit()
+                trainer.conclude()
+            except ConfigError:
+                trainer.trackers.finish({})
+                raise
+            except BaseException as caught:  # whatever it was, the record says so
+                status, error = trainer.ranks.first_failure(classify(caught), caught)
+            finally:
+                trainer.bar.close()
+        result = recorder.finish(status, trainer.measured(), error)
+        trainer.trackers.finish(result)
+        return result
+
+
+@contextmanager
+def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` when SIGTERM comes (what SLURM sends before it kills); elsewhere than in a main thread, never."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def classify(error: BaseException) -> str:
+    """The status that an exception stands for."""
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "out_of_memory"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
