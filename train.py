@@ -1,4 +1,5 @@
 """Train one variant, or with -m every variant of a sweep: python train.py method=galore galore_rank=128."""
+
 import os
 import sys
 from pathlib import Path

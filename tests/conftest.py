@@ -1,4 +1,5 @@
 """Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+
 import gc
 import math
 import os
@@ -9,14 +10,19 @@ from functools import cache
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false",
-                  OMP_NUM_THREADS="1")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+)
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-import tuneoff.cli.run_folder  # noqa: F401 (registers the identity resolver)
+import tuneoff.cli.run_folder
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff import record
 from tuneoff.config import bind, resolved
@@ -25,11 +31,20 @@ from tuneoff.config import bind, resolved
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
 CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
-os.environ.update(TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets")
+os.environ.update(
+    TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets"
+)
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-QUICK = ["tracker=none", "progress=false", "data.limit=48", "max_length=96", "batch_size=4", "max_steps=4"]
+QUICK = [
+    "tracker=none",
+    "progress=false",
+    "data.limit=48",
+    "max_length=96",
+    "batch_size=4",
+    "max_steps=4",
+]
 
 
 class Killed(BaseException):
@@ -47,12 +62,16 @@ def kill_inside(trainer, due) -> None:
         backward(loss)
         if due():
             raise Killed
+
     trainer.engine.backward = until
 
 
 def trajectory(folder: Path) -> list[dict]:
     """Everything a run has measured that does not depend on the clock."""
-    return [{key: value for key, value in line.items() if "seconds" not in key} for line in record.read_metrics(folder)]
+    return [
+        {key: value for key, value in line.items() if "seconds" not in key}
+        for line in record.read_metrics(folder)
+    ]
 
 
 def apart(one, other) -> float:
@@ -61,20 +80,41 @@ def apart(one, other) -> float:
         return max((apart(one[key], other[key]) for key in one), default=0.0)
     if isinstance(one, list | tuple) and len(one) == len(other):
         return max(map(apart, one, other), default=0.0)
-    if torch.is_tensor(one) and torch.is_tensor(other) and (one.shape, one.dtype) == (other.shape, other.dtype):
-        return 0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
+    if (
+        torch.is_tensor(one)
+        and torch.is_tensor(other)
+        and (one.shape, one.dtype) == (other.shape, other.dtype)
+    ):
+        return (
+            0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
+        )
     if isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other)
-    return 0.0 if not torch.is_tensor(one) and not torch.is_tensor(other) and one == other else math.inf
+    return (
+        0.0
+        if not torch.is_tensor(one) and not torch.is_tensor(other) and one == other
+        else math.inf
+    )
 
 
 def save_debug_model(folder: Path, tied: bool = True) -> Path:
     """A three-layer Llama with random weights and tiny's tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(7)
-    config = LlamaConfig(vocab_size=4096, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
-                         tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     return folder
@@ -108,12 +148,23 @@ def composed(*overrides: str):
 
 # ---------------------------------------------------------------- the matrix: what was measured, method by method
 FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
-COLUMNS = ("equal to reference", "same command twice", "resume after SIGKILL", "two processes", "export reload",
-           "export reload in bf16", "merged in bf16")
+COLUMNS = (
+    "equal to reference",
+    "same command twice",
+    "resume after SIGKILL",
+    "two processes",
+    "export reload",
+    "export reload in bf16",
+    "merged in bf16",
+)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--matrix", action="store_true", help="print the largest difference that was measured, by method")
+    parser.addoption(
+        "--matrix",
+        action="store_true",
+        help="print the largest difference that was measured, by method",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +175,7 @@ def measured(pytestconfig):
     def keep(method: str, column: str, difference: float) -> None:
         assert column in COLUMNS
         figures[method, column] = max(difference, figures.get((method, column), 0.0))
+
     return keep
 
 
@@ -134,8 +186,15 @@ def pytest_terminal_summary(terminalreporter, config):
     figures = config.stash.get(FIGURES, {})
     rows = [["method", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
     for method in METHODS:
-        rows.append([method, *(f"{figures[method, column]:.2g}" if (method, column) in figures else ""
-                               for column in COLUMNS)])
+        rows.append(
+            [
+                method,
+                *(
+                    f"{figures[method, column]:.2g}" if (method, column) in figures else ""
+                    for column in COLUMNS
+                ),
+            ]
+        )
     for row in rows:
         terminalreporter.write_line(f"| {' | '.join(row)} |")
 
@@ -143,17 +202,23 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture
 def compose_config(debug_model):
     """`compose_config("method=full", …)`: the config as `train.py` composes it, on the small Llama."""
+
     def make(*overrides: str):
-        return deepcopy(composed(*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides))
+        return deepcopy(
+            composed(*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides)
+        )
+
     return make
 
 
 @pytest.fixture
 def settings(compose_config):
     """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
+
     def make(*overrides: str):
         cfg = compose_config(*overrides)
         return *bind(cfg), resolved(cfg)
+
     return make
 
 
@@ -164,5 +229,11 @@ def run(settings, tmp_path):
 
     def start(*overrides: str, folder: Path | None = None):
         experiment, method, config = settings(*overrides)
-        return train(experiment, method, folder or tmp_path / "run", {"config": config, "command": list(overrides)})
+        return train(
+            experiment,
+            method,
+            folder or tmp_path / "run",
+            {"config": config, "command": list(overrides)},
+        )
+
     return start

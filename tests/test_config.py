@@ -1,4 +1,5 @@
 """Typed settings: every option of every method has a range or a type that holds, and a run's identity."""
+
 import math
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -17,8 +18,11 @@ def composed(*overrides: str):
         return compose("config", overrides=["model.pretrained=false", *overrides])
 
 
-OPTIONS = [pytest.param(schema.options, item, id=item.name)
-           for schema in schemas().values() for item in fields(schema.options)]
+OPTIONS = [
+    pytest.param(schema.options, item, id=item.name)
+    for schema in schemas().values()
+    for item in fields(schema.options)
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -29,9 +33,13 @@ def test_every_choice_binds_to_its_own_options(method):
     assert not {item.name for item in fields(options)} & {item.name for item in fields(Experiment)}
 
 
-@pytest.mark.parametrize("cls, item", OPTIONS)
+@pytest.mark.parametrize(("cls", "item"), OPTIONS)
 def test_every_number_has_a_range_that_its_default_is_in(cls, item):
-    if item.metadata.get("names") or isinstance(item.default, bool | Enum) or "str" in str(item.type):
+    if (
+        item.metadata.get("names")
+        or isinstance(item.default, bool | Enum)
+        or "str" in str(item.type)
+    ):
         return
     accepts, allowed = item.metadata["accepts"], item.metadata["allowed"]
     assert allowed.startswith("must ")
@@ -43,8 +51,16 @@ def test_every_number_has_a_range_that_its_default_is_in(cls, item):
         cls(**{item.name: refused})
 
 
-@pytest.mark.parametrize("value, names", [("all", ["all"]), ("a,b", ["a", "b"]), (" a , b.c ", ["a", "b.c"]),
-                                          (["a", "b"], ["a", "b"]), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("all", ["all"]),
+        ("a,b", ["a", "b"]),
+        (" a , b.c ", ["a", "b.c"]),
+        (["a", "b"], ["a", "b"]),
+        (None, None),
+    ],
+)
 def test_names_are_a_list_however_written(value, names):
     assert as_names("key", value) == names
 
@@ -56,13 +72,24 @@ def test_names_that_are_none_are_refused(value):
 
 
 def test_a_bare_list_and_a_quoted_string_give_the_same_config():
-    lists = [bind(composed(f"lora_target={value}"))[1].lora_target for value in ("[q_proj,v_proj]", "'q_proj,v_proj'")]
+    lists = [
+        bind(composed(f"lora_target={value}"))[1].lora_target
+        for value in ("[q_proj,v_proj]", "'q_proj,v_proj'")
+    ]
     assert lists == [["q_proj", "v_proj"]] * 2
 
 
 def test_values_are_shown_as_they_are_written():
     values = [None, True, False, 1e-5, ["a", None], config.Dtype.float32, config.MixedPrecision.no]
-    assert [shown(value) for value in values] == ["null", "true", "false", "1e-05", "[a,null]", "float32", "no"]
+    assert [shown(value) for value in values] == [
+        "null",
+        "true",
+        "false",
+        "1e-05",
+        "[a,null]",
+        "float32",
+        "no",
+    ]
 
 
 def test_an_option_may_not_shadow_a_hook_or_a_shared_setting():
@@ -88,8 +115,13 @@ def test_unused_mixed_precision_reads_as_no():
 
 def test_identity_changes_with_what_changes_a_result_and_with_nothing_else():
     first = identity(composed())
-    assert first == identity(composed("tracker=none", "progress=false", "wandb_project=other", "save_every=5"))
-    others = [identity(composed(change)) for change in ("seed=1", "lr=7e-3", "method=dora", "data.limit=5")]
+    assert first == identity(
+        composed("tracker=none", "progress=false", "wandb_project=other", "save_every=5")
+    )
+    others = [
+        identity(composed(change))
+        for change in ("seed=1", "lr=7e-3", "method=dora", "data.limit=5")
+    ]
     assert len({first, *others}) == 5
 
 
@@ -103,5 +135,14 @@ def test_identity_changes_with_the_data_file(tmp_path):
 
 
 def test_every_purpose_has_its_own_seed():
-    assert len({derive(seed, purpose) for seed in (0, 1) for purpose in ("modules", "order", "dropout")}) == 6
+    assert (
+        len(
+            {
+                derive(seed, purpose)
+                for seed in (0, 1)
+                for purpose in ("modules", "order", "dropout")
+            }
+        )
+        == 6
+    )
     assert derive(0, "order") == derive(0, "order")

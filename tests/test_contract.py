@@ -1,4 +1,5 @@
 """Contracts 2, 4 and 5: the same command gives the same bits, micro-batches change nothing, a seed's methods share."""
+
 import pytest
 from conftest import METHODS, apart, trajectory
 
@@ -7,7 +8,11 @@ from tuneoff.training.trainer import Trainer
 
 
 def own(method):
-    extra = ["galore_rank=8"] if "galore" in method else ["badam_switch_interval=2", "badam_switch_mode=random"]
+    extra = (
+        ["galore_rank=8"]
+        if "galore" in method
+        else ["badam_switch_interval=2", "badam_switch_mode=random"]
+    )
     return [f"method={method}", *(extra if method.startswith(("galore", "badam")) else [])]
 
 
@@ -23,18 +28,30 @@ def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method)
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "galore_layerwise"])
 def test_micro_batches_hand_the_optimizer_one_batchs_gradients(settings, tmp_path, method):
     """16 rows, 2 times 8, 4 times 4, of unequal lengths. (What Adam makes of the last bits is its own affair: its first
-    step divides each by itself; with SGD weights agree to 1e-6, as test_step.py shows.)"""
+    step divides each by itself; with SGD weights agree to 1e-6, as test_step.py shows.)
+    """
     found = []
     for parts in (1, 2, 4):
-        experiment, chosen, config = settings(*own(method), "max_steps=1", f"batch_size={16 // parts}",
-                                              f"gradient_accumulation_steps={parts}")
+        experiment, chosen, config = settings(
+            *own(method),
+            "max_steps=1",
+            f"batch_size={16 // parts}",
+            f"gradient_accumulation_steps={parts}",
+        )
         trainer = Trainer(experiment, chosen, Recorder(tmp_path / str(parts)))
         trainer.load({"config": config})
         found.append({})
 
         def look(*_, model=trainer.model, seen=found[-1]):
-            seen.update({name: weight.grad.to_dense().clone() if weight.grad.is_sparse else weight.grad.clone()
-                         for name, weight in model.named_parameters() if weight.grad is not None})
+            seen.update(
+                {
+                    name: weight.grad.to_dense().clone()
+                    if weight.grad.is_sparse
+                    else weight.grad.clone()
+                    for name, weight in model.named_parameters()
+                    if weight.grad is not None
+                }
+            )
 
         trainer.optimizer.register_step_pre_hook(look)
         trainer.fit()
@@ -42,17 +59,28 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(settings, tmp_pat
     whole, *splits = found
     assert whole and all(split.keys() == whole.keys() for split in splits)
     for name, gradient in whole.items():
-        assert max(apart(gradient, split[name]) for split in splits) <= 3e-6 * gradient.abs().max(), name
+        assert (
+            max(apart(gradient, split[name]) for split in splits) <= 3e-6 * gradient.abs().max()
+        ), name
 
 
 def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, tmp_path):
     seen = {}
     for method in METHODS:
-        result = run(f"method={method}", "max_steps=3", *(["galore_rank=8"] if "galore" in method else []),
-                     folder=tmp_path / method)
+        result = run(
+            f"method={method}",
+            "max_steps=3",
+            *(["galore_rank=8"] if "galore" in method else []),
+            folder=tmp_path / method,
+        )
         origin = result["provenance"]
-        seen[method] = (origin["base_weights_hash"], origin["batch_order_hash"], origin["data"]["fingerprint"],
-                        result["throughput"]["tokens_seen"], result["loss"]["initial"].hex()[:12])
+        seen[method] = (
+            origin["base_weights_hash"],
+            origin["batch_order_hash"],
+            origin["data"]["fingerprint"],
+            result["throughput"]["tokens_seen"],
+            result["loss"]["initial"].hex()[:12],
+        )
     assert len({item[:4] for item in seen.values()}) == 1, seen
     other = run("method=full", "max_steps=3", "seed=1", folder=tmp_path / "other")
     assert other["provenance"]["batch_order_hash"] != seen["full"][1]
@@ -63,4 +91,5 @@ def test_dropout_and_new_modules_do_not_move_the_data(run, tmp_path):
     dropped = run("method=lora", "lora_dropout=0.5", "lora_rank=2", folder=tmp_path / "dropped")
     assert plain["provenance"]["batch_order_hash"] == dropped["provenance"]["batch_order_hash"]
     assert [line["tokens"] for line in plain["curve"] if "loss" in line] == [
-        line["tokens"] for line in dropped["curve"] if "loss" in line]
+        line["tokens"] for line in dropped["curve"] if "loss" in line
+    ]

@@ -1,4 +1,5 @@
 """What counts as bad input and what as a fault of ours; the sentences themselves are tested in test_refusals."""
+
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
@@ -15,7 +16,10 @@ from tuneoff.record import Busy
 
 def raised(*overrides: str, attribute: str | None = None) -> Exception:
     """What composing (and then reading a key) raises."""
-    with pytest.raises(Exception) as caught, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with (
+        pytest.raises(Exception) as caught,
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+    ):
         cfg = compose("config", overrides=list(overrides))
         getattr(cfg, attribute or "method")
     return caught.value
@@ -33,7 +37,10 @@ def test_an_error_of_ours_is_found_behind_whatever_wraps_it():
             raise UserWarning("Callback") from error
     except UserWarning as wrapped:
         assert explain(wrapped, []) == "lr=0: must be above 0"
-    assert explain(Busy("x: another process is training here"), []) == "x: another process is training here"
+    assert (
+        explain(Busy("x: another process is training here"), [])
+        == "x: another process is training here"
+    )
 
 
 def test_reading_a_key_that_is_not_there_is_a_fault_of_ours():
@@ -41,7 +48,9 @@ def test_reading_a_key_that_is_not_there_is_a_fault_of_ours():
     assert type(error).__name__ == "ConfigAttributeError" and explain(error, []) is None
 
 
-@pytest.mark.parametrize("fault", [AttributeError("x"), KeyError("x"), ValueError("x"), OSError(2, "x")])
+@pytest.mark.parametrize(
+    "fault", [AttributeError("x"), KeyError("x"), ValueError("x"), OSError(2, "x")]
+)
 def test_other_errors_are_faults_of_ours(fault):
     try:
         raise fault
@@ -68,9 +77,15 @@ def test_causes_are_listed_outermost_first():
 
 
 def test_expectations_come_from_types_and_ranges():
-    assert expectation(GaLore, "galore_proj_type") == "must be one of std, reverse_std, right, left, full"
+    assert (
+        expectation(GaLore, "galore_proj_type")
+        == "must be one of std, reverse_std, right, left, full"
+    )
     assert expectation(LoRA, "lora_alpha") == "must be a number, above 0, or null"
-    assert expectation(BAdam, "badam_switch_interval") == "must be an integer, at least 1, or -1 to never switch"
+    assert (
+        expectation(BAdam, "badam_switch_interval")
+        == "must be an integer, at least 1, or -1 to never switch"
+    )
     assert expectation(config.Data, "limit") == "must be an integer, at least 1, or null"
     assert expectation(LoRA, "lora_target") is None and expectation(dict, "x") is None
 

@@ -1,4 +1,5 @@
 """Contract 6: what is saved loads with `from_pretrained` in a fresh process and gives the trained model's logits."""
+
 import json
 import subprocess
 import sys
@@ -12,17 +13,22 @@ from tuneoff.record import Recorder
 from tuneoff.training.trainer import Trainer
 
 CASES = {method: [f"method={method}"] for method in METHODS}
-CASES |= {f"{kind}_{method}": [f"method={method}", *more] for method in METHODS
-          for kind, more in (("untied", []), ("bf16", ["pure_bf16=true"]))}
-CASES |= {"extra_embeddings": ["method=lora", "additional_target=[embed_tokens]"],
-          "extra_norm": ["method=dora", "additional_target=[norm]"],
-          "extra_pissa": ["method=pissa", "additional_target=[embed_tokens]"],
-          "untied_extra_head": ["method=lora", "additional_target=[lm_head]"],
-          "converted": ["method=pissa", "pissa_convert=true"],
-          "converted_extra": ["method=pissa", "pissa_convert=true", "additional_target=[embed_tokens]"],
-          "converted_rslora": ["method=pissa", "pissa_convert=true", "use_rslora=true"],
-          "untied_converted": ["method=pissa", "pissa_convert=true", "pissa_iter=-1"],
-          "bf16_converted": ["method=pissa", "pissa_convert=true", "pure_bf16=true"]}
+CASES |= {
+    f"{kind}_{method}": [f"method={method}", *more]
+    for method in METHODS
+    for kind, more in (("untied", []), ("bf16", ["pure_bf16=true"]))
+}
+CASES |= {
+    "extra_embeddings": ["method=lora", "additional_target=[embed_tokens]"],
+    "extra_norm": ["method=dora", "additional_target=[norm]"],
+    "extra_pissa": ["method=pissa", "additional_target=[embed_tokens]"],
+    "untied_extra_head": ["method=lora", "additional_target=[lm_head]"],
+    "converted": ["method=pissa", "pissa_convert=true"],
+    "converted_extra": ["method=pissa", "pissa_convert=true", "additional_target=[embed_tokens]"],
+    "converted_rslora": ["method=pissa", "pissa_convert=true", "use_rslora=true"],
+    "untied_converted": ["method=pissa", "pissa_convert=true", "pissa_iter=-1"],
+    "bf16_converted": ["method=pissa", "pissa_convert=true", "pure_bf16=true"],
+}
 
 # Beside logits, for a merged model: by how many roundings its weights differ from the adapter merged in float32.
 LOAD = """
@@ -60,26 +66,52 @@ def exported(tmp_path_factory, debug_model, untied_model):
     from hydra import compose, initialize_config_dir
 
     from tuneoff.config import bind, resolved
+
     ids = torch.arange(1, 33).reshape(2, 16)
     trained, jobs = {}, []
     for case, overrides in CASES.items():
         model = untied_model if case.startswith("untied") else debug_model
         folder = tmp_path_factory.mktemp(case)
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("config", overrides=[*QUICK, f"model.path={model}", "model.name=debug", "save_model=true",
-                                               "export_merged=true", "data.limit=24", "max_steps=3", "lr=1e-2",
-                                               *(["galore_rank=8"] if "galore" in case else []), *overrides])
+            cfg = compose(
+                "config",
+                overrides=[
+                    *QUICK,
+                    f"model.path={model}",
+                    "model.name=debug",
+                    "save_model=true",
+                    "export_merged=true",
+                    "data.limit=24",
+                    "max_steps=3",
+                    "lr=1e-2",
+                    *(["galore_rank=8"] if "galore" in case else []),
+                    *overrides,
+                ],
+            )
         trainer = Trainer(*bind(cfg), Recorder(folder))
         trainer.load({"config": resolved(cfg)})
         trainer.fit()
         with torch.no_grad():
             trained[case] = trainer.run.method, trainer.model.eval()(input_ids=ids).logits
         trainer.conclude()
-        jobs.append({"case": case, "folder": str(folder / "model"), "base": str(model), "facts": trainer.facts,
-                     "dtype": trainer.run.dtype.name})
+        jobs.append(
+            {
+                "case": case,
+                "folder": str(folder / "model"),
+                "base": str(model),
+                "facts": trainer.facts,
+                "dtype": trainer.run.dtype.name,
+            }
+        )
     subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
-    return {job["case"]: (*trained[job["case"]], *torch.load(f"{job['folder']}/logits.pt"), job["facts"])
-            for job in jobs}
+    return {
+        job["case"]: (
+            *trained[job["case"]],
+            *torch.load(f"{job['folder']}/logits.pt"),
+            job["facts"],
+        )
+        for job in jobs
+    }
 
 
 def difference(one, other):
@@ -99,7 +131,9 @@ def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
 def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported, measured, case):
     method, trained, loaded, roundings, facts = exported[case]
     assert trained.dtype == loaded["once"].dtype == torch.bfloat16
-    if case == "bf16_converted":  # the untouched base has not lost what PiSSA's residual lost to its rounding
+    if (
+        case == "bf16_converted"
+    ):  # the untouched base has not lost what PiSSA's residual lost to its rounding
         assert difference(loaded["once"], trained) < 0.05
         return
     measured(method, "export reload in bf16", difference(loaded["once"], trained))
@@ -107,7 +141,10 @@ def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported
     if "merged" in loaded:
         measured(method, "merged in bf16", difference(loaded["merged"], trained))
         assert roundings <= 1.01
-        assert 0 < facts["merged_logits_difference"] < 0.05 and difference(loaded["merged"], trained) < 0.05
+        assert (
+            0 < facts["merged_logits_difference"] < 0.05
+            and difference(loaded["merged"], trained) < 0.05
+        )
 
 
 def test_an_adapter_loaded_twice_is_one_adapter(exported):
@@ -123,15 +160,29 @@ def test_the_record_says_what_an_export_costs(exported):
     assert exported["lora"][-1]["merged_logits_difference"] <= 1e-5
 
 
-@pytest.mark.parametrize("method, fresh", [("lora", False), ("lora", True), ("dora", False), ("rslora", False),
-                                           ("loraplus", False), ("pissa", True)])
+@pytest.mark.parametrize(
+    ("method", "fresh"),
+    [
+        ("lora", False),
+        ("lora", True),
+        ("dora", False),
+        ("rslora", False),
+        ("loraplus", False),
+        ("pissa", True),
+    ],
+)
 def test_training_goes_on_from_a_saved_adapter(run, tmp_path, method, fresh):
     """From where it ended; a second export holds both trainings."""
     first = run(f"method={method}", "save_model=true", folder=tmp_path / "first")
     saved = tmp_path / "first" / "model"
     base = [f"model.path={saved / 'base'}", f"model.tokenizer={saved}"] if method == "pissa" else []
-    second = run(f"method={method}", f"adapter_path={saved}", f"create_new_adapter={fresh}", *base,
-                 folder=tmp_path / "second")
+    second = run(
+        f"method={method}",
+        f"adapter_path={saved}",
+        f"create_new_adapter={fresh}",
+        *base,
+        folder=tmp_path / "second",
+    )
     assert second["status"] == "finished", second["error"]
     assert second["loss"]["initial"] == pytest.approx(first["loss"]["final"], abs=2e-6)
     assert second["loss"]["final"] != second["loss"]["initial"]

@@ -1,19 +1,43 @@
 """Answers are found as GSM8K's and lm-eval's own code finds them."""
+
 import pytest
 
 from tuneoff.config.extractors import extract, is_extractor
 
 
-@pytest.mark.parametrize("text, answer", [
-    ("She has 3 + 4 = 7.\n#### 7", "7"), ("#### 1,234", "1234"), ("####-5.", "-5"), ("#### $1,000.50", "1000.50"),
-    ("#### -$3", "-3"), ("#### 18.0", "18.0"), ("#### 12%", "12"), ("#### 7\n\nQuestion: …\n#### 9", "7"),
-    ("#### 1,2", "1,2"), ("The answer is 7.", None), ("#### seven", None), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("She has 3 + 4 = 7.\n#### 7", "7"),
+        ("#### 1,234", "1234"),
+        ("####-5.", "-5"),
+        ("#### $1,000.50", "1000.50"),
+        ("#### -$3", "-3"),
+        ("#### 18.0", "18.0"),
+        ("#### 12%", "12"),
+        ("#### 7\n\nQuestion: …\n#### 9", "7"),
+        ("#### 1,2", "1,2"),
+        ("The answer is 7.", None),
+        ("#### seven", None),
+        ("", None),
+    ],
+)
 def test_gsm8k(text, answer):
     assert extract(text, "gsm8k") == answer
 
 
-@pytest.mark.parametrize("text, answer", [("Paris.", "Paris."), (" Paris\n", "Paris"), ("$5.", "5"), ("1,5", "1,5"),
-                                          ("two\nlines", "two\nlines"), ("12,34,567", "1234567"), ("", "")])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Paris.", "Paris."),
+        (" Paris\n", "Paris"),
+        ("$5.", "5"),
+        ("1,5", "1,5"),
+        ("two\nlines", "two\nlines"),
+        ("12,34,567", "1234567"),
+        ("", ""),
+    ],
+)
 def test_a_whole_answer(text, answer):
     assert extract(text, "whole") == answer
 
@@ -25,7 +49,18 @@ def test_an_expression_gives_its_group():
     assert extract("so: ", r"so:(?: (\d))?") is None  # the group had no part in the match
 
 
-@pytest.mark.parametrize("name, fits", [("gsm8k", True), ("whole", True), (r"is (\S+)", True), (r"(?:is|=) (\d)", True),
-                                        ("gsm8", False), ("(", False), ("(a)(b)", False), ("", False)])
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("gsm8k", True),
+        ("whole", True),
+        (r"is (\S+)", True),
+        (r"(?:is|=) (\d)", True),
+        ("gsm8", False),
+        ("(", False),
+        ("(a)(b)", False),
+        ("", False),
+    ],
+)
 def test_what_is_an_extractor(name, fits):
     assert is_extractor(name) == fits

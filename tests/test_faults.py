@@ -1,4 +1,5 @@
 """What a machine does to a run: full disks, folders that cannot be written, two runs on one folder, torn files."""
+
 import json
 import os
 import subprocess
@@ -13,8 +14,20 @@ from tuneoff.training import checkpoint
 
 
 def train(model, folder, *overrides):
-    return subprocess.run([sys.executable, str(ROOT / "train.py"), *QUICK, f"model.path={model}", "model.name=debug",
-                           f"hydra.run.dir={folder}", *overrides], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *QUICK,
+            f"model.path={model}",
+            "model.name=debug",
+            f"hydra.run.dir={folder}",
+            *overrides,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 @pytest.fixture
@@ -22,7 +35,9 @@ def small_disk(tmp_path):
     """A file system of 2 MiB; root alone can mount one, and CI is root."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True
+    )
     if mounted.returncode and not os.environ.get("CI"):
         pytest.skip("cannot mount a tmpfs here")
     assert mounted.returncode == 0, mounted.stderr
@@ -34,10 +49,16 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_mo
     """LoRA's first checkpoints fit, then something else takes the space."""
     folder = small_disk / "run"
     (small_disk / "other").write_bytes(bytes(1_650_000))
-    done = train(debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "keep_checkpoints=100")
+    done = train(
+        debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "keep_checkpoints=100"
+    )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert "checkpoint of step" in last and "could not be written" in last and "Traceback" not in done.stderr
+    assert (
+        "checkpoint of step" in last
+        and "could not be written" in last
+        and "Traceback" not in done.stderr
+    )
     kept = checkpoint.found(folder / "checkpoints")
     assert kept and checkpoint.newest(folder / "checkpoints").loop["step"] == len(kept)
     assert not list((folder / "checkpoints").glob(".*"))  # the torn one is gone
@@ -92,13 +113,24 @@ def test_two_runs_on_one_folder(tmp_path, debug_model):
 def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, debug_model):
     folder, settings = tmp_path / "run", ["method=freeze", "save_every=2"]
     assert train(debug_model, folder, *settings).returncode == 0
-    before = {path: path.read_bytes() for path in folder.rglob("*")
-              if path.name in (record.RUN, record.METRICS, record.RESULT) or path.parent.parent.name == "checkpoints"}
+    before = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.name in (record.RUN, record.METRICS, record.RESULT)
+        or path.parent.parent.name == "checkpoints"
+    }
     assert len(before) > 5
-    for more, line in ((["rerun=true", "freeze_trainable_layers=99"], "freeze_trainable_layers=99: this model has"),
-                       (["resume=auto", "lr=9e-3"], f"resume=auto: {folder} holds run ")):
+    for more, line in (
+        (
+            ["rerun=true", "freeze_trainable_layers=99"],
+            "freeze_trainable_layers=99: this model has",
+        ),
+        (["resume=auto", "lr=9e-3"], f"resume=auto: {folder} holds run "),
+    ):
         done = train(debug_model, folder, *settings, *more)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(f"error: {line}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(
+            f"error: {line}"
+        )
         assert {path: path.read_bytes() for path in before} == before
     done = train(debug_model, folder, *settings, "resume=auto")  # it has finished
     assert (done.returncode, done.stderr) == (0, "") and "finished" in done.stdout
@@ -109,12 +141,20 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, debug_m
 def test_two_runs_that_start_at_once_on_one_folder(tmp_path, debug_model):
     """A lock decides: one trains, the other is refused and changes nothing."""
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: train(debug_model, tmp_path / "run", "method=full", "resume=auto",
-                                             "max_steps=100"), range(2)))
+        both = list(
+            pool.map(
+                lambda _: train(
+                    debug_model, tmp_path / "run", "method=full", "resume=auto", "max_steps=100"
+                ),
+                range(2),
+            )
+        )
     refused, done = sorted(both, key=lambda process: -process.returncode)
     assert done.returncode == 0, done.stderr
     assert refused.returncode == 2 and "another process" in refused.stderr.splitlines()[-1]
-    assert [line["step"] for line in record.read_metrics(tmp_path / "run") if "loss" in line] == [*range(1, 101)]
+    assert [line["step"] for line in record.read_metrics(tmp_path / "run") if "loss" in line] == [
+        *range(1, 101)
+    ]
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
@@ -132,6 +172,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
 
     def losses(text):
         return [json.loads(line).get("loss") for line in text.splitlines()]
+
     assert losses((folder / "metrics.jsonl").read_text()) == losses(whole)
 
 
@@ -139,6 +180,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
 def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
     """In step 3: said so, with what was trained before in the record and, whole, in the checkpoint."""
     from tuneoff.training.run import train as train_here
+
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", "save_every=1", *extra)
     prepare, forwards = chosen.prepare, []
@@ -148,15 +190,21 @@ def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
         model.register_forward_pre_hook(lambda module, inputs: forwards.append(module.training))
         for weight in model.parameters():
             if weight.requires_grad:
-                weight.register_hook(lambda gradient: gradient * float("nan") if sum(forwards) == 3 else gradient)
+                weight.register_hook(
+                    lambda gradient: gradient * float("nan") if sum(forwards) == 3 else gradient
+                )
         return model
 
     chosen.prepare = poisoned
     result = train_here(experiment, chosen, tmp_path, {"config": config})
-    assert result["status"] == "diverged" and result["error"]["message"].startswith("diverged at step 3: ")
+    assert result["status"] == "diverged" and result["error"]["message"].startswith(
+        "diverged at step 3: "
+    )
     assert [line["step"] for line in result["curve"] if "loss" in line] == [1, 2, 3]
     saved = checkpoint.newest(tmp_path / "checkpoints")
-    assert saved.loop["step"] == 2 and all(tensor.isfinite().all() for tensor in saved.tensors.values())
+    assert saved.loop["step"] == 2 and all(
+        tensor.isfinite().all() for tensor in saved.tensors.values()
+    )
 
 
 def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
@@ -164,6 +212,7 @@ def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
     import torch
 
     from tuneoff.training.run import train as train_here
+
     experiment, method, config = settings("method=full")
     made = type(method).make_optimizer
 

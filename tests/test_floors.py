@@ -1,4 +1,5 @@
 """The house: imports go down the floors only, and nothing goes round."""
+
 import ast
 from pathlib import Path
 
@@ -6,8 +7,22 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "tuneoff"
 # From the top floor down. A module may import from its own floor and from those below it.
-FLOORS = ("cli", "sweeps", "jobs", "predict", "training", "methods", "models", "data", "config", "distributed",
-          "report", "record", "measure", "assets")
+FLOORS = (
+    "cli",
+    "sweeps",
+    "jobs",
+    "predict",
+    "training",
+    "methods",
+    "models",
+    "data",
+    "config",
+    "distributed",
+    "report",
+    "record",
+    "measure",
+    "assets",
+)
 SCRIPTS = {"tuneoff.assets.tiny.build"}  # run by hand, not imported
 
 
@@ -47,7 +62,9 @@ def floor(module: str) -> str:
 
 
 def test_every_folder_is_a_floor():
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    folders = {
+        path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"
+    }
     assert folders == set(FLOORS)
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
 
@@ -57,8 +74,11 @@ def test_imports_go_down_the_floors_only():
     for name, targets in graph().items():
         if name in SCRIPTS or not floor(name):
             continue
-        upward += [f"{name} -> {target}" for target in targets
-                   if FLOORS.index(floor(target)) < FLOORS.index(floor(name))]
+        upward += [
+            f"{name} -> {target}"
+            for target in targets
+            if FLOORS.index(floor(target)) < FLOORS.index(floor(name))
+        ]
     assert not upward
 
 
@@ -67,7 +87,7 @@ def test_nothing_goes_round():
     done: set[str] = set()
 
     def visit(name: str, path: list[str]) -> None:
-        assert name not in path, " -> ".join([*path[path.index(name):], name])
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
         if name not in done:
             for target in edges[name]:
                 visit(target, [*path, name])

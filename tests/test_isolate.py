@@ -1,4 +1,5 @@
 """A job in a child of the forkserver: what it sees, what it may use, and the record it leaves however it ends."""
+
 import fcntl
 import json
 import os
@@ -27,8 +28,16 @@ def finish(folder: Path, **more) -> None:
 
 def look_around(folder: Path) -> None:
     import torch
-    finish(folder, seen=os.environ.get("SEEN"), inherited=os.environ.get("INHERITED"), cwd=os.getcwd(), argv=sys.argv,
-           threads=torch.get_num_threads(), main=getattr(sys.modules["__main__"], "__file__", None))
+
+    finish(
+        folder,
+        seen=os.environ.get("SEEN"),
+        inherited=os.environ.get("INHERITED"),
+        cwd=os.getcwd(),
+        argv=sys.argv,
+        threads=torch.get_num_threads(),
+        main=getattr(sys.modules["__main__"], "__file__", None),
+    )
 
 
 def fail(error: BaseException) -> None:
@@ -47,8 +56,11 @@ def die(number: int) -> None:
 
 def allocate(folder: Path, gib: float) -> None:
     import torch
+
     before = time.perf_counter()
-    finish(folder, sum=float(torch.ones(int(gib * 2**28)).sum()), seconds=time.perf_counter() - before)
+    finish(
+        folder, sum=float(torch.ones(int(gib * 2**28)).sum()), seconds=time.perf_counter() - before
+    )
 
 
 def hang(folder: Path, lines: int = 0) -> None:
@@ -61,8 +73,12 @@ def hang(folder: Path, lines: int = 0) -> None:
 
 def finish_on_sigterm(folder: Path) -> None:
     def saved(number, frame):
-        write_json(folder / "result.json", {"status": "interrupted", "loss": {"final": 2.5}, "started_at": "then"})
+        write_json(
+            folder / "result.json",
+            {"status": "interrupted", "loss": {"final": 2.5}, "started_at": "then"},
+        )
         os._exit(0)
+
     signal.signal(signal.SIGTERM, saved)
     write_json(folder / "run.json", {"started_at": "then"})
     time.sleep(60)
@@ -75,9 +91,11 @@ def raise_busy(kind: type[Exception]) -> None:
 @pytest.fixture
 def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
+
     def run(work, *arguments, limits=NONE, **options):
         supervisor.run(partial(work, *arguments), tmp_path, START, limits, **options)
         return read_json(tmp_path / "result.json")
+
     return run
 
 
@@ -92,7 +110,11 @@ def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
         folder.mkdir()
         monkeypatch.chdir(folder)
         found = job(look_around, tmp_path)
-        assert found["cwd"] == str(folder) and found["argv"] == sys.argv and found["inherited"] == "kept"
+        assert (
+            found["cwd"] == str(folder)
+            and found["argv"] == sys.argv
+            and found["inherited"] == "kept"
+        )
         assert found["main"] is None, "the main file of this program ran again"
         seen.append((found["seen"], found["threads"]))
     assert seen == [("first", 1), ("second", 2), (None, 1)]
@@ -109,8 +131,10 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 
 def test_the_launching_process_imports_no_torch():
-    script = ("import sys\nfrom tuneoff import isolate, entry\nfrom tuneoff.sweeps import grids, job, tuned\n"
-              "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))")
+    script = (
+        "import sys\nfrom tuneoff import isolate, entry\nfrom tuneoff.sweeps import grids, job, tuned\n"
+        "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
@@ -125,7 +149,9 @@ def test_what_a_job_raises_is_a_record(job, tmp_path, error):
     assert "the last words" in (tmp_path / "run.log").read_text()
 
 
-@pytest.mark.parametrize(("number", "how"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
+@pytest.mark.parametrize(
+    ("number", "how"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")]
+)
 def test_a_killed_job_is_a_record(job, number, how):
     result = job(die, number)
     assert result["status"] == "killed" and how in result["error"]["message"]
@@ -141,7 +167,9 @@ def test_memory_is_limited(job, tmp_path):
     assert job(allocate, tmp_path, 0.25, limits=Limits(memory_gib=1.2))["sum"] == 2**26
     result = job(allocate, tmp_path, 1.2, limits=Limits(memory_gib=1.2))
     assert "can't allocate memory" in result["error"]["message"]
-    assert job(allocate, tmp_path, 1.2)["sum"] == pytest.approx(1.2 * 2**28)  # no limit is left behind
+    assert job(allocate, tmp_path, 1.2)["sum"] == pytest.approx(
+        1.2 * 2**28
+    )  # no limit is left behind
 
 
 def test_a_job_over_time_is_stopped(job, tmp_path):
@@ -159,7 +187,9 @@ def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
 def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, 6, limits=Limits(stall_seconds=1.2))
-    assert 1.8 < time.perf_counter() - started < 8  # six lines take 1.8 s: it was not stopped while it wrote
+    assert (
+        1.8 < time.perf_counter() - started < 8
+    )  # six lines take 1.8 s: it was not stopped while it wrote
     assert result["status"] == "timed_out" and "job_stall_seconds=1.2" in result["error"]["message"]
     assert result["curve"][-1]["step"] == 6 and result["throughput"]["tokens_seen"] == 60
 
@@ -206,8 +236,11 @@ supervisor.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2
 @pytest.fixture
 def launcher(tmp_path):
     """A process of its own whose job hangs."""
-    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path],
-                               start_new_session=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
     while not (tmp_path / METRICS).exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)

@@ -1,4 +1,5 @@
 """The loop trains every method, records what happened, and says so when it ends badly."""
+
 import math
 
 import pytest
@@ -11,9 +12,16 @@ from tuneoff.training.trainer import Trainer
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
-    result = run(f"method={method}", "test=true", "eval_every=2", "galore_rank=8" if "galore" in method else "seed=0")
+    result = run(
+        f"method={method}",
+        "test=true",
+        "eval_every=2",
+        "galore_rank=8" if "galore" in method else "seed=0",
+    )
     assert result["status"] == "finished", result["error"]
-    assert result["loss"]["final"] != result["loss"]["initial"]  # whether it learns is shown on the pretrained model
+    assert (
+        result["loss"]["final"] != result["loss"]["initial"]
+    )  # whether it learns is shown on the pretrained model
     assert result["loss"]["test"] > 0
     assert set(result["memory"]["peak_gib"]) == {"load", "train", "evaluate"}
     counts = result["parameters"]
@@ -27,8 +35,16 @@ def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_the_default_problem(run, method):
     """A few steps at its own rate on the pretrained model; the whole budget is README's table."""
-    result = run(f"method={method}", "model=tiny", "model.path=tuneoff:tiny", "data.limit=64", "max_length=160",
-                 "max_steps=10", "batch_size=8", *(["badam_switch_interval=5"] if "badam" in method else []))
+    result = run(
+        f"method={method}",
+        "model=tiny",
+        "model.path=tuneoff:tiny",
+        "data.limit=64",
+        "max_length=160",
+        "max_steps=10",
+        "batch_size=8",
+        *(["badam_switch_interval=5"] if "badam" in method else []),
+    )
     assert result["loss"]["final"] < 0.95 * result["loss"]["initial"]
 
 
@@ -38,7 +54,14 @@ def losses(result):
 
 
 def test_epochs_end_with_their_last_row(run):
-    result = run("method=full", "max_steps=null", "epochs=1.5", "data.limit=10", "batch_size=4", "max_length=512")
+    result = run(
+        "method=full",
+        "max_steps=null",
+        "epochs=1.5",
+        "data.limit=10",
+        "batch_size=4",
+        "max_length=512",
+    )
     assert result["status"] == "finished"
     assert result["provenance"]["data"]["rows"]["train"] == 10
     assert len(losses(result)) == 4  # 15 rows: 4, 4, 4, 3
@@ -54,19 +77,33 @@ def test_tokens_are_seen_in_whole_steps(run):
 def test_seconds_are_those_of_train_steps(run):
     result = run("method=full", "max_steps=null", "max_seconds=0.4")
     seconds = result["throughput"]["train_seconds"]
-    assert 0.4 <= seconds < 0.4 + 2 * max(line["step_seconds"] for line in result["curve"] if "loss" in line)
+    assert (
+        0.4
+        <= seconds
+        < 0.4 + 2 * max(line["step_seconds"] for line in result["curve"] if "loss" in line)
+    )
 
 
 def test_seconds_count_on_over_a_resume(settings, tmp_path):
     """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
     budget, seen = 1.5, []
     for resume in ("never", "auto"):
-        experiment, chosen, config = settings("method=full", "max_steps=null", f"max_seconds={budget}", "save_every=1",
-                                              "scheduler=linear", "warmup_ratio=0", "lr=1e-3", f"resume={resume}")
+        experiment, chosen, config = settings(
+            "method=full",
+            "max_steps=null",
+            f"max_seconds={budget}",
+            "save_every=1",
+            "scheduler=linear",
+            "warmup_ratio=0",
+            "lr=1e-3",
+            f"resume={resume}",
+        )
         trainer = Trainer(experiment, chosen, Recorder(tmp_path))
         trainer.load({"config": config})
         if resume == "never":
-            kill_inside(trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2)
+            kill_inside(
+                trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2
+            )
             with pytest.raises(Killed):
                 trainer.fit()
         else:
@@ -75,16 +112,23 @@ def test_seconds_count_on_over_a_resume(settings, tmp_path):
         trainer.recorder.close()
         lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
         seen = [line["step_seconds"] for line in lines]
-    assert trainer.step == len(lines) and budget / 2 < sum(seen[:trainer.recorder.run["resumed_at_step"]]) < budget
+    assert (
+        trainer.step == len(lines)
+        and budget / 2 < sum(seen[: trainer.recorder.run["resumed_at_step"]]) < budget
+    )
     assert budget <= sum(seen) < budget + 2 * max(seen)
     for line, before in zip(lines, [sum(seen[:index]) for index in range(len(seen))], strict=True):
         assert line["lr"][0] == pytest.approx(1e-3 * (1 - before / budget), abs=1e-6)
 
 
-@pytest.mark.parametrize("scheduler, last", [("cosine", 0.5 * (1 + math.cos(math.pi * 0.95))), ("linear", 0.05),
-                                             ("constant", 1.0)])
+@pytest.mark.parametrize(
+    ("scheduler", "last"),
+    [("cosine", 0.5 * (1 + math.cos(math.pi * 0.95))), ("linear", 0.05), ("constant", 1.0)],
+)
 def test_schedules_go_by_progress(run, scheduler, last):
-    result = run("method=full", "max_steps=10", f"scheduler={scheduler}", "warmup_ratio=0", "lr=1e-3")
+    result = run(
+        "method=full", "max_steps=10", f"scheduler={scheduler}", "warmup_ratio=0", "lr=1e-3"
+    )
     rates = [line["lr"][0] for line in result["curve"] if "loss" in line]
     assert rates[-1] == pytest.approx(1e-3 * last)
 
@@ -92,21 +136,29 @@ def test_schedules_go_by_progress(run, scheduler, last):
 def test_warm_up_is_linear_in_progress(run):
     result = run("method=full", "max_steps=10", "warmup_ratio=0.4", "scheduler=constant", "lr=1e-3")
     rates = [line["lr"][0] for line in result["curve"] if "loss" in line]
-    assert rates == pytest.approx([1e-3 * share for share in (0.125, 0.375, 0.625, 0.875, 1, 1, 1, 1, 1, 1)])
+    assert rates == pytest.approx(
+        [1e-3 * share for share in (0.125, 0.375, 0.625, 0.875, 1, 1, 1, 1, 1, 1)]
+    )
 
 
 def test_accumulation_is_one_batch(run, tmp_path):
     whole = run("method=full", "batch_size=8", folder=tmp_path / "whole")
-    parts = run("method=full", "batch_size=2", "gradient_accumulation_steps=4", folder=tmp_path / "parts")
+    parts = run(
+        "method=full", "batch_size=2", "gradient_accumulation_steps=4", folder=tmp_path / "parts"
+    )
     assert losses(parts) == pytest.approx(losses(whole), rel=2e-6)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(run, tmp_path):
     for method in ("full", "lora"):
         plain = run(f"method={method}", folder=tmp_path / f"{method}_plain")
-        spared = run(f"method={method}", "gradient_checkpointing=true", folder=tmp_path / f"{method}_spared")
+        spared = run(
+            f"method={method}", "gradient_checkpointing=true", folder=tmp_path / f"{method}_spared"
+        )
         assert losses(spared) == pytest.approx(losses(plain), rel=1e-6)
-        kept = [result["memory"]["train_breakdown_gib"]["activations"] for result in (plain, spared)]
+        kept = [
+            result["memory"]["train_breakdown_gib"]["activations"] for result in (plain, spared)
+        ]
         assert kept[1] < kept[0]
 
 
@@ -129,4 +181,6 @@ def test_clipping_is_by_the_global_norm(run, tmp_path):
     free = run("method=full", folder=tmp_path / "free")
     tight = run("method=full", "max_grad_norm=1e-3", folder=tmp_path / "tight")
     assert losses(free)[0] == losses(tight)[0] and losses(free)[-1] != losses(tight)[-1]
-    assert free["curve"][1]["gradient_norm"] == tight["curve"][1]["gradient_norm"] > 1e-3  # as it was before the clip
+    assert (
+        free["curve"][1]["gradient_norm"] == tight["curve"][1]["gradient_norm"] > 1e-3
+    )  # as it was before the clip

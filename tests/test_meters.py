@@ -1,4 +1,5 @@
 """Memory figures agree with the kernel and with the allocator's own events, phase by phase."""
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +46,7 @@ def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
     from tuneoff.record import Recorder
     from tuneoff.training.trainer import Trainer
+
     experiment, method, config = settings("method=full", "batch_size=8")
     trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
     trainer.load({"config": config})
@@ -61,9 +63,13 @@ def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     for change in changes:
         height += change
         allocator = max(allocator, height)
-    start = sum(sum(p.untyped_storage().nbytes() for p in group) for group in
-                ([*model.parameters(), *model.buffers()],
-                 [t for state in optimizer.state.values() for t in state.values()]))
+    start = sum(
+        sum(p.untyped_storage().nbytes() for p in group)
+        for group in (
+            [*model.parameters(), *model.buffers()],
+            [t for state in optimizer.state.values() for t in state.values()],
+        )
+    )
     ours = sum(live.peak().values()) - start
     assert ours == pytest.approx(allocator, abs=0.2 * MIB)
     parameters = sum(p.numel() * 4 for p in model.parameters())
@@ -89,4 +95,6 @@ def test_only_measured_steps_count():
 def test_quantiles_are_numpys():
     values = np.random.default_rng(0).random(37)
     for percent in (50, 90, 99):
-        assert quantile(values.tolist(), percent) == pytest.approx(np.quantile(values, percent / 100))
+        assert quantile(values.tolist(), percent) == pytest.approx(
+            np.quantile(values, percent / 100)
+        )

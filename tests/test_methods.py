@@ -1,4 +1,5 @@
 """What METHODS.md says of the options, and the traps it names: each is a test that the trap is not inherited."""
+
 from array import array
 
 import pytest
@@ -18,21 +19,29 @@ from tuneoff.training.trainer import Trainer
 @pytest.fixture
 def prepared(settings):
     """`prepared(folder, "method=freeze", …)`: (model as the method prepared it, method, experiment)."""
+
     def make(folder, *overrides):
         experiment, method, _ = settings(*overrides)
         torch.manual_seed(0)
-        return method.prepare(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)), method, experiment
+        return (
+            method.prepare(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)),
+            method,
+            experiment,
+        )
+
     return make
 
 
 @pytest.fixture
 def trainer(settings, tmp_path):
     """`trainer("method=badam", …)`: a trainer that has loaded."""
+
     def make(*overrides):
         experiment, method, config = settings(*overrides)
         made = Trainer(experiment, method, Recorder(tmp_path / "run"))
         made.load({"config": config})
         return made
+
     return make
 
 
@@ -41,22 +50,36 @@ def opened(model):
 
 
 # ---------------------------------------------------------------- freeze
-@pytest.mark.parametrize("layers, expected", [(1, {2}), (2, {1, 2}), (-1, {0}), (3, {0, 1, 2})])
+@pytest.mark.parametrize(("layers", "expected"), [(1, {2}), (2, {1, 2}), (-1, {0}), (3, {0, 1, 2})])
 def test_freeze_opens_the_last_or_the_first_layers(prepared, debug_model, layers, expected):
     model, _, _ = prepared(debug_model, "method=freeze", f"freeze_trainable_layers={layers}")
     assert {int(name.split(".")[2]) for name in opened(model)} == expected
 
 
-@pytest.mark.parametrize("modules, count", [("[mlp]", 3), ("[q_proj]", 1), ("[self_attn.q_proj,mlp.up_proj]", 2),
-                                            ("'q_proj,v_proj'", 2), ("all", 9)])
+@pytest.mark.parametrize(
+    ("modules", "count"),
+    [
+        ("[mlp]", 3),
+        ("[q_proj]", 1),
+        ("[self_attn.q_proj,mlp.up_proj]", 2),
+        ("'q_proj,v_proj'", 2),
+        ("all", 9),
+    ],
+)
 def test_freeze_opens_names_at_any_depth(prepared, debug_model, modules, count):
-    model, _, _ = prepared(debug_model, "method=freeze", "freeze_trainable_layers=1",
-                           f"freeze_trainable_modules={modules}")
+    model, _, _ = prepared(
+        debug_model,
+        "method=freeze",
+        "freeze_trainable_layers=1",
+        f"freeze_trainable_modules={modules}",
+    )
     assert len(opened(model)) == count
 
 
 def test_freeze_extra_modules_are_whole_segments_outside_the_layers(prepared, debug_model):
-    model, _, _ = prepared(debug_model, "method=freeze", "freeze_trainable_layers=1", "freeze_extra_modules=[norm]")
+    model, _, _ = prepared(
+        debug_model, "method=freeze", "freeze_trainable_layers=1", "freeze_extra_modules=[norm]"
+    )
     extra = {name for name in opened(model) if ".layers." not in name}
     assert extra == {"model.norm.weight"}
     assert not any("layers.0" in name or "layers.1" in name for name in opened(model))
@@ -70,9 +93,16 @@ def test_freeze_says_that_a_tied_head_opens_the_embeddings(prepared, debug_model
     assert method.facts(model) == {}
 
 
-@pytest.mark.parametrize("option", ["freeze_trainable_layers=4", "freeze_trainable_modules=[no_such]",
-                                    "freeze_trainable_modules=[proj]", "freeze_extra_modules=[layers]",
-                                    "freeze_extra_modules=[q_proj]"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "freeze_trainable_layers=4",
+        "freeze_trainable_modules=[no_such]",
+        "freeze_trainable_modules=[proj]",
+        "freeze_extra_modules=[layers]",
+        "freeze_extra_modules=[q_proj]",
+    ],
+)
 def test_freeze_refuses_what_is_not_there(prepared, debug_model, option):
     with pytest.raises(ConfigError, match=option.partition("=")[0]):
         prepared(debug_model, "method=freeze", option)
@@ -82,7 +112,9 @@ def test_freeze_refuses_what_is_not_there(prepared, debug_model, option):
 def test_lora_alpha_is_twice_the_rank_unless_given(prepared, debug_model):
     for given, expected in (("lora_alpha=null", 2.0), ("lora_alpha=4", 0.5)):
         model, _, _ = prepared(debug_model, "method=lora", "lora_rank=8", given)
-        assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == expected
+        assert (
+            model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == expected
+        )
 
 
 def test_rslora_scales_by_the_root_of_the_rank(prepared, debug_model):
@@ -102,7 +134,9 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
     base = AutoModelForCausalLM.from_pretrained(debug_model, dtype=torch.float32).eval()
     model, _, _ = prepared(debug_model, "method=pissa")
     with torch.no_grad():
-        assert torch.allclose(model.eval()(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-4)
+        assert torch.allclose(
+            model.eval()(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-4
+        )
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     assert layer.lora_B["default"].weight.abs().sum() > 0
 
@@ -111,11 +145,21 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
 def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
     made = trainer("method=galore", "galore_rank=8")
     low, rest = made.optimizer.param_groups[0], made.optimizer.param_groups[1:]
-    assert low["rank"] == 8 and len(low["params"]) == 3 * 7 and all("rank" not in group for group in rest)
+    assert (
+        low["rank"] == 8
+        and len(low["params"]) == 3 * 7
+        and all("rank" not in group for group in rest)
+    )
 
 
-@pytest.mark.parametrize("options", [["galore_rank=65"], ["galore_rank=70", "galore_target=[down_proj]"],
-                                     ["galore_target=[no_such]"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["galore_rank=65"],
+        ["galore_rank=70", "galore_target=[down_proj]"],
+        ["galore_target=[no_such]"],
+    ],
+)
 def test_galore_refuses_what_the_model_cannot_give(trainer, options):
     with pytest.raises(ConfigError, match="galore_"):
         trainer("method=galore", *options)
@@ -124,7 +168,9 @@ def test_galore_refuses_what_the_model_cannot_give(trainer, options):
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
 def test_galore_works_at_the_full_rank(run, kind):
     """Upstream's reverse_std crashes where the rank is the small side."""
-    assert run("method=galore", "galore_rank=64", f"galore_proj_type={kind}")["status"] == "finished"
+    assert (
+        run("method=galore", "galore_rank=64", f"galore_proj_type={kind}")["status"] == "finished"
+    )
 
 
 def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path):
@@ -133,7 +179,9 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
     for a, b in zip(plain["curve"], layerwise["curve"], strict=True):
         if "loss" in a:
             assert a["lr"] == b["lr"] and b["gradient_norm"] > 0
-            assert a["loss"] == b["loss"] and a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-5)
+            assert a["loss"] == b["loss"] and a["gradient_norm"] == pytest.approx(
+                b["gradient_norm"], rel=1e-5
+            )
 
 
 def test_layerwise_galore_clips_each_weight(trainer):
@@ -154,9 +202,12 @@ def test_layerwise_galore_clips_each_weight(trainer):
     assert seen and max(seen) <= 1.01e-3
 
 
-@pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"])
+@pytest.mark.parametrize(
+    "method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"]
+)
 def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
     from tuneoff.training.run import classify
+
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", *extra)
     made = Trainer(experiment, chosen, Recorder(tmp_path / "run"))
@@ -200,7 +251,10 @@ def test_badam_never_switches_at_minus_one(trainer):
 def test_badam_reports_what_trains_and_what_never_does(trainer):
     made = trainer("method=badam")
     assert made.parameters["ever_trained"] == 3 * made.parameters["trainable"]
-    assert made.recorder.run["facts"]["never_trained"] == ["model.embed_tokens.weight", "model.norm.weight"]
+    assert made.recorder.run["facts"]["never_trained"] == [
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    ]
     made.recorder.close()
     made = trainer("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
     assert made.recorder.run["facts"]["never_trained"] == []
@@ -215,8 +269,13 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
     """Two micro-batches give the step of one batch, also where the mask is about to move."""
     weights = []
     for name, size, parts in (("one", 4, 1), ("two", 2, 2)):
-        experiment, chosen, config = settings("method=badam_ratio", "badam_switch_interval=2", f"batch_size={size}",
-                                              f"gradient_accumulation_steps={parts}", "max_steps=2")
+        experiment, chosen, config = settings(
+            "method=badam_ratio",
+            "badam_switch_interval=2",
+            f"batch_size={size}",
+            f"gradient_accumulation_steps={parts}",
+            "max_steps=2",
+        )
         made = Trainer(experiment, chosen, Recorder(tmp_path / name))
         made.load({"config": config})
         made.fit()
@@ -232,7 +291,9 @@ def test_random_choices_leave_the_global_generator_alone(trainer):
     for method in ("badam", "badam_ratio"):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = trainer(f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter")
+        experiment_state = trainer(
+            f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter"
+        )
         torch.set_rng_state(before)
         experiment_state.optimizer.switch_trainable_params() if method == "badam" else None
         assert torch.equal(torch.get_rng_state(), before)
@@ -249,19 +310,41 @@ def test_badam_is_silent_unless_asked(trainer, capfd):
 
 
 # ---------------------------------------------------------------- nothing is Llama-only
-SMALL = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-         "max_position_embeddings": 64}
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
 GROUPED = {**SMALL, "intermediate_size": 24, "num_key_value_heads": 1}
 WIDE = {**GROUPED, "head_dim": 8}
 # name -> (shape, linear layers of a decoder layer)
 ARCHITECTURES: dict = {
     "llama": ({"model_type": "llama", **GROUPED, "tie_word_embeddings": True}, 7),
-    "qwen2": ({"model_type": "qwen2", **GROUPED, "tie_word_embeddings": False}, 7),  # biases on queries, keys, values
-    "qwen3": ({"model_type": "qwen3", **WIDE, "tie_word_embeddings": True}, 7),  # norms on queries and keys
+    "qwen2": (
+        {"model_type": "qwen2", **GROUPED, "tie_word_embeddings": False},
+        7,
+    ),  # biases on queries, keys, values
+    "qwen3": (
+        {"model_type": "qwen3", **WIDE, "tie_word_embeddings": True},
+        7,
+    ),  # norms on queries and keys
     "gemma2": ({"model_type": "gemma2", **WIDE}, 7),  # no sdpa, capped logits
     "gemma3": ({"model_type": "gemma3_text", **WIDE}, 7),
-    "gpt2": ({"model_type": "gpt2", "vocab_size": 300, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64}, 4),
-    "opt": ({"model_type": "opt", **SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}, 6)}
+    "gpt2": (
+        {
+            "model_type": "gpt2",
+            "vocab_size": 300,
+            "n_embd": 16,
+            "n_layer": 3,
+            "n_head": 2,
+            "n_positions": 64,
+        },
+        4,
+    ),
+    "opt": ({"model_type": "opt", **SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}, 6),
+}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -279,21 +362,37 @@ def test_layers_head_and_embeddings_are_found_through_the_model(architecture):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_every_architecture(settings, architecture, method):
     """Three steps on padded rows: what may train has moved, nothing else has, and the loss is lower."""
-    experiment, chosen, _ = settings(f"method={method}", "lr=1e-2", "model.pretrained=false",
-                                     *(["galore_rank=4"] if "galore" in method else []),
-                                     *(["badam_switch_interval=1"] if "badam" in method else []))
+    experiment, chosen, _ = settings(
+        f"method={method}",
+        "lr=1e-2",
+        "model.pretrained=false",
+        *(["galore_rank=4"] if "galore" in method else []),
+        *(["badam_switch_interval=1"] if "badam" in method else []),
+    )
     experiment.model.path, experiment.model.config = None, dict(ARCHITECTURES[architecture][0])
     torch.manual_seed(0)
     model = chosen.prepare(load_model(experiment)).train()
     optimizer = chosen.make_optimizer(model, experiment)
-    ever, before = chosen.ever_trained(model, optimizer), {n: p.detach().clone() for n, p in model.named_parameters()}
+    ever, before = (
+        chosen.ever_trained(model, optimizer),
+        {n: p.detach().clone() for n, p in model.named_parameters()},
+    )
     rows = [Row(array("i", range(20, 20 + size)), ((3, size),)) for size in (12, 9)]
     batch = collate(rows, 0)
-    losses = [float(train_step(model, optimizer, [batch], batch.label_tokens).loss) for _ in range(3)]
-    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    losses = [
+        float(train_step(model, optimizer, [batch], batch.label_tokens).loss) for _ in range(3)
+    ]
+    moved = {
+        name
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }
     assert losses[2] < losses[0] and moved <= ever
     matrices = {name for name in ever if before[name].ndim > 1 and "lora_A" not in name}
     assert matrices <= moved  # in BAdam's three steps each of the three layers had its turn
     head = model.get_output_embeddings().weight
     trains_outside = method in ("full", "galore", "galore_layerwise")
-    assert any(parameter is head for name, parameter in model.named_parameters() if name in moved) == trains_outside
+    assert (
+        any(parameter is head for name, parameter in model.named_parameters() if name in moved)
+        == trains_outside
+    )

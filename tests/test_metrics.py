@@ -1,4 +1,5 @@
 """Task metrics end to end: what a model has memorised counts as right, and what was measured elsewhere is true."""
+
 import json
 import lzma
 import math
@@ -15,18 +16,34 @@ from tuneoff.data import Question
 from tuneoff.record import Recorder
 from tuneoff.training.trainer import Interrupted, Trainer
 
-SUMS = [("3 and 4", "Seven.\n#### 7"), ("12 hundreds", "Many.\n#### 1,200"), ("0", "Nothing.\n#### 0"),
-        ("5 less 8", "Below.\n#### -3"), ("2 and 2 and 2", "Six.\n#### 6"), ("a price of 9", "Dear.\n#### $9.")]
-LEARN = ["method=full", "max_steps=120", "lr=5e-3", "batch_size=6", "exact_match=gsm8k", "max_new_tokens=16",
-         "data.limit=null"]
+SUMS = [
+    ("3 and 4", "Seven.\n#### 7"),
+    ("12 hundreds", "Many.\n#### 1,200"),
+    ("0", "Nothing.\n#### 0"),
+    ("5 less 8", "Below.\n#### -3"),
+    ("2 and 2 and 2", "Six.\n#### 6"),
+    ("a price of 9", "Dear.\n#### $9."),
+]
+LEARN = [
+    "method=full",
+    "max_steps=120",
+    "lr=5e-3",
+    "batch_size=6",
+    "exact_match=gsm8k",
+    "max_new_tokens=16",
+    "data.limit=null",
+]
 
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory):
     """The same questions in every split: what is trained is what is asked."""
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"split": split, "prompt": f"What is {prompt}?", "completion": completion}
-            for split in ("train", "validation", "test") for prompt, completion in SUMS]
+    rows = [
+        {"split": split, "prompt": f"What is {prompt}?", "completion": completion}
+        for split in ("train", "validation", "test")
+        for prompt, completion in SUMS
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
@@ -44,33 +61,56 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
     after = run(*LEARN, f"data.path={sums}", "test=true", folder=tmp_path / "after")
     assert before["metrics"]["exact_match"] == 0 and after["metrics"]["exact_match"] == 1
     facts = after["metric_facts"]["exact_match"]
-    assert facts["scores"] == "1" * 6 and facts["split"] == "test" and facts["found"] == 6 and facts["cut_off"] == 0
+    assert (
+        facts["scores"] == "1" * 6
+        and facts["split"] == "test"
+        and facts["found"] == 6
+        and facts["cut_off"] == 0
+    )
     assert before["metric_facts"]["exact_match"]["scores"] == "0" * 6
-    lines = [json.loads(line) for line in (tmp_path / "after" / record.ANSWERS).read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "after" / record.ANSWERS).read_text().splitlines()
+    ]
     assert [line["generated"] for line in lines] == [completion for _, completion in SUMS]
     assert [line["found"] for line in lines] == ["7", "1200", "0", "-3", "6", "9"]
-    assert facts["generated_tokens"] == sum(line["tokens"] for line in lines) and facts["seconds"] > 0
+    assert (
+        facts["generated_tokens"] == sum(line["tokens"] for line in lines) and facts["seconds"] > 0
+    )
     assert after["memory"]["peak_gib"]["generate"] > 0
     assert after["metrics"]["perplexity"] == math.exp(after["loss"]["test"])
     assert before["metrics"]["perplexity"] == math.exp(before["loss"]["final"])
 
 
-def test_a_row_without_room_for_an_answer_is_wrong_and_counted(settings, sums, tmp_path, monkeypatch):
+def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
+    settings, sums, tmp_path, monkeypatch
+):
     trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
     lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
     monkeypatch.setattr("tuneoff.training.trainer.positions", lambda model: max(lengths) + 15)
     trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
     asked = trainer.metrics.exact_match
     trainer.conclude()
-    assert [line.get("too_long") for line in asked.lines()] == [n if n == max(lengths) else None for n in lengths]
+    assert [line.get("too_long") for line in asked.lines()] == [
+        n if n == max(lengths) else None for n in lengths
+    ]
     assert 0 < asked.facts()["too_long"] < 6 and len(asked.facts()["scores"]) == 6
 
 
-@pytest.mark.parametrize("options, line", [
-    (["exact_match=gsm8k", "max_new_tokens=512"], "max_new_tokens=512: leaves no prompt of the validation split"),
-    (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows")])
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ["exact_match=gsm8k", "max_new_tokens=512"],
+            "max_new_tokens=512: leaves no prompt of the validation split",
+        ),
+        (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows"),
+    ],
+)
 def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, line):
-    rows = [json.dumps({"prompt": f"What is {prompt}?", "completion": completion}) for prompt, completion in SUMS]
+    rows = [
+        json.dumps({"prompt": f"What is {prompt}?", "completion": completion})
+        for prompt, completion in SUMS
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
     with pytest.raises(ConfigError, match=line):
@@ -81,13 +121,21 @@ def test_a_split_without_questions_is_refused(settings, sums, tmp_path):
     alone = tmp_path / "alone.jsonl"
     alone.write_text(sums.read_text().splitlines()[0])
     for name, data in (("alone", f"data.path={alone}"), ("text", "data=stdlib")):
-        with pytest.raises(ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"):
+        with pytest.raises(
+            ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
+        ):
             trainer_of(settings, tmp_path / name, "exact_match=gsm8k", data, "data.limit=1")
-    with pytest.raises(ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"):
-        trainer_of(settings, tmp_path / "second", "forgetting.data=stdlib", f"forgetting.data.path={alone}")
+    with pytest.raises(
+        ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
+    ):
+        trainer_of(
+            settings, tmp_path / "second", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        )
     alone.write_text("{")
     with pytest.raises(ConfigError, match="forgetting.data.path=.*: line 1"):
-        trainer_of(settings, tmp_path / "broken", "forgetting.data=stdlib", f"forgetting.data.path={alone}")
+        trainer_of(
+            settings, tmp_path / "broken", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        )
 
 
 def test_longer_answers_leave_the_training_peak(run, tmp_path):
@@ -108,12 +156,27 @@ def test_an_export_is_the_same_to_the_byte(run, debug_model, sums, tmp_path, met
     model.save_pretrained(base)
     files = []
     for name, options in (("without", []), ("with", ["exact_match=gsm8k", "max_new_tokens=4"])):
-        run(f"method={method}", f"model.path={base}", f"data.path={sums}", "save_model=true", "export_merged=true",
-            *options, folder=tmp_path / name)
+        run(
+            f"method={method}",
+            f"model.path={base}",
+            f"data.path={sums}",
+            "save_model=true",
+            "export_merged=true",
+            *options,
+            folder=tmp_path / name,
+        )
         model = tmp_path / name / "model"
-        files.append({str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*") if path.is_file()})
+        files.append(
+            {
+                str(path.relative_to(model)): path.read_bytes()
+                for path in model.rglob("*")
+                if path.is_file()
+            }
+        )
     assert files[0] == files[1]
-    kept = json.loads(next(content for name, content in files[0].items() if "generation_config" in name))
+    kept = json.loads(
+        next(content for name, content in files[0].items() if "generation_config" in name)
+    )
     assert kept["do_sample"] and kept["temperature"] == 0.7
 
 
@@ -141,8 +204,10 @@ def test_sigterm_while_answers_are_generated(settings, sums, tmp_path):
     assert again.step == 2 and again.metrics.exact_match.whole
 
 
-CHATML = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, sums, tmp_path):
@@ -154,11 +219,15 @@ def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, s
     model.resize_token_embeddings(len(tokenizer))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "base")
-    trainer = trainer_of(settings, tmp_path / "run", *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}")
+    trainer = trainer_of(
+        settings, tmp_path / "run", *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}"
+    )
     assert trainer.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
     trainer.fit()
     trainer.conclude()
-    assert [line["generated"] for line in trainer.metrics.exact_match.lines()] == [answer for _, answer in SUMS]
+    assert [line["generated"] for line in trainer.metrics.exact_match.lines()] == [
+        answer for _, answer in SUMS
+    ]
     assert trainer.metrics.exact_match.facts()["cut_off"] == 0
 
 
@@ -175,7 +244,7 @@ def loss_elsewhere(model, tokenizer) -> float:
         ids += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     summed, count = 0.0, 0
     for start in range(0, len(ids), 96):
-        block = torch.tensor([ids[start:start + 96]])
+        block = torch.tensor([ids[start : start + 96]])
         with torch.no_grad():
             summed += model(block, labels=block).loss.item() * (block.numel() - 1)
         count += block.numel() - 1
@@ -185,8 +254,10 @@ def loss_elsewhere(model, tokenizer) -> float:
 def test_forgetting_is_the_loss_of_the_second_set_after_less_before(run, debug_model, tmp_path):
     result = run("method=full", *SECOND, "save_model=true", "lr=1e-2")
     tokenizer = AutoTokenizer.from_pretrained(debug_model)
-    losses = [loss_elsewhere(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
-              for folder in (debug_model, tmp_path / "run" / "model")]
+    losses = [
+        loss_elsewhere(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
+        for folder in (debug_model, tmp_path / "run" / "model")
+    ]
     facts = result["metric_facts"]["forgetting"]
     assert [facts["before"], facts["after"]] == pytest.approx(losses, abs=1e-5)
     assert abs(losses[1] - losses[0]) > 0.01
@@ -205,10 +276,14 @@ def test_a_resumed_run_keeps_what_was_before(run, settings, tmp_path):
     again = trainer_of(settings, tmp_path / "stopped", *options, "resume=auto")
     assert again.step == 1
     again.fit()
-    assert again.metrics.elsewhere == {key: whole["metric_facts"]["forgetting"][key] for key in ("before", "after")}
+    assert again.metrics.elsewhere == {
+        key: whole["metric_facts"]["forgetting"][key] for key in ("before", "after")
+    }
 
 
 def test_without_any_of_it_the_record_has_perplexity_alone(run):
     result = run("method=full", "max_steps=1")
-    assert list(result["metrics"]) == ["perplexity"] and list(result["metric_facts"]) == ["perplexity"]
+    assert list(result["metrics"]) == ["perplexity"] and list(result["metric_facts"]) == [
+        "perplexity"
+    ]
     assert "generate" not in result["memory"]["peak_gib"]

@@ -1,4 +1,5 @@
 """Where a model comes from, how its weights are stored and which kernels run: what is loaded, recorded and refused."""
+
 import json
 from pathlib import Path
 
@@ -30,15 +31,20 @@ IDS = torch.arange(1, 33).reshape(2, 16)
 @pytest.fixture
 def trained(settings, tmp_path):
     """`trained("method=lora", …)`: a trainer after its last step, and whether a frozen weight has changed."""
+
     def make(*overrides):
         experiment, method, config = settings(*overrides)
         trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
         trainer.load({"config": config})
-        before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()
-                  if not parameter.requires_grad}
+        before = {
+            name: parameter.clone()
+            for name, parameter in trainer.model.named_parameters()
+            if not parameter.requires_grad
+        }
         trainer.fit()
         after = dict(trainer.model.named_parameters())
         return trainer, any(not torch.equal(value, after[name]) for name, value in before.items())
+
     return make
 
 
@@ -69,7 +75,10 @@ def test_a_gguf_file_becomes_an_ordinary_model(settings, gguf, monkeypatch, tmp_
     experiment, _, _ = settings("method=full", *options)
     model, tokenizer = load_model(experiment), load_tokenizer(experiment.model)
     assert difference(logits(model), logits(expected)) <= 1e-5
-    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert all(
+        parameter.dtype == torch.float32 and parameter.requires_grad
+        for parameter in model.parameters()
+    )
     assert model.lm_head.weight is model.model.embed_tokens.weight
     text = "def add(a, b):\n    return a + b  # 1234"
     assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(TINY)(text)["input_ids"]
@@ -83,9 +92,16 @@ def test_what_was_trained_from_a_gguf_file_loads_again(trained, gguf, method):
     expected = logits(trainer.model)
     trainer.conclude()
     folder = trainer.recorder.folder / "model"
-    assert AutoTokenizer.from_pretrained(folder)("return a")["input_ids"] == trainer.tokenizer("return a")["input_ids"]
-    if method == "lora":  # the adapter names the folder of the file, and the file is named as for the base itself
-        loaded = AutoPeftModelForCausalLM.from_pretrained(folder, gguf_file="debug.gguf", dtype=torch.float32)
+    assert (
+        AutoTokenizer.from_pretrained(folder)("return a")["input_ids"]
+        == trainer.tokenizer("return a")["input_ids"]
+    )
+    if (
+        method == "lora"
+    ):  # the adapter names the folder of the file, and the file is named as for the base itself
+        loaded = AutoPeftModelForCausalLM.from_pretrained(
+            folder, gguf_file="debug.gguf", dtype=torch.float32
+        )
     elif method == "pissa":
         loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     else:
@@ -99,18 +115,36 @@ def test_what_was_trained_from_a_gguf_file_loads_again(trained, gguf, method):
 
 def test_a_gguf_file_is_predicted(settings, gguf):
     experiment, method, _ = settings("method=full", *gguf[0])
-    assert predict(experiment, method)["parameters"]["total"] == sum(p.numel() for p in gguf[1].parameters())
+    assert predict(experiment, method)["parameters"]["total"] == sum(
+        p.numel() for p in gguf[1].parameters()
+    )
 
 
-@pytest.mark.parametrize("options, line", [
-    (["model.gguf_file=nope.gguf"], "model.gguf_file=nope.gguf: {folder} does not hold it, but debug.gguf"),
-    (["model.gguf_file=null"], "model.gguf_file=null: must be one of debug.gguf, since {folder} has no config.json"),
-    (["model.path={folder}/debug.gguf", "model.gguf_file=null"],
-     "model.path={folder}/debug.gguf: must be the folder of the GGUF file, with model.gguf_file=debug.gguf"),
-    (["model.path=null", "model=llama_60m"],
-     "model.gguf_file=debug.gguf: needs model.path, the folder or hub name that it is in"),
-    (["method=lora", "quantization=4bit"],
-     "quantization=4bit: must be null where model.gguf_file is given, whose weights are dequantised")])
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ["model.gguf_file=nope.gguf"],
+            "model.gguf_file=nope.gguf: {folder} does not hold it, but debug.gguf",
+        ),
+        (
+            ["model.gguf_file=null"],
+            "model.gguf_file=null: must be one of debug.gguf, since {folder} has no config.json",
+        ),
+        (
+            ["model.path={folder}/debug.gguf", "model.gguf_file=null"],
+            "model.path={folder}/debug.gguf: must be the folder of the GGUF file, with model.gguf_file=debug.gguf",
+        ),
+        (
+            ["model.path=null", "model=llama_60m"],
+            "model.gguf_file=debug.gguf: needs model.path, the folder or hub name that it is in",
+        ),
+        (
+            ["method=lora", "quantization=4bit"],
+            "quantization=4bit: must be null where model.gguf_file is given, whose weights are dequantised",
+        ),
+    ],
+)
 def test_a_gguf_file_that_cannot_be_used_is_refused(settings, gguf, options, line):
     folder = gguf[0][0].partition("=")[2]
     with pytest.raises(ConfigError) as caught:
@@ -122,29 +156,44 @@ def test_a_gguf_file_that_cannot_be_used_is_refused(settings, gguf, options, lin
 def test_a_torn_gguf_file_is_refused_in_a_line(settings, gguf, tmp_path, size):
     whole = Path(gguf[0][0].partition("=")[2]) / "debug.gguf"
     (tmp_path / "torn.gguf").write_bytes(whole.read_bytes()[:size])
-    experiment, _, _ = settings("method=full", f"model.path={tmp_path}", "model.gguf_file=torn.gguf")
+    experiment, _, _ = settings(
+        "method=full", f"model.path={tmp_path}", "model.gguf_file=torn.gguf"
+    )
     with pytest.raises(ConfigError, match="model.gguf_file=torn.gguf: cannot be read: ") as caught:
         load_model(experiment)
     assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- quantisation
-@pytest.mark.parametrize("method, bits", [("lora", 4), ("lora", 8), ("dora", 4), ("loraplus", 4)])
+@pytest.mark.parametrize(
+    ("method", "bits"), [("lora", 4), ("lora", 8), ("dora", 4), ("loraplus", 4)]
+)
 def test_adapters_train_on_quantised_weights(trained, debug_model, bits, method):
-    trainer, moved = trained(f"method={method}", f"quantization={bits}bit", "save_model=true", "export_merged=true")
+    trainer, moved = trained(
+        f"method={method}", f"quantization={bits}bit", "save_model=true", "export_merged=true"
+    )
     assert not moved
     assert trainer.losses["final"] != trainer.losses["initial"]
-    assert {str(p.dtype) for p in trainer.model.parameters()} == {"torch.float32",
-                                                                 "torch.uint8" if bits == 4 else "torch.int8"}
-    stored, unquantised = trainer.recorder.run["quantization"], AutoModelForCausalLM.from_pretrained(debug_model)
+    assert {str(p.dtype) for p in trainer.model.parameters()} == {
+        "torch.float32",
+        "torch.uint8" if bits == 4 else "torch.int8",
+    }
+    stored, unquantised = (
+        trainer.recorder.run["quantization"],
+        AutoModelForCausalLM.from_pretrained(debug_model),
+    )
     assert stored[f"load_in_{bits}bit"]
     if bits == 4:
         assert stored["bnb_4bit_quant_type"] == "nf4" and stored["bnb_4bit_use_double_quant"]
     adapters = sum(p.numel() for n, p in trainer.model.named_parameters() if p.requires_grad)
-    assert trainer.parameters["total"] == sum(p.numel() for p in unquantised.parameters()) + adapters
+    assert (
+        trainer.parameters["total"] == sum(p.numel() for p in unquantised.parameters()) + adapters
+    )
     expected = logits(trainer.model)
     trainer.conclude()
-    base = AutoModelForCausalLM.from_pretrained(debug_model, quantization_config=BitsAndBytesConfig(**stored))
+    base = AutoModelForCausalLM.from_pretrained(
+        debug_model, quantization_config=BitsAndBytesConfig(**stored)
+    )
     for module in base.modules():  # its own inference on some CPUs is in bfloat16
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -163,33 +212,54 @@ def test_gradients_through_4_bit_weights_are_those_of_the_weights_they_stand_for
     model = method.prepare(load_model(experiment))
     logits(model)
     plain = method.prepare(load_model(experiment).dequantize())
-    plain.load_state_dict({name: value for name, value in model.state_dict().items() if "lora_" in name}, strict=False)
+    plain.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if "lora_" in name}, strict=False
+    )
     seen = []
     for one in (model, plain):
         for name, parameter in one.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+                torch.nn.init.normal_(
+                    parameter, std=0.1, generator=torch.Generator().manual_seed(len(name))
+                )
         one.train()(input_ids=IDS, labels=IDS).loss.backward()
-        seen.append({name: parameter.grad for name, parameter in one.named_parameters() if parameter.requires_grad})
+        seen.append(
+            {
+                name: parameter.grad
+                for name, parameter in one.named_parameters()
+                if parameter.requires_grad
+            }
+        )
     assert seen[0].keys() == seen[1].keys() and len(seen[0]) == 3 * 7 * 2
     for name, gradient in seen[0].items():
         assert difference(gradient, seen[1][name]) <= 1e-4 * float(seen[1][name].abs().max()), name
 
 
 def test_4_bit_weights_compute_in_the_type_of_the_run(trained, debug_model):
-    trainer, moved = trained("method=lora", "quantization=4bit", "pure_bf16=true", "save_model=true")
+    trainer, moved = trained(
+        "method=lora", "quantization=4bit", "pure_bf16=true", "save_model=true"
+    )
     stored = trainer.recorder.run["quantization"]
     assert not moved and stored["bnb_4bit_compute_dtype"] == "bfloat16"
     expected = logits(trainer.model)
     trainer.conclude()
-    base = AutoModelForCausalLM.from_pretrained(debug_model, quantization_config=BitsAndBytesConfig(**stored),
-                                                dtype=torch.bfloat16)
-    loaded = PeftModel.from_pretrained(prepare_model_for_kbit_training(base), trainer.recorder.folder / "model")
-    assert difference(loaded(input_ids=IDS).logits, expected) == 0.0  # in train mode, where nothing is repacked
+    base = AutoModelForCausalLM.from_pretrained(
+        debug_model, quantization_config=BitsAndBytesConfig(**stored), dtype=torch.bfloat16
+    )
+    loaded = PeftModel.from_pretrained(
+        prepare_model_for_kbit_training(base), trainer.recorder.folder / "model"
+    )
+    assert (
+        difference(loaded(input_ids=IDS).logits, expected) == 0.0
+    )  # in train mode, where nothing is repacked
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("lora", "dora", "rslora", "loraplus")])
-def test_what_trains_or_changes_the_base_is_refused_on_quantised_weights(settings, debug_model, tmp_path, method):
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if name not in ("lora", "dora", "rslora", "loraplus")]
+)
+def test_what_trains_or_changes_the_base_is_refused_on_quantised_weights(
+    settings, debug_model, tmp_path, method
+):
     with pytest.raises(ConfigError, match="quantised"):
         settings(f"method={method}", "quantization=8bit")
     config = json.loads((debug_model / "config.json").read_text())
@@ -197,14 +267,23 @@ def test_what_trains_or_changes_the_base_is_refused_on_quantised_weights(setting
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ConfigError, match="quantised"):
         settings(f"method={method}", f"model.path={tmp_path}")
-    with pytest.raises(ConfigError, match="quantization=4bit: must be null, since the weights in .* are quantised"):
+    with pytest.raises(
+        ConfigError, match="quantization=4bit: must be null, since the weights in .* are quantised"
+    ):
         settings("method=lora", f"model.path={tmp_path}", "quantization=4bit")
 
 
-@pytest.mark.parametrize("options, match", [
-    (["model.pretrained=false"], "quantization=4bit: needs pretrained weights"),
-    (["task=predict"], "quantization=4bit: a prediction does not cover quantised weights"),
-    (["skip_if_over_gib=1"], "quantization=4bit: a prediction does not cover quantised weights")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["model.pretrained=false"], "quantization=4bit: needs pretrained weights"),
+        (["task=predict"], "quantization=4bit: a prediction does not cover quantised weights"),
+        (
+            ["skip_if_over_gib=1"],
+            "quantization=4bit: a prediction does not cover quantised weights",
+        ),
+    ],
+)
 def test_quantisation_that_cannot_be_is_refused(settings, options, match):
     with pytest.raises(ConfigError, match=match):
         settings("method=lora", "quantization=4bit", *options)
@@ -219,8 +298,9 @@ def test_dora_on_8_bit_weights_is_refused_on_a_cpu(settings):
 
 
 def test_a_quantised_module_does_not_train(settings):
-    experiment, method, _ = settings("method=lora", "quantization=4bit", "lora_target=[q_proj]",
-                                     "additional_target=[down_proj]")
+    experiment, method, _ = settings(
+        "method=lora", "quantization=4bit", "lora_target=[q_proj]", "additional_target=[down_proj]"
+    )
     with pytest.raises(ConfigError, match="additional_target=down_proj: is quantised"):
         method.prepare(load_model(experiment))
 
@@ -230,8 +310,17 @@ def test_a_quantised_module_does_not_train(settings):
 def gemma2(tmp_path_factory):
     """Folder of a small Gemma 2, whose attention caps its logits, which sdpa cannot."""
     folder = tmp_path_factory.mktemp("gemma2")
-    Gemma2ForCausalLM(Gemma2Config(vocab_size=4096, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                                   num_attention_heads=2, num_key_value_heads=1, head_dim=8)).save_pretrained(folder)
+    Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=4096,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    ).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     return folder
 
@@ -240,7 +329,11 @@ def test_the_record_says_which_attention_ran(run, debug_model, gemma2, tmp_path)
     for model, chosen in ((debug_model, "sdpa"), (gemma2, "eager")):
         result = run("method=full", f"model.path={model}", "max_steps=1", folder=tmp_path / chosen)
         assert result["status"] == "finished", result["error"]
-        assert (result["attention"], result["liger"], result["quantization"]) == (chosen, False, None)
+        assert (result["attention"], result["liger"], result["quantization"]) == (
+            chosen,
+            False,
+            None,
+        )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
@@ -257,14 +350,18 @@ def test_liger_is_refused_where_it_cannot_run(settings):
     if torch.cuda.is_available():
         pytest.skip("it can run here")
     experiment.model.liger = True  # its package is looked for before
-    with pytest.raises(ConfigError, match="model.liger=true: needs a CUDA device, and there is none"):
+    with pytest.raises(
+        ConfigError, match="model.liger=true: needs a CUDA device, and there is none"
+    ):
         load_model(experiment)
 
 
 @pytest.fixture
 def with_code(debug_model, tmp_path, monkeypatch):
     """Folder of the small Llama as a model type that only its own Python file defines."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache")
+    )
     monkeypatch.syspath_prepend(tmp_path / "cache")
     folder = tmp_path / "model"
     folder.mkdir()
@@ -272,28 +369,49 @@ def with_code(debug_model, tmp_path, monkeypatch):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "mine.py").write_text(
         "from transformers import LlamaConfig, LlamaForCausalLM\n\n\nclass MineConfig(LlamaConfig):\n"
-        "    model_type = 'mine'\n\n\nclass MineForCausalLM(LlamaForCausalLM):\n    config_class = MineConfig\n")
-    own = {"model_type": "mine", "architectures": ["MineForCausalLM"],
-           "auto_map": {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}}
-    (folder / "config.json").write_text(json.dumps({**LlamaConfig.from_pretrained(debug_model).to_dict(), **own}))
+        "    model_type = 'mine'\n\n\nclass MineForCausalLM(LlamaForCausalLM):\n    config_class = MineConfig\n"
+    )
+    own = {
+        "model_type": "mine",
+        "architectures": ["MineForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "mine.MineConfig",
+            "AutoModelForCausalLM": "mine.MineForCausalLM",
+        },
+    }
+    (folder / "config.json").write_text(
+        json.dumps({**LlamaConfig.from_pretrained(debug_model).to_dict(), **own})
+    )
     return folder
 
 
 def test_code_of_the_models_own_runs_only_where_asked_for(settings, with_code):
     experiment, _, _ = settings("method=full", f"model.path={with_code}")
     line = f"model.trust_remote_code=false: {with_code} brings code of its own, which runs only where this is true"
-    for load in (lambda: load_tokenizer(experiment.model), lambda: load_model(experiment)):  # the first comes first
+    for load in (
+        lambda: load_tokenizer(experiment.model),
+        lambda: load_model(experiment),
+    ):  # the first comes first
         with pytest.raises(ConfigError) as caught:
             load()
         assert str(caught.value) == line
-    experiment, _, _ = settings("method=full", f"model.path={with_code}", "model.trust_remote_code=true")
+    experiment, _, _ = settings(
+        "method=full", f"model.path={with_code}", "model.trust_remote_code=true"
+    )
     load_tokenizer(experiment.model)
     assert type(load_model(experiment)).__name__ == "MineForCausalLM"
 
 
-@pytest.mark.parametrize("change, match", [({"model_type": "nobodys"}, "model.path=.*: .*nobodys"),
-                                           ({"model_type": "vit"}, "model.path=.*: ")])
-def test_a_model_that_transformers_does_not_have_is_refused_in_a_line(settings, debug_model, tmp_path, change, match):
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"model_type": "nobodys"}, "model.path=.*: .*nobodys"),
+        ({"model_type": "vit"}, "model.path=.*: "),
+    ],
+)
+def test_a_model_that_transformers_does_not_have_is_refused_in_a_line(
+    settings, debug_model, tmp_path, change, match
+):
     config = json.loads((debug_model / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     experiment, _, _ = settings("method=full", f"model.path={tmp_path}", "model.pretrained=false")
@@ -311,9 +429,13 @@ def test_a_hub_name_that_cannot_be_reached_is_refused_in_a_line(settings):
 
 def test_data_that_the_model_has_no_embeddings_for_is_refused(run, tmp_path):
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
-    for vocabulary, positions, line in ((300, 512, "model.tokenizer=tuneoff:tiny: gives token .* the model has 300"),
-                                        (4096, 32, "max_length=96: must be at most 32, the positions that were")):
+    for vocabulary, positions, line in (
+        (300, 512, "model.tokenizer=tuneoff:tiny: gives token .* the model has 300"),
+        (4096, 32, "max_length=96: must be at most 32, the positions that were"),
+    ):
         folder = tmp_path / str(vocabulary)
-        GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=positions, **sizes)).save_pretrained(folder)
+        GPT2LMHeadModel(
+            GPT2Config(vocab_size=vocabulary, n_positions=positions, **sizes)
+        ).save_pretrained(folder)
         with pytest.raises(ConfigError, match=line):
             run("method=full", f"model.path={folder}", "model.tokenizer=tuneoff:tiny")

@@ -1,4 +1,5 @@
 """A twelfth method is one Python file and one YAML in a folder of its own; no other file knows of it."""
+
 import json
 import os
 import subprocess
@@ -37,9 +38,20 @@ lr: 1e-2
 
 def train(folder, model, *overrides):
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *QUICK, f"hydra.searchpath=[file://{folder}/conf]", "method=bitfit",
-         f"model.path={model}", f"hydra.run.dir={folder}/run", *overrides],
-        env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *QUICK,
+            f"hydra.searchpath=[file://{folder}/conf]",
+            "method=bitfit",
+            f"model.path={model}",
+            f"hydra.run.dir={folder}/run",
+            *overrides,
+        ],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_method_from_another_folder_trains(tmp_path, debug_model):
@@ -47,7 +59,10 @@ def test_a_method_from_another_folder_trains(tmp_path, debug_model):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     refused = train(tmp_path, debug_model, "bitfit_most=0")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1) and "bitfit_most=0" in refused.stderr
+    assert (refused.returncode, refused.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "bitfit_most=0" in refused.stderr
     done = train(tmp_path, debug_model)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())

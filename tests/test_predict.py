@@ -1,4 +1,5 @@
 """A prediction equals what a real step of the same code holds, and what the papers say of the methods' memory."""
+
 import gc
 from contextlib import contextmanager
 from functools import partial
@@ -35,8 +36,11 @@ def foreseen(*overrides: str):
 
 def storages(tensors) -> dict[int, int]:
     """Bytes of the distinct storages of `tensors`."""
-    parts = [part for tensor in tensors
-             for part in ((tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,))]
+    parts = [
+        part
+        for tensor in tensors
+        for part in ((tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,))
+    ]
     return {part.untyped_storage()._cdata: part.untyped_storage().nbytes() for part in parts}
 
 
@@ -48,8 +52,12 @@ def state(optimizer) -> dict[int, int]:
 @contextmanager
 def gradients(model, optimizer):
     """Yield a list that gets the bytes of all gradients before each optimizer's step."""
+
     def before_step(stepping, args, kwargs):
-        owners = [*model.parameters(), *(p for group in stepping.param_groups for p in group["params"])]
+        owners = [
+            *model.parameters(),
+            *(p for group in stepping.param_groups for p in group["params"]),
+        ]
         found = storages(p.grad for p in owners if p.grad is not None)
         seen.append(sum(size for place, size in found.items() if place not in state(optimizer)))
 
@@ -70,7 +78,14 @@ def allocated(work, before=lambda: None) -> int:
     began = next(event.start_ns() for event in events if event.name() == "work")
     memory = [event for event in events if event.name() == "[memory]"]
     heights = accumulate(event.nbytes() for event in memory)
-    return max((height for event, height in zip(memory, heights, strict=True) if event.start_ns() >= began), default=0)
+    return max(
+        (
+            height
+            for event, height in zip(memory, heights, strict=True)
+            if event.start_ns() >= began
+        ),
+        default=0,
+    )
 
 
 def held(model, optimizer) -> int:
@@ -83,19 +98,29 @@ def real_steps(run, method) -> dict[str, int]:
     model = method.prepare(load_model(run)).train()
     optimizer = method.make_optimizer(model, run)
     batch = worst_batch(run.batch_size, run.max_length, run.packing)
-    engine = Engine(partial(torch.autocast, "cpu", torch.bfloat16)) if run.mixed_precision.value else Engine()
+    engine = (
+        Engine(partial(torch.autocast, "cpu", torch.bfloat16))
+        if run.mixed_precision.value
+        else Engine()
+    )
 
     def step():
         batches = [batch] * run.gradient_accumulation_steps
-        train_step(model, optimizer, batches, batch.label_tokens * len(batches), run.max_grad_norm, engine)
+        train_step(
+            model, optimizer, batches, batch.label_tokens * len(batches), run.max_grad_norm, engine
+        )
 
     with gradients(model, optimizer) as seen:
         step()
     step()
     parameters = sum(storages([*model.parameters(), *model.buffers()]).values())
     kept = sum(state(optimizer).values())
-    return {"parameters": parameters, "optimizer_state": kept, "gradients": seen,
-            "peak": held(model, optimizer) + allocated(lambda _: step())}
+    return {
+        "parameters": parameters,
+        "optimizer_state": kept,
+        "gradients": seen,
+        "peak": held(model, optimizer) + allocated(lambda _: step()),
+    }
 
 
 def compare(run, method, peaks: bool = True) -> None:
@@ -110,7 +135,9 @@ def compare(run, method, peaks: bool = True) -> None:
     assert timeline[-1]["optimizer_state"] == real["optimizer_state"]
     assert seen == real["gradients"]
     counted = max(live["gradients"] for live in timeline)
-    largest = max(parameter.nbytes for parameter in predictor.model.parameters() if parameter.requires_grad)
+    largest = max(
+        parameter.nbytes for parameter in predictor.model.parameters() if parameter.requires_grad
+    )
     # Between two optimizer steps a gradient may be there twice, once in each of two types; and one that an optimizer
     # takes inside the backward pass is gone before its step.
     assert max(largest, *seen) <= counted <= max(seen) + largest
@@ -125,21 +152,39 @@ def test_a_prediction_equals_a_real_step(settings, method):
 @pytest.mark.parametrize("method", ["full", "lora", "galore_layerwise", "badam", "badam_ratio"])
 def test_a_prediction_equals_a_real_step_in_bf16(settings, method):
     extra = "galore_rank=8" if "galore" in method else "seed=0"
-    compare(*settings(f"method={method}", "pure_bf16=true", "gradient_checkpointing=true", extra)[:2])
+    compare(
+        *settings(f"method={method}", "pure_bf16=true", "gradient_checkpointing=true", extra)[:2]
+    )
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("smollm2_135m", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
     extra = [] if size == "tiny" else ["pure_bf16=true", "max_length=32"]
-    run, options = foreseen(f"model={size}", f"method={method}", "model.pretrained=false", "batch_size=2",
-                            "max_length=64", *extra)
+    run, options = foreseen(
+        f"model={size}",
+        f"method={method}",
+        "model.pretrained=false",
+        "batch_size=2",
+        "max_length=64",
+        *extra,
+    )
     compare(run, options)
 
 
-@pytest.mark.parametrize("extra", ["mixed_precision=bf16", "gradient_accumulation_steps=3", "max_grad_norm=1.0",
-                                   "optimizer=adafactor", "batch_size=1", "weight_decay=0.1", "model.attention=eager",
-                                   "packing=true"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "mixed_precision=bf16",
+        "gradient_accumulation_steps=3",
+        "max_grad_norm=1.0",
+        "optimizer=adafactor",
+        "batch_size=1",
+        "weight_decay=0.1",
+        "model.attention=eager",
+        "packing=true",
+    ],
+)
 def test_a_prediction_equals_a_real_step_under_every_shared_setting(settings, extra):
     compare(*settings("method=full", extra)[:2])
 
@@ -149,7 +194,10 @@ def test_the_other_phases_equal_real_ones(settings, method):
     """The first step, one that renews (projections, the block, the mask), and an evaluation."""
     run, options, _ = settings(f"method={method}", *["galore_rank=8"] * (method == "galore"))
     model = options.prepare(load_model(run)).train()
-    optimizer, batch = options.make_optimizer(model, run), worst_batch(run.batch_size, run.max_length)
+    optimizer, batch = (
+        options.make_optimizer(model, run),
+        worst_batch(run.batch_size, run.max_length),
+    )
     predictor = Predictor(run, options)
 
     def real(work) -> int:
@@ -166,7 +214,9 @@ def test_the_other_phases_equal_real_ones(settings, method):
         optimizer.enter_phase(0)
         step(_)
 
-    found = {moment.name or moment.phase: moment.peak for moment in predictor.moments(run.batch_size)}
+    found = {
+        moment.name or moment.phase: moment.peak for moment in predictor.moments(run.batch_size)
+    }
     assert found["first step"] == pytest.approx(real(step), rel=0.03)
     if method == "badam":
         assert found["switch to phase 0"] == pytest.approx(real(switch), rel=0.03)
@@ -181,19 +231,26 @@ def test_the_other_phases_equal_real_ones(settings, method):
 # ---------------------------------------------------------------- the papers' figures
 # Zhao et al. 2024, table 2: weights and optimizer states in bf16, in G. No one G fits: by the row of full fine-tuning
 # it is 10^9 for the smallest and the largest size, and 2^30 for those between. Size: rank, G, and the totals.
-PUBLISHED = {"60m": (128, 1e9, {"full": 0.36, "lora": 0.36, "galore": 0.24}),
-             "130m": (256, GIB, {"full": 0.76, "lora": 0.80, "galore": 0.52}),
-             "350m": (256, GIB, {"full": 2.06, "lora": 1.76, "galore": 1.22}),
-             "1b": (512, 1e9, {"full": 7.80, "lora": 6.17, "galore": 4.38})}
+PUBLISHED = {
+    "60m": (128, 1e9, {"full": 0.36, "lora": 0.36, "galore": 0.24}),
+    "130m": (256, GIB, {"full": 0.76, "lora": 0.80, "galore": 0.52}),
+    "350m": (256, GIB, {"full": 2.06, "lora": 1.76, "galore": 1.22}),
+    "1b": (512, 1e9, {"full": 7.80, "lora": 6.17, "galore": 4.38}),
+}
 
 
 def kept(*overrides: str, steps: int = 1) -> dict[str, int]:
     """Bytes of weights and optimizer states after a step, and of the most gradients in it."""
     run, method = foreseen("pure_bf16=true", "batch_size=1", "max_length=16", *overrides)
     predictor = Predictor(run, method)
-    timeline = [[dict(live) for live in predictor.train("step", 1).live.timeline()] for _ in range(steps)][-1]
-    return {**timeline[-1], "gradients": max(live["gradients"] for live in timeline),
-            "moving": max(live["gradients"] + live["optimizer_state"] for live in timeline)}
+    timeline = [
+        [dict(live) for live in predictor.train("step", 1).live.timeline()] for _ in range(steps)
+    ][-1]
+    return {
+        **timeline[-1],
+        "gradients": max(live["gradients"] for live in timeline),
+        "moving": max(live["gradients"] + live["optimizer_state"] for live in timeline),
+    }
 
 
 def meta_model(*overrides: str):
@@ -206,7 +263,9 @@ def meta_model(*overrides: str):
 def test_full_fine_tuning_needs_what_the_galore_paper_says(size):
     _, unit, published = PUBLISHED[size]
     found = kept("method=full", f"model=llama_{size}")
-    assert (found["parameters"] + found["optimizer_state"]) / unit == pytest.approx(published["full"], rel=0.05)
+    assert (found["parameters"] + found["optimizer_state"]) / unit == pytest.approx(
+        published["full"], rel=0.05
+    )
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -217,7 +276,9 @@ def test_lora_needs_what_the_galore_paper_says(size):
     found = kept(*words, "additional_target=[embed_tokens,lm_head]")
     run, method = foreseen("pure_bf16=true", *words)
     with torch.device("meta"):
-        adapters = sum(p.numel() for p in method.prepare(build_model(run)).parameters() if p.requires_grad)
+        adapters = sum(
+            p.numel() for p in method.prepare(build_model(run)).parameters() if p.requires_grad
+        )
     in_bf16 = found["parameters"] + found["optimizer_state"] - 3 * 2 * adapters
     assert in_bf16 / unit == pytest.approx(published["lora"], rel=0.05)
 
@@ -235,7 +296,9 @@ def test_galore_needs_what_its_paper_says_and_what_its_estimate_leaves_out(size)
     low = [sorted(p.shape) for name, p in named if "layers" in name and p.ndim == 2]
     ends = sum(p.numel() for name, p in named if "layers" not in name and p.ndim == 2)
     norms = sum(p.numel() for _, p in named if p.ndim == 1)
-    assert found["optimizer_state"] == 2 * (sum(m * rank + 2 * n * rank for m, n in low) + 2 * ends + 2 * norms)
+    assert found["optimizer_state"] == 2 * (
+        sum(m * rank + 2 * n * rank for m, n in low) + 2 * ends + 2 * norms
+    )
     left_out = 2 * (sum(rank * (n - m) // 2 for m, n in low) + ends // 2 + 2 * norms)
     total = found["parameters"] + found["optimizer_state"]
     assert (total - left_out) / unit == pytest.approx(published["galore"], rel=0.05)
@@ -249,18 +312,28 @@ def test_badam_needs_two_bytes_a_weight_and_sixteen_a_weight_of_a_block(depth):
     found = kept("method=badam", *overrides, steps=2)
     model = meta_model(*overrides)
     layers = sum(p.numel() for p in model.model.layers.parameters())
-    assert found["parameters"] == pytest.approx(2 * sum(p.numel() for p in model.parameters()), rel=1e-4)
+    assert found["parameters"] == pytest.approx(
+        2 * sum(p.numel() for p in model.parameters()), rel=1e-4
+    )
     # A bf16 gradient is still there beside the first of the float32 ones.
     assert found["moving"] == pytest.approx(16 * layers / depth, rel=0.03)
 
 
 def test_badam_on_llama3_8b_needs_what_its_paper_says():
     """Luo et al. 2024, table 3: gradients 0.9 GB, optimizer 2.6 GB, 23.5 GB in all with what CUDA itself takes."""
-    run, method = foreseen("method=badam", "model=llama3_8b", "pure_bf16=true", "gradient_checkpointing=true",
-                           "batch_size=2", "max_length=1024")
+    run, method = foreseen(
+        "method=badam",
+        "model=llama3_8b",
+        "pure_bf16=true",
+        "gradient_checkpointing=true",
+        "batch_size=2",
+        "max_length=1024",
+    )
     found = predict(run, method)
-    most = {part: max(moment[part] for moment in found["timeline"]["gib"]) * GIB / 1e9
-            for part in ("gradients", "optimizer_state")}
+    most = {
+        part: max(moment[part] for moment in found["timeline"]["gib"]) * GIB / 1e9
+        for part in ("gradients", "optimizer_state")
+    }
     assert most["gradients"] == pytest.approx(0.9, abs=0.05)
     assert most["optimizer_state"] == pytest.approx(2.6, abs=0.05)
     assert found["needed_gib"] * GIB / 1e9 == pytest.approx(23.5, rel=0.05)
@@ -268,24 +341,54 @@ def test_badam_on_llama3_8b_needs_what_its_paper_says():
 
 
 # What the public checkpoints hold, and the papers' shapes by hand.
-WEIGHTS = {"llama_60m": 58_073_600, "llama_130m": 134_105_856, "llama_350m": 367_969_280, "llama_1b": 1_339_082_752,
-           "llama_7b": 6_738_415_616, "llama2_7b": 6_738_415_616, "llama3_8b": 8_030_261_248,
-           "qwen2_5_0_5b": 494_032_768, "qwen2_5_7b": 7_615_616_512, "smollm2_135m": 134_515_008}
+WEIGHTS = {
+    "llama_60m": 58_073_600,
+    "llama_130m": 134_105_856,
+    "llama_350m": 367_969_280,
+    "llama_1b": 1_339_082_752,
+    "llama_7b": 6_738_415_616,
+    "llama2_7b": 6_738_415_616,
+    "llama3_8b": 8_030_261_248,
+    "qwen2_5_0_5b": 494_032_768,
+    "qwen2_5_7b": 7_615_616_512,
+    "smollm2_135m": 134_515_008,
+}
 
 
-@pytest.mark.parametrize("shape", sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")
-                                         if path.stem != "tiny"))
+@pytest.mark.parametrize(
+    "shape",
+    sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "tiny"),
+)
 def test_a_shape_has_as_many_weights_as_the_model_it_is_named_for(shape):
-    assert sum(parameter.numel() for parameter in meta_model(f"model={shape}").parameters()) == WEIGHTS[shape]
+    assert (
+        sum(parameter.numel() for parameter in meta_model(f"model={shape}").parameters())
+        == WEIGHTS[shape]
+    )
 
 
 # ---------------------------------------------------------------- the rest of a prediction
-OPERATIONS = [lambda x: x + x, lambda x: x + 1, lambda x: x * True, lambda x: x.long() * 1, lambda x: x.long() * 1.0,
-              lambda x: x.t(), lambda x: x.view(-1), lambda x: x[1:, ::2], lambda x: x.add_(1), lambda x: x.split(2),
-              lambda x: x.max(0), lambda x: x.unbind(1), lambda x: x.expand(2, 4, 6), lambda x: torch.cat([x, x]),
-              lambda x: x.unsqueeze_(0), lambda x: x @ x.t(), lambda x: torch.zeros(3), lambda x: x.to(torch.bfloat16),
-              lambda x: torch.ops.aten._unsafe_view(x, [24]),
-              lambda x: torch.native_layer_norm(x, [6], None, None, 1e-5)]
+OPERATIONS = [
+    lambda x: x + x,
+    lambda x: x + 1,
+    lambda x: x * True,
+    lambda x: x.long() * 1,
+    lambda x: x.long() * 1.0,
+    lambda x: x.t(),
+    lambda x: x.view(-1),
+    lambda x: x[1:, ::2],
+    lambda x: x.add_(1),
+    lambda x: x.split(2),
+    lambda x: x.max(0),
+    lambda x: x.unbind(1),
+    lambda x: x.expand(2, 4, 6),
+    lambda x: torch.cat([x, x]),
+    lambda x: x.unsqueeze_(0),
+    lambda x: x @ x.t(),
+    lambda x: torch.zeros(3),
+    lambda x: x.to(torch.bfloat16),
+    lambda x: torch.ops.aten._unsafe_view(x, [24]),
+    lambda x: torch.native_layer_norm(x, [6], None, None, 1e-5),
+]
 
 
 def told(mode, operation, x) -> list:
@@ -293,9 +396,20 @@ def told(mode, operation, x) -> list:
     with mode:
         out = operation(x)
     results = [out] if isinstance(out, torch.Tensor) else list(out)
-    return [(one.shape, one.stride(), one.storage_offset(), one.dtype, one.device, one is x, one.requires_grad,
-             one.untyped_storage()._cdata == x.untyped_storage()._cdata, one.untyped_storage().nbytes())
-            for one in [*results, x]]
+    return [
+        (
+            one.shape,
+            one.stride(),
+            one.storage_offset(),
+            one.dtype,
+            one.device,
+            one is x,
+            one.requires_grad,
+            one.untyped_storage()._cdata == x.untyped_storage()._cdata,
+            one.untyped_storage().nbytes(),
+        )
+        for one in [*results, x]
+    ]
 
 
 @pytest.mark.parametrize("number", range(len(OPERATIONS)))
@@ -310,7 +424,9 @@ def test_what_fake_tensors_remember_is_what_pytorch_says(number):
 @pytest.mark.parametrize("method", ["full", "dora", "galore_layerwise", "badam"])
 def test_a_step_like_the_one_before_is_answered_from_memory(settings, method, monkeypatch):
     """What makes a prediction quick, as a number of operations: no clock, which a busy machine would bend."""
-    predictor = Predictor(*settings(f"method={method}", *["galore_rank=8"] * (method == "galore_layerwise"))[:2])
+    predictor = Predictor(
+        *settings(f"method={method}", *["galore_rank=8"] * (method == "galore_layerwise"))[:2]
+    )
     predictor.train("first step", 4)
     predictor.train("steady step", 4)
     asked, ask = [], FakeTensorMode.dispatch
@@ -329,14 +445,19 @@ def test_a_fake_operation_is_seen_once_whatever_it_is_made_of():
 
 
 def test_the_initialisation_of_principal_components_is_a_phase_of_its_own(settings):
-    runs = {method: settings(f"method={method}", "model.pretrained=false")[:2] for method in ("lora", "pissa")}
+    runs = {
+        method: settings(f"method={method}", "model.pretrained=false")[:2]
+        for method in ("lora", "pissa")
+    }
     plain, principal = (Predictor(*pair).before for pair in runs.values())
     assert [moment.phase for moment in principal] == ["prepare", "load"]
     # At least the float32 copy of a matrix and its residual, 64 x 96 each, while its components are computed.
     assert principal[0].peak >= plain[0].peak + 2 * 4 * 64 * 96
     assert principal[1].peak == plain[1].peak
     run, method = runs["pissa"]
-    assert principal[0].peak == pytest.approx(allocated(method.prepare, lambda: load_model(run)), rel=0.03)
+    assert principal[0].peak == pytest.approx(
+        allocated(method.prepare, lambda: load_model(run)), rel=0.03
+    )
 
 
 def test_a_new_method_is_predicted_without_writing_anything(settings):
@@ -352,15 +473,20 @@ def test_a_new_method_is_predicted_without_writing_anything(settings):
 
 
 def test_half_precision_is_foreseen_where_there_is_no_device_for_it(settings):
-    half, brain = [predict(*settings("method=full", f"mixed_precision={kind}")[:2]) for kind in ("fp16", "bf16")]
+    half, brain = [
+        predict(*settings("method=full", f"mixed_precision={kind}")[:2])
+        for kind in ("fp16", "bf16")
+    ]
     assert half["peak_gib"] == brain["peak_gib"]  # both keep two bytes where autocast applies
     assert "autocast" in half["assumptions"][-1]
 
 
 @pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise"])
 def test_eight_bit_states_equal_a_real_step(settings, method, monkeypatch):
-    """bitsandbytes has kernels for a CPU; a run is refused there, so that refusal is lifted, and its wait for CUDA."""
-    run, options, _ = settings(f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method))
+    """Bitsandbytes has kernels for a CPU; a run is refused there, so that refusal is lifted, and its wait for CUDA."""
+    run, options, _ = settings(
+        f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method)
+    )
     found = predict(run, options)["breakdown_gib"]["optimizer_state"]
     monkeypatch.setattr("tuneoff.models.optimizers.need_cuda", lambda run: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -377,29 +503,45 @@ def test_the_largest_batch_is_the_one_before_the_first_that_does_not_fit(setting
     again = Predictor(run, method)
     again.train("first step", 4)
     assert again.train("steady step", found["batch_size"]).rounded / GIB == pytest.approx(
-        tried[found["batch_size"]] - 0.5, abs=1e-3)
+        tried[found["batch_size"]] - 0.5, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("answer", [0, 1, 2, 7, 1000])
 def test_the_search_finds_any_answer(answer):
-    found, tried = largest(lambda rows: rows**1.1, (answer + 0.5)**1.1, start=4, without_rows=0.0)
+    found, tried = largest(lambda rows: rows**1.1, (answer + 0.5) ** 1.1, start=4, without_rows=0.0)
     assert found == answer and len(tried) < 12
 
 
 def test_weights_that_are_quantised_are_refused(settings, tmp_path, debug_model):
-    (tmp_path / "config.json").write_text((debug_model / "config.json").read_text().replace(
-        "{", '{"quantization_config": {}, ', 1))
+    (tmp_path / "config.json").write_text(
+        (debug_model / "config.json").read_text().replace("{", '{"quantization_config": {}, ', 1)
+    )
     for task in ("task=predict", "skip_if_over_gib=1"):
         with pytest.raises(ConfigError, match="quantised"):
             settings("method=lora", task, f"model.path={tmp_path}", "model.pretrained=false")
 
 
-@pytest.mark.parametrize("key, message", [("hidden_sise=8", "no such size of llama; did you mean hidden_size"),
-                                          ("model_type=lama", "no model type")])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("hidden_sise=8", "no such size of llama; did you mean hidden_size"),
+        ("model_type=lama", "no model type"),
+    ],
+)
 def test_a_shape_that_transformers_does_not_know_is_refused(key, message):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        run, method = bind(compose("config", overrides=["task=predict", "model=llama_60m", "method=full",
-                                                        f"++model.config.{key}"]))
+        run, method = bind(
+            compose(
+                "config",
+                overrides=[
+                    "task=predict",
+                    "model=llama_60m",
+                    "method=full",
+                    f"++model.config.{key}",
+                ],
+            )
+        )
     with pytest.raises(ConfigError, match=message):
         predict(run, method)
 
@@ -413,20 +555,34 @@ def test_a_prediction_is_no_result(settings, tmp_path):
     assert (found["status"], found["method"]) == ("predicted", "full")
     assert set(found["peak_gib"]) == {"prepare", "load", "train", "evaluate"}
     largest_ones = found["largest_tensors"]
-    assert len(largest_ones) == 10 and largest_ones == sorted(largest_ones, key=lambda item: -item["gib"])
+    assert len(largest_ones) == 10 and largest_ones == sorted(
+        largest_ones, key=lambda item: -item["gib"]
+    )
     alike = next(item for item in largest_ones if item["name"] == "model.layers.*.self_attn (add)")
-    assert (alike["category"], alike["tensors"]) == ("activations", 6)  # queries and keys, rotated, of three layers
+    assert (alike["category"], alike["tensors"]) == (
+        "activations",
+        6,
+    )  # queries and keys, rotated, of three layers
     assert alike["gib"] == pytest.approx(6 * 4 * 96 * 64 * 4 / GIB, abs=1e-6)
-    assert set(found["cuda"]) == {"rounding_gib", "context_gib", "source"} and len(found["not_predicted"]) == 3
-    assert found["needed_gib"] == pytest.approx(max(found["peak_gib"].values()) + found["cuda"]["rounding_gib"]
-                                                + found["cuda"]["context_gib"], abs=2e-4)
+    assert (
+        set(found["cuda"]) == {"rounding_gib", "context_gib", "source"}
+        and len(found["not_predicted"]) == 3
+    )
+    assert found["needed_gib"] == pytest.approx(
+        max(found["peak_gib"].values())
+        + found["cuda"]["rounding_gib"]
+        + found["cuda"]["context_gib"],
+        abs=2e-4,
+    )
     assert 100 < len(found["timeline"]["gib"]) <= 200
     heights = [sum(moment.values()) for moment in found["timeline"]["gib"]]
     assert max(heights) == pytest.approx(found["peak_gib"]["train"], abs=3e-4)
     assert draw(found["timeline"], tmp_path).read_text().startswith("<svg")
 
 
-@pytest.mark.parametrize("limit, status", [(0.5001, "predicted_out_of_memory"), (2.0, "finished")])
+@pytest.mark.parametrize(
+    ("limit", "status"), [(0.5001, "predicted_out_of_memory"), (2.0, "finished")]
+)
 def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path, limit, status):
     run, method, config = settings("method=full", f"skip_if_over_gib={limit}", "max_steps=1")
     result = perform(run, method, tmp_path, {"identity": "0", "config": config})
@@ -436,9 +592,21 @@ def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path
 
 
 def test_a_shape_trains_from_scratch_with_the_shipped_tokenizer(run):
-    sizes = [f"model.config.{key}" for key in ("hidden_size=32", "intermediate_size=48", "num_hidden_layers=2")]
-    result = run("model=llama_60m", "model.path=null", "model.pretrained=false", "method=full", *sizes)
+    sizes = [
+        f"model.config.{key}"
+        for key in ("hidden_size=32", "intermediate_size=48", "num_hidden_layers=2")
+    ]
+    result = run(
+        "model=llama_60m", "model.path=null", "model.pretrained=false", "method=full", *sizes
+    )
     assert result["status"] == "finished", result["error"]
     with pytest.raises(ConfigError, match="vocab_size"):
-        run("model=llama_60m", "model.path=null", "model.pretrained=false", "method=full", *sizes,
-            "model.config.vocab_size=100", folder=None)
+        run(
+            "model=llama_60m",
+            "model.path=null",
+            "model.pretrained=false",
+            "method=full",
+            *sizes,
+            "model.config.vocab_size=100",
+            folder=None,
+        )

@@ -1,4 +1,5 @@
 """One run in several processes: the same losses as in one, one record, and nothing left when a rank dies."""
+
 import json
 import os
 import signal
@@ -34,32 +35,53 @@ OPTIONS = {"galore": ["galore_rank=4", "galore_update_interval=5"]}
 # ---------------------------------------------------------------- dealing rows
 def test_every_row_is_dealt_once_and_every_rank_gets_as_many_batches():
     for ranks in (1, 2, 3, 8):
-        shares = [deal([ROWS[i:i + 2] for i in range(0, 7, 2)], rank, ranks) for rank in range(ranks)]
+        shares = [
+            deal([ROWS[i : i + 2] for i in range(0, 7, 2)], rank, ranks) for rank in range(ranks)
+        ]
         assert len({len(share) for share in shares}) == 1
-        assert sorted(row for share in shares for part in share for row in part if row.spans) == sorted(ROWS)
-        evaluated = [batch for rank in range(ranks) for batch in eval_batches(ROWS, 2, 0, rank, ranks)]
+        assert sorted(
+            row for share in shares for part in share for row in part if row.spans
+        ) == sorted(ROWS)
+        evaluated = [
+            batch for rank in range(ranks) for batch in eval_batches(ROWS, 2, 0, rank, ranks)
+        ]
         assert sum(batch.label_tokens for batch in evaluated) == sum(row.labels for row in ROWS)
 
 
 def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_model):
     model = AutoModelForCausalLM.from_pretrained(debug_model)
-    blank, = deal([ROWS[:2]], 1, 2)
+    (blank,) = deal([ROWS[:2]], 1, 2)
     loss = summed_loss(model, collate(blank, 0))
     loss.backward()
     assert loss.item() == 0
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters()
+    )
 
 
 # ---------------------------------------------------------------- two processes
 @pytest.fixture
 def two(settings, tmp_path):
     """`two("method=full", …)` trains in two processes that `isolate` starts, and returns (result, folder)."""
+
     def start(*overrides, work=perform, folder=tmp_path / "two"):
         experiment, method, config = settings(*overrides, "num_processes=2")
-        told = {"config": config, "command": list(overrides), "method": experiment.method, "seed": experiment.seed}
-        supervisor.run(partial(work, experiment, method, folder, told), folder, told, supervisor.Limits(),
-                    tmp_path / "run.log", 2)
+        told = {
+            "config": config,
+            "command": list(overrides),
+            "method": experiment.method,
+            "seed": experiment.seed,
+        }
+        supervisor.run(
+            partial(work, experiment, method, folder, told),
+            folder,
+            told,
+            supervisor.Limits(),
+            tmp_path / "run.log",
+            2,
+        )
         return read_json(folder / "result.json"), folder
+
     return start
 
 
@@ -68,16 +90,30 @@ def uneven(tmp_path_factory):
     """45 rows to train on, in 12 steps of 4, so that in the last one a rank has none; answers of 1 to 45 words."""
     path = tmp_path_factory.mktemp("uneven") / "rows.jsonl"
     splits = ["train"] * 45 + ["validation"] * 7
-    rows = [{"prompt": f"say {number}", "completion": "return self " * (number * 17 % 45 + 1), "split": split}
-            for number, split in enumerate(splits)]
+    rows = [
+        {
+            "prompt": f"say {number}",
+            "completion": "return self " * (number * 17 % 45 + 1),
+            "split": split,
+        }
+        for number, split in enumerate(splits)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ALONE])
 def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method):
-    options = [f"method={method}", f"data.path={uneven}", "data.limit=null", "max_steps=null", "epochs=1",
-               "eval_every=6", "max_grad_norm=1", *OPTIONS.get(method, [])]
+    options = [
+        f"method={method}",
+        f"data.path={uneven}",
+        "data.limit=null",
+        "max_steps=null",
+        "epochs=1",
+        "eval_every=6",
+        "max_grad_norm=1",
+        *OPTIONS.get(method, []),
+    ]
     one = run(*options, "batch_size=4")
     result, folder = two(*options, "batch_size=1", "gradient_accumulation_steps=2")
     assert result["status"] == "finished", result["error"]
@@ -98,7 +134,12 @@ def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method
     by_rank, highest = result["memory"]["peak_gib_by_rank"], result["memory"]["peak_gib"]
     assert len(by_rank) == 2 and {*highest} == {"load", "train", "evaluate"}
     assert all(highest[phase] == max(rank[phase] for rank in by_rank) for phase in highest)
-    assert {path.name for path in folder.iterdir()} == {".lock", "run.json", "metrics.jsonl", "result.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock",
+        "run.json",
+        "metrics.jsonl",
+        "result.json",
+    }
 
 
 def test_methods_that_need_one_process_are_refused(settings):
@@ -113,10 +154,19 @@ def test_methods_that_need_one_process_are_refused(settings):
 
 
 def test_task_metrics_are_those_of_one(run, two, sums):  # noqa: F811
-    options = [*LEARN, *SECOND, f"data.path={sums}", "test=true", "eval_batch_size=2"]  # three batches for two ranks
+    options = [
+        *LEARN,
+        *SECOND,
+        f"data.path={sums}",
+        "test=true",
+        "eval_batch_size=2",
+    ]  # three batches for two ranks
     one = run(*options)
     result, folder = two(*options, "batch_size=3")
-    assert result["metrics"] == pytest.approx(one["metrics"], rel=0.01) and one["metrics"]["exact_match"] == 1
+    assert (
+        result["metrics"] == pytest.approx(one["metrics"], rel=0.01)
+        and one["metrics"]["exact_match"] == 1
+    )
     timeless = [{**other["metric_facts"]["exact_match"], "seconds": 0} for other in (one, result)]
     assert timeless[0] == timeless[1]
     answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
@@ -142,7 +192,11 @@ def test_all_stop_answering_where_one_is_told_to(two, sums):  # noqa: F811
     result, folder = two(*options, work=stopped_while_it_answers)
     assert result["status"] == "interrupted" and "exact_match" not in result["metrics"]
     result, folder = two(*options, "resume=auto", folder=folder)
-    assert result["status"] == "finished" and result["resumed_at_step"] == 2 and "exact_match" in result["metrics"]
+    assert (
+        result["status"] == "finished"
+        and result["resumed_at_step"] == 2
+        and "exact_match" in result["metrics"]
+    )
 
 
 # ---------------------------------------------------------------- stopped, resumed, lost
@@ -155,22 +209,42 @@ def stopped_after(steps, experiment, method, folder, start):
             os._exit(9)
         one_step(self, step)
         if step == 10:
-            (folder.parent / f"{folder.name}.{self.ranks.index}").write_text(json.dumps(
-                [float(sum(p.double().sum() for p in self.model.parameters())), torch.get_rng_state().sum().item()]))
+            (folder.parent / f"{folder.name}.{self.ranks.index}").write_text(
+                json.dumps(
+                    [
+                        float(sum(p.double().sum() for p in self.model.parameters())),
+                        torch.get_rng_state().sum().item(),
+                    ]
+                )
+            )
 
     trainer.Trainer._one_step = until
     return perform(experiment, method, folder, start)
 
 
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
-    options = ["method=lora", "lora_dropout=0.2", "max_steps=11", "save_every=2", "eval_every=4", "batch_size=2"]
+    options = [
+        "method=lora",
+        "lora_dropout=0.2",
+        "max_steps=11",
+        "save_every=2",
+        "eval_every=4",
+        "batch_size=2",
+    ]
     two(*options, work=partial(stopped_after, None))
     result, folder = two(*options, work=partial(stopped_after, 7), folder=tmp_path / "stopped")
-    assert result["status"] == "killed" and "rank 0 of 2 ended by exit code 9" in result["error"]["message"]
+    assert (
+        result["status"] == "killed"
+        and "rank 0 of 2 ended by exit code 9" in result["error"]["message"]
+    )
     result, folder = two(*options, "resume=auto", work=partial(stopped_after, None), folder=folder)
     assert result["resumed_at_step"] == 6
     assert trajectory(folder) == trajectory(tmp_path / "two")
-    ends = [json.loads((tmp_path / f"{name}.{rank}").read_text()) for name in ("two", "stopped") for rank in (0, 1)]
+    ends = [
+        json.loads((tmp_path / f"{name}.{rank}").read_text())
+        for name in ("two", "stopped")
+        for rank in (0, 1)
+    ]
     assert len({weights for weights, _ in ends}) == 1
     assert ends[:2] == ends[2:] and ends[0][1] != ends[1][1]
 
@@ -195,14 +269,20 @@ def kill_yourself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("failure", "status", "message"), [
-    (run_out_of_memory, "out_of_memory", "rank 1: no more"),
-    (kill_yourself, "killed", "rank 1 of 2 ended by SIGKILL and left no result")])
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (run_out_of_memory, "out_of_memory", "rank 1: no more"),
+        (kill_yourself, "killed", "rank 1 of 2 ended by SIGKILL and left no result"),
+    ],
+)
 def test_what_happens_to_one_rank_is_in_the_record(two, failure, status, message):
     began = time.monotonic()
-    result, folder = two("method=full", work=partial(fails_in_the_second, failure))
+    result, _folder = two("method=full", work=partial(fails_in_the_second, failure))
     assert (result["status"], result["error"]["message"]) == (status, message)
-    assert [line["step"] for line in result["curve"]] == [0, 1, 2] and result["memory"]["peak_gib"]["train"] > 0
+    assert [line["step"] for line in result["curve"]] == [0, 1, 2] and result["memory"]["peak_gib"][
+        "train"
+    ] > 0
     assert time.monotonic() - began < supervisor.GRACE_SECONDS + 10
 
 
@@ -223,13 +303,17 @@ def split_by_fsdp(work, experiment, method, folder, start):
     """Have accelerate split the model over CPUs by FSDP2, which it does of itself for other devices alone."""
     from accelerate import Accelerator, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
     make = Accelerator.__init__
 
     def split(self, **settings):
         make(self, **settings)
         self.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False)
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            cpu_ram_efficient_loading=False,
+        )
 
     Accelerator.__init__ = split
     return work(experiment, method, folder, start)
@@ -238,8 +322,17 @@ def split_by_fsdp(work, experiment, method, folder, start):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_fsdp2_gives_the_losses_of_one_process_and_resumes(run, two, uneven, tmp_path, method):
-    options = [f"method={method}", f"data.path={uneven}", "data.limit=null", "max_steps=null", "epochs=1",
-               "eval_every=6", "max_grad_norm=1", "save_every=2", "save_model=true"]
+    options = [
+        f"method={method}",
+        f"data.path={uneven}",
+        "data.limit=null",
+        "max_steps=null",
+        "epochs=1",
+        "eval_every=6",
+        "max_grad_norm=1",
+        "save_every=2",
+        "save_model=true",
+    ]
     one = run(*options, "batch_size=4")
     options += ["batch_size=1", "gradient_accumulation_steps=2"]
     result, whole = two(*options, work=partial(split_by_fsdp, partial(stopped_after, None)))
@@ -250,10 +343,20 @@ def test_fsdp2_gives_the_losses_of_one_process_and_resumes(run, two, uneven, tmp
     assert result["parameters"] == one["parameters"]
     stopped = tmp_path / "stopped"
     two(*options, work=partial(split_by_fsdp, partial(stopped_after, 7)), folder=stopped)
-    result, _ = two(*options, "resume=auto", work=partial(split_by_fsdp, partial(stopped_after, None)), folder=stopped)
+    result, _ = two(
+        *options,
+        "resume=auto",
+        work=partial(split_by_fsdp, partial(stopped_after, None)),
+        folder=stopped,
+    )
     assert result["resumed_at_step"] == 6 and trajectory(stopped) == trajectory(whole)
-    models = [AutoModelForCausalLM.from_pretrained(folder / "model") for folder in (tmp_path / "run", whole)]
-    for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+    models = [
+        AutoModelForCausalLM.from_pretrained(folder / "model")
+        for folder in (tmp_path / "run", whole)
+    ]
+    for (name, ours), theirs in zip(
+        models[0].named_parameters(), models[1].parameters(), strict=True
+    ):
         assert (ours - theirs).abs().max() <= 1e-3 * ours.abs().max(), name
 
 
@@ -263,13 +366,22 @@ SHARDING = {"ddp": None, "fsdp2": "FSDP", "zero2": "DeepSpeed", "zero3": "DeepSp
 @pytest.mark.parametrize("name", SHARDING)
 def test_accelerate_launch_understands_the_ready_files(settings, monkeypatch, name):
     from accelerate.commands import launch
+
     path, environment = ROOT / "conf" / "accelerate" / f"{name}.yaml", {}
     # Where it would start the processes, which need GPUs.
-    monkeypatch.setattr(launch, "multi_gpu_launcher",
-                        lambda arguments: environment.update(launch.prepare_multi_gpu_env(arguments)))
-    monkeypatch.setattr(launch, "deepspeed_launcher",
-                        lambda arguments: environment.update(launch.prepare_deepspeed_cmd_env(arguments)[1]))
-    arguments = launch.launch_command_parser().parse_args(["--config_file", str(path), "train.py", "method=full"])
+    monkeypatch.setattr(
+        launch,
+        "multi_gpu_launcher",
+        lambda arguments: environment.update(launch.prepare_multi_gpu_env(arguments)),
+    )
+    monkeypatch.setattr(
+        launch,
+        "deepspeed_launcher",
+        lambda arguments: environment.update(launch.prepare_deepspeed_cmd_env(arguments)[1]),
+    )
+    arguments = launch.launch_command_parser().parse_args(
+        ["--config_file", str(path), "train.py", "method=full"]
+    )
     launch.launch_command(arguments)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
@@ -277,6 +389,7 @@ def test_accelerate_launch_understands_the_ready_files(settings, monkeypatch, na
     assert experiment.sharding == SHARDING[name] and arguments.num_processes == 2
     if name == "fsdp2":
         from accelerate.utils import FullyShardedDataParallelPlugin
+
         assert FullyShardedDataParallelPlugin().fsdp_version == 2
     if SHARDING[name] == "DeepSpeed":
         assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == name[-1]
@@ -325,7 +438,12 @@ def launch(debug_model, tmp_path):
         settled += [f"model.path={debug_model}", "model.name=debug"]
         process = subprocess.Popen(
             [sys.executable, *program, ROOT / "train.py", *words, *settled],
-            cwd=tmp_path, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            cwd=tmp_path,
+            start_new_session=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         started.append(process)
         return process
 
@@ -345,10 +463,13 @@ def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
     assert process.returncode == 0, err
     assert out.count("validation loss") == 1 and err.count("an example, its trained part") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    folder, = (tmp_path / "outputs" / "lora").iterdir()
+    (folder,) = (tmp_path / "outputs" / "lora").iterdir()
     result = read_json(folder / "result.json")
     assert result["status"] == "finished" and result["provenance"]["num_processes"] == 2
-    assert result["config"]["num_processes"] == 2 and len(list(folder.glob("wandb/offline-run-*"))) == 1
+    assert (
+        result["config"]["num_processes"] == 2
+        and len(list(folder.glob("wandb/offline-run-*"))) == 1
+    )
     assert [line["step"] for line in read_metrics(folder)] == [0, 1, 2, 3, 4, 4]
 
 
@@ -363,16 +484,25 @@ def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
 
 
 def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
-    process = launch([], "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20")
+    process = launch(
+        [], "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"
+    )
     wait_for(lambda: list(tmp_path.glob("sweep/full/*/metrics.jsonl")), process)
-    children = psutil.Process(process.pid).children(recursive=True)  # the forkserver among them; its own are the ranks
-    first, second = sorted((child for child in children if child.ppid() != process.pid), key=lambda child: child.pid)
+    children = psutil.Process(process.pid).children(
+        recursive=True
+    )  # the forkserver among them; its own are the ranks
+    _first, second = sorted(
+        (child for child in children if child.ppid() != process.pid), key=lambda child: child.pid
+    )
     second.kill()
-    out, err = process.communicate()
+    _out, err = process.communicate()
     results = {path.parts[-3]: read_json(path) for path in tmp_path.glob("sweep/*/*/result.json")}
     assert results["full"]["status"] == "killed"
     assert results["full"]["error"]["message"] == "rank 1 of 2 ended by SIGKILL and left no result"
-    assert results["lora"]["status"] == "finished" and results["lora"]["provenance"]["num_processes"] == 2
+    assert (
+        results["lora"]["status"] == "finished"
+        and results["lora"]["provenance"]["num_processes"] == 2
+    )
     assert process.returncode == 1 and "1 of 2 jobs failed" in err
 
 

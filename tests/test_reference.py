@@ -1,4 +1,5 @@
 """Contract 1: every method equals a reference, written here or the package used directly, over 24 float32 steps."""
+
 import math
 from dataclasses import replace
 
@@ -20,12 +21,14 @@ COMMON = (f"max_steps={STEPS}", f"lr={RATE}", "weight_decay=0.1")
 @pytest.fixture
 def trained(settings, tmp_path):
     """`trained("method=full", …)`: the trainer after its run."""
+
     def make(*overrides):
         experiment, method, config = settings(*COMMON, *overrides)
         trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
         trainer.load({"config": config})
         trainer.fit()
         return trainer
+
     return make
 
 
@@ -43,7 +46,8 @@ def rate(step: int) -> float:
 
 def loss_of(model, batch):
     """Per label token of the whole step. The same operations as `step.py`, which test_step.py compares with
-    transformers' own loss: in float32 Adam turns the rounding of another order into steps of its own."""
+    transformers' own loss: in float32 Adam turns the rounding of another order into steps of its own.
+    """
     hidden = model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.keep])
     total = nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
@@ -67,26 +71,41 @@ def descend(trainer, model, optimizer, before=None):
 def worst(model, reference):
     """(difference, name) of the tensor that differs most: largest difference over largest value."""
     expected = dict(reference.named_parameters())
-    return max((float((p.detach() - expected[name].detach()).abs().max() / p.detach().abs().max().clamp(min=1e-12)),
-                name) for name, p in model.named_parameters())
+    return max(
+        (
+            float(
+                (p.detach() - expected[name].detach()).abs().max()
+                / p.detach().abs().max().clamp(min=1e-12)
+            ),
+            name,
+        )
+        for name, p in model.named_parameters()
+    )
 
 
 @pytest.fixture
 def assert_same(measured):
     """`assert_same(trainer, reference)`: to float error, tensor by tensor."""
+
     def check(trainer, reference):
         difference, name = worst(trainer.model, reference)
         measured(trainer.run.method, "equal to reference", difference)
         assert difference <= 1e-6, f"{name}: {difference}"
+
     return check
 
 
 def adamw(parameters):
     """PyTorch's AdamW; matrices decay, vectors do not."""
     parameters = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW([{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-                              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}],
-                             lr=RATE, fused=True)
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=RATE,
+        fused=True,
+    )
 
 
 class HandAdamW:
@@ -127,36 +146,55 @@ def test_full_equals_a_hand_written_adamw(trained, assert_same):
     assert_same(trainer, descend(trainer, model, HandAdamW(model.parameters())))
 
 
-@pytest.mark.parametrize("layers, open_", [(2, (1, 2)), (-1, (0,))])
+@pytest.mark.parametrize(("layers", "open_"), [(2, (1, 2)), (-1, (0,))])
 def test_freeze_equals_a_hand_written_adamw_on_its_layers(trained, assert_same, layers, open_):
     trainer = trained("method=freeze", f"freeze_trainable_layers={layers}")
     model = base(trainer).requires_grad_(False)
     for index in open_:
         model.model.layers[index].requires_grad_(True)
-    assert_same(trainer, descend(trainer, model, HandAdamW(p for p in model.parameters() if p.requires_grad)))
+    assert_same(
+        trainer,
+        descend(trainer, model, HandAdamW(p for p in model.parameters() if p.requires_grad)),
+    )
 
 
 # ---------------------------------------------------------------- the LoRA family, against PEFT
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize("method, settings_", [
-    ("lora", {}), ("dora", {"use_dora": True}), ("rslora", {"use_rslora": True}),
-    ("pissa", {"init_lora_weights": "pissa_niter_16"})])
+@pytest.mark.parametrize(
+    ("method", "settings_"),
+    [
+        ("lora", {}),
+        ("dora", {"use_dora": True}),
+        ("rslora", {"use_rslora": True}),
+        ("pissa", {"init_lora_weights": "pissa_niter_16"}),
+    ],
+)
 def test_the_family_equals_peft(trained, assert_same, method, settings_):
     from peft import LoraConfig, get_peft_model
+
     trainer = trained(f"method={method}")
-    model = get_peft_model(base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, **settings_))
+    model = get_peft_model(
+        base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, **settings_)
+    )
     assert_same(trainer, descend(trainer, model, adamw(model.parameters())))
 
 
 def test_loraplus_equals_pefts_own_optimizer(trained, assert_same):
     from peft import LoraConfig, get_peft_model
     from peft.optimizers import create_loraplus_optimizer
+
     trainer = trained("method=loraplus", "loraplus_lr_ratio=16")
     model = get_peft_model(base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS))
-    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=16,
-                                          loraplus_weight_decay=0.1, fused=True)
+    optimizer = create_loraplus_optimizer(
+        model,
+        torch.optim.AdamW,
+        lr=RATE,
+        loraplus_lr_ratio=16,
+        loraplus_weight_decay=0.1,
+        fused=True,
+    )
     assert_same(trainer, descend(trainer, model, optimizer))
 
 
@@ -168,17 +206,30 @@ def test_loraplus_leaves_dora_magnitudes_at_the_rate_of_a(trained):
             rates[id(parameter)] = group["initial_lr"], group["weight_decay"]
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
-            assert rates[id(parameter)][0] == pytest.approx(RATE * 16 if "lora_B" in name else RATE), name
+            assert rates[id(parameter)][0] == pytest.approx(
+                RATE * 16 if "lora_B" in name else RATE
+            ), name
             assert rates[id(parameter)][1] == (0.1 if parameter.ndim > 1 else 0.0), name
 
 
 # ---------------------------------------------------------------- GaLore, against galore-torch
 def galore_groups(model, kind):
     low = [p for name, p in model.named_parameters() if any(target in name for target in TARGETS)]
-    rest = [p for name, p in model.named_parameters() if not any(target in name for target in TARGETS)]
-    return [{"params": low, "rank": 8, "update_proj_gap": 7, "scale": 0.25, "proj_type": kind, "weight_decay": 0.1},
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    rest = [
+        p for name, p in model.named_parameters() if not any(target in name for target in TARGETS)
+    ]
+    return [
+        {
+            "params": low,
+            "rank": 8,
+            "update_proj_gap": 7,
+            "scale": 0.25,
+            "proj_type": kind,
+            "weight_decay": 0.1,
+        },
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 @pytest.mark.parametrize("method", ["galore", "galore_layerwise"])
@@ -186,22 +237,36 @@ def galore_groups(model, kind):
 def test_galore_equals_galore_torch(trained, assert_same, kind, method):
     """And so layer-wise equals ordinary GaLore."""
     from galore_torch import GaLoreAdamW
-    trainer = trained(f"method={method}", "galore_rank=8", "galore_update_interval=7", f"galore_proj_type={kind}")
+
+    trainer = trained(
+        f"method={method}", "galore_rank=8", "galore_update_interval=7", f"galore_proj_type={kind}"
+    )
     model = base(trainer)
-    optimizer = GaLoreAdamW(galore_groups(model, kind), lr=RATE, eps=1e-8, no_deprecation_warning=True)
+    optimizer = GaLoreAdamW(
+        galore_groups(model, kind), lr=RATE, eps=1e-8, no_deprecation_warning=True
+    )
     assert_same(trainer, descend(trainer, model, optimizer))
 
 
 def test_galore_adafactor_equals_galore_torch(trained, assert_same):
     from galore_torch import GaLoreAdafactor
-    trainer = trained("method=galore", "galore_rank=8", "galore_update_interval=7", "optimizer=adafactor")
+
+    trainer = trained(
+        "method=galore", "galore_rank=8", "galore_update_interval=7", "optimizer=adafactor"
+    )
     model = base(trainer)
-    optimizer = GaLoreAdafactor(galore_groups(model, "std"), lr=RATE, scale_parameter=False, relative_step=False)
+    optimizer = GaLoreAdafactor(
+        galore_groups(model, "std"), lr=RATE, scale_parameter=False, relative_step=False
+    )
     assert_same(trainer, descend(trainer, model, optimizer))
 
 
 # ---------------------------------------------------------------- BAdam
-ORDERS = {"ascending": [0, 1, 2, 0, 1, 2, 0, 1], "descending": [2, 1, 0, 2, 1, 0, 2, 1], "fixed": [1] * 8}
+ORDERS = {
+    "ascending": [0, 1, 2, 0, 1, 2, 0, 1],
+    "descending": [2, 1, 0, 2, 1, 0, 2, 1],
+    "fixed": [1] * 8,
+}
 
 
 @pytest.mark.parametrize("mode", ["ascending", "descending", "random", "fixed"])
@@ -213,7 +278,11 @@ def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert
     order = ORDERS.get(mode)
     if order is None:
         generator = torch.Generator().manual_seed(derive(0, "blocks"))
-        order = [block for _ in range(3) for block in reversed(torch.randperm(3, generator=generator).tolist())]
+        order = [
+            block
+            for _ in range(3)
+            for block in reversed(torch.randperm(3, generator=generator).tolist())
+        ]
         assert len(set(order[:3])) == len(set(order[3:6])) == 3
     state = {}
 
@@ -240,8 +309,12 @@ def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert
 
 @pytest.mark.parametrize("mask", ["adjacent", "scatter"])
 def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
-    trainer = trained("method=badam_ratio", "badam_switch_interval=5", "badam_update_ratio=0.3",
-                      f"badam_mask_mode={mask}")
+    trainer = trained(
+        "method=badam_ratio",
+        "badam_switch_interval=5",
+        "badam_update_ratio=0.3",
+        f"badam_mask_mode={mask}",
+    )
     model = base(trainer)
     model.model.embed_tokens.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -253,13 +326,16 @@ def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
         count = int(size * 0.3)
         places = torch.arange(cycle * count, (cycle + 1) * count) % size
         if mask == "scatter":
-            places = torch.randperm(size, generator=torch.Generator().manual_seed(derive(0, "blocks")))[places]
+            places = torch.randperm(
+                size, generator=torch.Generator().manual_seed(derive(0, "blocks"))
+            )[places]
         flat = torch.zeros(size, dtype=torch.bool)
         flat[places] = True
         return flat.reshape(parameter.shape)
 
     class Masked:
         """The package's Adam has eps inside the bias correction (as transformers' AdamW had)."""
+
         param_groups = [{"lr": RATE}]
 
         @torch.no_grad()
@@ -267,7 +343,9 @@ def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
             lr = self.param_groups[0]["lr"]
             if self.count % 5 == 0:
                 self.masks = [chosen(p, self.count // 5) for p in parameters]
-                self.first, self.second = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
+                self.first, self.second = [
+                    [torch.zeros_like(p) for p in parameters] for _ in range(2)
+                ]
             self.count += 1
             local = (self.count - 1) % 5 + 1
             for p, on, m, v in zip(parameters, self.masks, self.first, self.second, strict=True):
@@ -288,8 +366,12 @@ def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
 
 
 # ---------------------------------------------------------------- the rate that is logged is the rate that is applied
-OWN = {"galore": ["galore_rank=8"], "galore_layerwise": ["galore_rank=8"], "badam": ["badam_switch_interval=2"],
-       "badam_ratio": ["badam_switch_interval=2"]}
+OWN = {
+    "galore": ["galore_rank=8"],
+    "galore_layerwise": ["galore_rank=8"],
+    "badam": ["badam_switch_interval=2"],
+    "badam_ratio": ["badam_switch_interval=2"],
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -298,7 +380,9 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
 
     There layer-wise GaLore steps one weight at a time, and BAdam's base optimizer its copies of the active block.
     """
-    experiment, chosen, config = settings(f"method={method}", "max_steps=6", "weight_decay=0.1", *OWN.get(method, []))
+    experiment, chosen, config = settings(
+        f"method={method}", "max_steps=6", "weight_decay=0.1", *OWN.get(method, [])
+    )
     trainer, make = Trainer(experiment, chosen, Recorder(tmp_path / "run")), chosen.make_optimizer
     applied: dict[type, dict] = {}
 
@@ -307,8 +391,15 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
 
         def watched(self, *args, **kwargs):
             seen = applied.setdefault(cls, {}).setdefault(trainer.step, {})
-            seen.update({parameter: group["lr"] for group in self.param_groups for parameter in group["params"]})
+            seen.update(
+                {
+                    parameter: group["lr"]
+                    for group in self.param_groups
+                    for parameter in group["params"]
+                }
+            )
             return step(self, *args, **kwargs)
+
         monkeypatch.setattr(cls, "step", watched)
 
     def make_watched(model, run):
@@ -322,7 +413,9 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
     trainer.load({"config": config})
     trainer.fit()
     groups = trainer.optimizer.param_groups
-    group_of = {parameter: index for index, group in enumerate(groups) for parameter in group["params"]}
+    group_of = {
+        parameter: index for index, group in enumerate(groups) for parameter in group["params"]
+    }
     logged = [line["lr"] for line in trainer.recorder.curve if "lr" in line]
     lowest = applied[min(applied, key=lambda cls: len(cls.__mro__))]
     assert list(lowest) == list(range(6)) and len({rates[0] for rates in logged}) == 6
@@ -331,4 +424,6 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
         if hasattr(trainer.optimizer, "base_optimizer"):
             assert {*lowest[step].values()} == {*rates} and len(rates) == 1
         else:
-            assert lowest[step] == {parameter: rates[index] for parameter, index in group_of.items()}
+            assert lowest[step] == {
+                parameter: rates[index] for parameter, index in group_of.items()
+            }

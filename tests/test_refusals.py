@@ -1,4 +1,5 @@
 """Bad input through the real command line: one line that says what is allowed, exit code 2, and nothing left behind."""
+
 import json
 import os
 import re
@@ -254,8 +255,16 @@ CASES = {
     "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
     "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept",
 }
-OPT = {"model_type": "opt", "vocab_size": 4096, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
-       "num_attention_heads": 4, "word_embed_proj_dim": 32, "pad_token_id": 0}
+OPT = {
+    "model_type": "opt",
+    "vocab_size": 4096,
+    "hidden_size": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "word_embed_proj_dim": 32,
+    "pad_token_id": 0,
+}
 # Only the loaded model or data shows these to be wrong.
 MODEL_CASES = {
     "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
@@ -263,20 +272,22 @@ MODEL_CASES = {
     "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",
     "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module; there are …",
     "method=badam badam_start_block=99": "badam_start_block=99: this model has blocks 0 to …",
-    "packing=true model.path=opt model.tokenizer=tuneoff:tiny":
-        "packing=true: an example would see the one packed before it in opt with model.attention=sdpa",
+    "packing=true model.path=opt model.tokenizer=tuneoff:tiny": (
+        "packing=true: an example would see the one packed before it in opt with model.attention=sdpa"
+    ),
     "data=gsm8k": "data.path=openai/gsm8k: Couldn't reach 'openai/gsm8k' on the Hub (OfflineModeIsEnabled); …",
     "data=c4 hydra.run.dir=custom": "data.path=allenai/c4: Couldn't reach 'allenai/c4' on the Hub (Offline…",
     "data=json data.path=rows.jsonl": "data.path=rows.jsonl: line 2, column 11: Expecting value",
     "data.template=chat": "data.template=chat: this tokenizer has no chat template; must be plain or auto",
     "data.columns.prompt=prmpt data.columns.completion=answer": "data.columns.prompt=prmpt: no such column in …; there "
-                                                                "are split, module, name, prompt, completion; did…",
+    "are split, module, name, prompt, completion; did…",
 }
 
 
 @dataclass
 class Outcome:
     """How one command ended, and what it left."""
+
     code: int
     out: str
     err: str
@@ -305,14 +316,30 @@ def command(typed: str, folder: Path) -> Outcome:
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
     given = os.environ.get("PYTHONPATH")  # of a checkout that is not the installed one
-    environment |= {"PYTHONPATH": os.pathsep.join([str(hook), *([given] if given else [])]),
-                    "IMPORTED": str(folder / "imported"), "HF_HUB_OFFLINE": "1"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(hook), *([given] if given else [])]),
+        "IMPORTED": str(folder / "imported"),
+        "HF_HUB_OFFLINE": "1",
+    }
     settled = [setting for setting in BASE if setting.partition("=")[0] not in typed]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *words, *settled], cwd=work, env=environment,
-                          capture_output=True, text=True, timeout=120)
-    assert (work / "mine.txt").read_text() == "kept" and before <= contents(work), "something was deleted"
-    return Outcome(done.returncode, done.stdout, done.stderr, set((folder / "imported").read_text().split()),
-                   contents(work) - before)
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *words, *settled],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (work / "mine.txt").read_text() == "kept" and before <= contents(work), (
+        "something was deleted"
+    )
+    return Outcome(
+        done.returncode,
+        done.stdout,
+        done.stderr,
+        set((folder / "imported").read_text().split()),
+        contents(work) - before,
+    )
 
 
 def run_all(cases: dict[str, str], base: Path) -> dict[str, Outcome]:
@@ -352,7 +379,9 @@ def test_refused_by_the_loaded_model(refused_by_model, typed):
 
 
 def test_refusals_never_advise_a_plus(refused):
-    assert not [typed for typed, outcome in refused.items() if "+" in outcome.err and "+" not in typed]
+    assert not [
+        typed for typed, outcome in refused.items() if "+" in outcome.err and "+" not in typed
+    ]
 
 
 def test_refused_within_about_a_second(tmp_path):
@@ -360,7 +389,10 @@ def test_refused_within_about_a_second(tmp_path):
         started = time.perf_counter()
         command("method=galore_layerwise max_grad_norm=1", tmp_path / str(index))
         return time.perf_counter() - started
-    assert min(seconds(index) for index in range(3)) < 1.5  # the aim is 1.0; other work may share the machine
+
+    assert (
+        min(seconds(index) for index in range(3)) < 1.5
+    )  # the aim is 1.0; other work may share the machine
 
 
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
@@ -370,12 +402,28 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     choices.mkdir(parents=True)
     (methods / "broken.py").write_text(
         "from dataclasses import dataclass\nfrom tuneoff.config import Method, register\n\n@register\n@dataclass\n"
-        "class Broken(Method):\n    def check(self, run):\n        run.no_such_attribute\n")
+        "class Broken(Method):\n    def check(self, run):\n        run.no_such_attribute\n"
+    )
     (choices / "broken.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - /schema/broken\n  - _self_\nmethod: broken\n")
-    done = subprocess.run([sys.executable, ROOT / "train.py", "-cd", tmp_path / "conf", "method=broken", *BASE],
-                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+        "# @package _global_\ndefaults:\n  - /schema/broken\n  - _self_\nmethod: broken\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "-cd", tmp_path / "conf", "method=broken", *BASE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1] == "AttributeError: 'Experiment' object has no attribute 'no_such_attribute'"
-    assert contents(tmp_path) == {"tuneoff", "tuneoff/methods", "tuneoff/methods/broken.py", "conf", "conf/method",
-                                  "conf/method/broken.yaml"} | {p for p in contents(tmp_path) if "__pycache__" in p}
+    assert (
+        done.stderr.splitlines()[-1]
+        == "AttributeError: 'Experiment' object has no attribute 'no_such_attribute'"
+    )
+    assert contents(tmp_path) == {
+        "tuneoff",
+        "tuneoff/methods",
+        "tuneoff/methods/broken.py",
+        "conf",
+        "conf/method",
+        "conf/method/broken.yaml",
+    } | {p for p in contents(tmp_path) if "__pycache__" in p}

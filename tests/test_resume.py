@@ -1,4 +1,5 @@
 """A run stopped at any moment and started again ends as the run that was never stopped, to the last bit."""
+
 import json
 import os
 import signal
@@ -28,30 +29,57 @@ from tuneoff.training import checkpoint
 from tuneoff.training.trainer import Trainer
 
 # With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
-OWN = {"galore": ["galore_rank=8", "galore_update_interval=5"], "badam": ["badam_switch_interval=5",
-       "badam_switch_mode=random"], "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
-       "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"], "lora": ["lora_dropout=0.2"]}
+OWN = {
+    "galore": ["galore_rank=8", "galore_update_interval=5"],
+    "badam": ["badam_switch_interval=5", "badam_switch_mode=random"],
+    "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
+    "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"],
+    "lora": ["lora_dropout=0.2"],
+}
 BF16, ADAFACTOR = ["pure_bf16=true"], ["optimizer=adafactor"]
-OTHERS = [("badam_ratio", BF16), ("galore", BF16), ("lora", ["mixed_precision=bf16"]),
-          ("full", ADAFACTOR), ("galore", ADAFACTOR), ("galore_layerwise", ADAFACTOR), ("badam", ADAFACTOR)]
+OTHERS = [
+    ("badam_ratio", BF16),
+    ("galore", BF16),
+    ("lora", ["mixed_precision=bf16"]),
+    ("full", ADAFACTOR),
+    ("galore", ADAFACTOR),
+    ("galore_layerwise", ADAFACTOR),
+    ("badam", ADAFACTOR),
+]
 
 
 def options(method, parts=2):
     if method == "galore_layerwise":
         return [f"method={method}", *OWN[method]]
-    return [f"method={method}", f"gradient_accumulation_steps={parts}", f"batch_size={4 // parts}",
-            *OWN.get(method, [])]
+    return [
+        f"method={method}",
+        f"gradient_accumulation_steps={parts}",
+        f"batch_size={4 // parts}",
+        *OWN.get(method, []),
+    ]
 
 
-@pytest.mark.parametrize("method, more", [*((method, []) for method in METHODS), ("badam", BF16),
-                                          *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)])
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        *((method, []) for method in METHODS),
+        ("badam", BF16),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
+    ],
+)
 def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, method, more):
     """In step 8, between its micro-batches: the checkpoint of step 6 is the newest."""
     finals = []
     for name, resumes in (("whole", ["never"]), ("stopped", ["never", "auto"])):
         for resume in resumes:
-            experiment, chosen, config = settings(*options(method), "max_steps=11", "save_every=2", "eval_every=4",
-                                                  *more, f"resume={resume}")
+            experiment, chosen, config = settings(
+                *options(method),
+                "max_steps=11",
+                "save_every=2",
+                "eval_every=4",
+                *more,
+                f"resume={resume}",
+            )
             trainer = Trainer(experiment, chosen, Recorder(tmp_path / name))
             trainer.load({"config": config})
             if name == "stopped" and resume == "never":
@@ -70,7 +98,14 @@ def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, meth
 
 
 # ---------------------------------------------------------------- real processes, killed by a real SIGKILL
-LONG = ["max_steps=60", "save_every=3", "eval_every=4", "eval_batch_size=1", "keep_checkpoints=1", "save_model=true"]
+LONG = [
+    "max_steps=60",
+    "save_every=3",
+    "eval_every=4",
+    "eval_batch_size=1",
+    "keep_checkpoints=1",
+    "save_model=true",
+]
 
 
 def seen_in(moment: str, folder: Path, began: float) -> bool:
@@ -86,7 +121,9 @@ def seen_in(moment: str, folder: Path, began: float) -> bool:
     if "loss" not in last or step < resumed + 4:
         return False
     if moment == "writing":
-        return any(path.name.endswith(f"{step:08d}") and path.stat().st_mtime > began for path in torn)
+        return any(
+            path.name.endswith(f"{step:08d}") and path.stat().st_mtime > began for path in torn
+        )
     evaluates = step % 4 == 0
     return step % 3 != 0 and evaluates == (moment == "evaluation")
 
@@ -94,7 +131,9 @@ def seen_in(moment: str, folder: Path, began: float) -> bool:
 def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim: int) -> int:
     """SIGKILL `victim` while `job`, which trains, is stopped where it is seen to be in `moment`; returns the step."""
     while True:
-        assert job.is_running() and job.status() != psutil.STATUS_ZOMBIE, "the run ended before it could be killed"
+        assert job.is_running() and job.status() != psutil.STATUS_ZOMBIE, (
+            "the run ended before it could be killed"
+        )
         if seen_in(moment, folder, began):
             job.suspend()
             while job.status() != psutil.STATUS_STOPPED:
@@ -137,8 +176,15 @@ def holder(root: int, sweep: Path) -> tuple[psutil.Process, Path] | None:
 def weights(folder: Path) -> dict:
     """Every tensor that a finished run has left: its last checkpoint's, the optimizer's, and the export's."""
     saved = checkpoint.newest(folder / "checkpoints")
-    return {"checkpoint": saved.tensors, "state": saved.state, "evaluated_at": saved.loop["evaluated_at"],
-            **{str(path.relative_to(folder)): load_file(path) for path in folder.glob("model/**/*.safetensors")}}
+    return {
+        "checkpoint": saved.tensors,
+        "state": saved.state,
+        "evaluated_at": saved.loop["evaluated_at"],
+        **{
+            str(path.relative_to(folder)): load_file(path)
+            for path in folder.glob("model/**/*.safetensors")
+        },
+    }
 
 
 @pytest.fixture
@@ -149,9 +195,21 @@ def command(debug_model):
     def start(*words: str) -> subprocess.Popen:
         given = {word.partition("=")[0] for word in words}
         others = {word.partition("=")[0]: word for word in (*QUICK, *LONG)}
-        process = subprocess.Popen([sys.executable, ROOT / "train.py", *words, f"model.path={debug_model}",
-                                    "model.name=debug", *(others[key] for key in others.keys() - given)], cwd=ROOT,
-                                   text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                ROOT / "train.py",
+                *words,
+                f"model.path={debug_model}",
+                "model.name=debug",
+                *(others[key] for key in others.keys() - given),
+            ],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         started.append(process)
         return process
 
@@ -180,12 +238,17 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
 
     def kill(moment, root, began):
         trains, folder = wait_for(lambda: holder(root, sweep))
-        killed.append(kill_in(moment, folder, began, trains, trains.pid if root == os.getpid() else root))
+        killed.append(
+            kill_in(moment, folder, began, trains, trains.pid if root == os.getpid() else root)
+        )
         resumed.append(record.read_json(folder / "run.json").get("resumed_at_step", 0))
         return folder
 
     for moment in ("training", "evaluation", "writing"):
-        began, launcher = time.time(), command("-m", *options(method, parts=4), f"hydra.sweep.dir={sweep}")
+        began, launcher = (
+            time.time(),
+            command("-m", *options(method, parts=4), f"hydra.sweep.dir={sweep}"),
+        )
         folder = kill(moment, launcher.pid, began)
         assert launcher.wait() == -signal.SIGKILL and record.status(folder) == "interrupted"
     for moment in ("training", "evaluation", "writing"):
@@ -197,7 +260,9 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     assert go_on(folder) == go_on(whole) == "finished"
     print(f"{method}: killed after steps {killed}, gone on from {resumed}")
     assert sum(step % 5 != 0 for step in resumed) >= 3  # inside blocks, between projections
-    difference = max(apart(trajectory(folder), trajectory(whole)), apart(weights(folder), weights(whole)))
+    difference = max(
+        apart(trajectory(folder), trajectory(whole)), apart(weights(folder), weights(whole))
+    )
     measured(method, "resume after SIGKILL", difference)
     assert difference == 0 and len(trajectory(whole)) == 60 + 16
 
@@ -228,7 +293,9 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
 # ---------------------------------------------------------------- checkpoints
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     for step in (2, 4, 6):
-        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}, keep=2)
+        checkpoint.save(
+            tmp_path, step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}, keep=2
+        )
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step_00000004", "step_00000006"]
     with (tmp_path / "step_00000006" / "state.pt").open("r+b") as file:
         file.truncate(100)
@@ -243,7 +310,9 @@ def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     for step in (2, 4):
         checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
     (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
-    checkpoint.save(tmp_path, 3, {"weight": torch.ones(3)}, {}, {}, keep=1)  # gone on from 2, then SIGTERM
+    checkpoint.save(
+        tmp_path, 3, {"weight": torch.ones(3)}, {}, {}, keep=1
+    )  # gone on from 2, then SIGTERM
     assert checkpoint.newest(tmp_path).loop["step"] == 3
 
 
@@ -274,12 +343,17 @@ def test_a_pickled_object_is_passed_over(tmp_path):
 # ---------------------------------------------------------------- which run is gone on with
 def test_resume_finds_its_folder(compose_config, tmp_path):
     """auto: the newest run of these settings that has not ended; a folder: that one, if its settings are these."""
+
     def folder(*words):
         return run_folder(str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words))
 
     name = folder().rpartition("_")[2]
-    for time_, identity, status in (("2026-01-01", name, None), ("2026-01-02", name, "interrupted"),
-                                    ("2026-01-03", name, "finished"), ("2026-01-04", "another1", "interrupted")):
+    for time_, identity, status in (
+        ("2026-01-01", name, None),
+        ("2026-01-02", name, "interrupted"),
+        ("2026-01-03", name, "finished"),
+        ("2026-01-04", "another1", "interrupted"),
+    ):
         place = tmp_path / f"{time_}_{identity}"
         place.mkdir()
         record.write_json(place / "run.json", {"identity": identity})

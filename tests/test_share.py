@@ -1,4 +1,5 @@
 """Which devices or cores a job beside others gets, and a job's ranks between them."""
+
 import os
 
 from omegaconf import OmegaConf

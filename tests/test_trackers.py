@@ -1,4 +1,5 @@
 """Trackers see the run's values, and no failure of theirs spoils a run."""
+
 import json
 import os
 import signal
@@ -18,15 +19,16 @@ BLOCK, HEADER = 32768, 7
 def records(path: Path):
     """Protobuf records of an offline run: a LevelDB log (blocks of 32 KiB, fragments of crc, length, type)."""
     from wandb.proto import wandb_internal_pb2
+
     content, position, whole = path.read_bytes(), 7, b""  # behind the magic and the version
     while position + HEADER <= len(content):
         if BLOCK - position % BLOCK < HEADER:
             position += BLOCK - position % BLOCK
             continue
-        length, kind = struct.unpack("<HB", content[position + 4:position + HEADER])
+        length, kind = struct.unpack("<HB", content[position + 4 : position + HEADER])
         if position + HEADER + length > len(content):
             return  # W&B's own process still writes
-        whole += content[position + HEADER:position + HEADER + length]
+        whole += content[position + HEADER : position + HEADER + length]
         position += HEADER + length
         if kind in (1, 4):  # full, last
             record = wandb_internal_pb2.Record()
@@ -37,9 +39,12 @@ def records(path: Path):
 
 def contents(folder: Path):
     """(run, config, history rows, summary) of the one offline run below `folder`."""
-    path, = folder.glob("wandb/offline-run-*/run-*.wandb")
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     until = time.monotonic() + 30
-    while "exit" not in [record.WhichOneof("record_type") for record in records(path)] and time.monotonic() < until:
+    while (
+        "exit" not in [record.WhichOneof("record_type") for record in records(path)]
+        and time.monotonic() < until
+    ):
         time.sleep(0.1)
     run, config, history, summary = None, {}, [], {}
     for record in records(path):
@@ -51,13 +56,23 @@ def contents(folder: Path):
             updates = record.config.update
         else:
             updates = []
-        config.update({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates})
+        config.update(
+            {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+        )
         if kind == "history":
-            history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                            for item in record.history.item})
+            history.append(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+            )
         if kind == "summary":
-            summary.update({item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                            for item in record.summary.update})
+            summary.update(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.summary.update
+                }
+            )
     return run, config, history, summary
 
 
@@ -71,7 +86,9 @@ def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
     lines = [line for line in result["curve"] if "loss" in line]
     assert [row["train/loss"] for row in steps] == [line["loss"] for line in lines]
     assert [row["lr/0"] for row in steps] == [line["lr"][0] for line in lines]
-    assert [row["train/gradient_norm"] for row in steps] == [line["gradient_norm"] for line in lines]
+    assert [row["train/gradient_norm"] for row in steps] == [
+        line["gradient_norm"] for line in lines
+    ]
     assert steps[-1]["train/tokens_per_second"] > 0
     assert summary["memory/peak_gib/train"] == result["memory"]["peak_gib"]["train"]
     assert summary["memory/train_breakdown_gib/optimizer_state"] > 0
@@ -85,13 +102,20 @@ def test_a_resume_goes_on_in_the_same_wandb_run(run, tmp_path):
     result = run("method=full", "tracker=wandb", "save_every=2", "resume=auto")
     assert result["resumed_at_step"] == 2
     paths = sorted((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
-    ids = [next(record.run.run_id for record in records(path) if record.WhichOneof("record_type") == "run")
-           for path in paths]
+    ids = [
+        next(
+            record.run.run_id
+            for record in records(path)
+            if record.WhichOneof("record_type") == "run"
+        )
+        for path in paths
+    ]
     assert len(ids) == 2 and ids[0] == ids[1] == result["tracker_id"]
 
 
 def test_tensorboard_holds_the_same(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     result = run("method=full", "tracker=tensorboard")
     folder = next((tmp_path / "run").rglob("events.out.tfevents.*")).parent
     seen = EventAccumulator(str(folder)).Reload()
@@ -102,9 +126,21 @@ def test_tensorboard_holds_the_same(run, tmp_path):
 def train(folder, model, *overrides, **environment):
     # Without the service that W&B has left in this process's environment: each run starts its own.
     inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *QUICK, "tracker=wandb", f"model.path={model}",
-                             f"hydra.run.dir={folder}", *overrides], env={**inherited, **environment},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *QUICK,
+            "tracker=wandb",
+            f"model.path={model}",
+            f"hydra.run.dir={folder}",
+            *overrides,
+        ],
+        env={**inherited, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(folder):
@@ -114,7 +150,9 @@ def finished(folder):
 def test_without_the_package_there_is_one_warning(tmp_path, debug_model):
     hide = tmp_path / "hide"
     hide.mkdir()
-    (hide / "sitecustomize.py").write_text("import sys\nsys.modules['wandb'] = None  # as if not installed\n")
+    (hide / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['wandb'] = None  # as if not installed\n"
+    )
     process = train(tmp_path / "run", debug_model, PYTHONPATH=str(hide))
     error = process.communicate()[1]
     assert process.returncode == 0, error
@@ -124,8 +162,15 @@ def test_without_the_package_there_is_one_warning(tmp_path, debug_model):
 
 def test_no_network_is_one_warning(tmp_path, debug_model):
     """`online` with a server that refuses connections, and a key that was never valid."""
-    process = train(tmp_path / "run", debug_model, "wandb_mode=online", WANDB_MODE="online",
-                    WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_INIT_TIMEOUT="5")
+    process = train(
+        tmp_path / "run",
+        debug_model,
+        "wandb_mode=online",
+        WANDB_MODE="online",
+        WANDB_API_KEY="0" * 40,
+        WANDB_BASE_URL="http://127.0.0.1:9",
+        WANDB_INIT_TIMEOUT="5",
+    )
     error = process.communicate()[1]
     assert process.returncode == 0, error
     assert finished(tmp_path / "run") == "finished"
@@ -139,8 +184,11 @@ def test_a_killed_service_does_not_stop_the_run(tmp_path, debug_model):
     metrics = folder / "metrics.jsonl"
     while not (metrics.exists() and '"step": 5,' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]
-    services = [other for other in psutil.process_iter(["cmdline"])
-                if {"--pid", str(process.pid)} <= set(other.info["cmdline"] or ())]
+    services = [
+        other
+        for other in psutil.process_iter(["cmdline"])
+        if {"--pid", str(process.pid)} <= set(other.info["cmdline"] or ())
+    ]
     assert services
     for service in services:
         service.send_signal(signal.SIGKILL)

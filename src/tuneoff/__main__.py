@@ -1,4 +1,5 @@
 """Commands beside training: python -m tuneoff report outputs/compare. Imports no torch."""
+
 import argparse
 import sys
 

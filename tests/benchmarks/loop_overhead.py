@@ -3,6 +3,7 @@
 Run: python tests/benchmarks/loop_overhead.py [pairs] [steps]. Interleaved pairs, medians; both sides fused AdamW (or
 the method's own optimizer), batches tokenised beforehand and collated in the loop. A ratio of 1 is no cost.
 """
+
 import statistics
 import sys
 import tempfile
@@ -17,14 +18,23 @@ METHODS = ("full", "lora", "galore", "badam")
 
 def trainer(method: str, steps: int, folder: Path):
     """A trainer that has loaded, without tracker, bar and evaluation."""
-    import tuneoff.cli.main  # noqa: F401
+    import tuneoff.cli.main
     import tuneoff.methods  # noqa: F401
     from tuneoff.config import bind, resolved
     from tuneoff.record import Recorder
     from tuneoff.training.trainer import Trainer
+
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=[f"method={method}", f"max_steps={steps}", "tracker=none", "progress=false",
-                                           "data.limit=400"])
+        cfg = compose(
+            "config",
+            overrides=[
+                f"method={method}",
+                f"max_steps={steps}",
+                "tracker=none",
+                "progress=false",
+                "data.limit=400",
+            ],
+        )
     made = Trainer(*bind(cfg), Recorder(folder))
     made.load({"config": resolved(cfg)})
     made.data.splits["validation"] = []
@@ -35,6 +45,7 @@ def bare(method: str, steps: int, folder: Path) -> float:
     """Tokens a second of the loop everyone writes first: forward, backward, step, read the loss."""
     from tuneoff.data import collate
     from tuneoff.training.step import summed_loss
+
     made = trainer(method, steps, folder)
     model, optimizer = made.model.train(), made.optimizer
     tokens = seconds = 0.0
@@ -76,10 +87,16 @@ def main(pairs: int = 5, steps: int = 40) -> None:
         for pair in range(pairs):
             with tempfile.TemporaryDirectory() as folder:
                 sides = [(ours, "ours"), (bare, "bare")]
-                speeds = {name: side(method, steps, Path(folder) / name) for side, name in sides[::1 - 2 * (pair % 2)]}
+                speeds = {
+                    name: side(method, steps, Path(folder) / name)
+                    for side, name in sides[:: 1 - 2 * (pair % 2)]
+                }
             ratios.append(speeds["ours"] / speeds["bare"])
-        print(f"{method:8} ours / bare: median {statistics.median(ratios):.3f}, all "
-              + ", ".join(f"{ratio:.3f}" for ratio in ratios), flush=True)
+        print(
+            f"{method:8} ours / bare: median {statistics.median(ratios):.3f}, all "
+            + ", ".join(f"{ratio:.3f}" for ratio in ratios),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Shared by the data's tests: files of rows, and tiny's tokenizer with a chat model's template and control tokens."""
+
 import json
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 def new_tokenizer(template: str | None = None, *control: str):
     """Tiny's tokenizer, with a chat template and control tokens."""
     from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     if template:
         tokenizer.add_special_tokens({"additional_special_tokens": list(control)})
@@ -45,7 +47,10 @@ def write_lines(path: Path, rows: list) -> Path:
 
 def pairs(count: int, **more) -> list[dict]:
     """Rows of prompt and completion, each another."""
-    return [{"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}.", **more} for n in range(count)]
+    return [
+        {"prompt": f"What is {n} + {n}?", "completion": f"It is {2 * n}.", **more}
+        for n in range(count)
+    ]
 
 
 def trained(row, tokenizer) -> list[str]:

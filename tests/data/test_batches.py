@@ -1,4 +1,6 @@
 """Which rows a step sees depends on the seed and the position alone, and little of what they become is padding."""
+
+import itertools
 import random
 from array import array
 
@@ -27,9 +29,14 @@ ROWS = examples(403)
 
 def padding_share(plan, steps, size):
     """Share of padding among all positions of the first `steps`, in micro-batches of `size` rows."""
-    batches = [collate(rows[start:start + size], 0) for rows in map(plan.step_rows, range(steps))
-               for start in range(0, len(rows), size)]
-    return 1 - sum(batch.tokens for batch in batches) / sum(batch.input_ids.numel() for batch in batches)
+    batches = [
+        collate(rows[start : start + size], 0)
+        for rows in map(plan.step_rows, range(steps))
+        for start in range(0, len(rows), size)
+    ]
+    return 1 - sum(batch.tokens for batch in batches) / sum(
+        batch.input_ids.numel() for batch in batches
+    )
 
 
 # ---------------------------------------------------------------- the order
@@ -39,10 +46,12 @@ def test_every_row_is_seen_once_an_epoch(grouped, size):
     plan = Plan(ROWS, 3, size, epochs=3, grouped=grouped)
     steps = plan.steps("epochs", 3)
     order = [index for step in range(steps) for index in plan.indices(step)]
-    epochs = [order[start:start + 403] for start in (0, 403, 806)]
+    epochs = [order[start : start + 403] for start in (0, 403, 806)]
     assert all(sorted(epoch) == list(range(403)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert plan.indices(steps - 1) and not plan.indices(steps)  # the last step may be short, and there is none after
+    assert plan.indices(steps - 1) and not plan.indices(
+        steps
+    )  # the last step may be short, and there is none after
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -62,10 +71,12 @@ def test_grouped_rows_are_alike_long_and_steps_come_in_any_order():
     assert padding_share(grouped, 50, 8) < 0.08
     assert padding_share(grouped, 200, 8) < 0.09  # also where an epoch begins inside a step
     longest = [len(grouped.step_rows(step)[0].ids) for step in range(50)]
-    rising = sum(one < two for one, two in zip(longest, longest[1:], strict=False))
+    rising = sum(one < two for one, two in itertools.pairwise(longest))
     assert 15 < rising < 35
     again = [sorted(grouped.indices(step)) for step in range(51, 100)]
-    assert not any(sorted(grouped.indices(step)) in again for step in range(50))  # nobody always meets the same
+    assert not any(
+        sorted(grouped.indices(step)) in again for step in range(50)
+    )  # nobody always meets the same
 
 
 def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
@@ -78,6 +89,7 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
 def test_every_method_sees_the_same(settings, tmp_path, option):
     from tuneoff.record import Recorder
     from tuneoff.training.trainer import Trainer
+
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
@@ -101,7 +113,10 @@ def test_packs_hold_every_example_once_and_are_nearly_full():
 
 
 def test_a_pack_is_its_examples_one_after_another():
-    rows = [Row(array("i", [5, 6, 7]), ((1, 3),)), Row(array("i", [8, 9, 10, 11]), ((1, 2), (3, 4)))]
+    rows = [
+        Row(array("i", [5, 6, 7]), ((1, 3),)),
+        Row(array("i", [8, 9, 10, 11]), ((1, 2), (3, 4))),
+    ]
     assert join(rows) == Pack(array("i", range(5, 12)), ((1, 3), (4, 5), (6, 7)), (0, 3))
 
 
@@ -126,13 +141,22 @@ def test_rows_of_one_example_need_neither_positions_nor_mask():
     flat, length = batch.input_ids.flatten(), batch.input_ids.shape[1]
     for index, row in enumerate(ROWS[:8]):
         assert batch.input_ids[index].tolist() == [*row.ids, *[0] * (length - len(row.ids))]
-    expected = [token for row in ROWS[:8] for start, end in row.spans for token in row.ids[start:end]]
+    expected = [
+        token for row in ROWS[:8] for start, end in row.spans for token in row.ids[start:end]
+    ]
     assert flat[batch.keep + 1].tolist() == batch.labels.tolist() == expected
 
 
 def test_budgets_count_packs_as_rows(run):
     """An epoch is every example once; tokens are those of the examples."""
-    options = ["method=full", "packing=true", "max_steps=null", "max_length=256", "data.limit=24", "batch_size=2"]
+    options = [
+        "method=full",
+        "packing=true",
+        "max_steps=null",
+        "max_length=256",
+        "data.limit=24",
+        "batch_size=2",
+    ]
     result = run(*options, "epochs=1")
     plain = run("method=full", "max_steps=null", "epochs=1", "max_length=256", "data.limit=24")
     speed = result["throughput"]
@@ -150,9 +174,17 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
     from tuneoff.training.trainer import Interrupted, Trainer
 
     def train(folder, *overrides, stop=None):
-        experiment, chosen, config = settings("method=lora", f"{option}=true", "data.limit=24", "max_length=200",
-                                              "batch_size=1", "gradient_accumulation_steps=3", "max_steps=12",
-                                              "lora_dropout=0.1", *overrides)
+        experiment, chosen, config = settings(
+            "method=lora",
+            f"{option}=true",
+            "data.limit=24",
+            "max_length=200",
+            "batch_size=1",
+            "gradient_accumulation_steps=3",
+            "max_steps=12",
+            "lora_dropout=0.1",
+            *overrides,
+        )
         trainer = Trainer(experiment, chosen, Recorder(folder))
         trainer.load({"config": config})
         assert 3 < len(trainer.plan.rows) < 9 * 3  # nine steps are done when it stops
@@ -170,7 +202,10 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
         else:
             trainer.fit()
         trainer.recorder.close()
-        lines = [{key: value for key, value in line.items() if "seconds" not in key} for line in read_metrics(folder)]
+        lines = [
+            {key: value for key, value in line.items() if "seconds" not in key}
+            for line in read_metrics(folder)
+        ]
         return lines, [parameter.detach() for parameter in trainer.model.parameters()]
 
     lines, weights = train(tmp_path / "whole")

@@ -19,7 +19,10 @@ FILES = ("docstrings.jsonl.xz", "stdlib.jsonl.xz")
 
 def read(name):
     """Returns the rows of a shipped file."""
-    return [json.loads(line) for line in lzma.decompress((CORPUS / name).read_bytes()).decode().splitlines()]
+    return [
+        json.loads(line)
+        for line in lzma.decompress((CORPUS / name).read_bytes()).decode().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,10 @@ def texts():
 
 def modules_by_split(rows):
     """Returns split -> its modules."""
-    return {split: {row["module"] for row in rows if row["split"] == split}
-            for split in sorted({row["split"] for row in rows})}
+    return {
+        split: {row["module"] for row in rows if row["split"] == split}
+        for split in sorted({row["split"] for row in rows})
+    }
 
 
 def test_files_are_small_and_licensed():
@@ -78,17 +83,23 @@ def test_no_evaluation_pair_is_in_the_pretraining_text(pairs, texts):
     # The text holds functions with their docstrings, which hides a copy from the search above.
     functions = [parts for row in texts for parts in build_corpus.functions(row["text"])]
     known = {fold(part) for _, *parts in functions for part in parts}
-    assert not [row["name"] for row in held_out if {fold(row["prompt"]), fold(row["completion"])} & known]
+    assert not [
+        row["name"] for row in held_out if {fold(row["prompt"]), fold(row["completion"])} & known
+    ]
 
 
 def test_every_pair_is_a_whole_function_without_its_docstring(pairs):
     for row in pairs:
         assert list(row) == ["split", "module", "name", "prompt", "completion"]
         prompt, completion = row["prompt"], row["completion"]
-        assert 40 <= len(prompt) <= 1000 and 12 <= len(completion) <= 240 and len(completion.split()) >= 3
+        assert (
+            40 <= len(prompt) <= 1000
+            and 12 <= len(completion) <= 240
+            and len(completion.split()) >= 3
+        )
         assert build_corpus.is_clean(prompt + completion) and "\n" not in completion
         assert fold(completion) not in fold(prompt)
-        function, = ast.parse(prompt).body
+        (function,) = ast.parse(prompt).body
         assert function.name == row["name"].rpartition(".")[2]
         assert build_corpus.has_body(prompt)
 
@@ -105,11 +116,15 @@ def test_other_releases_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(".".join(map(str, sys.version_info[:3])) != build_corpus.RELEASE,
-                    reason=f"the corpus is rebuilt from the library of CPython {build_corpus.RELEASE}")
+@pytest.mark.skipif(
+    ".".join(map(str, sys.version_info[:3])) != build_corpus.RELEASE,
+    reason=f"the corpus is rebuilt from the library of CPython {build_corpus.RELEASE}",
+)
 def test_rebuilding_gives_the_same_bytes(tmp_path):
     build_corpus.build(Path(sysconfig.get_path("stdlib")), tmp_path)
     for name in FILES:
         new, shipped = (tmp_path / name).read_bytes(), (CORPUS / name).read_bytes()
-        assert lzma.decompress(new) == lzma.decompress(shipped)  # first, as it does not depend on liblzma
+        assert lzma.decompress(new) == lzma.decompress(
+            shipped
+        )  # first, as it does not depend on liblzma
         assert new == shipped

@@ -1,4 +1,5 @@
 """From a set to rows: cut, dropped and counted, in splits that share nothing, the same every time, and kept."""
+
 import json
 import multiprocessing
 import os
@@ -29,28 +30,45 @@ def texts(data_set, tokenizer, split="train"):
 
 # ---------------------------------------------------------------- rows
 def test_questions_are_the_rows_up_to_their_answers(tmp_path):
-    rows = [{"split": "train", "prompt": "one", "completion": "two"},
-            {"split": "test", "prompt": "long " * 50, "completion": "nowhere"},
-            {"split": "test", "prompt": "What is 3 + 4?", "completion": "It is 7. " * 20}]
+    rows = [
+        {"split": "train", "prompt": "one", "completion": "two"},
+        {"split": "test", "prompt": "long " * 50, "completion": "nowhere"},
+        {"split": "test", "prompt": "What is 3 + 4?", "completion": "It is 7. " * 20},
+    ]
     data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
-    question, = data.questions("test")
+    (question,) = data.questions("test")
     assert question.answer == "It is 7. " * 20
     assert plain().decode(question.prompt) == "### Instruction:\nWhat is 3 + 4?\n\n### Response:\n"
     assert data.questions("validation") == []
 
 
 def test_a_question_asks_for_the_last_answer_that_is_there(tmp_path):
-    talk = [{"role": role, "content": content} for role, content in
-            (("user", "a"), ("assistant", "first"), ("user", "word " * 100), ("assistant", "second"))]
-    path = write_lines(tmp_path / "rows.jsonl", [{"messages": talk, "split": split} for split in ("train", "test")])
+    talk = [
+        {"role": role, "content": content}
+        for role, content in (
+            ("user", "a"),
+            ("assistant", "first"),
+            ("user", "word " * 100),
+            ("assistant", "second"),
+        )
+    ]
+    path = write_lines(
+        tmp_path / "rows.jsonl", [{"messages": talk, "split": split} for split in ("train", "test")]
+    )
     whole, cut = (load(Data("test", str(path)), chatty(), length) for length in (512, 64))
-    assert [question.answer for question in whole.questions("test") + cut.questions("test")] == ["second", "first"]
+    assert [question.answer for question in whole.questions("test") + cut.questions("test")] == [
+        "second",
+        "first",
+    ]
     assert chatty().decode(cut.questions("test")[0].prompt).endswith("<|im_start|>assistant\n")
 
 
 def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
-    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "word " * 90},
-            {"prompt": "word " * 90, "completion": "b"}]
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": "word " * 90},
+        {"prompt": "word " * 90, "completion": "b"},
+    ]
     data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
     facts = data.facts()
     assert (facts["rows"]["train"], facts["cut"]["train"], facts["dropped"]["train"]) == (2, 2, 1)
@@ -62,8 +80,13 @@ def test_the_record_says_how_rows_were_made(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", pairs(4))
     facts = load(Data("test", str(path)), chatty(), 96).facts()
     assert facts["template"] == "chat" and facts["template_text"] == SMOLLM2
-    assert facts["format"] == "prompt_completion" and set(facts["columns"]) == {"prompt", "completion"}
-    assert load(Data("test", str(path), template="plain"), chatty(), 96).facts()["template"] == "plain"
+    assert facts["format"] == "prompt_completion" and set(facts["columns"]) == {
+        "prompt",
+        "completion",
+    }
+    assert (
+        load(Data("test", str(path), template="plain"), chatty(), 96).facts()["template"] == "plain"
+    )
 
 
 def test_the_example_shows_what_is_trained(tmp_path):
@@ -72,19 +95,36 @@ def test_the_example_shows_what_is_trained(tmp_path):
 
 
 def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):
-    path = write_lines(tmp_path / "rows.jsonl", [{"text": "one two\n"}, {"text": ""}, {"text": "three"}])
-    rows = [load(Data("test", str(path), end_token=end), plain(), 512).splits["train"] for end in (True, False)]
+    path = write_lines(
+        tmp_path / "rows.jsonl", [{"text": "one two\n"}, {"text": ""}, {"text": "three"}]
+    )
+    rows = [
+        load(Data("test", str(path), end_token=end), plain(), 512).splits["train"]
+        for end in (True, False)
+    ]
     decoded = [plain().decode(row.ids) for (row,) in rows]
     assert decoded == ["one two\n<|end|><|end|>three<|end|>", "one two\nthree"]
     many = load(Data("test", str(path)), plain(), 4).splits["train"]
-    assert [token for row in many for token in row.ids] == list(rows[0][0].ids) and len(many[0].ids) == 4
+    assert [token for row in many for token in row.ids] == list(rows[0][0].ids) and len(
+        many[0].ids
+    ) == 4
 
 
-@pytest.mark.parametrize("rows, message", [
-    ([], "no training rows"),
-    ([{"prompt": "word " * 99, "completion": "b"}], "no training rows: no answer of 1 example"),
-    ([{"messages": [{"role": "user", "content": "a"}]}], "no training rows: no row has an answer"),
-    ([{"prompt": "a", "completion": "b", "split": "test"}], "data.splits.train=train: .* no such split; there are te")])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no training rows"),
+        ([{"prompt": "word " * 99, "completion": "b"}], "no training rows: no answer of 1 example"),
+        (
+            [{"messages": [{"role": "user", "content": "a"}]}],
+            "no training rows: no row has an answer",
+        ),
+        (
+            [{"prompt": "a", "completion": "b", "split": "test"}],
+            "data.splits.train=train: .* no such split; there are te",
+        ),
+    ],
+)
 def test_a_set_without_training_rows_is_refused(tmp_path, rows, message):
     with pytest.raises(ConfigError, match=message):
         load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
@@ -106,20 +146,28 @@ def test_a_share_is_exact_disjoint_and_the_same_every_time(tmp_path):
     assert len(set(other["validation"]) & set(first["validation"])) < 10
     # A smaller training set is judged by the same rows.
     assert shares(path, validation_share=0.1, test_share=0.05, limit=50, eval_limit=200) == {
-        **first, "train": first["train"][:50]}
+        **first,
+        "train": first["train"][:50],
+    }
 
 
 def test_a_share_does_not_depend_on_the_order_of_rows(tmp_path):
     rows = pairs(100)
-    found = [shares(write_lines(tmp_path / name, part), validation_share=0.1)["validation"]
-             for name, part in (("a.jsonl", rows), ("b.jsonl", rows[::-1]))]
+    found = [
+        shares(write_lines(tmp_path / name, part), validation_share=0.1)["validation"]
+        for name, part in (("a.jsonl", rows), ("b.jsonl", rows[::-1]))
+    ]
     assert found[0] == found[1][::-1]
 
 
 def test_what_asks_the_same_stays_on_one_side(tmp_path):
     rows = [{"prompt": f"Say {n % 30}.", "completion": f"It is {n}."} for n in range(90)]
     found = shares(write_lines(tmp_path / "rows.jsonl", rows), validation_share=0.2, test_share=0.1)
-    assert {split: len(items) for split, items in found.items()} == {"train": 63, "validation": 18, "test": 9}
+    assert {split: len(items) for split, items in found.items()} == {
+        "train": 63,
+        "validation": 18,
+        "test": 9,
+    }
     asked = [{int(text[6:-8]) % 30 for text in items} for items in found.values()]
     assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
 
@@ -127,8 +175,12 @@ def test_what_asks_the_same_stays_on_one_side(tmp_path):
 def test_a_conversation_and_its_longer_form_stay_on_one_side(tmp_path):
     def turn(place: int, content: str) -> dict:
         return {"role": ("user", "assistant")[place % 2], "content": content}
-    rows = [{"messages": [turn(place, f"{n} at {place}") for place in range(length)]}
-            for n in range(40) for length in (2, 4)]
+
+    rows = [
+        {"messages": [turn(place, f"{n} at {place}") for place in range(length)]}
+        for n in range(40)
+        for length in (2, 4)
+    ]
     found = shares(write_lines(tmp_path / "rows.jsonl", rows), validation_share=0.25)
     numbers = [{text.split()[0] for text in items} for items in found.values()]
     assert len(numbers[0]) == 30 and len(numbers[1]) == 10
@@ -144,7 +196,9 @@ def test_a_split_of_that_name_goes_before_a_share(tmp_path):
 def test_a_share_of_nothing_is_refused(tmp_path):
     same = [{"prompt": "Say.", "completion": str(n)} for n in range(9)]
     for rows in (pairs(1), same):
-        with pytest.raises(ConfigError, match="data.validation_share=0.1: [19] training rows are too few, or ask"):
+        with pytest.raises(
+            ConfigError, match="data.validation_share=0.1: [19] training rows are too few, or ask"
+        ):
             shares(write_lines(tmp_path / "rows.jsonl", rows), validation_share=0.1)
     unanswered = [{"messages": [{"role": "user", "content": "a"}]}] * 9
     with pytest.raises(ConfigError, match="^data.path=.*: no training rows: no row has an answer$"):
@@ -153,8 +207,16 @@ def test_a_share_of_nothing_is_refused(tmp_path):
 
 # ---------------------------------------------------------------- the cache
 def test_a_set_is_kept_whole(tmp_path, kept, monkeypatch):
-    talk = [{"role": role, "content": "word " * 9} for role in ("user", "assistant", "user", "assistant")]
-    rows = [{"messages": talk[:2]}, {"messages": talk}, {"messages": talk, "split": "test"}, {"messages": talk[:1]}]
+    talk = [
+        {"role": role, "content": "word " * 9}
+        for role in ("user", "assistant", "user", "assistant")
+    ]
+    rows = [
+        {"messages": talk[:2]},
+        {"messages": talk},
+        {"messages": talk, "split": "test"},
+        {"messages": talk[:1]},
+    ]
     data = Data("test", str(write_lines(tmp_path / "rows.jsonl", rows)))
     first = load(data, chatty(), 128)
     monkeypatch.setattr("tuneoff.data.loading.tokenise", lambda *_: pytest.fail("tokenised again"))
@@ -167,25 +229,36 @@ def test_anything_that_changes_the_rows_misses_the_cache(tmp_path, kept):
     os.utime(path, (1, 1))
     data = Data("test", str(path))
     load(data, chatty(), 96)
-    changes = [lambda: load(data, chatty(), 95), lambda: load(data, plain(), 96),
-               lambda: load(data, new_tokenizer(SMOLLM2 + " ", "<|im_start|>", "<|im_end|>"), 96),
-               lambda: load(data, new_tokenizer(SMOLLM2, "<|im_start|>", "<|im_end|>", "It"), 96),
-               lambda: load(replace(data, validation_share=0.1), chatty(), 96),
-               lambda: load(replace(data, columns=Columns(prompt="completion", completion="prompt")), chatty(), 96)]
+    changes = [
+        lambda: load(data, chatty(), 95),
+        lambda: load(data, plain(), 96),
+        lambda: load(data, new_tokenizer(SMOLLM2 + " ", "<|im_start|>", "<|im_end|>"), 96),
+        lambda: load(data, new_tokenizer(SMOLLM2, "<|im_start|>", "<|im_end|>", "It"), 96),
+        lambda: load(replace(data, validation_share=0.1), chatty(), 96),
+        lambda: load(
+            replace(data, columns=Columns(prompt="completion", completion="prompt")), chatty(), 96
+        ),
+    ]
     for number, change in enumerate(changes, 2):
         change()
         assert len(list(kept.iterdir())) == number
-    path.write_text(path.read_text().replace("It is 4", "It is 5"))  # of the same size and, by the next line, age
+    path.write_text(
+        path.read_text().replace("It is 4", "It is 5")
+    )  # of the same size and, by the next line, age
     os.utime(path, (1, 1))
     assert "It is 5.<|im_end|>" in texts(load(data, chatty(), 96), chatty())
-    load(replace(data, name="other", path=str(path.rename(tmp_path / "elsewhere.jsonl"))), chatty(), 96)
+    load(
+        replace(data, name="other", path=str(path.rename(tmp_path / "elsewhere.jsonl"))),
+        chatty(),
+        96,
+    )
     assert len(list(kept.iterdir())) == len(changes) + 2  # a name and a place change nothing
 
 
 def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
     data = Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20))))
     first = load(data, plain(), 96)
-    file, = kept.iterdir()
+    (file,) = kept.iterdir()
     file.write_bytes(file.read_bytes()[:100])
     assert load(data, plain(), 96) == first
     assert file.stat().st_size > 100
@@ -210,35 +283,61 @@ def test_two_processes_at_once_get_the_same(tmp_path, kept):
 
 
 # ---------------------------------------------------------------- the choices of data=
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+)
 def test_every_choice_composes(tmp_path, name):
-    extra = [f"data.path={write_lines(tmp_path / 'rows.jsonl', pairs(1))}"] if name == "json" else []
+    extra = (
+        [f"data.path={write_lines(tmp_path / 'rows.jsonl', pairs(1))}"] if name == "json" else []
+    )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        data = bind(compose("config", overrides=["model.pretrained=false", f"data={name}", *extra]))[0].data
+        data = bind(
+            compose("config", overrides=["model.pretrained=false", f"data={name}", *extra])
+        )[0].data
     assert data.name == name and data.on_hub == (name in HUB)
 
 
 def test_gsm8k_is_read_as_its_yaml_says(tmp_path):
     """A copy of the set with its two subsets, through the whole of `load`."""
     import datasets
+
     for split, count in (("train", 40), ("test", 5)):
         rows = [{"question": f"{split} {n}?", "answer": f"So.\n#### {n}"} for n in range(count)]
-        datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set" / "main" / f"{split}-0.parquet")
+        datasets.Dataset.from_list(rows).to_parquet(
+            tmp_path / "set" / "main" / f"{split}-0.parquet"
+        )
     (tmp_path / "set" / "README.md").write_text(
         "---\nconfigs:\n- config_name: main\n  data_files:\n  - {split: train, path: main/train-*}\n"
-        "  - {split: test, path: main/test-*}\n- config_name: socratic\n  data_files: main/test-*\n---\n")
+        "  - {split: test, path: main/test-*}\n- config_name: socratic\n  data_files: main/test-*\n---\n"
+    )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=["model.pretrained=false", "data=gsm8k", f"data.path={tmp_path / 'set'}"])
+        cfg = compose(
+            "config",
+            overrides=["model.pretrained=false", "data=gsm8k", f"data.path={tmp_path / 'set'}"],
+        )
     data = load(bind(cfg)[0].data, plain(), 96)
-    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 38, "validation": 2, "test": 5}
+    assert {split: len(rows) for split, rows in data.splits.items()} == {
+        "train": 38,
+        "validation": 2,
+        "test": 5,
+    }
     assert data.questions("test")[3].answer == "So.\n#### 3"
 
 
 def test_the_identity_of_a_folder_is_that_of_its_files(tmp_path):
     def name() -> str:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return identity(compose("config", overrides=["model.pretrained=false", "data=json",
-                                                         f"data.path={tmp_path / 'set'}"]))
+            return identity(
+                compose(
+                    "config",
+                    overrides=[
+                        "model.pretrained=false",
+                        "data=json",
+                        f"data.path={tmp_path / 'set'}",
+                    ],
+                )
+            )
+
     write_lines(tmp_path / "set" / "a.jsonl", pairs(3))
     names = [name()]
     Path(tmp_path / "set" / "notes.md").write_text("not data")
@@ -257,4 +356,8 @@ def test_the_embedded_set_is_what_it_was():
     """Rows, order and labels of the default, to the last token: earlier records stay comparable."""
     data = load(Data("docstrings", "tuneoff:docstrings"), plain(), 256)
     assert data.fingerprint == "f85627088e7b814c"
-    assert json.loads(json.dumps(data.facts()))["cut"] == {"train": 122, "validation": 16, "test": 21}
+    assert json.loads(json.dumps(data.facts()))["cut"] == {
+        "train": 122,
+        "validation": 16,
+        "test": 21,
+    }

@@ -1,4 +1,5 @@
 """The loss is on answers and their end tokens and on nothing else, whatever a chat template makes of a conversation."""
+
 import pytest
 from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
 
@@ -53,14 +54,20 @@ END = "<|im_end|>"
 def turns(*contents: str, system: str | None = None) -> Example:
     """A conversation of question, answer, question, answer."""
     roles = ("user", "assistant")
-    said = [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
-    return Example([{"role": "system", "content": system}, *said] if system else said, "", "rows.jsonl: line 7")
+    said = [
+        {"role": roles[place % 2], "content": content} for place, content in enumerate(contents)
+    ]
+    return Example(
+        [{"role": "system", "content": system}, *said] if system else said, "", "rows.jsonl: line 7"
+    )
 
 
 def answers(template: str, example: Example) -> list[str]:
     """What is trained of a conversation, whose tokens must be those that the tokenizer itself makes of it."""
-    tokenizer = new_tokenizer(template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>", "<|turn|>", "<|done|>")
-    (ids, spans), = Chat(tokenizer).encode([example])
+    tokenizer = new_tokenizer(
+        template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>", "<|turn|>", "<|done|>"
+    )
+    ((ids, spans),) = Chat(tokenizer).encode([example])
     whole = tokenizer.apply_chat_template(example.messages, tokenize=True, return_dict=False)
     assert "strftime_now" in template or ids == whole
     return trained(Row(ids, spans), tokenizer)
@@ -69,7 +76,9 @@ def answers(template: str, example: Example) -> list[str]:
 TALK = turns("Hello?", "Hello there.", "What is 1 + 1?", "It is 2.\n\nSure.")
 
 
-@pytest.mark.parametrize("template, end", [(SMOLLM2, END), (LLAMA3, "<|eot|>"), (STRICT, "<|done|>"), (TAGGED, END)])
+@pytest.mark.parametrize(
+    ("template", "end"), [(SMOLLM2, END), (LLAMA3, "<|eot|>"), (STRICT, "<|done|>"), (TAGGED, END)]
+)
 def test_every_answer_and_its_end_token_are_trained_and_nothing_else(template, end):
     assert answers(template, TALK) == [f"Hello there.{end}", f"It is 2.\n\nSure.{end}"]
 
@@ -77,7 +86,10 @@ def test_every_answer_and_its_end_token_are_trained_and_nothing_else(template, e
 def test_white_space_around_an_answer_belongs_to_nobody():
     spaced = turns("Hello?", "  Hello \n", "What?", "\n\nTwo. ")
     assert answers(LLAMA3, spaced) == ["Hello<|eot|>", "Two.<|eot|>"]  # the template strips it
-    assert [text.strip(" \n") for text in answers(SMOLLM2, spaced)] == [f"Hello \n{END}", f"Two. {END}"]
+    assert [text.strip(" \n") for text in answers(SMOLLM2, spaced)] == [
+        f"Hello \n{END}",
+        f"Two. {END}",
+    ]
 
 
 def test_control_tokens_in_what_is_said_end_no_answer():
@@ -87,7 +99,7 @@ def test_control_tokens_in_what_is_said_end_no_answer():
 
 def test_answers_that_repeat_the_question_or_each_other_are_told_apart():
     assert answers(SMOLLM2, turns("a", "a", "a", "a")) == [f"a{END}"] * 2
-    (_, spans), = Chat(chatty()).encode([turns("a", "a", "a", "a")])
+    ((_, spans),) = Chat(chatty()).encode([turns("a", "a", "a", "a")])
     assert spans[0][1] < spans[1][0]
 
 
@@ -97,12 +109,17 @@ def test_a_template_may_move_what_the_system_says():
 
 
 def test_thoughts_are_trained_where_the_template_keeps_them():
-    assert answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes")) == [f"<think>\nhm\n</think>\n\nyes{END}"]
+    assert answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes")) == [
+        f"<think>\nhm\n</think>\n\nyes{END}"
+    ]
     assert answers(THINKING, TALK) == [f"Hello there.{END}", f"It is 2.\n\nSure.{END}"]
 
 
 def test_thoughts_that_the_template_takes_out_are_refused_not_guessed():
-    with pytest.raises(ConfigError, match=r"^data.template=chat: .*changes.*rows.jsonl: line 7.*data.template=plain"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^data.template=chat: .*changes.*rows.jsonl: line 7.*data.template=plain",
+    ):
         answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes", "q", "no"))
 
 
@@ -114,7 +131,10 @@ def test_what_a_template_refuses_is_told_with_its_place():
 
 
 def test_an_answer_without_an_end_token_is_told_once(caplog):
-    assert answers(WORDS, TALK) == [" Hello there.", " It is 2.\n\nSure."]  # a space belongs to its word
+    assert answers(WORDS, TALK) == [
+        " Hello there.",
+        " It is 2.\n\nSure.",
+    ]  # a space belongs to its word
     assert caplog.text.count("nothing teaches a model to stop") == 1
 
 
@@ -125,29 +145,46 @@ def test_a_template_that_tells_the_date_gives_the_same_tokens_tomorrow():
 
 
 def test_the_prompt_of_the_last_answer_is_what_a_model_is_given_to_answer():
-    (ids, spans), = Chat(chatty()).encode([TALK])
-    asked = chatty().apply_chat_template(TALK.messages[:-1], add_generation_prompt=True, return_dict=False)
-    assert ids[:spans[-1][0]] == asked
+    ((ids, spans),) = Chat(chatty()).encode([TALK])
+    asked = chatty().apply_chat_template(
+        TALK.messages[:-1], add_generation_prompt=True, return_dict=False
+    )
+    assert ids[: spans[-1][0]] == asked
 
 
 # ---------------------------------------------------------------- the plain one, and which is chosen
 def test_plain_turns_follow_each_other():
     example = turns("Hello?", "Hi.", "Bye?", "Bye.", system="Be kind.")
-    (ids, spans), = Plain(plain()).encode([example])
-    assert plain().decode(ids) == ("### System:\nBe kind.\n\n### Instruction:\nHello?\n\n### Response:\nHi.<|end|>"
-                                   "### Instruction:\nBye?\n\n### Response:\nBye.<|end|>")
+    ((ids, spans),) = Plain(plain()).encode([example])
+    assert plain().decode(ids) == (
+        "### System:\nBe kind.\n\n### Instruction:\nHello?\n\n### Response:\nHi.<|end|>"
+        "### Instruction:\nBye?\n\n### Response:\nBye.<|end|>"
+    )
     assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Bye.<|end|>"]
 
 
 def test_plain_takes_conversations_in_any_order():
-    said = [("assistant", "Hi."), ("assistant", "Well?"), ("user", "a"), ("user", "b"), ("assistant", "c")]
-    (ids, spans), = Plain(plain()).encode([Example([{"role": r, "content": c} for r, c in said], "", "")])
+    said = [
+        ("assistant", "Hi."),
+        ("assistant", "Well?"),
+        ("user", "a"),
+        ("user", "b"),
+        ("assistant", "c"),
+    ]
+    ((ids, spans),) = Plain(plain()).encode(
+        [Example([{"role": r, "content": c} for r, c in said], "", "")]
+    )
     assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Well?<|end|>", "c<|end|>"]
 
 
 def test_auto_takes_the_tokenizers_template_where_there_is_one():
-    names = [choose(Data("t", "t", template=template), tokenizer()).name
-             for template in ("auto", "plain") for tokenizer in (plain, chatty)]
+    names = [
+        choose(Data("t", "t", template=template), tokenizer()).name
+        for template in ("auto", "plain")
+        for tokenizer in (plain, chatty)
+    ]
     assert names == ["plain", "chat", "plain", "plain"]
-    with pytest.raises(ConfigError, match="^data.template=chat: this tokenizer has no chat template"):
+    with pytest.raises(
+        ConfigError, match="^data.template=chat: this tokenizer has no chat template"
+    ):
         choose(Data("t", "t", template="chat"), plain())

@@ -1,4 +1,5 @@
 """Charts: every one the report knows, the same styles everywhere, units, and type that can be read."""
+
 import itertools
 import json
 import subprocess
@@ -31,15 +32,29 @@ def rows(chart: Chart, layer: int = 0) -> list[dict]:
 def everything(tmp_path):
     comparison(tmp_path / "compare")
     write(tmp_path / "compare" / "predicted", prediction(METHODS[0]), "prediction.json")
-    return {**drawn(load(tuning(tmp_path / "tune"))[0]), **drawn(load(ranks(tmp_path / "ranks"))[0]),
-            **drawn(load(tmp_path / "compare")[0])}
+    return {
+        **drawn(load(tuning(tmp_path / "tune"))[0]),
+        **drawn(load(ranks(tmp_path / "ranks"))[0]),
+        **drawn(load(tmp_path / "compare")[0]),
+    }
 
 
 def test_all_charts_are_there_and_valid(everything):
-    assert set(everything) == {"quality_memory", "quality_speed", "curve_step", "curve_token", "curve_second",
-                               "learning_rate", "memory_breakdown", "ablation_some_rank", "ablation_some_interval"}
+    assert set(everything) == {
+        "quality_memory",
+        "quality_speed",
+        "curve_step",
+        "curve_token",
+        "curve_second",
+        "learning_rate",
+        "memory_breakdown",
+        "ablation_some_rank",
+        "ablation_some_interval",
+    }
     for chart in everything.values():
-        alt.Chart.from_dict(json.loads(json.dumps(chart.spec)))  # validates against Vega-Lite's schema
+        alt.Chart.from_dict(
+            json.loads(json.dumps(chart.spec))
+        )  # validates against Vega-Lite's schema
 
 
 def test_a_method_has_one_colour_in_every_chart(everything):
@@ -48,39 +63,66 @@ def test_a_method_has_one_colour_in_every_chart(everything):
         for layer in layers(chart):
             colour = layer["encoding"].get("color", {})
             if colour.get("field") == "method":
-                for method, value in zip(colour["scale"]["domain"], colour["scale"]["range"], strict=True):
+                for method, value in zip(
+                    colour["scale"]["domain"], colour["scale"]["range"], strict=True
+                ):
                     colours.setdefault(method, set()).add(value)
     assert set(colours) == set(METHODS)
     assert all(len(seen) == 1 for seen in colours.values())
 
 
 # What becomes of linear RGB where one of the three cones is missing: Machado, Oliveira and Fernandes (2009).
-BLIND = {"none": np.eye(3),
-         "protan": [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
-         "deutan": [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
-         "tritan": [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}
+BLIND = {
+    "none": np.eye(3),
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
 
 
 @pytest.mark.parametrize("colours", [COLOURS, CATEGORY_COLOURS], ids=["methods", "parts"])
 @pytest.mark.parametrize("kind", BLIND)
 def test_colour_blind_readers_can_tell_the_colours_apart(kind, colours):
     """By their distance in CIE L*a*b*, of which 2 can just be seen and 100 is from black to white."""
-    to_xyz = np.array([[.4124, .3576, .1805], [.2126, .7152, .0722], [.0193, .1192, .9505]])
-    srgb = np.array([[int(colour[at:at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
-    linear = np.where(srgb <= .04045, srgb / 12.92, ((srgb + .055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    srgb = np.array(
+        [[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours]
+    )
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(BLIND[kind]).T, 0, 1) @ to_xyz.T / to_xyz.sum(axis=1)
-    x, y, z = np.where(seen > .008856, np.cbrt(seen), 7.787 * seen + 16 / 116).T
+    x, y, z = np.where(seen > 0.008856, np.cbrt(seen), 7.787 * seen + 16 / 116).T
     lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
-    assert min(np.linalg.norm(first - second) for first, second in itertools.combinations(lab, 2)) > 15
+    assert (
+        min(np.linalg.norm(first - second) for first, second in itertools.combinations(lab, 2)) > 15
+    )
 
 
 def test_quality_has_its_intervals(everything, tmp_path):
-    made, = load(comparison(tmp_path / "again"))
+    (made,) = load(comparison(tmp_path / "again"))
     row = next(row for row in made.rows if row.method == METHODS[0])
-    point, = [point for point in rows(everything["quality_speed"], 1) if point["method"] == METHODS[0]]
+    (point,) = [
+        point for point in rows(everything["quality_speed"], 1) if point["method"] == METHODS[0]
+    ]
     for axis, path in (("x", "throughput.tokens_per_second"), ("y", "loss.test")):
         found = row.estimate(path)
-        assert (point[f"{axis}_low"], point[f"{axis}_high"]) == (found.mean - found.half, found.mean + found.half)
+        assert (point[f"{axis}_low"], point[f"{axis}_high"]) == (
+            found.mean - found.half,
+            found.mean + found.half,
+        )
 
 
 def test_methods_of_one_colour_differ_in_shape_and_dash(everything):
@@ -92,11 +134,22 @@ def test_methods_of_one_colour_differ_in_shape_and_dash(everything):
 
 
 def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path):
-    units = {"quality_memory": "GiB", "quality_speed": "tokens/s", "curve_second": "(s)", "memory_breakdown": "GiB"}
+    units = {
+        "quality_memory": "GiB",
+        "quality_speed": "tokens/s",
+        "curve_second": "(s)",
+        "memory_breakdown": "GiB",
+    }
     for name, chart in everything.items():
-        titles = [layer["encoding"][axis].get("title") for layer in layers(chart) for axis in ("x", "y")
-                  if axis in layer["encoding"]]
-        assert any(titles) and (name not in units or any(units[name] in str(title) for title in titles))
+        titles = [
+            layer["encoding"][axis].get("title")
+            for layer in layers(chart)
+            for axis in ("x", "y")
+            if axis in layer["encoding"]
+        ]
+        assert any(titles) and (
+            name not in units or any(units[name] in str(title) for title in titles)
+        )
         cli.draw(chart, tmp_path, "")
         width = float((tmp_path / f"{name}.svg").read_text().split('width="')[1].split('"')[0])
         # In a column of 3.3 inches (238 pt) the smallest type, 11 units, must be 6 pt or more.
@@ -105,9 +158,15 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
 
 def test_svg_pdf_and_png_come_from_the_same_specification(everything, tmp_path):
     chart = everything["quality_memory"]
-    assert cli.draw(chart, tmp_path, "") == ["quality_memory.svg", "quality_memory.pdf", "quality_memory.png"]
+    assert cli.draw(chart, tmp_path, "") == [
+        "quality_memory.svg",
+        "quality_memory.pdf",
+        "quality_memory.png",
+    ]
     assert (tmp_path / "quality_memory.png").read_bytes().startswith(b"\x89PNG")
-    shown = subprocess.run([program("pdftotext"), tmp_path / "quality_memory.pdf", "-"], capture_output=True, text=True)
+    shown = subprocess.run(
+        [program("pdftotext"), tmp_path / "quality_memory.pdf", "-"], capture_output=True, text=True
+    )
     for text in (shown.stdout, (tmp_path / "quality_memory.svg").read_text()):
         assert "GiB" in text and METHODS[0] in text
 
@@ -115,27 +174,53 @@ def test_svg_pdf_and_png_come_from_the_same_specification(everything, tmp_path):
 def test_the_pareto_front_is_right(everything):
     points = rows(everything["quality_memory"], 1)
     front = {point["name"] for point in rows(everything["quality_memory"], 0)}
-    assert front == {point["name"] for point in points if not any(
-        other["x"] <= point["x"] and other["y"] <= point["y"] and other != point for other in points)}
+    assert front == {
+        point["name"]
+        for point in points
+        if not any(
+            other["x"] <= point["x"] and other["y"] <= point["y"] and other != point
+            for other in points
+        )
+    }
 
 
 def test_learning_rates_mark_the_best_its_edge_and_what_diverged(everything):
     points = {(point["method"], point["x"]): point for point in rows(everything["learning_rate"])}
     outcomes = {key: point["outcome"] for key, point in points.items()}
     assert len(points) == 6 * 5
-    assert outcomes[METHODS[3], 1e-2] == "best, on the edge of its grid" and outcomes[METHODS[0], 3e-4] == "best"
-    assert outcomes[METHODS[0], 1e-2] == "no seed finished" and points[METHODS[0], 1e-2]["runs"] == "diverged 1"
+    assert (
+        outcomes[METHODS[3], 1e-2] == "best, on the edge of its grid"
+        and outcomes[METHODS[0], 3e-4] == "best"
+    )
+    assert (
+        outcomes[METHODS[0], 1e-2] == "no seed finished"
+        and points[METHODS[0], 1e-2]["runs"] == "diverged 1"
+    )
     assert list(outcomes.values()).count("best") == 5
 
 
 def test_a_rate_that_spoils_a_run_does_not_flatten_the_others(tmp_path):
-    for method, rates in ((METHODS[0], (3.1, 3.0, 3.2, 3.3, 9.0)), (METHODS[1], (8.0, 3.4, 3.05, 3.1, 3.2))):
+    for method, rates in (
+        (METHODS[0], (3.1, 3.0, 3.2, 3.3, 9.0)),
+        (METHODS[1], (8.0, 3.4, 3.05, 3.1, 3.2)),
+    ):
         for index, loss in enumerate(rates):
-            write(tmp_path / f"{method}{index}", record(method, lr=10.0 ** (index - 5), loss=loss, noise=0.001))
+            write(
+                tmp_path / f"{method}{index}",
+                record(method, lr=10.0 ** (index - 5), loss=loss, noise=0.001),
+            )
     chart = drawn(load(tmp_path)[0])["learning_rate"]
     low, high = layers(chart)[-1]["encoding"]["y"]["scale"]["domain"]
-    above = {(point["method"], point["x"]) for point in rows(chart) if point["outcome"] == "loss above the chart"}
-    assert above == {(METHODS[0], 10.0 ** -1), (METHODS[1], 10.0 ** -5)} and 2.9 < low < 3 and 3.4 < high < 3.5
+    above = {
+        (point["method"], point["x"])
+        for point in rows(chart)
+        if point["outcome"] == "loss above the chart"
+    }
+    assert (
+        above == {(METHODS[0], 10.0**-1), (METHODS[1], 10.0**-5)}
+        and 2.9 < low < 3
+        and 3.4 < high < 3.5
+    )
     assert all(low < point["shown"] < high for point in rows(chart))
     assert max(point["y"] for point in rows(chart)) > 8  # the tips say what it was
 
@@ -143,10 +228,15 @@ def test_a_rate_that_spoils_a_run_does_not_flatten_the_others(tmp_path):
 def test_quality_is_drawn_at_each_settings_best_rate(tmp_path):
     for index, loss in enumerate((3.1, 3.0, 5.0)):
         for rank in (8, 16):
-            write(tmp_path / f"{index}{rank}", record(METHODS[0], lr=10.0 ** -index, loss=loss + rank / 100, some=rank))
+            write(
+                tmp_path / f"{index}{rank}",
+                record(METHODS[0], lr=10.0**-index, loss=loss + rank / 100, some=rank),
+            )
     chart = drawn(load(tmp_path)[0])["quality_memory"]
     assert "each setting at its best rate" in chart.title
-    assert [point["name"] for point in rows(chart, 1)] == [f"{METHODS[0]} some={rank} lr=0.1" for rank in ("16", "8")]
+    assert [point["name"] for point in rows(chart, 1)] == [
+        f"{METHODS[0]} some={rank} lr=0.1" for rank in ("16", "8")
+    ]
 
 
 def test_curves_end_where_the_runs_end(everything):

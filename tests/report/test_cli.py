@@ -1,4 +1,5 @@
 """The command as a user runs it: where torch cannot be imported, offline, on many records, and while a sweep runs."""
+
 import os
 import resource
 import signal
@@ -28,8 +29,13 @@ socket.socket.connect = socket.create_connection = refuse
 def command(*arguments: object, hook: Path | None = None) -> subprocess.Popen:
     path = os.pathsep.join(filter(None, [str(hook or ""), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tuneoff", "report", *map(str, arguments)], env=environment,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuneoff", "report", *map(str, arguments)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def run(*arguments: object, hook: Path | None = None) -> tuple[int, str, str]:
@@ -41,8 +47,12 @@ def run(*arguments: object, hook: Path | None = None) -> tuple[int, str, str]:
 def test_without_torch_and_offline(tmp_path):
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
-    check = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True,
-                           env={**os.environ, "PYTHONPATH": str(tmp_path / "hook")})
+    check = subprocess.run(
+        [sys.executable, "-c", "import torch"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "hook")},
+    )
     assert "refused in this test" in check.stderr
     code, out, err = run(comparison(tmp_path / "compare"), hook=tmp_path / "hook")
     assert (code, err) == (0, "")
@@ -66,10 +76,15 @@ def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables
     assert again.ru_utime + again.ru_stime - spent.ru_utime - spent.ru_stime < 4
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["nowhere"], "no such folder"), (["empty"], "no records here"),
-    (["runs", "--baseline", "nothing"], "--baseline nothing: must be one of"),
-    (["runs", "--strict"], "they differ in budget value")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "no such folder"),
+        (["empty"], "no records here"),
+        (["runs", "--baseline", "nothing"], "--baseline nothing: must be one of"),
+        (["runs", "--strict"], "they differ in budget value"),
+    ],
+)
 def test_a_refusal_is_one_line_and_writes_nothing(tmp_path, arguments, said):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "runs" / "a", record(METHODS[0]))
@@ -121,6 +136,7 @@ def test_watch_fills_in_as_a_sweep_runs(tmp_path):
         while not (table.exists() and text in table.read_text()):
             assert time.monotonic() < end and process.poll() is None, f"no {text} in the table"
             time.sleep(0.1)
+
     try:
         assert "no records yet" in process.stderr.readline()
         write(sweep / "a", record(METHODS[0]))
@@ -146,19 +162,36 @@ def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
 
     The wall clock is judged where no process waits for a core; where some do, processor time alone says anything.
     """
-    steps = "".join(f'{{"step": {step}, "loss": 3.0, "lr": [0.001], "tokens": 1}}\n' for step in range(1, 1001))
+    steps = "".join(
+        f'{{"step": {step}, "loss": 3.0, "lr": [0.001], "tokens": 1}}\n' for step in range(1, 1001)
+    )
     for number in range(2000):
-        content = record(METHODS[number % 11], number // 11 % 5, lr=1e-3 * (1 + number // 55), points=195, steps=1000)
+        content = record(
+            METHODS[number % 11],
+            number // 11 % 5,
+            lr=1e-3 * (1 + number // 55),
+            points=195,
+            steps=1000,
+        )
         folder = write(tmp_path / f"{number:04}", content)
         (folder / "metrics.jsonl").write_text(steps)
     quiet, started = os.getloadavg()[0] < (os.cpu_count() or 1), time.perf_counter()
-    measure = ("import resource, time; from tuneoff.__main__ import main; code = main(); "
-               "print(code, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)")
-    done = subprocess.run([sys.executable, "-c", measure, "report", str(tmp_path)], capture_output=True, text=True)
+    measure = (
+        "import resource, time; from tuneoff.__main__ import main; code = main(); "
+        "print(code, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measure, "report", str(tmp_path)], capture_output=True, text=True
+    )
     wall = time.perf_counter() - started
     code, seconds, gib = done.stdout.splitlines()[-1].split()
     assert (code, done.stderr) == ("0", "") and "2000 runs" in done.stdout
-    assert float(seconds) < 8 and float(gib) < 1 and (wall < 10 or not quiet), (seconds, gib, wall, quiet)
+    assert float(seconds) < 8 and float(gib) < 1 and (wall < 10 or not quiet), (
+        seconds,
+        gib,
+        wall,
+        quiet,
+    )
 
 
 def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
@@ -171,14 +204,26 @@ def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
     after = after.partition("<!-- end of comparison -->")[2]
     comparison(tmp_path / "records", seeds=3)
     for _ in range(2):  # renewed, not added
-        done = subprocess.run([sys.executable, script, tmp_path / "records", "--baseline", METHODS[4]], text=True,
-                              capture_output=True)
+        done = subprocess.run(
+            [sys.executable, script, tmp_path / "records", "--baseline", METHODS[4]],
+            text=True,
+            capture_output=True,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         text = readme.read_text()
-        assert text.startswith(before) and text.endswith(after) and text.count("| Method | Learning rate |") == 1
+        assert (
+            text.startswith(before)
+            and text.endswith(after)
+            and text.count("| Method | Learning rate |") == 1
+        )
     assert all(f"\n| {method}".replace("_", "\\_") in text for method in METHODS)
     for name in ("quality_memory", "curve_step"):
-        assert f'src="sweeps/{name}.svg"' in text and (tmp_path / "sweeps" / f"{name}.svg").stat().st_size < 60_000
+        assert (
+            f'src="sweeps/{name}.svg"' in text
+            and (tmp_path / "sweeps" / f"{name}.svg").stat().st_size < 60_000
+        )
     write(tmp_path / "records" / "other", record(METHODS[0], steps=300))
-    done = subprocess.run([sys.executable, script, tmp_path / "records"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "records"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and "budget value" in done.stderr and readme.read_text() == text

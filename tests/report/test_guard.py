@@ -1,4 +1,5 @@
 """The comparability guard: what may stand in one table, and what the report says where it may not."""
+
 import json
 
 import pytest
@@ -24,12 +25,21 @@ def two_kinds(root, path: str, value) -> None:
         write(root / f"b{seed}", change(record(METHODS[1], seed), path, value))
 
 
-@pytest.mark.parametrize("path, value, name", [
-    ("provenance/data/fingerprint", "other", "data"), ("provenance/base_weights_hash", "other", "base weights"),
-    ("budget/kind", "max_tokens", "budget kind"), ("budget/value", 300, "budget value"),
-    ("provenance/hardware/gpu", "NVIDIA H100", "hardware: gpu"), ("provenance/hardware/cpu", "other", "hardware: cpu"),
-    ("provenance/versions/torch", "2.12.0", "versions: torch"), ("provenance/threads", 8, "threads"),
-    ("provenance/num_processes", 2, "processes"), ("config/model/path", "other", "model")])
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [
+        ("provenance/data/fingerprint", "other", "data"),
+        ("provenance/base_weights_hash", "other", "base weights"),
+        ("budget/kind", "max_tokens", "budget kind"),
+        ("budget/value", 300, "budget value"),
+        ("provenance/hardware/gpu", "NVIDIA H100", "hardware: gpu"),
+        ("provenance/hardware/cpu", "other", "hardware: cpu"),
+        ("provenance/versions/torch", "2.12.0", "versions: torch"),
+        ("provenance/threads", 8, "threads"),
+        ("provenance/num_processes", 2, "processes"),
+        ("config/model/path", "other", "model"),
+    ],
+)
 def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, value, name):
     two_kinds(tmp_path, path, value)
     made = load(tmp_path)
@@ -42,19 +52,33 @@ def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, va
 
 def test_models_without_a_path_are_told_apart_by_their_config(tmp_path):
     """The models that a prediction builds; and what only one side knows is not said to differ."""
-    built = {"name": "llama_60m", "path": None, "config": {"hidden_size": 512, "model_type": "llama"}}
+    built = {
+        "name": "llama_60m",
+        "path": None,
+        "config": {"hidden_size": 512, "model_type": "llama"},
+    }
     wider = {**built, "config": {"hidden_size": 768, "model_type": "llama"}}
     write(tmp_path / "run", record(METHODS[0]))
     for index, model in enumerate((built, wider)):
         write(tmp_path / f"foreseen{index}", prediction(METHODS[0], model=model), "prediction.json")
     made = load(tmp_path)
     assert [(row.name, len(row.runs)) for each in made for row in each.rows] == [
-        (METHODS[0], 1), (METHODS[0], 0), (METHODS[0], 0)]
+        (METHODS[0], 1),
+        (METHODS[0], 0),
+        (METHODS[0], 0),
+    ]
 
     def why(*places: int) -> dict:
-        return differences([made[place].runs or [row.prediction for row in made[place].rows] for place in places])
-    assert {key: set(values) for key, values in why(0, 1).items()} == {"model": {"tuneoff:tiny", "llama_60m"}}
-    assert {key: set(values) for key, values in why(1, 2).items()} == {"model: hidden_size": {"512", "768"}}
+        return differences(
+            [made[place].runs or [row.prediction for row in made[place].rows] for place in places]
+        )
+
+    assert {key: set(values) for key, values in why(0, 1).items()} == {
+        "model": {"tuneoff:tiny", "llama_60m"}
+    }
+    assert {key: set(values) for key, values in why(1, 2).items()} == {
+        "model: hidden_size": {"512", "768"}
+    }
 
 
 def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path):
@@ -63,36 +87,48 @@ def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path):
     assert [len(row.finished) for each in load(tmp_path) for row in each.rows] == [2, 2]
 
 
-@pytest.mark.parametrize("path, value, title, shown", [
-    ("provenance/precision/dtype", "bfloat16", "Precision", {"float32", "bfloat16"}),
-    ("config/quantization", "4bit", "Quantisation", {"none", "4bit"}),
-    ("config/max_grad_norm", 1.0, "Gradient clip", {"none", "1.0"}),
-    ("throughput/tokens_seen", 65_000, "Tokens seen", {"130 k", "65.0 k"})])
+@pytest.mark.parametrize(
+    ("path", "value", "title", "shown"),
+    [
+        ("provenance/precision/dtype", "bfloat16", "Precision", {"float32", "bfloat16"}),
+        ("config/quantization", "4bit", "Quantisation", {"none", "4bit"}),
+        ("config/max_grad_norm", 1.0, "Gradient clip", {"none", "1.0"}),
+        ("throughput/tokens_seen", 65_000, "Tokens seen", {"130 k", "65.0 k"}),
+    ],
+)
 def test_what_a_method_implies_is_a_labelled_column(tmp_path, path, value, title, shown):
     two_kinds(tmp_path, path, value)
-    made, = load(tmp_path, strict=True)
-    column, = [column for column in columns(made) if column.title == title]
+    (made,) = load(tmp_path, strict=True)
+    (column,) = [column for column in columns(made) if column.title == title]
     assert {cell.text for cell in column.cells} == shown
 
 
-@pytest.mark.parametrize("path, title, shown", [
-    ("provenance/precision/dtype", "Precision", ["float32", "bfloat16"]),
-    ("config/quantization", "Quantisation", ["none", "4bit"])])
-def test_a_type_of_weights_stands_beside_another_though_its_weights_hash_differently(tmp_path, path, title, shown):
+@pytest.mark.parametrize(
+    ("path", "title", "shown"),
+    [
+        ("provenance/precision/dtype", "Precision", ["float32", "bfloat16"]),
+        ("config/quantization", "Quantisation", ["none", "4bit"]),
+    ],
+)
+def test_a_type_of_weights_stands_beside_another_though_its_weights_hash_differently(
+    tmp_path, path, title, shown
+):
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
         other = change(record(METHODS[1], seed), path, shown[1])
         write(tmp_path / f"b{seed}", change(other, "provenance/base_weights_hash", "another hash"))
-    made, = load(tmp_path, strict=True, baseline=METHODS[0])
+    (made,) = load(tmp_path, strict=True, baseline=METHODS[0])
     assert made.difference(made.qualities[0], made.rows[1]).n == 3
-    column, = [column for column in columns(made) if column.title == title]
+    (column,) = [column for column in columns(made) if column.title == title]
     assert [cell.text for cell in column.cells] == shown
 
 
 def test_random_weights_may_differ_between_seeds_but_not_between_methods_of_a_seed(tmp_path):
     for seed in range(3):
         for method in METHODS[:2]:
-            content = change(record(method, seed), "provenance/base_weights_hash", f"weights {seed}")
+            content = change(
+                record(method, seed), "provenance/base_weights_hash", f"weights {seed}"
+            )
             content["config"]["model"] = {**content["config"]["model"], "pretrained": False}
             write(tmp_path / f"{method}{seed}", content)
     assert len(load(tmp_path, strict=True)) == 1
@@ -105,13 +141,22 @@ def test_a_run_that_failed_before_its_data_was_known_stays_a_row(tmp_path):
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
     failed = record(METHODS[1], status="failed")
-    failed["provenance"] = {key: failed["provenance"][key] for key in ("git", "versions", "hardware")}
-    write(tmp_path / "b", {key: value for key, value in failed.items() if key not in ("parameters", "curve", "memory")})
-    made, = load(tmp_path, strict=True)
+    failed["provenance"] = {
+        key: failed["provenance"][key] for key in ("git", "versions", "hardware")
+    }
+    write(
+        tmp_path / "b",
+        {
+            key: value
+            for key, value in failed.items()
+            if key not in ("parameters", "curve", "memory")
+        },
+    )
+    (made,) = load(tmp_path, strict=True)
     assert [row.outcome for row in made.rows] == ["finished 3", "failed 1"]
 
 
 def test_other_code_is_noted_and_not_split(tmp_path):
     two_kinds(tmp_path, "provenance/git/commit", "f86bf0a")
-    made, = load(tmp_path, strict=True)
+    (made,) = load(tmp_path, strict=True)
     assert any("git commit" in note for note in made.notes)

@@ -1,4 +1,5 @@
 """The page in a real browser: it renders, sorts, filters, shows a run, and runs no text of a record."""
+
 import json
 import re
 import subprocess
@@ -58,18 +59,40 @@ const wait = setInterval(() => {
       {crash: String(error), problems})})); } }
 }, 50);
 </script></body>"""
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-extensions", "--enable-logging=stderr"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--enable-logging=stderr",
+]
 
 
 def browse(page: Path, filter_text: str, scratch: Path) -> tuple[dict, list[str]]:
     """What the probe saw in the page, and the lines of the browser's console."""
     probed = scratch / "probed.html"
-    before, _, after = page.read_text().rpartition("</body>")  # Vega's own script holds the word, too
+    before, _, after = page.read_text().rpartition(
+        "</body>"
+    )  # Vega's own script holds the word, too
     probed.write_text(before + PROBE.replace("FILTER", json.dumps(filter_text)) + after)
     browser = program("chromium", "chromium-browser", "google-chrome")
-    done = subprocess.run([browser, *FLAGS, "--virtual-time-budget=20000", f"--user-data-dir={scratch / 'profile'}",
-                           "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            browser,
+            *FLAGS,
+            "--virtual-time-budget=20000",
+            f"--user-data-dir={scratch / 'profile'}",
+            "--dump-dom",
+            probed.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     found = re.search(r'<pre id="outcome">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     plain = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
@@ -79,7 +102,13 @@ def browse(page: Path, filter_text: str, scratch: Path) -> tuple[dict, list[str]
 def report(out: Path, *folders: Path) -> Path:
     runs, skipped = read(folders)
     made = compare(runs, None, False)
-    cli.write(made, differences([each.runs for each in made]) if len(made) > 1 else {}, skipped, out, "a title")
+    cli.write(
+        made,
+        differences([each.runs for each in made]) if len(made) > 1 else {},
+        skipped,
+        out,
+        "a title",
+    )
     return out / "report.html"
 
 
@@ -99,10 +128,17 @@ def test_the_page_renders_sorts_filters_and_shows_a_run(tmp_path):
     assert seen["up"][-1] == seen["down"][-1] == "–"  # what has no figure stays below
     assert seen["filtered"] and all(METHODS[0] in method for method in seen["filtered"])
     assert seen["count"].startswith(f"{len(seen['filtered'])} of ")
-    assert len(seen["charts"]) == seen["figures"] >= 8 and all(height > 100 for height in seen["charts"])
+    assert len(seen["charts"]) == seen["figures"] >= 8 and all(
+        height > 100 for height in seen["charts"]
+    )
     assert "some_rank" in seen["differences"] or "lr" in seen["differences"]
-    for said in ("git, commit26bcf62e", "git, dirtyFalse", "versions, torch2.13.0", "hardware, cpuAMD EPYC",
-                 "data, fingerprinta9ac060482e10c4f"):
+    for said in (
+        "git, commit26bcf62e",
+        "git, dirtyFalse",
+        "versions, torch2.13.0",
+        "hardware, cpuAMD EPYC",
+        "data, fingerprinta9ac060482e10c4f",
+    ):
         assert said in seen["provenance"]
     for said in ("Command", "python train.py method=", "Config", "batch_size: 8"):
         assert said in seen["dialog"]
@@ -144,8 +180,11 @@ def test_what_is_slow_to_make_is_kept_where_that_can_be(tmp_path, monkeypatch):
     def make() -> str:
         made.append("é")
         return "é"
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert [kept("name-1", make), kept("name-1", make), kept("name-2", make)] == ["é"] * 3 and len(made) == 2
+    assert [kept("name-1", make), kept("name-1", make), kept("name-2", make)] == ["é"] * 3 and len(
+        made
+    ) == 2
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder that cannot be
     assert kept("name-1", make) == "é" and len(made) == 3

@@ -1,4 +1,5 @@
 """Reading: nothing on disk may cost more than a line."""
+
 import copy
 import json
 from pathlib import Path
@@ -16,27 +17,45 @@ def everything(folder: Path) -> None:
     """All that a report makes of records, but for files: it must not raise."""
     from tuneoff.report import write_tables
     from tuneoff.report.charts.costs import charts
+
     made = load(folder)
-    drawn = {each.name: charts(each, sorted({row.method for each in made for row in each.rows})) for each in made}
-    assert write_tables.markdown(made, {}) and write_tables.comma_separated(made) and write_tables.latex(made)
+    drawn = {
+        each.name: charts(each, sorted({row.method for each in made for row in each.rows}))
+        for each in made
+    }
+    assert (
+        write_tables.markdown(made, {})
+        and write_tables.comma_separated(made)
+        and write_tables.latex(made)
+    )
     assert render(made, drawn, {}, [], "title").startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("content, reason", [
-    ("", "not readable"), ('{"schema_version": 1, "method": "lo', "not readable"), (b"\xff\xfe\x00{", "not readable"),
-    ("[" * 100_000, "not readable"), ("[1, 2]", "not an object"), ('{"name": "foreign"}', "schema_version is None"),
-    ('{"schema_version": 2, "method": "a", "config": {}, "seed": 0}', "schema_version is 2"),
-    ('{"schema_version": 1, "method": 3, "config": {}, "seed": 0}', "no method"),
-    ('{"schema_version": 1, "method": "a", "config": [], "seed": 0}', "no config"),
-    ('{"schema_version": 1, "method": "a", "config": {}, "seed": "0"}', "whole number"),
-    ('{"schema_version": 1, "method": "a", "config": {}, "seed": 0}', "no status")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "not readable"),
+        ('{"schema_version": 1, "method": "lo', "not readable"),
+        (b"\xff\xfe\x00{", "not readable"),
+        ("[" * 100_000, "not readable"),
+        ("[1, 2]", "not an object"),
+        ('{"name": "foreign"}', "schema_version is None"),
+        ('{"schema_version": 2, "method": "a", "config": {}, "seed": 0}', "schema_version is 2"),
+        ('{"schema_version": 1, "method": 3, "config": {}, "seed": 0}', "no method"),
+        ('{"schema_version": 1, "method": "a", "config": [], "seed": 0}', "no config"),
+        ('{"schema_version": 1, "method": "a", "config": {}, "seed": "0"}', "whole number"),
+        ('{"schema_version": 1, "method": "a", "config": {}, "seed": 0}', "no status"),
+    ],
+)
 def test_a_file_that_is_no_record_is_skipped_with_a_line(tmp_path, content, reason):
     write(tmp_path / "good", record(METHODS[0]))
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "bad" / "result.json").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     runs, skipped = read([tmp_path])
     assert [run.method for run in runs] == [METHODS[0]]
-    line, = skipped
+    (line,) = skipped
     assert "bad/result.json" in line and reason in line and "\n" not in line
 
 
@@ -105,7 +124,11 @@ def test_any_value_of_a_record_may_be_odd(tmp_path, odd):
     """Every key in turn, at every depth, in one folder of many records: read, or skipped with a line."""
     whole = record(METHODS[0], points=4)
     whole["metrics"] = {"exact_match": 0.5}
-    whole["tuning"] = {"method_cost": {"jobs": 5, "tokens": 10, "seconds": 1.0}, "space": {"lr": [1e-3]}, "edge": True}
+    whole["tuning"] = {
+        "method_cost": {"jobs": 5, "tokens": 10, "seconds": 1.0},
+        "space": {"lr": [1e-3]},
+        "edge": True,
+    }
     for index, place in enumerate(places(whole)):
         content = copy.deepcopy(whole)
         inner = content
@@ -113,8 +136,15 @@ def test_any_value_of_a_record_may_be_odd(tmp_path, odd):
             inner = inner[key]
         inner[place[-1]] = odd
         write(tmp_path / str(index), content)
-    for line in (odd, {"step": odd, "loss": odd}, {"step": 1, "loss": odd, "tokens": odd, "step_seconds": 1}):
-        write(tmp_path / f"curve{str(line)[:40].replace('/', '')}", {**whole, "curve": [line, *whole["curve"]]})
+    for line in (
+        odd,
+        {"step": odd, "loss": odd},
+        {"step": 1, "loss": odd, "tokens": odd, "step_seconds": 1},
+    ):
+        write(
+            tmp_path / f"curve{str(line)[:40].replace('/', '')}",
+            {**whole, "curve": [line, *whole["curve"]]},
+        )
     foreseen = prediction(METHODS[0])
     foreseen |= {"peak_gib": odd, "breakdown_gib": {"parameters": odd}}
     write(tmp_path / "prediction", foreseen, "prediction.json")
@@ -131,6 +161,7 @@ def test_text_that_is_no_unicode_can_be_written(tmp_path, capsys):
 
 def cli_options(folder: Path, *more: str):
     import argparse
+
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     return parser.parse_args([str(folder), *more])

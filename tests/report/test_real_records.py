@@ -1,4 +1,5 @@
 """Records as the loop really writes them: the generator of the other tests may drift from it, this one cannot."""
+
 from records import METHODS, load
 
 from tuneoff.report import write_tables
@@ -9,9 +10,15 @@ from tuneoff.report.table import columns
 def test_real_runs_in_two_precisions_stand_in_one_table(run, tmp_path):
     first, second = METHODS[0], METHODS[4]
     for seed in range(3):
-        run(f"method={first}", "pure_bf16=true", f"seed={seed}", "test=true", folder=tmp_path / "runs" / f"a{seed}")
+        run(
+            f"method={first}",
+            "pure_bf16=true",
+            f"seed={seed}",
+            "test=true",
+            folder=tmp_path / "runs" / f"a{seed}",
+        )
         run(f"method={second}", f"seed={seed}", "test=true", folder=tmp_path / "runs" / f"b{seed}")
-    made, = load(tmp_path / "runs", strict=True, baseline=second)
+    (made,) = load(tmp_path / "runs", strict=True, baseline=second)
     found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
     assert found["Precision"] == ["bfloat16", "float32"] and found["Seeds"] == ["3 of 3", "3 of 3"]
     assert all("±" in text for text in found["Test loss"] + found["Training (s)"])

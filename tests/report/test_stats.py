@@ -1,4 +1,5 @@
 """The statistics against values computed otherwise, and against what they promise over many simulated reports."""
+
 import numpy as np
 import pytest
 from scipy import stats as reference
@@ -17,7 +18,10 @@ def test_interval_is_the_textbook_one():
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize("values, half", [([], "none"), ([1.0], None), ([1.0, 2.0], None), ([1.0, np.nan, 2.0], None)])
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [([], "none"), ([1.0], None), ([1.0, 2.0], None), ([1.0, np.nan, 2.0], None)],
+)
 def test_fewer_than_three_seeds_have_no_interval(values, half):
     found = estimate(values)
     assert found is None if half == "none" else found.half is None
@@ -38,11 +42,15 @@ def test_paired_p_is_scipys_also_with_missing_seeds():
     second[2, :3] = np.nan
     for row, p in enumerate(paired_p(first - second)):
         kept = ~np.isnan(second[row])
-        assert p == pytest.approx(reference.ttest_rel(first[row][kept], second[row][kept]).pvalue, rel=1e-9)
+        assert p == pytest.approx(
+            reference.ttest_rel(first[row][kept], second[row][kept]).pvalue, rel=1e-9
+        )
 
 
 def test_no_test_without_three_pairs_or_without_spread():
-    assert np.isnan(paired_p(np.array([[1.0, 2.0, np.nan], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))).all()
+    assert np.isnan(
+        paired_p(np.array([[1.0, 2.0, np.nan], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))
+    ).all()
 
 
 def test_holm_on_a_worked_example():
@@ -69,7 +77,9 @@ def test_equal_methods_are_seldom_told_apart(seeds, columns):
     false = 0
     for _ in range(reports):
         shared = rng.normal(size=seeds)
-        verdicts = judge([shared + rng.normal(size=(11, seeds)) for _ in range(columns)], baseline=4)
+        verdicts = judge(
+            [shared + rng.normal(size=(11, seeds)) for _ in range(columns)], baseline=4
+        )
         false += any((verdict.p < ALPHA).any() or verdict.bold.any() for verdict in verdicts)
     assert false / reports <= 0.07
 
@@ -84,7 +94,7 @@ def test_real_differences_are_found_and_ties_share_bold():
     rng = np.random.default_rng(2)
     truth = np.array([0.0, 0.0, 1.0, 1.0, 2.0])
     values = rng.normal(size=6) + 0.05 * rng.normal(size=(5, 6)) + truth[:, None]
-    verdict, = judge([values], baseline=2)
+    (verdict,) = judge([values], baseline=2)
     assert (verdict.p < ALPHA).tolist() == [True, True, False, False, True]
     assert verdict.bold.tolist() == [True, True, False, False, False]
     assert np.isnan(verdict.p[2])
@@ -95,15 +105,19 @@ def test_what_differs_from_a_best_baseline_is_not_bold():
     rng = np.random.default_rng(3)
     for _ in range(300):
         values = rng.normal(size=5) + 0.3 * rng.normal(size=(11, 5)) + 0.2 * np.arange(11)[:, None]
-        verdict, = judge([values], baseline=0)
+        (verdict,) = judge([values], baseline=0)
         if verdict.bold[0] and values.mean(axis=1).argmin() == 0:
             assert not (verdict.bold & (verdict.p < ALPHA)).any()
 
 
 def test_rows_with_missing_seeds_are_judged_on_common_seeds():
-    values = np.array([[1.0, 1.1, 1.2, 1.3], [2.0, 2.2, np.nan, 2.3], [np.nan, np.nan, np.nan, 0.1]])
-    verdict, = judge([values], baseline=0)
-    assert verdict.p[1] == pytest.approx(reference.ttest_rel([2.0, 2.2, 2.3], [1.0, 1.1, 1.3]).pvalue)
+    values = np.array(
+        [[1.0, 1.1, 1.2, 1.3], [2.0, 2.2, np.nan, 2.3], [np.nan, np.nan, np.nan, 0.1]]
+    )
+    (verdict,) = judge([values], baseline=0)
+    assert verdict.p[1] == pytest.approx(
+        reference.ttest_rel([2.0, 2.2, 2.3], [1.0, 1.1, 1.3]).pvalue
+    )
     assert np.isnan(verdict.p[2]) and not verdict.bold[2]
 
 

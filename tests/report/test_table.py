@@ -1,4 +1,5 @@
 """Tables: figures that can be traced, digits that mean something, and files that other programs accept."""
+
 import csv
 import io
 import subprocess
@@ -34,16 +35,30 @@ def test_csv_figures_are_those_of_the_records(made):
     assert float(line["loss_test"]) == pytest.approx(np.mean(values), rel=1e-7)
     assert float(line["loss_test_interval"]) == pytest.approx((high - low) / 2, rel=1e-6)
     interval = reference.ttest_rel(values, base).confidence_interval()
-    assert float(line["loss_test_difference"]) == pytest.approx(np.mean(values) - np.mean(base), rel=1e-6)
-    assert float(line["loss_test_difference_interval"]) == pytest.approx((interval.high - interval.low) / 2, rel=1e-6)
+    assert float(line["loss_test_difference"]) == pytest.approx(
+        np.mean(values) - np.mean(base), rel=1e-6
+    )
+    assert float(line["loss_test_difference_interval"]) == pytest.approx(
+        (interval.high - interval.low) / 2, rel=1e-6
+    )
     runs = made[0].rows[0].runs
-    assert (int(line["trainable"]), int(line["ever_trained"])) == (runs[0].number("parameters.trainable"),) * 2
+    assert (int(line["trainable"]), int(line["ever_trained"])) == (
+        runs[0].number("parameters.trainable"),
+    ) * 2
     for key in ("tokens_per_second", "train_seconds"):
-        assert float(line[key]) == pytest.approx(np.mean([run.number(f"throughput.{key}") for run in runs]), rel=1e-7)
+        assert float(line[key]) == pytest.approx(
+            np.mean([run.number(f"throughput.{key}") for run in runs]), rel=1e-7
+        )
     for phase in ("load", "train", "evaluate"):
-        assert float(line[f"peak_{phase}_gib"]) == max(run.number(f"memory.peak_gib.{phase}") for run in runs)
+        assert float(line[f"peak_{phase}_gib"]) == max(
+            run.number(f"memory.peak_gib.{phase}") for run in runs
+        )
     assert (line["seeds_finished"], line["seeds_planned"]) == ("5", "5")
-    assert (line["tuning_jobs"], line["tuning_tokens"], line["tuning_seconds"]) == ("5", "650000", "162.5")
+    assert (line["tuning_jobs"], line["tuning_tokens"], line["tuning_seconds"]) == (
+        "5",
+        "650000",
+        "162.5",
+    )
     assert line["lr_space"] == "0.0001 0.0003 0.001 0.003 0.01"
 
 
@@ -56,21 +71,32 @@ def test_nothing_is_dropped(made):
     text = write_tables.markdown(made, {})
     assert [line["method"] for line in lines(made)] == METHODS
     outcome = {line["method"]: line["outcome"] for line in lines(made)}
-    assert outcome[METHODS[2]] == "out of memory 5" and outcome[METHODS[5]] == "finished 4, diverged 1"
+    assert (
+        outcome[METHODS[2]] == "out of memory 5" and outcome[METHODS[5]] == "finished 4, diverged 1"
+    )
     assert "| out of memory 5 |" in text and "| 4 of 5 |" in text and "| 0 of 5 |" in text
 
 
 def test_a_rate_on_the_edge_of_its_grid_is_flagged(made):
-    rate, = [column for column in columns(made[0]) if column.key == "lr"]
-    assert [cell.text.endswith(" (edge)") for cell in rate.cells] == [index == 3 for index in range(len(METHODS))]
-    tried, = [column for column in columns(made[0]) if column.key == "lr_space"]
+    (rate,) = [column for column in columns(made[0]) if column.key == "lr"]
+    assert [cell.text.endswith(" (edge)") for cell in rate.cells] == [
+        index == 3 for index in range(len(METHODS))
+    ]
+    (tried,) = [column for column in columns(made[0]) if column.key == "lr_space"]
     assert (rate.cells[0].text, tried.cells[0].text) == ("1e-3", "5 in [1e-4, 1e-2]")
 
 
 def test_caption_says_how_it_was_judged(made):
     text = caption(made[0])
-    for said in ("Student-t", "paired-t", f"baseline {BASELINE} (as asked)", "Holm", "4 to 5 finished seeds", "2³⁰",
-                 "Model tiny, data docstrings, on AMD EPYC"):
+    for said in (
+        "Student-t",
+        "paired-t",
+        f"baseline {BASELINE} (as asked)",
+        "Holm",
+        "4 to 5 finished seeds",
+        "2³⁰",
+        "Model tiny, data docstrings, on AMD EPYC",
+    ):
         assert said in text
 
 
@@ -84,15 +110,18 @@ def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path
 
 
 def test_rows_of_one_method_are_named_by_what_differs(tmp_path):
-    made, = load(ranks(tmp_path))
-    assert [row.label for row in made.rows][:2] == ["some_interval=50, some_rank=8", "some_interval=50, some_rank=32"]
+    (made,) = load(ranks(tmp_path))
+    assert [row.label for row in made.rows][:2] == [
+        "some_interval=50, some_rank=8",
+        "some_interval=50, some_rank=32",
+    ]
     assert all(len(row.finished) == 3 for row in made.rows)
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     for place in ("a", "b"):
         write(tmp_path / place, record(METHODS[0], 0))
-    made, = load(tmp_path)
+    (made,) = load(tmp_path)
     assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in caption(made)
 
 
@@ -100,9 +129,12 @@ def test_a_task_metric_has_its_direction(tmp_path):
     for seed in range(5):
         for method, right in zip(METHODS[:2], (0.7, 0.3), strict=True):
             content = record(method, seed)
-            content["metrics"] = {"exact_match": right + (0.013 if right > 0.5 else 0.01) * seed, "forgetting": 0.1}
+            content["metrics"] = {
+                "exact_match": right + (0.013 if right > 0.5 else 0.01) * seed,
+                "forgetting": 0.1,
+            }
             write(tmp_path / f"{method}{seed}", content)
-    made, = load(tmp_path, baseline=METHODS[1])
+    (made,) = load(tmp_path, baseline=METHODS[1])
     found = {column.title: column for column in columns(made)}
     assert [cell.bold for cell in found["Exact match ↑"].cells] == [True, False]
     assert found["Δ exact match"].cells[0].text.endswith("*") and "Forgetting ↓" in found
@@ -114,8 +146,11 @@ def test_perplexity_is_shown_and_not_tested_a_second_time(tmp_path):
             content = record(method, seed, loss=3 + place)
             content["metrics"] = {"perplexity": float(np.exp(content["loss"]["test"]))}
             write(tmp_path / f"{method}{seed}", content)
-    made, = load(tmp_path)
-    assert "Perplexity" in (titles := [column.title for column in columns(made)]) and "Δ perplexity" not in titles
+    (made,) = load(tmp_path)
+    assert (
+        "Perplexity" in (titles := [column.title for column in columns(made)])
+        and "Δ perplexity" not in titles
+    )
     assert [quality.key for quality in made.qualities] == ["loss_test"]
 
 
@@ -128,7 +163,9 @@ def answered(tmp_path: Path, seeds: int, examples: int = 200) -> dict[tuple[str,
             scores = hard < skill + 0.01 * seed
             content = record(method, seed)
             content["metrics"] = {"exact_match": float(scores.mean())}
-            content["metric_facts"] = {"exact_match": {"split": "test", "scores": "".join(map(str, map(int, scores)))}}
+            content["metric_facts"] = {
+                "exact_match": {"split": "test", "scores": "".join(map(str, map(int, scores)))}
+            }
             write(tmp_path / f"{method}{seed}", content)
             found[method, seed] = scores.astype(float)
     return found
@@ -138,16 +175,25 @@ def answered(tmp_path: Path, seeds: int, examples: int = 200) -> dict[tuple[str,
 def test_test_examples_have_a_bootstrap_of_their_own(tmp_path, seeds):
     """Against SciPy's bootstrap, which draws the examples themselves; shown for a single seed, too."""
     scores = answered(tmp_path, seeds)
-    made, = load(tmp_path, baseline=METHODS[0])
-    better = [np.mean([scores[method, seed] for seed in range(seeds)], axis=0) for method in METHODS[:2]]
+    (made,) = load(tmp_path, baseline=METHODS[0])
+    better = [
+        np.mean([scores[method, seed] for seed in range(seeds)], axis=0) for method in METHODS[:2]
+    ]
     line = lines([made])[1]
-    for key, sample in (("exact_match", better[1]), ("exact_match_difference", better[1] - better[0])):
-        low, high = reference.bootstrap((sample,), np.mean, method="percentile", rng=1).confidence_interval
+    for key, sample in (
+        ("exact_match", better[1]),
+        ("exact_match_difference", better[1] - better[0]),
+    ):
+        low, high = reference.bootstrap(
+            (sample,), np.mean, method="percentile", rng=1
+        ).confidence_interval
         assert float(line[f"{key}_examples_low"]) == pytest.approx(low, abs=0.006)
         assert float(line[f"{key}_examples_high"]) == pytest.approx(high, abs=0.006)
     found = {column.title: column.cells[1].text for column in columns(made)}
     assert ("±" in found["Exact match ↑"]) == (seeds == 5) and found["Exact match ↑"].endswith("]")
-    assert found["Δ exact match"].startswith("+0.0") and "bootstrap over the 200 examples" in caption(made)
+    assert found["Δ exact match"].startswith(
+        "+0.0"
+    ) and "bootstrap over the 200 examples" in caption(made)
     assert "[" not in found["Test loss"]
 
 
@@ -155,9 +201,12 @@ def test_test_examples_have_a_bootstrap_of_their_own(tmp_path, seeds):
 def test_scores_that_cannot_be_paired_give_no_bootstrap(tmp_path, scores):
     answered(tmp_path, 3)
     other = record(METHODS[1], 0)
-    other["metrics"], other["metric_facts"] = {"exact_match": 0.4}, {"exact_match": {"scores": scores}}
+    other["metrics"], other["metric_facts"] = (
+        {"exact_match": 0.4},
+        {"exact_match": {"scores": scores}},
+    )
     write(tmp_path / f"{METHODS[1]}0", other)
-    made, = load(tmp_path, baseline=METHODS[0])
+    (made,) = load(tmp_path, baseline=METHODS[0])
     assert made.examples(made.qualities[1], made.rows[0]) is not None
     of_seeds = made.rows[1].scores("exact_match")
     assert sorted(of_seeds) == ([] if scores == "01" else [1, 2])
@@ -167,38 +216,61 @@ def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path):
     write(tmp_path / "run", record(METHODS[0]))
     for index, method in enumerate(METHODS[:2]):
         write(tmp_path / f"predicted{index}", prediction(method), "prediction.json")
-    made, = load(tmp_path, strict=True)
-    assert [(len(row.runs), row.prediction is not None) for row in made.rows] == [(1, True), (0, True)]
+    (made,) = load(tmp_path, strict=True)
+    assert [(len(row.runs), row.prediction is not None) for row in made.rows] == [
+        (1, True),
+        (0, True),
+    ]
     found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
-    assert found["Predicted peak train (GiB)"] == ["0.25", "0.25"] and found["Card needed (GiB)"] == ["0.75", "0.75"]
+    assert found["Predicted peak train (GiB)"] == ["0.25", "0.25"] and found[
+        "Card needed (GiB)"
+    ] == ["0.75", "0.75"]
     assert "Largest batch" not in found and "Predicted: tensors alone" in caption(made)
 
 
 def test_a_prediction_does_not_depend_on_the_rate_and_says_what_fits(tmp_path):
     for index in range(3):
-        write(tmp_path / f"run{index}", record(METHODS[0], lr=10.0 ** -index))
-    write(tmp_path / "foreseen", prediction(METHODS[0], lr=0.5) | {"largest_batch": {"gib": 24.0, "batch_size": 6}},
-          "prediction.json")
-    made, = load(tmp_path)
+        write(tmp_path / f"run{index}", record(METHODS[0], lr=10.0**-index))
+    write(
+        tmp_path / "foreseen",
+        prediction(METHODS[0], lr=0.5) | {"largest_batch": {"gib": 24.0, "batch_size": 6}},
+        "prediction.json",
+    )
+    (made,) = load(tmp_path)
     found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
     assert found["Largest batch"] == ["6 in 24 GiB"] * 3
 
 
 def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
     refused = record(METHODS[0], status="predicted_out_of_memory")
-    refused["prediction"] = {"needed_gib": 31.5, "peak_gib": {"train": 31.0}, "breakdown_gib": {"parameters": 31.0}}
+    refused["prediction"] = {
+        "needed_gib": 31.5,
+        "peak_gib": {"train": 31.0},
+        "breakdown_gib": {"parameters": 31.0},
+    }
     write(tmp_path / "a", refused)
     write(tmp_path / "b", record(METHODS[1]))
-    made, = load(tmp_path)
+    (made,) = load(tmp_path)
     found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
-    assert found["Card needed (GiB)"] == ["31.50", "–"] and found["Outcome"][0] == "predicted out of memory 1"
+    assert (
+        found["Card needed (GiB)"] == ["31.50", "–"]
+        and found["Outcome"][0] == "predicted out of memory 1"
+    )
 
 
 def test_the_summary_has_what_decides_and_fits_a_readme(made):
     table, said = write_tables.summary(made).split("\n\n")
     head, _, *rows = table.splitlines()
-    assert head.strip("| ").split(" | ") == ["Method", "Learning rate", "Test loss", "Δ test loss", "Tokens/s",
-                                             "Peak train (GiB)", "Trainable", "Outcome"]
+    assert head.strip("| ").split(" | ") == [
+        "Method",
+        "Learning rate",
+        "Test loss",
+        "Δ test loss",
+        "Tokens/s",
+        "Peak train (GiB)",
+        "Trainable",
+        "Outcome",
+    ]
     assert [row.split(" | ")[0].strip("| ").replace("\\", "") for row in rows] == METHODS
     assert said.strip() and max(map(len, rows)) < 150
 
@@ -207,32 +279,63 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     comparison(tmp_path)
     parts = sorted(tmp_path.iterdir())
     first, second = load(tmp_path), load(*parts[::-1])
-    for write_as in (write_tables.comma_separated, write_tables.latex, lambda made: write_tables.markdown(made, {})):
+    for write_as in (
+        write_tables.comma_separated,
+        write_tables.latex,
+        lambda made: write_tables.markdown(made, {}),
+    ):
         assert write_as(first) == write_as(second)
 
 
-@pytest.mark.parametrize("mean, half, text", [
-    (2.93417, 0.01234, "2.934 ± 0.012"), (12345.6, 78.9, "12,346 ± 79"), (12345.6, None, "12,346"),
-    (2.93417, None, "2.934"), (0.0, None, "0.0"), (-0.01764, 0.0278, "−0.018 ± 0.028"), (5.0, 0.0, "5.000 ± 0.000"),
-    (2.9, 12.0, "3 ± 12"), (48.2, 1e-14, "48.2 ± 0.0"), (76.698, None, "76.7"),
-    (0.07708, None, "0.077"), (0.0012345, None, "0.00123")])
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (2.93417, 0.01234, "2.934 ± 0.012"),
+        (12345.6, 78.9, "12,346 ± 79"),
+        (12345.6, None, "12,346"),
+        (2.93417, None, "2.934"),
+        (0.0, None, "0.0"),
+        (-0.01764, 0.0278, "−0.018 ± 0.028"),
+        (5.0, 0.0, "5.000 ± 0.000"),
+        (2.9, 12.0, "3 ± 12"),
+        (48.2, 1e-14, "48.2 ± 0.0"),
+        (76.698, None, "76.7"),
+        (0.07708, None, "0.077"),
+        (0.0012345, None, "0.00123"),
+    ],
+)
 def test_digits_follow_the_interval(mean, half, text):
     assert spread_cell(Estimate(mean, half, 5)).text == text
 
 
 def test_a_difference_of_one_seed_has_the_decimals_of_what_it_is_taken_from():
     assert spread_cell(Estimate(0.00123456, None, 1), of=Estimate(3.7601, None, 1)).text == "+0.001"
-    assert spread_cell(Estimate(-0.4321, 0.012, 5), of=Estimate(3.7601, 0.2, 5)).text == "−0.432 ± 0.012"
+    assert (
+        spread_cell(Estimate(-0.4321, 0.012, 5), of=Estimate(3.7601, 0.2, 5)).text
+        == "−0.432 ± 0.012"
+    )
 
 
-@pytest.mark.parametrize("rate, text", [(1e-3, "1e-3"), (0.000316, "3.16e-4"), (5e-5, "5e-5"), (2, "2e0")])
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-3, "1e-3"), (0.000316, "3.16e-4"), (5e-5, "5e-5"), (2, "2e0")]
+)
 def test_rates_are_powers_of_ten(rate, text):
     assert scientific(rate) == text
 
 
-@pytest.mark.parametrize("count, text", [
-    (0, "0"), (999, "999"), (1000, "1.00 k"), (234_240, "234 k"), (999_700, "1.00 M"), (99_960, "100 k"),
-    (5_795_072, "5.80 M"), (8_030_261_248, "8.03 B")])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (234_240, "234 k"),
+        (999_700, "1.00 M"),
+        (99_960, "100 k"),
+        (5_795_072, "5.80 M"),
+        (8_030_261_248, "8.03 B"),
+    ],
+)
 def test_counts_have_three_digits(count, text):
     assert short(count) == text
 
@@ -259,13 +362,20 @@ def test_text_is_escaped(tmp_path):
 def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_path):
     answered(tmp_path, 5)
     parts = write_tables.latex(load(tmp_path)).split("\\begin{tabular}")[1:]
-    heads = [part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts]
+    heads = [
+        part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts
+    ]
     assert len(heads) == 2 and all(head.strip().startswith("Method & ") for head in heads)
     for measure in ("test", "exact"):
         assert sum(f"Delta$ {measure}" in head for head in heads) == 1
     assert all(("Delta$ exact" in head) == ("{Exact match" in head) for head in heads)
-    rows = [row for part in parts for row in part.split("\\midrule")[1].splitlines() if " & " in row]
-    assert max(len(row.replace("$\\pm$", "±").replace("$+$", "+").replace("$-$", "-")) for row in rows) < 150
+    rows = [
+        row for part in parts for row in part.split("\\midrule")[1].splitlines() if " & " in row
+    ]
+    assert (
+        max(len(row.replace("$\\pm$", "±").replace("$+$", "+").replace("$-$", "-")) for row in rows)
+        < 150
+    )
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])
@@ -275,13 +385,25 @@ def test_latex_compiles(tmp_path, fill, alone):
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
     (out / "table.tex").write_text(write_tables.latex(made))
-    (out / "paper.tex").write_text("\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
-                                   "Before. \\input{table} After.\\end{document}")
+    (out / "paper.tex").write_text(
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
+        "Before. \\input{table} After.\\end{document}"
+    )
     name = "table" if alone else "paper"
-    done = subprocess.run([pdflatex, "-interaction=nonstopmode", "-halt-on-error", name], cwd=out, capture_output=True,
-                          text=True, errors="replace", timeout=120)
+    done = subprocess.run(
+        [pdflatex, "-interaction=nonstopmode", "-halt-on-error", name],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
-    shown = subprocess.run([program("pdftotext"), "-layout", f"{name}.pdf", "-"], cwd=out, capture_output=True,
-                           text=True)
+    shown = subprocess.run(
+        [program("pdftotext"), "-layout", f"{name}.pdf", "-"],
+        cwd=out,
+        capture_output=True,
+        text=True,
+    )
     assert METHODS[0] in shown.stdout and ("After." in shown.stdout) != alone

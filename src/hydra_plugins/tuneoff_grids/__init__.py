@@ -1,4 +1,5 @@
 """Where Hydra looks for plugins: the grid sweeper of tuneoff."""
+
 from tuneoff.sweeps.sweeper import GridSweeper as _GridSweeper
 
 

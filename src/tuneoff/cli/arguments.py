@@ -1,4 +1,5 @@
 """The command line before Hydra reads it: unknown flags refused, and a sweep's options made ready for our sweeper."""
+
 import re
 import sys
 from argparse import Namespace
@@ -13,12 +14,17 @@ from tuneoff.config import ABSENT, ConfigError, own_options
 from tuneoff.distributed.launch import launched, this_rank
 
 # Hydra's part in a rank beside the first: no folder, no file, and a log of what is wrong.
-SILENT = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.handlers.file.filename=/dev/null",
-          "hydra.job_logging.root.level=WARNING"]
+SILENT = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job_logging.handlers.file.filename=/dev/null",
+    "hydra.job_logging.root.level=WARNING",
+]
 
 
 def check_flags() -> None:
     """Refuse unknown flags in one line, where argparse would print its usage too."""
+
     def refuse(message: str) -> NoReturn:
         raise ConfigError("command line", ABSENT, f"{message}; see --help")
 
@@ -35,15 +41,22 @@ def swept(arguments: list[str]) -> list[str]:
     """
     flags = get_args_parser().parse_args(arguments)
     chosen = chosen_config(flags)
-    by_itself = "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
+    by_itself = (
+        "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
+    )
     multirun = flags.multirun or by_itself
     if multirun and launched() > 1:
-        raise ConfigError("WORLD_SIZE", launched(), "a sweep needs no launcher: leave it out, and write num_processes="
-                          f"{launched()}")
+        raise ConfigError(
+            "WORLD_SIZE",
+            launched(),
+            f"a sweep needs no launcher: leave it out, and write num_processes={launched()}",
+        )
     if not multirun:
         return [*arguments, *SILENT] if this_rank() else arguments
     plain = re.compile(rf"({'|'.join(own_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
-    arguments = [plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments]
+    arguments = [
+        plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments
+    ]
     named = [word for word in arguments if word.startswith("hydra/sweeper=")]
     named += [item for item in chosen.get("defaults") or [] if "override hydra/sweeper" in item]
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
@@ -52,8 +65,14 @@ def swept(arguments: list[str]) -> list[str]:
 
 def chosen_config(flags: Namespace) -> DictConfig:
     """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
-    folders = [Path(flags.config_dir or flags.config_path or "."), Path(sys.argv[0]).parent / "conf"]
-    paths = [folder / f"{(flags.config_name or 'config').removesuffix('.yaml')}.yaml" for folder in folders]
+    folders = [
+        Path(flags.config_dir or flags.config_path or "."),
+        Path(sys.argv[0]).parent / "conf",
+    ]
+    paths = [
+        folder / f"{(flags.config_name or 'config').removesuffix('.yaml')}.yaml"
+        for folder in folders
+    ]
     try:
         found: Any = OmegaConf.load(next(path for path in paths if path.is_file()))
     except (StopIteration, OSError, MarkedYAMLError):

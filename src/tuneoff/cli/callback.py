@@ -1,4 +1,5 @@
 """Hydra's callback: the pre-flight check of a run or a sweep, and the end of one."""
+
 import time
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,22 @@ class Refusal(Callback):
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
         if (folder / RUN).exists() and task.resume == "never" and not task.rerun:
-            raise ConfigError("hydra.run.dir", folder, "holds a run already, and rerun=true would replace it")
+            raise ConfigError(
+                "hydra.run.dir", folder, "holds a run already, and rerun=true would replace it"
+            )
         if (folder / RUN).exists() and task.resume != "never":
             refuse_another_run(task, folder)
         self.there = existing(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what the sweeper could not do. (Our own sweeper checks each of its points before the first job.)"""
+        """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         self.there, self.began = existing(Path(config.hydra.sweep.dir)), time.time()
-        if config.get("tuned") is not None and not config.hydra.sweeper._target_.endswith(".GridSweeper"):
-            raise ConfigError("tuned", config.tuned, "needs hydra/sweeper=grids, which puts the values in")
+        if config.get("tuned") is not None and not config.hydra.sweeper._target_.endswith(
+            ".GridSweeper"
+        ):
+            raise ConfigError(
+                "tuned", config.tuned, "needs hydra/sweeper=grids, which puts the values in"
+            )
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
@@ -55,7 +62,11 @@ class Refusal(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""
-        if isinstance(job_return._return_value, ConfigError) and this_rank() == 0 and not self.earlier:
+        if (
+            isinstance(job_return._return_value, ConfigError)
+            and this_rank() == 0
+            and not self.earlier
+        ):
             forget(Path(config.hydra.runtime.output_dir), self.there)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 Their own messages take several lines, leave out what is allowed, and advise a `+` that `bind` refuses.
 """
+
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -30,7 +31,17 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, safe_load
 
-from tuneoff.config import Columns, ConfigError, Data, Experiment, Model, Splits, nearest, no_such_option, schemas
+from tuneoff.config import (
+    Columns,
+    ConfigError,
+    Data,
+    Experiment,
+    Model,
+    Splits,
+    nearest,
+    no_such_option,
+    schemas,
+)
 from tuneoff.record import Busy
 
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -58,17 +69,24 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
     # In a sweep the point's own value, not the whole list of the command line.
     merged = (re.match(r"Error merging override (.*)", str(cause)) for cause in chain)
     arguments = [*(match[1] for match in merged if match), *arguments]
-    lines = [say(cause, arguments) for cause in chain] + [first_line(cause) for cause in reversed(chain)]
+    lines = [say(cause, arguments) for cause in chain] + [
+        first_line(cause) for cause in reversed(chain)
+    ]
     return next(filter(None, lines), type(error).__name__)
 
 
 def from_input(chain: list[BaseException]) -> bool:
     """Whether Hydra or OmegaConf found fault with the input, rather than failed within a call that is ours."""
     for cause in reversed(chain):
-        missing = isinstance(cause, AttributeError | LookupError)  # ours too, where we read a key that is not there
+        missing = isinstance(
+            cause, AttributeError | LookupError
+        )  # ours too, where we read a key that is not there
         if isinstance(cause, HydraException | OmegaConfBaseException) and not missing:
             return True
-        packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(cause.__traceback__)]
+        packages = [
+            frame.f_globals.get("__name__", "").partition(".")[0]
+            for frame, _ in walk_tb(cause.__traceback__)
+        ]
         deciding = [name for name in packages if name in ("hydra", "tuneoff", "__main__")]
         if deciding:
             return deciding[-1] == "hydra"
@@ -94,9 +112,16 @@ def given(key: str, arguments: list[str]) -> str:
 def field_of(key: str) -> Any:
     """The dataclass field behind a dotted key of any method, or None."""
     parent, _, name = key.rpartition(".")
-    classes: dict[str, list[Any]] = {"": [Experiment, *schemas().values()], "model": [Model], "data": [Data],
-                                     "data.columns": [Columns], "data.splits": [Splits]}
-    return next((item for cls in classes.get(parent, []) for item in fields(cls) if item.name == name), None)
+    classes: dict[str, list[Any]] = {
+        "": [Experiment, *schemas().values()],
+        "model": [Model],
+        "data": [Data],
+        "data.columns": [Columns],
+        "data.splits": [Splits],
+    }
+    return next(
+        (item for cls in classes.get(parent, []) for item in fields(cls) if item.name == name), None
+    )
 
 
 def expectation(cls: Any, name: str) -> str | None:
@@ -161,14 +186,20 @@ def _(error: ValidationError, arguments: list[str]) -> str | None:
 def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
     if not error.full_key:
         return None
-    known = [item.name for item in fields(error.object_type)] if is_dataclass(error.object_type) else []
+    known = (
+        [item.name for item in fields(error.object_type)] if is_dataclass(error.object_type) else []
+    )
     method = OmegaConf.select(error.parent_node._get_root(), "method")
     return f"{given(error.full_key, arguments)}: {no_such_option(error.full_key, known, method)}"
 
 
 @say.register
 def _(error: ConfigTypeError, arguments: list[str]) -> str | None:
-    return f"~{error.full_key}: cannot be removed" if "does not support deletion" in str(error) else None
+    return (
+        f"~{error.full_key}: cannot be removed"
+        if "does not support deletion" in str(error)
+        else None
+    )
 
 
 @say.register
@@ -178,7 +209,9 @@ def _(error: MissingMandatoryValue, arguments: list[str]) -> str | None:
 
 @say.register
 def _(error: InterpolationResolutionError, arguments: list[str]) -> str | None:
-    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip("\"'")
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip(
+        "\"'"
+    )
     # Hydra resolves the choice of a group under a stand-in key.
     written = given(error.full_key or "", arguments)
     return f"{written if '=' in written else next((text for text in arguments if '${' in text), written)}: {reason}"
@@ -193,13 +226,19 @@ def _(error: MarkedYAMLError, arguments: list[str]) -> str:
 @say.register
 def _(error: UserWarning, arguments: list[str]) -> str:
     folder = re.search(r"path=(.*) is not available", str(error))
-    return f"hydra.searchpath: {folder[1]} must be an existing folder" if folder else first_line(error)
+    return (
+        f"hydra.searchpath: {folder[1]} must be an existing folder" if folder else first_line(error)
+    )
 
 
 @say.register
 def _(error: RuntimeError, arguments: list[str]) -> str | None:
     plugin = re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_([a-z]+)_", str(error))
-    return f"hydra: needs the extra {plugin[1]}: pip install 'tuneoff[{plugin[1]}]'" if plugin else None
+    return (
+        f"hydra: needs the extra {plugin[1]}: pip install 'tuneoff[{plugin[1]}]'"
+        if plugin
+        else None
+    )
 
 
 @say.register
@@ -220,11 +259,20 @@ def _(error: OSError, arguments: list[str]) -> str:
 def _(error: ValueError, arguments: list[str]) -> str | None:
     if not str(error).startswith("Config group override"):
         return None
-    groups = ("method", *(item.name for item in fields(Experiment) if is_dataclass(item.type)), "forgetting.data", "")
+    groups = (
+        "method",
+        *(item.name for item in fields(Experiment) if is_dataclass(item.type)),
+        "forgetting.data",
+        "",
+    )
     chosen = [text for text in arguments if text.partition("=")[0] in groups and "=" in text]
     odd = [text for text in chosen if not isinstance(safe_load(text.partition("=")[2]), str)]
     wrong = (*odd, *chosen, "")[0]
-    return f"{wrong}: must be written key=value" if wrong.startswith("=") else f"{wrong}: must be the name of a config"
+    return (
+        f"{wrong}: must be written key=value"
+        if wrong.startswith("=")
+        else f"{wrong}: must be the name of a config"
+    )
 
 
 @say.register
@@ -232,7 +280,9 @@ def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
     for pattern, sentence in COMPOSITION.items():
         match = re.search(pattern, str(error))
         if match:
-            return sentence(match[1], arguments) if callable(sentence) else sentence.format(match[1])
+            return (
+                sentence(match[1], arguments) if callable(sentence) else sentence.format(match[1])
+            )
     return None
 
 
@@ -245,7 +295,11 @@ def _swept(override: str, arguments: list[str]) -> str:
 
 
 def _mixed(other: str, arguments: list[str]) -> str:
-    written = (text for text in reversed(arguments) if text.lstrip("+").partition("=")[0] in ("method", "schema"))
+    written = (
+        text
+        for text in reversed(arguments)
+        if text.lstrip("+").partition("=")[0] in ("method", "schema")
+    )
     return f"{next(written, 'method')}: must be one method, since each has its own options"
 
 

@@ -1,4 +1,5 @@
 """The entry behind train.py: runs Hydra's main function, and turns any error into one line and an exit code."""
+
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,12 +11,17 @@ from tuneoff.distributed.launch import this_rank
 from tuneoff.jobs.work import RunFailed
 
 # Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not for ever.
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+warnings.filterwarnings(
+    "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+)
 
 
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
-    for passed_over in (f"Callback {Refusal.__name__}", "provider=.* is not available"):  # Hydra only warns of these
+    for passed_over in (
+        f"Callback {Refusal.__name__}",
+        "provider=.* is not available",
+    ):  # Hydra only warns of these
         warnings.filterwarnings("error", message=passed_over)
     written = sys.argv[1:]
     try:
@@ -27,7 +33,9 @@ def one_line(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as caught:
-        raised = caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
+        raised = (
+            caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
+        )
     failed = isinstance(raised, RunFailed)
     line = str(raised) if failed else explain(raised, written)
     if line is None and isinstance(raised, OSError):  # a full disk, a folder that cannot be written

@@ -1,4 +1,5 @@
 """A run's folder: its name, the one that a resume goes on in, and nothing left of a refused run."""
+
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,12 @@ def run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
     name, resume = identity(task), task.resume
     if resume == "auto":
         earlier = sorted(Path(parent).glob(f"*_{name}"), reverse=True)
-        return str(next((folder for folder in earlier if status(folder) in RETRIED), f"{parent}/{time}_{name}"))
+        return str(
+            next(
+                (folder for folder in earlier if status(folder) in RETRIED),
+                f"{parent}/{time}_{name}",
+            )
+        )
     return f"{parent}/{time}_{name}" if resume == "never" else resume
 
 
@@ -30,7 +36,9 @@ def refuse_another_run(task: DictConfig, folder: Path) -> None:
     """
     found, name = (read_json(folder / RUN) or {}).get("identity"), identity(task)
     if found != name:
-        raise ConfigError("resume", task.resume, f"{folder} holds run {found}, and these settings make {name}")
+        raise ConfigError(
+            "resume", task.resume, f"{folder} holds run {found}, and these settings make {name}"
+        )
 
 
 def existing(folder: Path) -> Path:

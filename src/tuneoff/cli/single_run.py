@@ -1,4 +1,5 @@
 """A single run from the command line: in this process, or as the launching process of its ranks."""
+
 import logging
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(cfg: DictConfig, folder: Path) -> dict:
     start = started(cfg, None)
     if experiment.task is Task.predict:
         from tuneoff.predict import show
+
         result = perform(experiment, method, folder, start)
         show(result, folder)
         return result
@@ -43,7 +45,9 @@ def run(cfg: DictConfig, folder: Path) -> dict:
         print(closing_table(result, folder))
     if result["status"] != "finished":
         error = result["error"]
-        raise RunFailed(f"{result['status']}: {error['type']}: {error['message']} ({folder / RESULT})")
+        raise RunFailed(
+            f"{result['status']}: {error['type']}: {error['message']} ({folder / RESULT})"
+        )
     return result
 
 
@@ -55,12 +59,19 @@ def in_ranks(experiment: Experiment, method: Any, folder: Path, start: dict) -> 
     """
     start = {**start, "method": experiment.method, "seed": experiment.seed}
     with its_share(1, experiment.num_processes):
-        supervisor.run(partial(as_rank, experiment, method, folder, start), folder, start, supervisor.Limits(),
-                    ranks=experiment.num_processes)
+        supervisor.run(
+            partial(as_rank, experiment, method, folder, start),
+            folder,
+            start,
+            supervisor.Limits(),
+            ranks=experiment.num_processes,
+        )
     result = read_json(folder / RESULT) or {}
     error = result.get("error") or {}
     if error.get("type") == ConfigError.__name__:
-        raise ConfigError(error["message"].partition(": ")[0], ABSENT, error["message"].partition(": ")[2])
+        raise ConfigError(
+            error["message"].partition(": ")[0], ABSENT, error["message"].partition(": ")[2]
+        )
     return result
 
 

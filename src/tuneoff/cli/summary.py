@@ -1,4 +1,5 @@
 """The closing table of a run: what it came to, in a few aligned lines."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ def closing_table(result: dict, folder: Path) -> str:
     rows = [("method", result["method"]), ("status", result["status"])]
     if parameters:
         share = 100 * parameters["trainable"] / parameters["total"]
-        rows.append(("trainable", f"{parameters['trainable']:,} of {parameters['total']:,} ({share:.2f} %)"))
+        rows.append(
+            ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,} ({share:.2f} %)")
+        )
         if parameters["ever_trained"] != parameters["trainable"]:
             rows.append(("ever trained", f"{parameters['ever_trained']:,}"))
     shown = [f"{loss[key]:.4f}" if loss[key] is not None else "-" for key in ("initial", "final")]
@@ -31,9 +34,19 @@ def metric_rows(result: dict) -> Iterator[tuple[str, str]]:
         yield "perplexity", f"{values['perplexity']:,.2f} ({facts['perplexity']['split']})"
     if "exact_match" in values:
         on = facts["exact_match"]
-        yield "exact match", (f"{100 * values['exact_match']:.1f} % ({on['scores'].count('1')} of {on['rows']} "
-                              f"{on['split']} rows, {on['seconds']:.0f} s)")
+        yield (
+            "exact match",
+            (
+                f"{100 * values['exact_match']:.1f} % ({on['scores'].count('1')} of {on['rows']} "
+                f"{on['split']} rows, {on['seconds']:.0f} s)"
+            ),
+        )
     if "forgetting" in values:
         on = facts["forgetting"]
-        yield "forgetting", (f"{values['forgetting']:+.4f} nats per token of {on['data']} "
-                             f"({on['before']:.4f} → {on['after']:.4f})")
+        yield (
+            "forgetting",
+            (
+                f"{values['forgetting']:+.4f} nats per token of {on['data']} "
+                f"({on['before']:.4f} → {on['after']:.4f})"
+            ),
+        )

@@ -2,6 +2,7 @@
 
 Imports neither torch nor transformers, because `--help`, a refusal and a sweep's parent pass through here.
 """
+
 from importlib import import_module
 from typing import Any
 
@@ -47,11 +48,47 @@ from tuneoff.config.settings import (
 )
 
 __all__ = [
-    "ABSENT", "BUDGETS", "Columns", "ConfigError", "Data", "Dtype", "Experiment", "Forgetting",
-    "MixedPrecision", "Model", "Optimizer", "Scheduler", "Splits", "Task", "Tracker", "WandbMode", "above",
-    "as_names", "at_least", "bind", "check_ranges", "checked", "data_files", "data_hash", "derive",
-    "embedded_file", "folder_of", "format_of", "identity", "names", "nearest", "no_such_option", "odd_keys",
-    "one_of", "option", "own_options", "packages", "resolved", "schemas", "shipped", "shown",
+    "ABSENT",
+    "BUDGETS",
+    "Columns",
+    "ConfigError",
+    "Data",
+    "Dtype",
+    "Experiment",
+    "Forgetting",
+    "MixedPrecision",
+    "Model",
+    "Optimizer",
+    "Scheduler",
+    "Splits",
+    "Task",
+    "Tracker",
+    "WandbMode",
+    "above",
+    "as_names",
+    "at_least",
+    "bind",
+    "check_ranges",
+    "checked",
+    "data_files",
+    "data_hash",
+    "derive",
+    "embedded_file",
+    "folder_of",
+    "format_of",
+    "identity",
+    "names",
+    "nearest",
+    "no_such_option",
+    "odd_keys",
+    "one_of",
+    "option",
+    "own_options",
+    "packages",
+    "resolved",
+    "schemas",
+    "shipped",
+    "shown",
 ]
 
 

@@ -1,4 +1,5 @@
 """Binding: a composed config, checked, becomes (experiment, method); and what names a run, its identity."""
+
 import copy
 import hashlib
 import json
@@ -19,8 +20,10 @@ from tuneoff.record import INCIDENTAL
 def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
     store = ConfigStore.instance()
-    return {file.removesuffix(".yaml"): OmegaConf.get_type(store.load(f"schema/{file}").node)
-            for file in store.list("schema")}
+    return {
+        file.removesuffix(".yaml"): OmegaConf.get_type(store.load(f"schema/{file}").node)
+        for file in store.list("schema")
+    }
 
 
 def packages() -> list[str]:
@@ -40,7 +43,11 @@ def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]
     for key in map(str, cfg):
         node = cfg._get_node(key)
         if key not in known:
-            yield prefix + key, node, no_such_option(f"{prefix}{key}", known, OmegaConf.select(cfg, "method"))
+            yield (
+                prefix + key,
+                node,
+                no_such_option(f"{prefix}{key}", known, OmegaConf.select(cfg, "method")),
+            )
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
             yield from odd_keys(cfg[key], f"{prefix}{key}.")
 
@@ -49,8 +56,14 @@ def no_such_option(key: str, known: list[str], method: str | None) -> str:
     """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
     parent, _, name = key.rpartition(".")
     if parent:
-        return f"no such option in {parent}" + (nearest(name, known) or f"; there are {', '.join(known)}")
-    owners = [owner for owner, schema in schemas().items() if name in (item.name for item in fields(schema))]
+        return f"no such option in {parent}" + (
+            nearest(name, known) or f"; there are {', '.join(known)}"
+        )
+    owners = [
+        owner
+        for owner, schema in schemas().items()
+        if name in (item.name for item in fields(schema))
+    ]
     elsewhere = f", but for {', '.join(owners)}" if owners else nearest(name, known)
     return f"no such option for method={method}{elsewhere}"
 
@@ -67,8 +80,12 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
     experiment, method = _pick(Experiment, whole), _pick(whole.options, whole)
     if experiment.quantised and not method.keeps_base:
         key, value = experiment.quantised
-        raise ConfigError(key, value, f"method={experiment.method} trains the base weights, and quantised ones cannot "
-                          "be trained; adapters on top of them can")
+        raise ConfigError(
+            key,
+            value,
+            f"method={experiment.method} trains the base weights, and quantised ones cannot "
+            "be trained; adapters on top of them can",
+        )
     method.check(experiment)
     return experiment, method
 

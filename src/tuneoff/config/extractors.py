@@ -3,6 +3,7 @@ r"""Finds the answer in a text, so that an exact match compares answers and not 
 Every extractor is a regular expression with one group around the answer; its first match counts, as in GSM8K's own
 `extract_answer` and in lm-eval's `strict-match`. Imports nothing: a refusal passes through here.
 """
+
 import re
 
 EXTRACTORS = {

@@ -1,4 +1,5 @@
 """Which model is fine-tuned, where it comes from, and what can be seen to be wrong with that before it is loaded."""
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ class Model:
     `config` is the shape: transformers' model_type and sizes. Where there is a path, the path's own shape counts.
     `gguf_file` is a file in `path`; its weights, and its tokenizer, become ordinary ones when they are loaded.
     """
+
     name: str = MISSING
     path: str | None = None
     gguf_file: str | None = None
@@ -29,10 +31,14 @@ class Model:
     trust_remote_code: bool = False
 
     def check(self) -> None:
-        """Refuse ranges, and a folder that is not there. (OmegaConf builds defaults, so `__post_init__` cannot.)"""
+        """Refuse ranges, and a folder that is not there; `__post_init__` cannot, since OmegaConf builds defaults."""
         check_ranges(self, "model.")
         if self.path is None and not (self.config and "model_type" in self.config):
-            raise ConfigError("model.path", None, "must be a folder or a hub name, unless model.config gives a shape")
+            raise ConfigError(
+                "model.path",
+                None,
+                "must be a folder or a hub name, unless model.config gives a shape",
+            )
         if self.liger:
             need_package("model.liger", True, "liger_kernel", "liger")
         self._check_gguf()
@@ -41,7 +47,9 @@ class Model:
         folder = folder_of(self.path or "")
         weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
         if self.path and self.pretrained and folder.is_dir() and not (weights or self.gguf_file):
-            raise ConfigError("model.pretrained", True, f"{self.path} holds no weights; false draws random ones")
+            raise ConfigError(
+                "model.pretrained", True, f"{self.path} holds no weights; false draws random ones"
+            )
 
     def _check_gguf(self) -> None:
         """Refuse a GGUF file that is not there, and say how one is named where only `path` points to it."""
@@ -49,32 +57,47 @@ class Model:
         there = sorted(path.name for path in place.glob("*.gguf"))
         if file is None:
             if place.suffix == ".gguf" and place.is_file():
-                raise ConfigError("model.path", self.path, "must be the folder of the GGUF file, with "
-                                  f"{key}={place.name}")
+                raise ConfigError(
+                    "model.path",
+                    self.path,
+                    f"must be the folder of the GGUF file, with {key}={place.name}",
+                )
             if self.path and there and not (place / "config.json").exists():
-                raise ConfigError(key, None, f"must be one of {', '.join(there)}, since {self.path} has no config.json")
+                raise ConfigError(
+                    key,
+                    None,
+                    f"must be one of {', '.join(there)}, since {self.path} has no config.json",
+                )
             return
         if self.path is None:
             raise ConfigError(key, file, "needs model.path, the folder or hub name that it is in")
         if place.is_dir() and not (place / file).is_file():
-            raise ConfigError(key, file, f"{self.path} does not hold it, but {', '.join(there) or 'no GGUF file'}")
+            raise ConfigError(
+                key, file, f"{self.path} does not hold it, but {', '.join(there) or 'no GGUF file'}"
+            )
         need_package(key, file, "gguf", "gguf")
 
     def _check_place(self, key: str, place: str | None, holds: str) -> None:
         """Refuse a folder that is not there or does not hold the file `holds`; a hub name passes."""
-        if place is None or place and (folder_of(place) / holds).exists():
+        if place is None or (place and (folder_of(place) / holds).exists()):
             return
         if place.startswith("tuneoff:"):
-            raise ConfigError(f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}")
+            raise ConfigError(
+                f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}"
+            )
         # A hub name is owner/name; anything else has to be a folder.
         if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
             wanted = "folder with a config.json" if holds == "config.json" else "folder"
-            raise ConfigError(f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name")
+            raise ConfigError(
+                f"model.{key}", place, f"must be a {wanted}, or a hub name owner/name"
+            )
 
     @property
     def quantised(self) -> bool:
         """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
         try:
-            return "quantization_config" in json.loads((folder_of(self.path or "") / "config.json").read_text())
+            return "quantization_config" in json.loads(
+                (folder_of(self.path or "") / "config.json").read_text()
+            )
         except (OSError, ValueError):
             return False

@@ -1,4 +1,5 @@
 """How an option is declared with its range, and the one error type that becomes a one-line refusal."""
+
 import math
 from collections.abc import Callable
 from dataclasses import field, fields
@@ -80,7 +81,9 @@ def as_names(key: str, value: Any) -> list[str] | None:
     if value is None:
         return None
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part.strip() for part in parts):
+    if not isinstance(parts, list | tuple) or not all(
+        isinstance(part, str) and part.strip() for part in parts
+    ):
         raise ConfigError(key, value, f"must be names, as in {key}=[one,two]")
     parts = [part.strip() for part in parts]
     if not parts or len(set(parts)) < len(parts):
@@ -97,18 +100,36 @@ def need_package(key: str, value: Any, package: str, extra: str) -> None:
         ConfigError: with the extra of ours that installs it.
     """
     if find_spec(package) is None:
-        raise ConfigError(key, value, f"needs a package that is not installed: pip install 'tuneoff[{extra}]'")
+        raise ConfigError(
+            key, value, f"needs a package that is not installed: pip install 'tuneoff[{extra}]'"
+        )
 
 
 # What transformers and LLaMA-Factory call our settings, where no name resembles ours.
 ELSEWHERE = {
-    "learning_rate": "lr", "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
-    "per_device_eval_batch_size": "eval_batch_size", "cutoff_len": "max_length", "lr_scheduler_type": "scheduler",
-    "optim": "optimizer", "bf16": "mixed_precision", "fp16": "mixed_precision", "quantization_bit": "quantization",
-    "finetuning_type": "method", "model_name_or_path": "model.path", "dataset": "data", "max_samples": "data.limit",
-    "val_size": "data.validation_share", "output_dir": "hydra.run.dir", "resume_from_checkpoint": "resume",
-    "save_steps": "save_every", "eval_steps": "eval_every", "save_total_limit": "keep_checkpoints",
-    "report_to": "tracker", "neat_packing": "packing"}
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "cutoff_len": "max_length",
+    "lr_scheduler_type": "scheduler",
+    "optim": "optimizer",
+    "bf16": "mixed_precision",
+    "fp16": "mixed_precision",
+    "quantization_bit": "quantization",
+    "finetuning_type": "method",
+    "model_name_or_path": "model.path",
+    "dataset": "data",
+    "max_samples": "data.limit",
+    "val_size": "data.validation_share",
+    "output_dir": "hydra.run.dir",
+    "resume_from_checkpoint": "resume",
+    "save_steps": "save_every",
+    "eval_steps": "eval_every",
+    "save_total_limit": "keep_checkpoints",
+    "report_to": "tracker",
+    "neat_packing": "packing",
+}
 
 
 def nearest(word: str, known: Any) -> str:
@@ -116,5 +137,6 @@ def nearest(word: str, known: Any) -> str:
     if word in ELSEWHERE:
         return f"; did you mean {ELSEWHERE[word]}?"
     from difflib import get_close_matches
+
     close = get_close_matches(word, [str(name) for name in known], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,4 +1,5 @@
 """The settings that every method shares, typed and range-checked: the data, and the experiment."""
+
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -12,13 +13,23 @@ from omegaconf import MISSING
 from tuneoff.config.data import Data
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
-from tuneoff.config.options import ConfigError, above, at_least, check_ranges, names, need_package, one_of, option
+from tuneoff.config.options import (
+    ConfigError,
+    above,
+    at_least,
+    check_ranges,
+    names,
+    need_package,
+    one_of,
+    option,
+)
 from tuneoff.distributed.launch import launched
 from tuneoff.record import RUN
 
 
 class Scheduler(Enum):
     """Learning-rate schedules, as functions of progress."""
+
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
@@ -26,12 +37,14 @@ class Scheduler(Enum):
 
 class Dtype(Enum):
     """Types of the weights."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class MixedPrecision(Enum):
     """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
+
     no = 0
     bf16 = "bf16"
     fp16 = "fp16"
@@ -39,6 +52,7 @@ class MixedPrecision(Enum):
 
 class Optimizer(Enum):
     """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
+
     adamw = "adamw"
     adamw_8bit = "adamw_8bit"
     adafactor = "adafactor"
@@ -46,6 +60,7 @@ class Optimizer(Enum):
 
 class Tracker(Enum):
     """Experiment trackers, through accelerate."""
+
     wandb = "wandb"
     tensorboard = "tensorboard"
     none = "none"
@@ -53,12 +68,14 @@ class Tracker(Enum):
 
 class Task(Enum):
     """What a run does: train, or only say what memory that would take."""
+
     train = "train"
     predict = "predict"
 
 
 class WandbMode(Enum):
     """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
+
     offline = "offline"
     online = "online"
 
@@ -66,6 +83,7 @@ class WandbMode(Enum):
 @dataclass
 class Forgetting:
     """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
+
     data: Data | None = None
 
 
@@ -75,6 +93,7 @@ BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
 @dataclass
 class Experiment:
     """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
+
     method: str = MISSING
     task: Task = Task.train
     model: Model = field(default_factory=Model)
@@ -88,10 +107,14 @@ class Experiment:
     batch_size: int = at_least(8, 1)
     eval_batch_size: int | None = at_least(None, 1)
     gradient_accumulation_steps: int = at_least(1, 1)
-    num_processes: int = at_least(launched(), 1)  # ranks that share a step; each has batch_size rows a micro-step
+    num_processes: int = at_least(
+        launched(), 1
+    )  # ranks that share a step; each has batch_size rows a micro-step
     max_length: int = at_least(256, 2)
     group_by_length: bool = False  # rows of like length in one step
-    packing: bool = False  # whole examples side by side in rows of max_length; batch_size counts rows
+    packing: bool = (
+        False  # whole examples side by side in rows of max_length; batch_size counts rows
+    )
     epochs: float | None = above(None, 0)
     max_steps: int | None = at_least(None, 1)
     max_tokens: int | None = at_least(None, 1)
@@ -100,19 +123,31 @@ class Experiment:
     max_grad_norm: float | None = above(None, 0)
     eval_every: int | None = at_least(None, 1)
     test: bool = False  # evaluate the test split, once, at the end
-    exact_match: str | None = option(None, f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
-                                     'around the answer', is_extractor)
-    exact_match_limit: int | None = at_least(None, 1)  # rows to generate answers for; null: the whole split
+    exact_match: str | None = option(
+        None,
+        f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
+        "around the answer",
+        is_extractor,
+    )
+    exact_match_limit: int | None = at_least(
+        None, 1
+    )  # rows to generate answers for; null: the whole split
     max_new_tokens: int = at_least(256, 1)  # an answer's length at most
     save_every: int | None = at_least(None, 1)
     keep_checkpoints: int = at_least(2, 1)
-    gib: float | None = above(None, 0)  # a prediction finds the largest batch_size that fits in so much
-    skip_if_over_gib: float | None = above(None, 0)  # predict first, and do not start what would not fit
+    gib: float | None = above(
+        None, 0
+    )  # a prediction finds the largest batch_size that fits in so much
+    skip_if_over_gib: float | None = above(
+        None, 0
+    )  # predict first, and do not start what would not fit
     seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
     dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
     mixed_precision: MixedPrecision = MixedPrecision.no
     pure_bf16: bool = False
-    quantization: str | None = one_of(None, "4bit", "8bit")  # of the base weights, by bitsandbytes; 4bit is NF4
+    quantization: str | None = one_of(
+        None, "4bit", "8bit"
+    )  # of the base weights, by bitsandbytes; 4bit is NF4
     gradient_checkpointing: bool = False
     optimizer: Optimizer = Optimizer.adamw
     tracker: Tracker = Tracker.wandb
@@ -137,23 +172,41 @@ class Experiment:
             self.forgetting.data.check("forgetting.data.")
         check_ranges(self)
         if self.task is Task.train and self.model.pretrained and self.model.path is None:
-            raise ConfigError("model.path", None, "must be a folder or a hub name with weights; model.pretrained=false "
-                              "draws random ones")
+            raise ConfigError(
+                "model.path",
+                None,
+                "must be a folder or a hub name with weights; model.pretrained=false "
+                "draws random ones",
+            )
         given = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(given) > 1:
-            raise ConfigError(given[1], getattr(self, given[1]), f"one budget a run, and {given[0]} is already given")
+            raise ConfigError(
+                given[1],
+                getattr(self, given[1]),
+                f"one budget a run, and {given[0]} is already given",
+            )
         if self.pure_bf16 and self.mixed_precision is not MixedPrecision.no:
-            raise ConfigError("mixed_precision", self.mixed_precision, "must be no where pure_bf16=true")
+            raise ConfigError(
+                "mixed_precision", self.mixed_precision, "must be no where pure_bf16=true"
+            )
         if self.pure_bf16 and self.dtype is Dtype.float32:
-            raise ConfigError("dtype", self.dtype, "must be bfloat16 (or left out) where pure_bf16=true")
+            raise ConfigError(
+                "dtype", self.dtype, "must be bfloat16 (or left out) where pure_bf16=true"
+            )
         if self.dtype is None:
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
         if self.dtype is Dtype.bfloat16 and self.mixed_precision is MixedPrecision.fp16:
-            raise ConfigError("mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16")
+            raise ConfigError(
+                "mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16"
+            )
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
         if self.packing and self.group_by_length:
-            raise ConfigError("group_by_length", True, "must be false where packing=true, whose rows are alike long")
+            raise ConfigError(
+                "group_by_length",
+                True,
+                "must be false where packing=true, whose rows are alike long",
+            )
         self._check_kernels()
         self._check_processes()
         if self.export_merged and not self.save_model:
@@ -167,34 +220,60 @@ class Experiment:
         if self.quantization is not None:
             given = "quantization", self.quantization
             if not model.pretrained:
-                raise ConfigError(*given, "needs pretrained weights, and model.pretrained=false draws random ones")
+                raise ConfigError(
+                    *given, "needs pretrained weights, and model.pretrained=false draws random ones"
+                )
             if model.gguf_file is not None:
-                raise ConfigError(*given, "must be null where model.gguf_file is given, whose weights are dequantised")
+                raise ConfigError(
+                    *given,
+                    "must be null where model.gguf_file is given, whose weights are dequantised",
+                )
             if model.quantised:
-                raise ConfigError(*given, f"must be null, since the weights in {model.path} are quantised already")
+                raise ConfigError(
+                    *given, f"must be null, since the weights in {model.path} are quantised already"
+                )
             need_package(*given, "bitsandbytes", "bitsandbytes")
         if by and (self.task is Task.predict or self.skip_if_over_gib is not None):
             raise ConfigError(*by, "a prediction does not cover quantised weights")
         flash = model.attention == "flash_attention_2" and self.task is Task.train
         if flash and not (find_spec("flash_attn") or find_spec("kernels")):
-            raise ConfigError("model.attention", model.attention, "needs the package flash-attn (or kernels)")
+            raise ConfigError(
+                "model.attention", model.attention, "needs the package flash-attn (or kernels)"
+            )
 
     def _check_processes(self) -> None:
         """Refuse what several processes, or a model that is split over them, cannot do."""
         if launched() > 1 and self.num_processes != launched():
-            raise ConfigError("num_processes", self.num_processes, f"must be {launched()}, as many as were launched")
+            raise ConfigError(
+                "num_processes",
+                self.num_processes,
+                f"must be {launched()}, as many as were launched",
+            )
         if launched() > 1 and self.task is Task.predict:
-            raise ConfigError("task", self.task, f"needs no launcher; num_processes={launched()} says it")
+            raise ConfigError(
+                "task", self.task, f"needs no launcher; num_processes={launched()} says it"
+            )
         if self.sharding == "FSDP" and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-            raise ConfigError("FSDP_VERSION", version, "must be 2, as conf/accelerate/fsdp2.yaml has it")
+            raise ConfigError(
+                "FSDP_VERSION", version, "must be 2, as conf/accelerate/fsdp2.yaml has it"
+            )
         if self.sharding and self.exact_match is not None:
-            raise ConfigError("exact_match", self.exact_match, f"must be null under {self.sharding}, where no process "
-                              "has the model that would answer; lm-eval can ask the saved one")
+            raise ConfigError(
+                "exact_match",
+                self.exact_match,
+                f"must be null under {self.sharding}, where no process "
+                "has the model that would answer; lm-eval can ask the saved one",
+            )
         if self.sharding and self.quantised:
-            raise ConfigError(*self.quantised, f"was never tried under {self.sharding}; DDP takes it")
+            raise ConfigError(
+                *self.quantised, f"was never tried under {self.sharding}; DDP takes it"
+            )
         if self.sharding == "DeepSpeed" and self.save_every:
-            raise ConfigError("save_every", self.save_every, "must be null under DeepSpeed, whose split state has a "
-                              "format of its own")
+            raise ConfigError(
+                "save_every",
+                self.save_every,
+                "must be null under DeepSpeed, whose split state has a format of its own",
+            )
 
     @property
     def quantised(self) -> tuple[str, str] | None:
@@ -207,7 +286,14 @@ class Experiment:
     def sharding(self) -> str | None:
         """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
         asked = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
-        return next((name for key, name in asked.items() if os.environ.get(key, "").lower() in ("1", "true")), None)
+        return next(
+            (
+                name
+                for key, name in asked.items()
+                if os.environ.get(key, "").lower() in ("1", "true")
+            ),
+            None,
+        )
 
     @property
     def budget(self) -> tuple[str, float]:

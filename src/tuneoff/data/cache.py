@@ -2,6 +2,7 @@
 
 A file a set, named by all that its rows depend on; whoever is first writes it, and two at once write the same.
 """
+
 import hashlib
 import json
 import logging
@@ -26,19 +27,39 @@ log = logging.getLogger(__name__)
 FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
 
 
-def place(content: str, data: Data, template: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path:
+def place(
+    content: str, data: Data, template: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Path:
     """The file for a set; another one wherever content, settings, template, tokenizer or this code differ."""
-    settings = {name: value for name, value in asdict(data).items() if name not in ("name", "path", "template")}
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    parts = [content, settings, template, max_length, tokenizer_hash(tokenizer), code.hexdigest(),
-             version("tokenizers"), version("transformers")]
+    settings = {
+        name: value
+        for name, value in asdict(data).items()
+        if name not in ("name", "path", "template")
+    }
+    code = hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    )
+    parts = [
+        content,
+        settings,
+        template,
+        max_length,
+        tokenizer_hash(tokenizer),
+        code.hexdigest(),
+        version("tokenizers"),
+        version("transformers"),
+    ]
     folder = Path(os.environ.get(FOLDER) or "~/.cache/tuneoff").expanduser()
     return folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.safetensors"
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of how a tokenizer makes ids of text."""
-    rules: Any = [type(tokenizer).__name__, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", 0)]
+    rules: Any = [
+        type(tokenizer).__name__,
+        tokenizer.special_tokens_map,
+        getattr(tokenizer, "split_special_tokens", 0),
+    ]
     if tokenizer.is_fast:
         rules.append(tokenizer.backend_tokenizer.to_str())
     else:
@@ -50,12 +71,21 @@ def write(path: Path, result: DataSet) -> None:
     """Keep a set; a folder that cannot be written costs time and no more."""
     tensors: dict[str, np.ndarray] = {}
     for split, rows in result.splits.items():
-        tensors[f"{split}.ids"] = np.frombuffer(b"".join(row.ids.tobytes() for row in rows), np.int32)
+        tensors[f"{split}.ids"] = np.frombuffer(
+            b"".join(row.ids.tobytes() for row in rows), np.int32
+        )
         tensors[f"{split}.lengths"] = np.array([len(row.ids) for row in rows], np.int64)
-        tensors[f"{split}.spans"] = np.array([span for row in rows for span in row.spans], np.int64).reshape(-1, 2)
+        tensors[f"{split}.spans"] = np.array(
+            [span for row in rows for span in row.spans], np.int64
+        ).reshape(-1, 2)
         tensors[f"{split}.answers"] = np.array([len(row.spans) for row in rows], np.int64)
-    rest = {"answers": result.answers, "cut": result.cut, "dropped": result.dropped, "made": result.made,
-            "fingerprint": result.fingerprint}
+    rest = {
+        "answers": result.answers,
+        "cut": result.cut,
+        "dropped": result.dropped,
+        "made": result.made,
+        "fingerprint": result.fingerprint,
+    }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -79,8 +109,15 @@ def read(path: Path) -> DataSet | None:
 
 
 def _rows(tensors: dict[str, np.ndarray], split: str) -> Iterator[Row]:
-    ids, spans = tensors[f"{split}.ids"], [tuple(span) for span in tensors[f"{split}.spans"].tolist()]
+    ids, spans = (
+        tensors[f"{split}.ids"],
+        [tuple(span) for span in tensors[f"{split}.spans"].tolist()],
+    )
     first = place = 0
-    for length, count in zip(tensors[f"{split}.lengths"].tolist(), tensors[f"{split}.answers"].tolist(), strict=True):
-        yield Row(array("i", ids[first:first + length].tobytes()), tuple(spans[place:place + count]))
+    for length, count in zip(
+        tensors[f"{split}.lengths"].tolist(), tensors[f"{split}.answers"].tolist(), strict=True
+    ):
+        yield Row(
+            array("i", ids[first : first + length].tobytes()), tuple(spans[place : place + count])
+        )
         first, place = first + length, place + count

@@ -3,6 +3,7 @@
 Text formats are read here, because `datasets` infers types: it makes dates of answers such as 2020-01-31, of a CSV's
 007 a number, and of its NA nothing. It reads parquet and the hub, and is imported for those alone.
 """
+
 import csv
 import gzip
 import io
@@ -20,8 +21,11 @@ from tuneoff.data.source_rows import Found
 
 UNPACK: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # A file of a folder belongs to the split whose word its name, or a folder above it, holds. As `datasets` has it.
-WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"),
-         "test": ("test", "testing", "eval", "evaluation")}
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
@@ -33,17 +37,26 @@ def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
     names = {role: getattr(data.splits, role) for role in WORDS}
     found: dict[str, Any] = {name: [] for name in names.values() if name is not None}
     # A row may also say a usual word; where data.splits has another name for that role, such rows are left alone.
-    known = {word: role if names[role] == role else None for role, words in WORDS.items() for word in words}
+    known = {
+        word: role if names[role] == role else None
+        for role, words in WORDS.items()
+        for word in words
+    }
     known |= {name: name for name in found}
     for file in data_files(place):
         role = split_of(file.relative_to(place))
         for item in read_file(data, file):
             name = names[role]
             if said := item.row.get("split"):
-                word = next((word for word in (str(said), str(said).lower()) if word in known), None)
+                word = next(
+                    (word for word in (str(said), str(said).lower()) if word in known), None
+                )
                 if word is None:
-                    raise ConfigError("data.path", item.where, f"split={reprlib.repr(said)}: data.splits names "
-                                      f"{', '.join(found)} alone")
+                    raise ConfigError(
+                        "data.path",
+                        item.where,
+                        f"split={reprlib.repr(said)}: data.splits names {', '.join(found)} alone",
+                    )
                 name = known[word]
             if name is not None:
                 found[name].append(item)
@@ -68,7 +81,9 @@ def read_file(data: Data, path: Path) -> Iterator[Found]:
     """
     kind = format_of(path)
     if kind == ".parquet":
-        rows = library(data, "parquet", streaming=True, data_files=str(path.absolute())).read()["train"]
+        rows = library(data, "parquet", streaming=True, data_files=str(path.absolute())).read()[
+            "train"
+        ]
         yield from (Found(item.row, f"{path}: row {number}") for number, item in enumerate(rows, 1))
         return
     readers: dict = {".jsonl": read_lines, ".json": read_json, ".csv": read_csv}
@@ -77,7 +92,11 @@ def read_file(data: Data, path: Path) -> Iterator[Found]:
             yield from (Found(row, f"{path}: {place}") for row, place in readers[kind](file))
     except Unreadable as error:
         raise ConfigError("data.path", path, str(error)) from error
-    except (OSError, EOFError, lzma.LZMAError) as error:  # a folder without leave to read, a broken archive
+    except (
+        OSError,
+        EOFError,
+        lzma.LZMAError,
+    ) as error:  # a folder without leave to read, a broken archive
         raise ConfigError("data.path", path, str(error).partition("\n")[0]) from error
 
 
@@ -90,8 +109,10 @@ def decoded(content: bytes, before: int = 0) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, byte = before + content[:error.start].count(b"\n") + 1, content[error.start]
-        raise Unreadable(f"line {line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from error
+        line, byte = before + content[: error.start].count(b"\n") + 1, content[error.start]
+        raise Unreadable(
+            f"line {line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8"
+        ) from error
 
 
 def parsed(text: str, before: int = 0) -> Any:
@@ -99,7 +120,9 @@ def parsed(text: str, before: int = 0) -> Any:
     try:
         return json.loads(text, parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:
-        raise Unreadable(f"line {before + error.lineno}, column {error.colno}: {error.msg}") from error
+        raise Unreadable(
+            f"line {before + error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
     except RecursionError as error:
         raise Unreadable(f"from line {before + 1} on: nested too deeply") from error
 

@@ -1,4 +1,5 @@
 """Sets that the library `datasets` reads: from the hub, or from a folder laid out like one."""
+
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from tuneoff.config import ConfigError, Data
 from tuneoff.data.source_rows import Found, Source
 
 
-def library(data: Data, path: str, subset: str | None = None, *, streaming: bool, **settings: Any) -> Source:
+def library(
+    data: Data, path: str, subset: str | None = None, *, streaming: bool, **settings: Any
+) -> Source:
     """What `datasets` reads: a hub's set (or a folder laid out like one), or with path="parquet" files.
 
     Raises:
@@ -16,9 +19,12 @@ def library(data: Data, path: str, subset: str | None = None, *, streaming: bool
     """
     with one_line(data):
         import datasets
+
         datasets.disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
-        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # they raise what they tell
+        logging.getLogger("datasets.packaged_modules").setLevel(
+            logging.CRITICAL
+        )  # they raise what they tell
         builder = datasets.load_dataset_builder(path, subset, **settings)
 
     def read() -> dict[str, Iterable[Found]]:
@@ -27,13 +33,16 @@ def library(data: Data, path: str, subset: str | None = None, *, streaming: bool
                 builder.download_and_prepare()
             found: Any = builder.as_streaming_dataset() if streaming else builder.as_dataset()
         return {name: rows_of(data, found[name], name) for name in found}
+
     return Source(read, str(builder.cache_dir))
 
 
 def rows_of(data: Data, rows: Iterable[dict], split: str) -> Iterator[Found]:
     """The rows of one split of a set."""
     with one_line(data):
-        yield from (Found(row, f"{data.path}: {split} row {number}") for number, row in enumerate(rows, 1))
+        yield from (
+            Found(row, f"{data.path}: {split} row {number}") for number, row in enumerate(rows, 1)
+        )
 
 
 @contextmanager
@@ -42,12 +51,21 @@ def one_line(data: Data) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError | ValueError | RuntimeError) and "datasets" not in type(error).__module__:
+        if (
+            not isinstance(error, OSError | ValueError | RuntimeError)
+            and "datasets" not in type(error).__module__
+        ):
             raise
         # `datasets` says only that generating failed; what failed stands in the cause.
-        told = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        told = (
+            error.__cause__
+            if type(error).__name__ == "DatasetGenerationError" and error.__cause__
+            else error
+        )
         words = " ".join(str(told).split()) or type(told).__name__
         if isinstance(error, ConnectionError):
             words += "; a copy on this machine is read by data.path=FILE_OR_FOLDER"
         key = "data.subset" if "onfig" in words and isinstance(error, ValueError) else "data.path"
-        raise ConfigError(key, data.subset if key == "data.subset" else data.path, words[:500]) from error
+        raise ConfigError(
+            key, data.subset if key == "data.subset" else data.path, words[:500]
+        ) from error

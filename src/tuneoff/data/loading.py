@@ -1,4 +1,5 @@
 """From settings to tokenised rows: read, put into splits, render, cut, and kept for the next run."""
+
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,9 @@ def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dat
         ConfigError: what cannot be read or is not there, a template that does not suit, or no training rows.
     """
     source, template = open_source(data), choose(data, tokenizer)
-    path = cache.place(source.key, data, template.text, tokenizer, max_length) if source.key else None
+    path = (
+        cache.place(source.key, data, template.text, tokenizer, max_length) if source.key else None
+    )
     result = cache.read(path) if path else None
     if result is None:
         result = tokenise(data, source, template, max_length)
@@ -46,7 +49,9 @@ def tokenise(data: Data, source: Source, template: Plain | Chat, max_length: int
     form, content = read(data, source, result)
     for split, found in content.items():
         if form.name == "text":
-            result.splits[split] = list(_blocks(found, template.tokenizer, max_length, data.end_token))
+            result.splits[split] = list(
+                _blocks(found, template.tokenizer, max_length, data.end_token)
+            )
             continue
         for row, answer in _conversations(found, template, max_length, split, result):
             result.splits[split].append(row)
@@ -57,14 +62,18 @@ def tokenise(data: Data, source: Source, template: Plain | Chat, max_length: int
         why = ": no row has an answer" if result.dropped["train"] else ""
         why = f": no answer of {cut} examples begins within max_length={max_length}" if cut else why
         raise ConfigError("data.path", data.path, f"no training rows{why}")
-    chosen = {} if form.name == "text" else {"template": template.name, "template_text": template.text}
+    chosen = (
+        {} if form.name == "text" else {"template": template.name, "template_text": template.text}
+    )
     result.made = {"format": form.name, "columns": form.columns, **chosen}
     result.fingerprint = fingerprint(result.splits)
     return result
 
 
 # ---------------------------------------------------------------- splits
-def read(data: Data, source: Source, result: DataSet) -> tuple[Format, dict[str, Iterable[Example]]]:
+def read(
+    data: Data, source: Source, result: DataSet
+) -> tuple[Format, dict[str, Iterable[Example]]]:
     """The set's format, and the examples of each split that there is, in the set's order.
 
     Raises:
@@ -73,19 +82,27 @@ def read(data: Data, source: Source, result: DataSet) -> tuple[Format, dict[str,
     splits, names = source.read(), {role: getattr(data.splits, role) for role in SPLITS}
     for role, name in names.items() if splits else ():
         if name not in splits and (role == "train" or name not in (None, role)):
-            raise ConfigError(f"data.splits.{role}", name, f"{data.path} has no such split; there are "
-                              f"{', '.join(splits)}{nearest(name, splits)}")
+            raise ConfigError(
+                f"data.splits.{role}",
+                name,
+                f"{data.path} has no such split; there are "
+                f"{', '.join(splits)}{nearest(name, splits)}",
+            )
     found = {role: iter(splits[name]) for role, name in names.items() if name in splits}
     first = next(found.get("train", iter(())), None)
     if first is None:
         raise ConfigError("data.path", data.path, "no training rows")
     form = find_format(data.columns, first)
     found["train"] = chain([first], found["train"])
-    content: dict[str, Iterable[Example]] = {role: _answered(form, rows, role, result) for role, rows in found.items()}
+    content: dict[str, Iterable[Example]] = {
+        role: _answered(form, rows, role, result) for role, rows in found.items()
+    }
     shares = {role: getattr(data, f"{role}_share") for role in SPLITS[1:] if role not in found}
     if any(shares.values()):
         content |= divide(list(content["train"]), shares, data.split_seed)
-    limits = {role: data.limit if role == "train" else data.eval_limit or data.limit for role in SPLITS}
+    limits = {
+        role: data.limit if role == "train" else data.eval_limit or data.limit for role in SPLITS
+    }
     return form, {role: islice(content[role], limits[role]) for role in SPLITS if role in content}
 
 
@@ -123,13 +140,21 @@ def divide(rows: list[Example], shares: dict[str, float], seed: int) -> dict[str
                 for index in groups[key]:
                     roles[index] = role
         if rows and share and (left == wanted or "train" not in roles):
-            raise ConfigError(f"data.{role}_share", share, f"{len(rows)} training rows are too few, or ask the same")
-    return {name: [row for row, role in zip(rows, roles, strict=True) if role == name] for name in ("train", *shares)}
+            raise ConfigError(
+                f"data.{role}_share",
+                share,
+                f"{len(rows)} training rows are too few, or ask the same",
+            )
+    return {
+        name: [row for row, role in zip(rows, roles, strict=True) if role == name]
+        for name in ("train", *shares)
+    }
 
 
 # ---------------------------------------------------------------- rows
-def _conversations(found: Iterable[Example], template: Plain | Chat, max_length: int, split: str,
-                   result: DataSet) -> Iterator[tuple[Row, str]]:
+def _conversations(
+    found: Iterable[Example], template: Plain | Chat, max_length: int, split: str, result: DataSet
+) -> Iterator[tuple[Row, str]]:
     """A row for each conversation, and the last answer of which it holds a token; the loss is on answers alone."""
     found = iter(found)
     while some := list(islice(found, AT_ONCE)):
@@ -140,20 +165,30 @@ def _conversations(found: Iterable[Example], template: Plain | Chat, max_length:
             if not kept:
                 result.dropped[split] += 1
                 continue
-            answers = [message["content"] for message in example.messages if message["role"] == "assistant"]
-            yield Row(array("i", ids[:max_length]), tuple(cut[place] for place in kept)), answers[kept[-1]]
+            answers = [
+                message["content"] for message in example.messages if message["role"] == "assistant"
+            ]
+            yield (
+                Row(array("i", ids[:max_length]), tuple(cut[place] for place in kept)),
+                answers[kept[-1]],
+            )
 
 
-def _blocks(found: Iterable[Example], tokenizer: PreTrainedTokenizerBase, max_length: int,
-            end_token: bool) -> Iterator[Row]:
+def _blocks(
+    found: Iterable[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, end_token: bool
+) -> Iterator[Row]:
     """Blocks of `max_length` tokens from the texts in their order, each text ended by the end token."""
     found, stream = iter(found), array("i")
     while some := list(islice(found, AT_ONCE)):
-        for ids in tokenizer([example.text for example in some], add_special_tokens=False)["input_ids"]:
+        for ids in tokenizer([example.text for example in some], add_special_tokens=False)[
+            "input_ids"
+        ]:
             stream.extend(ids)
             if end_token:
                 stream.append(tokenizer.eos_token_id)
     for start in range(0, len(stream), max_length):
-        block = stream[start:start + max_length]
-        if len(block) > 1:  # the first token of a block has no predecessor in it, so it is context only
+        block = stream[start : start + max_length]
+        if (
+            len(block) > 1
+        ):  # the first token of a block has no predecessor in it, so it is context only
             yield Row(block, ((1, len(block)),))

@@ -2,6 +2,7 @@
 
 `Plan.step_rows` gives a step's rows; `group_by_length` puts rows of like length into one step.
 """
+
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,14 +14,22 @@ from tuneoff.config import derive
 from tuneoff.data.dataset import Row
 from tuneoff.data.packing import Pack
 
-GROUPED_STEPS = 50  # steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many
+GROUPED_STEPS = (
+    50  # steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many
+)
 
 
 class Plan:
     """The order of the training rows: a permutation for each epoch, from the seed alone."""
 
-    def __init__(self, rows: Sequence[Row | Pack], seed: int, rows_per_step: int, epochs: float | None = None,
-                 grouped: bool = False):
+    def __init__(
+        self,
+        rows: Sequence[Row | Pack],
+        seed: int,
+        rows_per_step: int,
+        epochs: float | None = None,
+        grouped: bool = False,
+    ):
         self.rows, self.seed, self.rows_per_step, self.grouped = rows, seed, rows_per_step, grouped
         # Where epochs are the budget, the last step is short instead of borrowing from an epoch nobody asked for.
         self.last = math.inf if epochs is None else max(1, round(epochs * len(rows)))
@@ -42,19 +51,26 @@ class Plan:
 
     def longest(self, steps: int) -> int:
         """The step among the first `steps`, but the very first, that holds the longest row: where memory is highest."""
+
         def height(step: int) -> tuple[int, int]:
             sizes = [len(row.ids) for row in self.step_rows(step)]
             return max(sizes, default=0), sum(sizes)
+
         return max(range(1, max(2, steps)), key=height)
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of optimizer step `step` (from 0); an epoch's end may fall inside a step."""
         start = step * self.rows_per_step
-        return [self._at(place) for place in range(start, int(min(start + self.rows_per_step, self.last)))]
+        return [
+            self._at(place)
+            for place in range(start, int(min(start + self.rows_per_step, self.last)))
+        ]
 
     def step_rows(self, step: int) -> list[Row | Pack]:
         """Rows of optimizer step `step`, the longest first: micro-batches pad little, the step's sum is the same."""
-        return sorted((self.rows[index] for index in self.indices(step)), key=lambda row: -len(row.ids))
+        return sorted(
+            (self.rows[index] for index in self.indices(step)), key=lambda row: -len(row.ids)
+        )
 
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))
@@ -78,9 +94,12 @@ class Plan:
         end, stretch = begin + steps * size, size * min(GROUPED_STEPS, max(1, steps // 4))
         ranked: list[int] = []
         for start in range(begin, end, stretch):
-            ranked += sorted(order[start:min(start + stretch, end)], key=lambda index: -len(self.rows[index].ids))
+            ranked += sorted(
+                order[start : min(start + stretch, end)],
+                key=lambda index: -len(self.rows[index].ids),
+            )
         drawn = torch.randperm(steps, generator=generator).tolist()
-        middle = chain.from_iterable(ranked[step * size:(step + 1) * size] for step in drawn)
+        middle = chain.from_iterable(ranked[step * size : (step + 1) * size] for step in drawn)
         return [*order[:begin], *middle, *order[end:]]
 
     def order_hash(self, steps: int = 100) -> str:

@@ -1,4 +1,5 @@
 """Packing: several examples side by side in one row, none of which sees another."""
+
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from tuneoff.data.dataset import Row
 
 class Pack(NamedTuple):
     """Several examples as one row of a batch; a token sees its own example alone. Has what a `Row` has."""
+
     ids: array
-    spans: tuple[tuple[int, int], ...]  # no example's first token is a label, so none is predicted from another example
+    spans: tuple[
+        tuple[int, int], ...
+    ]  # no example's first token is a label, so none is predicted from another example
     starts: tuple[int, ...]  # where each example begins
 
     @property
@@ -28,7 +32,11 @@ def starts(row: Row | Pack) -> tuple[int, ...]:
 def join(rows: Sequence[Row]) -> Pack:
     """One row of several examples."""
     begins = tuple(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
-    spans = ((begin + start, begin + end) for begin, row in zip(begins, rows, strict=True) for start, end in row.spans)
+    spans = (
+        (begin + start, begin + end)
+        for begin, row in zip(begins, rows, strict=True)
+        for start, end in row.spans
+    )
     return Pack(array("i", chain.from_iterable(row.ids for row in rows)), tuple(spans), begins)
 
 

@@ -1,4 +1,5 @@
 """What a row says, in whichever of the usual formats: a conversation with answers, or plain text."""
+
 import math
 import reprlib
 from collections.abc import Iterable, Iterator
@@ -15,20 +16,29 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     ("sharegpt", {"messages": "conversations"}),
     ("prompt_completion", {"prompt": "prompt", "completion": "completion"}),
     ("alpaca", {"prompt": "instruction", "input": "input", "completion": "output"}),
-    ("text", {"text": "text"}))
+    ("text", {"text": "text"}),
+)
 OPTIONAL = "input"
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-         "model": "assistant"}
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+}
 
 
 class Format(NamedTuple):
     """A format's name and its columns by what they hold."""
+
     name: str
     columns: dict[str, str]
 
 
 class Example(NamedTuple):
     """A row's content: a conversation that ends with an answer, or text; and where it stands."""
+
     messages: list[Message]
     text: str
     where: str
@@ -39,8 +49,10 @@ class Example(NamedTuple):
         if not self.messages:
             return self.text
         roles = [message["role"] for message in self.messages]
-        asked = roles.index("user") if "user" in roles else 0  # not before: an assistant may greet first
-        return repr(self.messages[:roles.index("assistant", asked)])
+        asked = (
+            roles.index("user") if "user" in roles else 0
+        )  # not before: an assistant may greet first
+        return repr(self.messages[: roles.index("assistant", asked)])
 
 
 def find_format(columns: Columns, found: Found) -> Format:
@@ -53,16 +65,30 @@ def find_format(columns: Columns, found: Found) -> Format:
     there = ", ".join(found.row)
     for role, name in named.items():
         if name not in found.row:
-            raise ConfigError(f"data.columns.{role}", name, f"no such column in {found.where}; there are {there}"
-                              f"{nearest(name, found.row)}")
+            raise ConfigError(
+                f"data.columns.{role}",
+                name,
+                f"no such column in {found.where}; there are {there}{nearest(name, found.row)}",
+            )
     if named:
-        return Format("text" if "text" in named else "messages" if "messages" in named else "prompt_completion", named)
+        return Format(
+            "text"
+            if "text" in named
+            else "messages"
+            if "messages" in named
+            else "prompt_completion",
+            named,
+        )
     for kind, usual in FORMATS:
         if all(name in found.row for role, name in usual.items() if role != OPTIONAL):
             return Format(kind, usual)
-    raise ConfigError("data.path", found.where, f"has columns {there}; needs messages, conversations, prompt and "
-                      "completion, instruction and output, or text; others are named, as data.columns.prompt=question "
-                      "data.columns.completion=answer")
+    raise ConfigError(
+        "data.path",
+        found.where,
+        f"has columns {there}; needs messages, conversations, prompt and "
+        "completion, instruction and output, or text; others are named, as data.columns.prompt=question "
+        "data.columns.completion=answer",
+    )
 
 
 def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
@@ -83,22 +109,36 @@ def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
             if about is not None and (more := as_text(found, about, columns[OPTIONAL])).strip():
                 asked += f"\n\n{more}"
             answer = text_of(found, columns["completion"])
-            yield Example([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}], "",
-                          found.where)
+            yield Example(
+                [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}],
+                "",
+                found.where,
+            )
 
 
 def conversation(found: Found, column: str) -> list[Message]:
     """The turns of a conversation up to its last answer; none where nobody answers."""
     turns = column_of(found, column)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise ConfigError("data.path", found.where, f"{column} must be a list of turns with role and content")
+        raise ConfigError(
+            "data.path", found.where, f"{column} must be a list of turns with role and content"
+        )
     messages: list[Message] = []
     for turn in turns:
-        role, content = (turn.get(ours, turn.get(theirs)) for ours, theirs in (("role", "from"), ("content", "value")))
+        role, content = (
+            turn.get(ours, turn.get(theirs))
+            for ours, theirs in (("role", "from"), ("content", "value"))
+        )
         if not isinstance(role, str) or role not in ROLES:
-            raise ConfigError("data.path", found.where, f"{column} has a turn of role {reprlib.repr(role)}; must be "
-                              f"one of {', '.join(ROLES)}")
-        messages.append({"role": ROLES[role], "content": as_text(found, content, f"{column}' content")})
+            raise ConfigError(
+                "data.path",
+                found.where,
+                f"{column} has a turn of role {reprlib.repr(role)}; must be "
+                f"one of {', '.join(ROLES)}",
+            )
+        messages.append(
+            {"role": ROLES[role], "content": as_text(found, content, f"{column}' content")}
+        )
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     return messages
@@ -121,10 +161,15 @@ def as_text(found: Found, value: Any, what: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str):
-        raise ConfigError("data.path", found.where, f"{what} must be text, not {type(value).__name__} "
-                          f"{reprlib.repr(value)}")
+        raise ConfigError(
+            "data.path",
+            found.where,
+            f"{what} must be text, not {type(value).__name__} {reprlib.repr(value)}",
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone, as a broken JSON writer leaves it
-        raise ConfigError("data.path", found.where, f"{what} holds half a character ({error.reason})") from error
+        raise ConfigError(
+            "data.path", found.where, f"{what} holds half a character ({error.reason})"
+        ) from error
     return value

@@ -1,4 +1,5 @@
 """Sources: where rows come from (files of this machine, sets of the hub, the embedded corpus)."""
+
 from functools import partial
 
 from tuneoff.config import Data, data_hash, embedded_file, folder_of
@@ -16,7 +17,9 @@ def open_source(data: Data) -> Source:
     if data.path.startswith("tuneoff:"):
         return Source(partial(by_split, data, embedded_file(data.path)), "")
     if data.on_hub:
-        return library(data, data.path, data.subset, streaming=data.streaming, revision=data.revision)
+        return library(
+            data, data.path, data.subset, streaming=data.streaming, revision=data.revision
+        )
     content = data_hash(data.path)
     if data.subset or data.streaming:
         # Not by way of the copy that `datasets` keeps, which it takes for new as long as the files' times are the same.

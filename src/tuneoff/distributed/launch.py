@@ -1,4 +1,5 @@
 """How this process was launched: its rank and the number of ranks, from the environment. Imports no torch."""
+
 import os
 
 

@@ -1,4 +1,5 @@
 """Ranks: the processes of one run, and what they tell each other."""
+
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -19,31 +20,36 @@ class Onlooker(Recorder):
     """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
 
     def __init__(self, folder: Path):
-        self.folder, self.run = folder, {}
+        self.folder = folder
+        self.run: dict = {}
 
     def start(self, run: dict, resumed: dict | None = None) -> None:
+        """Keep what a record would begin with."""
         self.run = run
 
     def describe(self, more: dict) -> None:
+        """Keep what a record would add."""
         self.run.update(more)
 
     def wall_seconds(self) -> float:
+        """Return 0: the first rank's clock counts."""
         return 0.0
 
     def log(self, line: dict) -> None:
-        pass
+        """Write nothing."""
 
     def alive(self) -> None:
-        pass
+        """Write nothing."""
 
     def keep_answers(self, lines: list[dict]) -> None:
-        pass
+        """Write nothing."""
 
     def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
+        """Return the result that a record would hold."""
         return {**self.run, "status": status, "error": error, **measured}
 
     def close(self) -> None:
-        pass
+        """Close nothing."""
 
 
 class RankLost(RuntimeError):
@@ -62,22 +68,37 @@ class Ranks:
         import torch
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
+
         AcceleratorState._reset_state()  # a test process trains more than once; accelerate keeps the first precision
         self.accelerator = Accelerator(
             # Without a device accelerate forms no group unless it is told so, and every process trains by itself.
             cpu=launched() > 1 and not torch.cuda.is_available(),
             # Gradients lie in the buckets that are sent, instead of beside them.
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                             InitProcessGroupKwargs(timeout=PATIENCE)], **settings)
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
+            **settings,
+        )
         self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
         device = self.accelerator.device
-        self.device = torch.device("cpu") if device.type == "cpu" else device  # in a group it is cpu:0, cpu:1
+        self.device = (
+            torch.device("cpu") if device.type == "cpu" else device
+        )  # in a group it is cpu:0, cpu:1
         if self.count != launched():
-            raise RuntimeError(f"{launched()} processes were launched, and accelerate has joined {self.count}")
+            raise RuntimeError(
+                f"{launched()} processes were launched, and accelerate has joined {self.count}"
+            )
         if self.count > 1:
             from torch.distributed import TCPStore
-            self._board = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-                                   wait_for_workers=False, timeout=TOLD)
+
+            self._board = TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=False,
+                wait_for_workers=False,
+                timeout=TOLD,
+            )
 
     @property
     def first(self) -> bool:
@@ -87,17 +108,20 @@ class Ranks:
     def gather(self, item: Any) -> list:
         """What each process has given, in their order; all must call."""
         from accelerate.utils import gather_object
+
         return gather_object([item]) if self.count > 1 else [item]
 
     def generators(self) -> list[dict]:
         """The states of all processes' generators, in their order: dropout differs between them."""
         import torch
+
         cuda = {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
         return self.gather({"cpu": torch.get_rng_state(), **cuda})
 
     def set_generators(self, states: list[dict]) -> None:
         """Go on from `generators`, in as many processes as there were."""
         import torch
+
         torch.set_rng_state(states[self.index]["cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[self.index]["cuda"], self.device)
@@ -113,7 +137,9 @@ class Ranks:
         """Whether DeepSpeed does the step. Never run by its authors' tests here: it needs GPUs."""
         return self.accelerator.distributed_type == "DEEPSPEED"
 
-    def join(self, model: Any, optimizer: Any, batch_size: int, max_grad_norm: float | None) -> tuple[Any, Any]:
+    def join(
+        self, model: Any, optimizer: Any, batch_size: int, max_grad_norm: float | None
+    ) -> tuple[Any, Any]:
         """Both as a step uses them: gradients are averaged over the processes, or all is split as accelerate was told.
 
         FSDP2 splits the parameters of `model` and `optimizer` themselves; DeepSpeed steps inside backward, and clips.
@@ -121,12 +147,16 @@ class Ranks:
         if self.deepspeed:
             # Without loaders it cannot know the first; left open, accelerate would fill in a clip of 1.
             self.accelerator.state.deepspeed_plugin.deepspeed_config.update(
-                train_micro_batch_size_per_gpu=batch_size, gradient_clipping=max_grad_norm or 0.0)
+                train_micro_batch_size_per_gpu=batch_size, gradient_clipping=max_grad_norm or 0.0
+            )
         if self.sharded:
             model, optimizer = self.accelerator.prepare(model, optimizer)
             if self.deepspeed:
                 import torch
-                optimizer.optimizer.gradient_norm = lambda: torch.as_tensor(model.get_global_grad_norm() or 0.0)
+
+                optimizer.optimizer.gradient_norm = lambda: torch.as_tensor(
+                    model.get_global_grad_norm() or 0.0
+                )
             return model, optimizer
         if self.accelerator.scaler is not None:
             optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
@@ -146,13 +176,17 @@ class Ranks:
             return tree
         from torch.distributed.tensor import DTensor
         from torch.utils._pytree import tree_map
-        return tree_map(lambda item: item.full_tensor().cpu() if isinstance(item, DTensor) else item, tree)
+
+        return tree_map(
+            lambda item: item.full_tensor().cpu() if isinstance(item, DTensor) else item, tree
+        )
 
     def split(self, tensor: Any, like: Any) -> Any:
         """This process's part of a whole tensor, where `like`, of the same shape, is split."""
         if not self.sharded:
             return tensor
         from torch.distributed.tensor import DTensor, distribute_tensor
+
         if not isinstance(like, DTensor) or tensor.shape != like.shape:
             return tensor
         return distribute_tensor(tensor.to(self.device), like.device_mesh, like.placements)
@@ -160,11 +194,17 @@ class Ranks:
     def split_state(self, state: dict, optimizer: Any) -> dict:
         """An optimizer's whole state dict, with the tensors of a parameter's shape split as the parameter is."""
         import torch
+
         if not self.sharded:
             return state
         owners = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        entries = {index: {key: self.split(item, owners[index]) if isinstance(item, torch.Tensor) else item
-                           for key, item in entry.items()} for index, entry in state["state"].items()}
+        entries = {
+            index: {
+                key: self.split(item, owners[index]) if isinstance(item, torch.Tensor) else item
+                for key, item in entry.items()
+            }
+            for index, entry in state["state"].items()
+        }
         return {**state, "state": entries}
 
     def whole_model(self, model: Any, wrapped: Any, make: Callable[[], Any]) -> Any:
@@ -175,7 +215,11 @@ class Ranks:
         """
         if not self.sharded:
             return model
-        state = self.accelerator.get_state_dict(wrapped) if self.deepspeed else self.whole(model.state_dict())
+        state = (
+            self.accelerator.get_state_dict(wrapped)
+            if self.deepspeed
+            else self.whole(model.state_dict())
+        )
         if self.first:
             model = make()
             model.load_state_dict(state)
@@ -188,12 +232,20 @@ class Ranks:
         if self.count == 1:
             return status, error
         from torch.distributed import DistError
+
         if isinstance(caught, DistError) or "gloo/transport" in str(caught):
             status, error["type"] = "killed", RankLost.__name__
-            error["message"] = f"another of the {self.count} processes has ended: {error['message']}"
+            error["message"] = (
+                f"another of the {self.count} processes has ended: {error['message']}"
+            )
         try:
-            said = self._board.compare_set("tuneoff/failure", "", json.dumps([self.index, status, error]))
+            said = self._board.compare_set(
+                "tuneoff/failure", "", json.dumps([self.index, status, error])
+            )
         except DistError:  # the board went with the first process
             return status, error
         index, status, error = json.loads(said)
-        return status, error if index == self.index else {**error, "message": f"rank {index}: {error['message']}"}
+        return status, error if index == self.index else {
+            **error,
+            "message": f"rank {index}: {error['message']}",
+        }

@@ -1,4 +1,5 @@
 """Which part of the machine a job gets that runs beside others, or in several processes. Asks no torch."""
+
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,9 @@ def cores() -> int:
 
 
 OmegaConf.register_new_resolver("cores", cores, replace=True)
-OmegaConf.register_new_resolver("workers", lambda ranks: max(1, (len(devices()) or cores()) // ranks), replace=True)
+OmegaConf.register_new_resolver(
+    "workers", lambda ranks: max(1, (len(devices()) or cores()) // ranks), replace=True
+)
 
 
 @contextmanager

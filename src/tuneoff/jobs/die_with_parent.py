@@ -2,6 +2,7 @@
 
 It would end by itself, but only after the imports it is in and the teardown of torch, which take seconds.
 """
+
 import ctypes
 import signal
 

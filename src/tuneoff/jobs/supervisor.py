@@ -4,6 +4,7 @@ A job has one process, or several ranks that train together. Peak memory is a pr
 a process poison each other; a fresh interpreter for each job would cost seconds of imports. `multiprocessing`'s
 forkserver has them done once. This process imports no torch.
 """
+
 import logging
 import math
 import multiprocessing
@@ -28,9 +29,19 @@ from tuneoff.distributed.ranks import RankLost
 from tuneoff.jobs import worker
 from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error, read_json
 
-PRELOAD = ["tuneoff.jobs.die_with_parent", "tuneoff.jobs.worker", "torch",
-           "transformers.models.llama.modeling_llama", "tuneoff.models.loading", "peft", "accelerate",
-           "hydra.core.utils", "tuneoff.methods", "tuneoff.jobs.work", "tuneoff.training.run"]
+PRELOAD = [
+    "tuneoff.jobs.die_with_parent",
+    "tuneoff.jobs.worker",
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "tuneoff.models.loading",
+    "peft",
+    "accelerate",
+    "hydra.core.utils",
+    "tuneoff.methods",
+    "tuneoff.jobs.work",
+    "tuneoff.training.run",
+]
 GRACE_SECONDS = 15.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
 POLL_SECONDS = 0.2
 
@@ -38,6 +49,7 @@ POLL_SECONDS = 0.2
 @dataclass
 class Limits:
     """What a job may use: GiB of memory a rank, seconds in all, and seconds without a new line of metrics."""
+
     memory_gib: float | None = None
     timeout_seconds: float | None = None
     stall_seconds: float | None = None
@@ -82,8 +94,14 @@ class _Rank:
         self.process.join()
 
 
-def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Limits,
-        log_file: Path | None = None, ranks: int = 1) -> None:
+def run(
+    work: Callable[[], object],
+    folder: Path,
+    start: dict | None,
+    limits: Limits,
+    log_file: Path | None = None,
+    ranks: int = 1,
+) -> None:
     """Do `work` in a child process, or in `ranks` of them at once, and see to it that `folder` holds a result then.
 
     Args:
@@ -92,6 +110,7 @@ def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Li
         start: what the record of a child says that died before it wrote run.json; None for work that leaves no result,
             a prediction.
         log_file: gets all that the child logs and prints; without it the child prints where this process does.
+
     Raises:
         Busy: another process trains in `folder`.
         AlreadyDone: another process was quicker.
@@ -106,8 +125,13 @@ def run(work: Callable[[], object], folder: Path, start: dict | None, limits: Li
         except KeyboardInterrupt:
             _stop(job)
             if start is not None and _stamp(folder) in (None, before):
-                conclude(folder, start, "interrupted", describe_error(KeyboardInterrupt("stopped by the user")),
-                         time.time() - started)
+                conclude(
+                    folder,
+                    start,
+                    "interrupted",
+                    describe_error(KeyboardInterrupt("stopped by the user")),
+                    time.time() - started,
+                )
             raise
     raised = job[0].told
     if raised and raised["type"] in (Busy.__name__, AlreadyDone.__name__):
@@ -185,7 +209,9 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- the launching process's side
-def _start(payload: bytes, memory_gib: float | None, log_file: Path | None, ranks: int) -> list[_Rank]:
+def _start(
+    payload: bytes, memory_gib: float | None, log_file: Path | None, ranks: int
+) -> list[_Rank]:
     # Under joblib the default is its own method, which a forkserver's child does not know.
     multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
@@ -196,9 +222,19 @@ def _start(payload: bytes, memory_gib: float | None, log_file: Path | None, rank
     with socket.create_server(("127.0.0.1", 0)) as meeting_place:
         for rank in range(ranks):
             errors, theirs = context.Pipe(duplex=False)
-            environ = {**os.environ, **(_whereabouts(rank, ranks, meeting_place) if ranks > 1 else {})}
-            arguments = (environ, payload, memory_gib, log_file, logging.getLogger().level, theirs,
-                         meeting_place if ranks > 1 and rank == 0 else None)
+            environ = {
+                **os.environ,
+                **(_whereabouts(rank, ranks, meeting_place) if ranks > 1 else {}),
+            }
+            arguments = (
+                environ,
+                payload,
+                memory_gib,
+                log_file,
+                logging.getLogger().level,
+                theirs,
+                meeting_place if ranks > 1 and rank == 0 else None,
+            )
             process = context.Process(target=worker.main, args=arguments, name="tuneoff job")
             with _no_main_module():
                 process.start()
@@ -210,8 +246,15 @@ def _start(payload: bytes, memory_gib: float | None, log_file: Path | None, rank
 def _whereabouts(rank: int, ranks: int, meeting_place: socket.socket) -> dict[str, str]:
     """What torchrun would put into a rank's environment."""
     host, port = meeting_place.getsockname()
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
 
 
 def _warm_up() -> None:
@@ -225,7 +268,9 @@ def _warm_up() -> None:
         forkserver.ensure_running()
     finally:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK")
-        os.environ.update(kept if kept_check is None else {**kept, "PYTORCH_NVML_BASED_CUDA_CHECK": kept_check})
+        os.environ.update(
+            kept if kept_check is None else {**kept, "PYTORCH_NVML_BASED_CUDA_CHECK": kept_check}
+        )
 
 
 @cache
@@ -262,10 +307,14 @@ def _watch(job: list[_Rank], folder: Path, limits: Limits) -> TimedOut | None:
             return TimedOut(f"not done after job_timeout_seconds={limits.timeout_seconds:g}")
         if limits.stall_seconds and time.time() - _last_line(folder, wall) > limits.stall_seconds:
             _kill(job)
-            return TimedOut(f"no new line of metrics for job_stall_seconds={limits.stall_seconds:g}")
+            return TimedOut(
+                f"no new line of metrics for job_stall_seconds={limits.stall_seconds:g}"
+            )
         if job[0] not in living:  # the others write nothing, and may wait for it for ever
             _kill(living)
-        elif any(rank.died or rank.told for rank in job):  # the first has a moment to see it, and to record it
+        elif any(
+            rank.died or rank.told for rank in job
+        ):  # the first has a moment to see it, and to record it
             alone = min(alone, time.monotonic())
             if time.monotonic() - alone > GRACE_SECONDS and _stamp(folder) in (None, before):
                 _kill(living)

@@ -1,4 +1,5 @@
 """What a job does: train or predict what its settings ask for, in this process. Imports no torch until it begins."""
+
 import gc
 import sys
 from pathlib import Path
@@ -19,7 +20,12 @@ class RunFailed(RuntimeError):
 
 def started(cfg: DictConfig, sweep: str | None) -> dict:
     """What a run's record says of how it was started."""
-    return {"identity": identity(cfg), "config": resolved(cfg), "command": ["python", *COMMAND], "sweep": sweep}
+    return {
+        "identity": identity(cfg),
+        "config": resolved(cfg),
+        "command": ["python", *COMMAND],
+        "sweep": sweep,
+    }
 
 
 def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> dict:
@@ -31,11 +37,14 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
     limit = experiment.skip_if_over_gib
     if experiment.task is Task.predict or limit is not None:
         from tuneoff.predict import predict
+
         start = {**start, "method": experiment.method, "seed": experiment.seed}
         foreseen = predict(experiment, method)
         if experiment.task is Task.predict:
             return write_prediction(folder, start, foreseen)
-        start["prediction"] = {key: foreseen[key] for key in ("needed_gib", "peak_gib", "breakdown_gib")}
+        start["prediction"] = {
+            key: foreseen[key] for key in ("needed_gib", "peak_gib", "breakdown_gib")
+        }
         if limit is not None and foreseen["needed_gib"] > limit:
             why = f"needs {foreseen['needed_gib']:.2f} GiB, and skip_if_over_gib={limit:g}"
             error = {"type": "PredictedOutOfMemory", "message": why, "traceback": ""}
@@ -43,6 +52,7 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
                 return {"status": "predicted_out_of_memory", "error": error}
             return conclude(folder, start, "predicted_out_of_memory", error, 0.0)
     from tuneoff.training.run import train
+
     # A method's package may collect garbage as it trains: it need not look through all that was imported.
     gc.freeze()
     return train(experiment, method, folder, start)

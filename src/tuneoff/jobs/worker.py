@@ -1,4 +1,5 @@
 """What a job's process does before and after its work: the other side of `supervisor.py`, run by the forkserver."""
+
 import logging
 import multiprocessing
 import os
@@ -20,12 +21,21 @@ GRACE_SECONDS = 15.0  # for what a library still wants to finish when the record
 GIB = 2**30
 
 
-def main(environ: Mapping[str, str], payload: bytes, memory_gib: float | None, log_file: Path | None,
-           log_level: int, errors: Connection, meeting_place: socket.socket | None) -> None:
+def main(
+    environ: Mapping[str, str],
+    payload: bytes,
+    memory_gib: float | None,
+    log_file: Path | None,
+    log_level: int,
+    errors: Connection,
+    meeting_place: socket.socket | None,
+) -> None:
     """Do the work in the environment it was given (the forkserver keeps that of its first start)."""
     os.environ.clear()
     os.environ.update(environ)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us too, but the launching process decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a Ctrl-C reaches us too, but the launching process decides
     threading.Thread(target=_die_with_the_launcher, args=(os.getppid(),), daemon=True).start()
     if log_file is not None:
         _write_all_to(log_file, log_level)
@@ -55,8 +65,11 @@ def _tell(errors: Connection, status: str, error: dict) -> None:
 def _answer(meeting_place: socket.socket) -> object:
     """The store where the ranks of a job find each other, at the port that the launching process has opened."""
     from torch.distributed import TCPStore
+
     host, port = meeting_place.getsockname()
-    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=meeting_place.detach())
+    return TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=meeting_place.detach()
+    )
 
 
 def _die_with_the_launcher(server: int) -> None:
@@ -79,16 +92,22 @@ def _write_all_to(path: Path, level: int) -> None:
 def log_as_rank(level: int, *more: logging.Handler) -> None:
     """Log to stderr and `more`; a rank beside the first only what is wrong, and under its number."""
     rank = this_rank()
-    logging.basicConfig(level=max(level, logging.WARNING) if rank else level, force=True,
-                        format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-                        handlers=[logging.StreamHandler(sys.stderr), *more])
+    logging.basicConfig(
+        level=max(level, logging.WARNING) if rank else level,
+        force=True,
+        format=f"rank {rank}: %(message)s" if rank else "%(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), *more],
+    )
 
 
 def _limit_threads() -> None:
     """OpenMP read its environment when the forkserver imported torch; set what this job's says."""
-    threads = next((os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()), None)
+    threads = next(
+        (os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()), None
+    )
     if threads is not None:
         import torch
+
         torch.set_num_threads(int(threads))
 
 
@@ -97,6 +116,7 @@ def _limit_memory(memory_gib: float | None) -> None:
     if memory_gib is None:
         return
     import torch
+
     if torch.cuda.is_available():
         device = int(os.environ.get("LOCAL_RANK", 0))
         total = torch.cuda.get_device_properties(device).total_memory

@@ -1,4 +1,5 @@
 """What memory is made of: every storage from its first appearance to its end, in a real step or on fake tensors."""
+
 import re
 import weakref
 from collections import defaultdict
@@ -38,13 +39,17 @@ class LiveMemory:
     A storage's category is known only later (is this the gradient, or a temporary?), so events are kept and replayed.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, watch: Any = Watch):
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, watch: Any = Watch
+    ):
         """`watch(saw)` makes the context that calls `saw(operation, result)` after each operation."""
         self.model, self.optimizer, self._watch = model, optimizer, watch
         self.events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it goes)
         self.category: dict[int, str] = {}
         self.source: dict[int, str] = {}  # storage number -> parameter or module, and operation
-        self._names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        self._names = {
+            id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        }
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._inside: list[str] = []  # paths of the modules whose forward runs, the innermost last
         self._number: dict[int, int] = {}  # address of the storage object -> storage number
@@ -58,12 +63,14 @@ class LiveMemory:
                 hook = parameter.register_post_accumulate_grad_hook(self._saw_gradient)
                 # Before any hook of an optimizer that steps inside backward and drops the gradient. PyTorch goes by
                 # insertion (a `move_to_end` would not reach it), so the others are put in again.
-                hooks: Any = parameter._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+                hooks: Any = parameter._post_accumulate_grad_hooks
                 hooks.update([(key, hooks.pop(key)) for key in list(hooks) if key != hook.id])
                 self._hooks.append(hook)
-        self._hooks += [register_optimizer_step_pre_hook(self._before_step),
-                        modules.register_module_forward_pre_hook(self._enter_module),
-                        modules.register_module_forward_hook(self._leave_module, always_call=True)]
+        self._hooks += [
+            register_optimizer_step_pre_hook(self._before_step),
+            modules.register_module_forward_pre_hook(self._enter_module),
+            modules.register_module_forward_hook(self._leave_module, always_call=True),
+        ]
         self._saw_state()
         self._watching = self._watch(self._saw_result)
         self._watching.__enter__()
@@ -77,7 +84,9 @@ class LiveMemory:
         for hook in self._hooks:
             hook.remove()
 
-    def add(self, tensor: torch.Tensor, category: str | None = None, source: str | None = None) -> None:
+    def add(
+        self, tensor: torch.Tensor, category: str | None = None, source: str | None = None
+    ) -> None:
         """Count the storage of `tensor`, once, from now until it is freed; a later call may still say what it is."""
         if tensor.layout is not torch.strided:
             for part in (tensor._indices(), tensor._values()):
@@ -139,7 +148,9 @@ class LiveMemory:
         """Live bytes by category after each event; every storage rounded up to whole blocks of `block` bytes."""
         live = dict.fromkeys(CATEGORIES, 0)
         for number, size in self.events:
-            live[self.category.get(number, "activations")] += -(-abs(size) // block) * (block if size > 0 else -block)
+            live[self.category.get(number, "activations")] += -(-abs(size) // block) * (
+                block if size > 0 else -block
+            )
             yield live
 
     def peak(self, block: int = 1) -> dict[str, int]:
@@ -154,7 +165,7 @@ class LiveMemory:
         """What the peak is made of: the largest sources, alike ones of all layers together, with bytes and number."""
         heights = [sum(live.values()) for live in self.timeline()]
         live: dict[int, int] = defaultdict(int)
-        for number, size in self.events[:heights.index(max(heights)) + 1]:
+        for number, size in self.events[: heights.index(max(heights)) + 1]:
             live[number] += size
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, size in live.items():
@@ -163,8 +174,10 @@ class LiveMemory:
                 name = re.sub(r"\.\d+(?=[. ])", ".*", self.source.get(number, "input"))
                 found[self.category.get(number, "activations"), name].append(size)
         ranked = sorted(found.items(), key=lambda item: -sum(item[1]))[:most]
-        return [{"category": category, "name": name, "bytes": sum(sizes), "tensors": len(sizes)}
-                for (category, name), sizes in ranked]
+        return [
+            {"category": category, "name": name, "bytes": sum(sizes), "tensors": len(sizes)}
+            for (category, name), sizes in ranked
+        ]
 
 
 def state_tensors(optimizer: Any) -> Iterator[tuple[Any, torch.Tensor]]:

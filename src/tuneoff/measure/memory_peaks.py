@@ -1,10 +1,11 @@
 """Peak memory by phase (load, train, evaluate, …): allocated on CUDA, resident on a CPU."""
+
 import ctypes
 import resource
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -23,11 +24,9 @@ class HostPeak:
 
     def reset(self) -> None:
         """Start a new peak at what is resident now."""
-        try:
+        with suppress(AttributeError, OSError):
             # glibc keeps what was freed: without this the next phase starts at the last one's height.
             ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError):
-            pass
         if self.sampled:
             self._highest = self._resident()
         else:
@@ -41,6 +40,7 @@ class HostPeak:
 
     def _resident(self) -> int:
         import psutil
+
         return psutil.Process().memory_info().rss
 
     def _sample(self) -> None:
@@ -92,14 +92,19 @@ class PhaseMeter:
     def _read(self) -> dict[str, int]:
         if self.device.type != "cuda":
             return {"resident": self.host.read()}
-        return {"allocated": torch.cuda.max_memory_allocated(self.device),
-                "reserved": torch.cuda.max_memory_reserved(self.device), "resident": self.host.read()}
+        return {
+            "allocated": torch.cuda.max_memory_allocated(self.device),
+            "reserved": torch.cuda.max_memory_reserved(self.device),
+            "resident": self.host.read(),
+        }
 
     def current_gib(self) -> float:
         """Memory in use now, for the progress bar."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device) / GIB
-        return HostPeak._field("VmRSS") / GIB if not self.host.sampled else self.host._resident() / GIB
+        return (
+            HostPeak._field("VmRSS") / GIB if not self.host.sampled else self.host._resident() / GIB
+        )
 
     def facts(self, others: Sequence[dict] = ()) -> dict:
         """The record's `memory`, all in GiB of 2^30 bytes; `peak_gib` is by phase.
@@ -109,14 +114,32 @@ class PhaseMeter:
         """
         measure = "allocated" if self.device.type == "cuda" else "resident"
         everyone = [self.so_far(), *others]
-        peaks = {f"{kind}_gib": {phase: gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
-                                 for phase in everyone[0]}
-                 for kind in ("allocated", "reserved", "resident") if kind == "resident" or self.device.type == "cuda"}
-        retries = torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0) if measure == "allocated" else 0
-        by_rank = [{phase: gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone]
-        return {"device": str(self.device), "measure": measure, "peak_gib": peaks[f"{measure}_gib"], **peaks,
-                **({"peak_gib_by_rank": by_rank} if others else {}),
-                "baseline_gib": gib(self.baseline), "allocation_retries": retries, "sampled": self.host.sampled}
+        peaks = {
+            f"{kind}_gib": {
+                phase: gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
+                for phase in everyone[0]
+            }
+            for kind in ("allocated", "reserved", "resident")
+            if kind == "resident" or self.device.type == "cuda"
+        }
+        retries = (
+            torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+            if measure == "allocated"
+            else 0
+        )
+        by_rank = [
+            {phase: gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone
+        ]
+        return {
+            "device": str(self.device),
+            "measure": measure,
+            "peak_gib": peaks[f"{measure}_gib"],
+            **peaks,
+            **({"peak_gib_by_rank": by_rank} if others else {}),
+            "baseline_gib": gib(self.baseline),
+            "allocation_retries": retries,
+            "sampled": self.host.sampled,
+        }
 
 
 def gib(count: float) -> float:

@@ -1,4 +1,5 @@
 """Throughput: tokens and seconds of the measured train steps."""
+
 import statistics
 from collections.abc import Iterable
 
@@ -20,7 +21,11 @@ class Throughput:
         self.train_seconds += seconds
         if measured and self.steps > self.warmup_steps:
             self.seconds.append(seconds)
-            self.tokens, self.padded, self.samples = self.tokens + tokens, self.padded + padded, self.samples + samples
+            self.tokens, self.padded, self.samples = (
+                self.tokens + tokens,
+                self.padded + padded,
+                self.samples + samples,
+            )
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -29,21 +34,36 @@ class Throughput:
 
     def facts(self) -> dict:
         """The record's `throughput`."""
-        facts: dict = {"measured_steps": len(self.seconds), "warmup_steps": min(self.warmup_steps, self.steps),
-                 "train_seconds": round(self.train_seconds, 3), "tokens_seen": self.tokens_seen,
-                 "tokens_per_second": None, "padded_tokens_per_second": None, "samples_per_second": None,
-                 "padding_share": None, "step_seconds": None}
+        facts: dict = {
+            "measured_steps": len(self.seconds),
+            "warmup_steps": min(self.warmup_steps, self.steps),
+            "train_seconds": round(self.train_seconds, 3),
+            "tokens_seen": self.tokens_seen,
+            "tokens_per_second": None,
+            "padded_tokens_per_second": None,
+            "samples_per_second": None,
+            "padding_share": None,
+            "step_seconds": None,
+        }
         if self.seconds:
             total = sum(self.seconds)
-            facts.update(tokens_per_second=round(self.tokens / total, 1),
-                         padded_tokens_per_second=round(self.padded / total, 1),
-                         samples_per_second=round(self.samples / total, 2),
-                         padding_share=round(1 - self.tokens / self.padded, 4),
-                         step_seconds={f"p{share}": round(quantile(self.seconds, share), 5) for share in (50, 90, 99)})
+            facts.update(
+                tokens_per_second=round(self.tokens / total, 1),
+                padded_tokens_per_second=round(self.padded / total, 1),
+                samples_per_second=round(self.samples / total, 2),
+                padding_share=round(1 - self.tokens / self.padded, 4),
+                step_seconds={
+                    f"p{share}": round(quantile(self.seconds, share), 5) for share in (50, 90, 99)
+                },
+            )
         return facts
 
 
 def quantile(values: Iterable[float], percent: int) -> float:
     """The `percent` quantile, interpolated; of a single value, that value."""
     values = sorted(values)
-    return values[0] if len(values) == 1 else statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+    return (
+        values[0]
+        if len(values) == 1
+        else statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+    )

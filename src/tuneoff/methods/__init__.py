@@ -2,6 +2,7 @@
 
 Every module found here, or in a `tuneoff/methods` folder elsewhere on Python's path, is a method family.
 """
+
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +16,11 @@ from tuneoff.config import Experiment, check_ranges
 
 class Method:
     """The hooks of a fine-tuning method, with the defaults that suit most. A method is a dataclass of its options."""
+
     keeps_base = False  # whether the base weights stay as they are, so that they may be quantised
-    packages: ClassVar[tuple[str, ...]] = ()  # what does the method, as pip knows it: every record names its version
+    packages: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what does the method, as pip knows it: every record names its version
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -40,6 +44,7 @@ class Method:
         outside `state`; `costly_phases()` and `enter_phase(n)` where what trains changes in turn.
         """
         from tuneoff.models.optimizers import make, parameter_groups
+
         return make(parameter_groups(model.named_parameters(), run.lr, run.weight_decay), run)
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
@@ -62,12 +67,18 @@ def register(cls: type) -> type:
     Raises:
         TypeError: where an option has the name of a hook or of a shared setting, which it would shadow.
     """
-    clash = {item.name for item in fields(cls)} & (set(dir(Method)) | {item.name for item in fields(Experiment)})
+    clash = {item.name for item in fields(cls)} & (
+        set(dir(Method)) | {item.name for item in fields(Experiment)}
+    )
     if clash:
         raise TypeError(f"{cls.__name__}: option names already taken: {', '.join(sorted(clash))}")
     # The composed class only types the keys: each half validates itself when `bind` builds it.
-    body = {"options": cls, "__post_init__": lambda self: None, "__module__": cls.__module__,
-            "__qualname__": f"{cls.__qualname__}.schema"}
+    body = {
+        "options": cls,
+        "__post_init__": lambda self: None,
+        "__module__": cls.__module__,
+        "__qualname__": f"{cls.__qualname__}.schema",
+    }
     schema: Any = dataclass(type(cls.__name__, (cls, Experiment), body))
     cls.schema = schema  # type: ignore[attr-defined]  # found under its name, a launcher can pickle a config
     name = cls.__module__.rpartition(".")[2]

@@ -1,4 +1,5 @@
 """Full fine-tuning: every weight trains. The reference that all other methods are compared with."""
+
 from dataclasses import dataclass
 
 from tuneoff.methods import Method, register

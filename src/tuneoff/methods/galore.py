@@ -1,14 +1,24 @@
 """GaLore: all weights train, and Adam's state lives in a low-rank projection of the gradient (Zhao et al. 2024)."""
+
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, MixedPrecision, Optimizer, above, at_least, names
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    MixedPrecision,
+    Optimizer,
+    above,
+    at_least,
+    names,
+)
 from tuneoff.methods import Method, register
 
 
 class Projection(Enum):
     """Sides of the gradient that galore-torch can project."""
+
     std = "std"
     reverse_std = "reverse_std"
     right = "right"
@@ -20,6 +30,7 @@ class Projection(Enum):
 @dataclass
 class GaLore(Method):
     """GaLore on linear layers with galore-torch's optimizers, plain Adam on the rest; LLaMA-Factory's option names."""
+
     packages = ("galore-torch",)
     galore_target: Any = names("all")
     galore_rank: int = at_least(16, 1)
@@ -32,24 +43,43 @@ class GaLore(Method):
     def check(self, run: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""
         if run.sharding:
-            raise ConfigError("method", run.method, f"does not run under {run.sharding}: its SVD would see shards")
+            raise ConfigError(
+                "method", run.method, f"does not run under {run.sharding}: its SVD would see shards"
+            )
         if not self.galore_layerwise:
             if self.galore_max_weight_grad_norm is not None:
-                raise ConfigError("galore_max_weight_grad_norm", self.galore_max_weight_grad_norm,
-                                  "needs galore_layerwise=true; max_grad_norm clips otherwise")
+                raise ConfigError(
+                    "galore_max_weight_grad_norm",
+                    self.galore_max_weight_grad_norm,
+                    "needs galore_layerwise=true; max_grad_norm clips otherwise",
+                )
             return
         if run.num_processes > 1:
-            raise ConfigError("num_processes", run.num_processes, "must be 1 where galore_layerwise=true: each process "
-                              "would step on its own gradient before the others' is added")
+            raise ConfigError(
+                "num_processes",
+                run.num_processes,
+                "must be 1 where galore_layerwise=true: each process "
+                "would step on its own gradient before the others' is added",
+            )
         if run.gradient_accumulation_steps > 1:
-            raise ConfigError("gradient_accumulation_steps", run.gradient_accumulation_steps,
-                              "must be 1 where galore_layerwise=true, since each backward pass steps")
+            raise ConfigError(
+                "gradient_accumulation_steps",
+                run.gradient_accumulation_steps,
+                "must be 1 where galore_layerwise=true, since each backward pass steps",
+            )
         if run.max_grad_norm is not None:
-            raise ConfigError("max_grad_norm", run.max_grad_norm, "must be null where galore_layerwise=true, since no "
-                              "global norm exists before the step; galore_max_weight_grad_norm clips each weight")
+            raise ConfigError(
+                "max_grad_norm",
+                run.max_grad_norm,
+                "must be null where galore_layerwise=true, since no "
+                "global norm exists before the step; galore_max_weight_grad_norm clips each weight",
+            )
         if run.mixed_precision is MixedPrecision.fp16:
-            raise ConfigError("mixed_precision", run.mixed_precision,
-                              "must be no or bf16 where galore_layerwise=true, since the loss scale is still on")
+            raise ConfigError(
+                "mixed_precision",
+                run.mixed_precision,
+                "must be no or bf16 where galore_layerwise=true, since the loss scale is still on",
+            )
 
     def make_optimizer(self, model: Any, run: Experiment) -> Any:
         """Return galore-torch's optimizer with the targeted 2-D weights in projected groups.
@@ -59,20 +89,35 @@ class GaLore(Method):
         """
         from tuneoff.models.layers import linear_modules
         from tuneoff.models.optimizers import need_cuda, parameter_groups
+
         if run.optimizer is Optimizer.adamw_8bit:
             need_cuda(run)
-        targets = {id(module.weight): path
-                   for path, module in linear_modules(model, self.galore_target, "galore_target").items()}
+        targets = {
+            id(module.weight): path
+            for path, module in linear_modules(model, self.galore_target, "galore_target").items()
+        }
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         low = [(name, p) for name, p in named if id(p) in targets]
         for name, parameter in low:
             if self.galore_rank > min(parameter.shape):
-                raise ConfigError("galore_rank", self.galore_rank, f"{name} is {'x'.join(map(str, parameter.shape))}, "
-                                  f"so at most {min(parameter.shape)}")
-        projection = {"rank": self.galore_rank, "update_proj_gap": self.galore_update_interval,
-                      "scale": self.galore_scale, "proj_type": self.galore_proj_type.name}
-        groups = [*parameter_groups(low, run.lr, run.weight_decay, **projection),
-                  *parameter_groups([item for item in named if id(item[1]) not in targets], run.lr, run.weight_decay)]
+                raise ConfigError(
+                    "galore_rank",
+                    self.galore_rank,
+                    f"{name} is {'x'.join(map(str, parameter.shape))}, "
+                    f"so at most {min(parameter.shape)}",
+                )
+        projection = {
+            "rank": self.galore_rank,
+            "update_proj_gap": self.galore_update_interval,
+            "scale": self.galore_scale,
+            "proj_type": self.galore_proj_type.name,
+        }
+        groups = [
+            *parameter_groups(low, run.lr, run.weight_decay, **projection),
+            *parameter_groups(
+                [item for item in named if id(item[1]) not in targets], run.lr, run.weight_decay
+            ),
+        ]
         optimizer = _optimizer_class(run.optimizer, self.galore_layerwise)(groups, **_settings(run))
         if self.galore_layerwise:
             optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
@@ -81,6 +126,7 @@ class GaLore(Method):
 
 def _settings(run: Experiment) -> dict:
     from tuneoff.models.optimizers import ADAFACTOR, BETAS, EPS
+
     if run.optimizer is Optimizer.adafactor:
         return {"lr": run.lr, **ADAFACTOR}
     adam = {"lr": run.lr, "betas": BETAS, "eps": EPS}
@@ -98,7 +144,9 @@ def _optimizer_class(kind: Optimizer, layerwise: bool) -> type:
         from galore_torch.adafactor import Adafactor as Base
     else:
         from galore_torch.adamw import AdamW as Base
-    return type(f"GaLore{Base.__name__}", (_LayerWise, _Mended, Base) if layerwise else (_Mended, Base), {})
+    return type(
+        f"GaLore{Base.__name__}", (_LayerWise, _Mended, Base) if layerwise else (_Mended, Base), {}
+    )
 
 
 def _projector(group: dict) -> Any:
@@ -115,16 +163,25 @@ def _projector(group: dict) -> Any:
         def project_back(self, low_rank_grad: Any) -> Any:
             """(r, n) or (m, r) to the weight's (m, n), scaled; upstream takes the wrong side of a square one."""
             square = low_rank_grad.shape[0] == low_rank_grad.shape[1]
-            if self.proj_type == "reverse_std" and square and self.ortho_matrix.shape[0] < self.ortho_matrix.shape[1]:
+            if (
+                self.proj_type == "reverse_std"
+                and square
+                and self.ortho_matrix.shape[0] < self.ortho_matrix.shape[1]
+            ):
                 return low_rank_grad @ self.ortho_matrix * self.scale
             return super().project_back(low_rank_grad)
 
-    return Projector(group["rank"], update_proj_gap=group["update_proj_gap"], scale=group["scale"],
-                     proj_type=group["proj_type"])
+    return Projector(
+        group["rank"],
+        update_proj_gap=group["update_proj_gap"],
+        scale=group["scale"],
+        proj_type=group["proj_type"],
+    )
 
 
 class _Mended:
     """In front of a galore-torch optimizer: a state of tensors and plain values alone, and our projector."""
+
     param_groups: list[dict]
     state: dict
 
@@ -155,7 +212,10 @@ class _Mended:
         plain = super().state_dict()  # type: ignore[misc]
         for index, state in plain["state"].items():
             if "projector" in state:
-                plain["state"][index] = {**state, "projector": {"ortho_matrix": state["projector"].ortho_matrix}}
+                plain["state"][index] = {
+                    **state,
+                    "projector": {"ortho_matrix": state["projector"].ortho_matrix},
+                }
         return plain
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -165,7 +225,10 @@ class _Mended:
             for parameter in group["params"]:
                 state = self.state.get(parameter, {})
                 if "projector" in state:
-                    matrix, state["projector"] = state["projector"]["ortho_matrix"], _projector(group)
+                    matrix, state["projector"] = (
+                        state["projector"]["ortho_matrix"],
+                        _projector(group),
+                    )
                     state["projector"].ortho_matrix = matrix
 
 
@@ -175,14 +238,20 @@ class _LayerWise:
     One optimizer with the ordinary groups, narrowed to one weight for each hook: so schedules, logging and
     checkpoints see what they see without layer-wise, where one optimizer a weight hides from all three.
     """
+
     param_groups: list[dict]
 
     def step_inside_backward(self, max_weight_grad_norm: float | None) -> None:
         """Register the hooks; `max_weight_grad_norm` clips each weight's gradient by its own norm."""
         import torch
+
         self._norms: list[torch.Tensor] = []
         # By number, since loading a state replaces the group dictionaries.
-        owner = {parameter: index for index, group in enumerate(self.param_groups) for parameter in group["params"]}
+        owner = {
+            parameter: index
+            for index, group in enumerate(self.param_groups)
+            for parameter in group["params"]
+        }
 
         def step_one(parameter: torch.nn.Parameter) -> None:
             """Clip, step and drop the gradient that backward has just finished for `parameter`."""
@@ -203,6 +272,7 @@ class _LayerWise:
     def gradient_norm(self) -> Any:
         """Global norm of the gradients that this backward pass applied and dropped, before their clip; 0-d tensor."""
         import torch
+
         norms, self._norms = self._norms, []
         return torch.linalg.vector_norm(torch.stack(norms))
 

@@ -2,6 +2,7 @@
 
 The model itself is asked, since no list of architectures stays true.
 """
+
 import math
 from array import array
 from typing import Any
@@ -30,11 +31,18 @@ def refuse_strangers(model: PreTrainedModel, run: Experiment, longest: int, high
     """
     words: Any = model.get_input_embeddings()
     if highest >= words.num_embeddings:
-        raise ConfigError("model.tokenizer", run.model.tokenizer or run.model.path,
-                          f"gives token {highest}, and the model has {words.num_embeddings}")
-    learned = any(isinstance(module, nn.Embedding) and module is not words for module in model.modules())
+        raise ConfigError(
+            "model.tokenizer",
+            run.model.tokenizer or run.model.path,
+            f"gives token {highest}, and the model has {words.num_embeddings}",
+        )
+    learned = any(
+        isinstance(module, nn.Embedding) and module is not words for module in model.modules()
+    )
     if learned and longest > (most := positions(model)):
-        raise ConfigError("max_length", run.max_length, f"must be at most {most}, the positions that were learned")
+        raise ConfigError(
+            "max_length", run.max_length, f"must be at most {most}, the positions that were learned"
+        )
 
 
 def refuse_leaks(model: Any) -> None:
@@ -60,17 +68,25 @@ def refuse_leaks(model: Any) -> None:
 
     hook, training = embeddings.register_forward_hook(watch), model.training
     try:
-        logits = model.eval()(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+        logits = model.eval()(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+        ).logits
     finally:
         hook.remove()
         model.train(training)
-    packed, alone = logits[0, len(first.ids):], logits[1, :len(second.ids)]
-    gradient, = torch.autograd.grad(packed.float().square().mean(), found["embedded"])
+    packed, alone = logits[0, len(first.ids) :], logits[1, : len(second.ids)]
+    (gradient,) = torch.autograd.grad(packed.float().square().mean(), found["embedded"])
     rounding = torch.finfo(embeddings.weight.dtype).eps
     limit = max(TOLERANCE, ROUNDINGS * rounding) * alone.abs().max().item()
     difference = (packed - alone).abs().max().item()
     kind = f"{model.config.model_type} with model.attention={model.config._attn_implementation}"
-    if gradient[0, :len(first.ids)].any():
-        raise ConfigError("packing", True, f"an example would see the one packed before it in {kind}")
+    if gradient[0, : len(first.ids)].any():
+        raise ConfigError(
+            "packing", True, f"an example would see the one packed before it in {kind}"
+        )
     if not difference <= limit:
-        raise ConfigError("packing", True, f"packed logits differ by {difference:.1g} (at most {limit:.1g}) in {kind}")
+        raise ConfigError(
+            "packing",
+            True,
+            f"packed logits differ by {difference:.1g} (at most {limit:.1g}) in {kind}",
+        )

@@ -2,6 +2,7 @@
 
 Nothing here goes by name patterns, so that what works for Llama works for GPT-2 too.
 """
+
 import math
 from collections.abc import Collection
 from typing import Any
@@ -21,26 +22,38 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         ValueError: where the model has no list of layers.
     """
-    lists = {path: module for path, module in model.named_modules()
-             if isinstance(module, nn.ModuleList) and len(module)}
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
     if not lists:
         raise ValueError(f"{type(model).__name__} has no list of decoder layers")
     # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
-    path = max(lists, key=lambda path: (sum(p.numel() for p in lists[path].parameters()), -len(path)))
+    path = max(
+        lists, key=lambda path: (sum(p.numel() for p in lists[path].parameters()), -len(path))
+    )
     return path, lists[path]
 
 
-def linear_modules(model: PreTrainedModel, wanted: list[str] | None, key: str) -> dict[str, nn.Module]:
+def linear_modules(
+    model: PreTrainedModel, wanted: list[str] | None, key: str
+) -> dict[str, nn.Module]:
     """Return linear layers (`nn.Linear`, and `Conv1D` as in GPT-2) by path.
 
     Args:
         wanted: `["all"]` for all but the output head, else names matched on whole path segments.
         key: the option to name in an error.
+
     Raises:
         ConfigError: a name that matches no linear layer.
     """
     head = model.get_output_embeddings()
-    linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linears = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
     if wanted is None or wanted == ["all"]:
         return {path: module for path, module in linears.items() if module is not head}
     found: dict[str, nn.Module] = {}
@@ -48,7 +61,11 @@ def linear_modules(model: PreTrainedModel, wanted: list[str] | None, key: str) -
         matches = {path: module for path, module in linears.items() if on_segments(name, path)}
         if not matches:
             leaves = sorted({path.rpartition(".")[2] for path in linears})
-            raise ConfigError(key, name, f"no such linear layer; there are {', '.join(leaves)}{nearest(name, leaves)}")
+            raise ConfigError(
+                key,
+                name,
+                f"no such linear layer; there are {', '.join(leaves)}{nearest(name, leaves)}",
+            )
         found.update(matches)
     return found
 
@@ -80,8 +97,13 @@ def tied(model: PreTrainedModel) -> bool:
 def count(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
     """Numbers of weights as a record has them: all, those that the whole run may train, and those that train now."""
     named = dict(model.named_parameters())
-    return {"total": sum(map(_size, named.values())), "ever_trained": sum(_size(named[name]) for name in ever_trained),
-            "trainable": sum(_size(parameter) for parameter in named.values() if parameter.requires_grad)}
+    return {
+        "total": sum(map(_size, named.values())),
+        "ever_trained": sum(_size(named[name]) for name in ever_trained),
+        "trainable": sum(
+            _size(parameter) for parameter in named.values() if parameter.requires_grad
+        ),
+    }
 
 
 def _size(parameter: Any) -> int:

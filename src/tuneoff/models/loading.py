@@ -1,4 +1,5 @@
 """Loading: a model and its tokenizer, from a hub, a folder, a GGUF file, or drawn at random from a shape."""
+
 import json
 import logging as python_logging
 import struct
@@ -25,13 +26,23 @@ from transformers.utils import logging
 from tuneoff.config import ConfigError, Experiment, MixedPrecision, Model, folder_of, nearest
 
 logging.disable_progress_bar()  # ours is the one that says something
-python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it tells of kernels nobody asked for
+python_logging.getLogger("bitsandbytes").setLevel(
+    python_logging.ERROR
+)  # it tells of kernels nobody asked for
 # Padding is on the right, where no token looks: it takes no attention mask.
-python_logging.getLogger("transformers.modeling_utils").addFilter(lambda line: "attention_mask" not in str(line.msg))
-warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # PEFT, of GPT-2's transposed layers: it mends that
+python_logging.getLogger("transformers.modeling_utils").addFilter(
+    lambda line: "attention_mask" not in str(line.msg)
+)
+warnings.filterwarnings(
+    "ignore", "fan_in_fan_out is set to False"
+)  # PEFT, of GPT-2's transposed layers: it mends that
 # Said of accelerate's, PEFT's and our calls; earlier versions of transformers know no other name.
-warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated")
-warnings.filterwarnings("ignore", "Could not find a config file in")  # PEFT, of an adapter on a GGUF file
+warnings.filterwarnings(
+    "ignore", "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated"
+)
+warnings.filterwarnings(
+    "ignore", "Could not find a config file in"
+)  # PEFT, of an adapter on a GGUF file
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
@@ -51,13 +62,24 @@ def reading(model: Model, key: str = "path") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, struct.error) as error:  # the last of a torn GGUF file
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        struct.error,
+    ) as error:  # the last of a torn GGUF file
         if getattr(error, "errno", None) is not None:
             raise
         said = str(error).strip().partition("\n")[0]
         if "trust_remote_code" in str(error):
-            key, said = "trust_remote_code", f"{model.path} brings code of its own, which runs only where this is true"
-        elif any(name in said for name in ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")):
+            key, said = (
+                "trust_remote_code",
+                f"{model.path} brings code of its own, which runs only where this is true",
+            )
+        elif any(
+            name in said
+            for name in ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
+        ):
             key, said = "attention", said.partition(" Please request")[0]
         elif model.gguf_file and key == "path":
             key, said = "gguf_file", f"cannot be read: {said}"
@@ -70,7 +92,10 @@ def _source(model: Model, gguf: bool = True) -> dict[str, Any]:
         return {"trust_remote_code": model.trust_remote_code}
     # The whole path: a file of this name in the working directory would come before the one in the folder.
     here = Path(locate(model.path or "")) / model.gguf_file
-    return {"trust_remote_code": model.trust_remote_code, "gguf_file": str(here) if here.exists() else model.gguf_file}
+    return {
+        "trust_remote_code": model.trust_remote_code,
+        "gguf_file": str(here) if here.exists() else model.gguf_file,
+    }
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
@@ -83,10 +108,15 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     # First, so that a model that cannot be is refused in a line; of a GGUF file this would read the whole header again.
     config = None if model.gguf_file else model_config(model)
     with reading(model, "tokenizer" if model.tokenizer else "path"):
-        tokenizer = AutoTokenizer.from_pretrained(locate(place), **_source(model, gguf=model.tokenizer is None))
+        tokenizer = AutoTokenizer.from_pretrained(
+            locate(place), **_source(model, gguf=model.tokenizer is None)
+        )
     if config and model.path is None and len(tokenizer) > config.vocab_size:
-        raise ConfigError("model.config.vocab_size", config.vocab_size,
-                          f"must be at least {len(tokenizer)}, as {place} needs")
+        raise ConfigError(
+            "model.config.vocab_size",
+            config.vocab_size,
+            f"must be at least {len(tokenizer)}, as {place} needs",
+        )
     if model.gguf_file and model.tokenizer is None:
         _only_the_files_tokens(tokenizer)
     if tokenizer.pad_token is None:
@@ -111,8 +141,12 @@ def load_model(run: Experiment) -> PreTrainedModel:
         return build_model(run)
     assert run.model.path  # `Model.check` has seen to it
     with reading(run.model):
-        model = AutoModelForCausalLM.from_pretrained(locate(run.model.path), **_source(run.model), **_settings(run),
-                                                     quantization_config=_quantization(run))
+        model = AutoModelForCausalLM.from_pretrained(
+            locate(run.model.path),
+            **_source(run.model),
+            **_settings(run),
+            quantization_config=_quantization(run),
+        )
     return _ready(model, run)
 
 
@@ -120,8 +154,9 @@ def build_model(run: Experiment) -> PreTrainedModel:
     """Return the model without its pretrained weights, on torch's default device (on meta: no memory at all)."""
     config = model_config(run.model)
     with reading(run.model):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=run.model.trust_remote_code,
-                                                 **_settings(run))
+        model = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=run.model.trust_remote_code, **_settings(run)
+        )
     return _ready(model, run)
 
 
@@ -139,10 +174,14 @@ def model_config(model: Model) -> PreTrainedConfig:
     try:
         known = AutoConfig.for_model(kind).to_dict()
     except ValueError:
-        raise ConfigError("model.config.model_type", kind, "no model type that transformers knows") from None
+        raise ConfigError(
+            "model.config.model_type", kind, "no model type that transformers knows"
+        ) from None
     for key in sizes:
         if key not in known:  # transformers would keep it and go on with its default
-            raise ConfigError(f"model.config.{key}", sizes[key], f"no such size of {kind}{nearest(key, known)}")
+            raise ConfigError(
+                f"model.config.{key}", sizes[key], f"no such size of {kind}{nearest(key, known)}"
+            )
     return AutoConfig.for_model(kind, **sizes)
 
 
@@ -154,7 +193,9 @@ def _settings(run: Experiment) -> dict[str, Any]:
 def _quantization(run: Experiment) -> BitsAndBytesConfig | GgufConfig | None:
     """How the base weights are stored: QLoRA's NF4 with double quantisation, LLM.int8(), or as `dtype` says."""
     if run.model.gguf_file is not None:
-        return GgufConfig(dequantize=True)  # where there are kernels for it, packed weights would stay, and not train
+        return GgufConfig(
+            dequantize=True
+        )  # where there are kernels for it, packed weights would stay, and not train
     if run.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     if run.quantization is None:
@@ -162,8 +203,12 @@ def _quantization(run: Experiment) -> BitsAndBytesConfig | GgufConfig | None:
     half = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
     assert run.dtype
     compute = half.get(run.mixed_precision, getattr(torch, run.dtype.name))
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=compute)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
 
 
 def _ready(model: PreTrainedModel, run: Experiment) -> PreTrainedModel:
@@ -189,8 +234,11 @@ def _apply_liger(model: PreTrainedModel) -> None:
         raise ConfigError("model.liger", True, "needs a CUDA device, and there is none")
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
     from transformers.integrations.liger import apply_liger_kernel
+
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise ConfigError("model.liger", True, f"Liger has no kernels for {model.config.model_type}")
+        raise ConfigError(
+            "model.liger", True, f"Liger has no kernels for {model.config.model_type}"
+        )
     # Its loss takes the mean over a micro-batch; ours is over the whole step's label tokens.
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
@@ -198,5 +246,9 @@ def _apply_liger(model: PreTrainedModel) -> None:
 def in_effect(model: PreTrainedModel, run: Experiment) -> dict[str, Any]:
     """What the record says of a loaded model: the attention that transformers chose, Liger, how weights are stored."""
     stored = getattr(model.config, "quantization_config", None)
-    return {"attention": model.config._attn_implementation, "liger": run.model.liger,
-            "quantization": stored and {key: value for key, value in stored.to_dict().items() if key[0] != "_"}}
+    return {
+        "attention": model.config._attn_implementation,
+        "liger": run.model.liger,
+        "quantization": stored
+        and {key: value for key, value in stored.to_dict().items() if key[0] != "_"},
+    }

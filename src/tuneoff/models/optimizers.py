@@ -1,4 +1,5 @@
 """The optimizers that several methods share, so that none of them differs by accident."""
+
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,16 +20,24 @@ def decays(parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float,
-                     **extra: Any) -> list[dict]:
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, **extra: Any
+) -> list[dict]:
     """Split what trains into a group with weight decay and one without; empty groups are left out.
 
     Returns:
         Groups for a `torch.optim.Optimizer`, each with `params`, `lr`, `weight_decay` and `extra`.
     """
     trainable = [parameter for _, parameter in named if parameter.requires_grad]
-    halves = ([p for p in trainable if decays(p)], weight_decay), ([p for p in trainable if not decays(p)], 0.0)
-    return [{"params": params, "lr": lr, "weight_decay": decay, **extra} for params, decay in halves if params]
+    halves = (
+        ([p for p in trainable if decays(p)], weight_decay),
+        ([p for p in trainable if not decays(p)], 0.0),
+    )
+    return [
+        {"params": params, "lr": lr, "weight_decay": decay, **extra}
+        for params, decay in halves
+        if params
+    ]
 
 
 def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
@@ -39,21 +48,34 @@ def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
     """
     if run.optimizer is Optimizer.adamw:
         # Fused on every device: the default differs between CPU and CUDA, in memory too.
-        return torch.optim.AdamW(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay, fused=True
+        )
     if run.optimizer is Optimizer.adafactor:
         from transformers.optimization import Adafactor
+
         return Adafactor(groups, lr=run.lr, weight_decay=run.weight_decay, **ADAFACTOR)
     need_cuda(run)
     from bitsandbytes.optim import AdamW8bit
+
     return AdamW8bit(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay)
 
 
 def facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What the record says of the optimizer in effect."""
     kind = type(getattr(optimizer, "base_optimizer", optimizer))
-    return {"class": f"{kind.__module__}.{kind.__name__}", "fused": bool(optimizer.defaults.get("fused")),
-            "groups": [{"parameters": sum(parameter.numel() for parameter in group["params"]), "lr": group["lr"],
-                        "weight_decay": group.get("weight_decay", 0.0)} for group in optimizer.param_groups]}
+    return {
+        "class": f"{kind.__module__}.{kind.__name__}",
+        "fused": bool(optimizer.defaults.get("fused")),
+        "groups": [
+            {
+                "parameters": sum(parameter.numel() for parameter in group["params"]),
+                "lr": group["lr"],
+                "weight_decay": group.get("weight_decay", 0.0),
+            }
+            for group in optimizer.param_groups
+        ],
+    }
 
 
 def need_cuda(run: Experiment) -> None:
@@ -63,5 +85,8 @@ def need_cuda(run: Experiment) -> None:
         ConfigError: naming `optimizer`.
     """
     if not torch.cuda.is_available() and detect_fake_mode() is None:
-        raise ConfigError("optimizer", run.optimizer, "needs a CUDA device, and there is none; adamw and adafactor "
-                          "run on a CPU")
+        raise ConfigError(
+            "optimizer",
+            run.optimizer,
+            "needs a CUDA device, and there is none; adamw and adafactor run on a CPU",
+        )

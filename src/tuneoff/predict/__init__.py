@@ -1,4 +1,5 @@
 """Peak memory of a run without its device and its weights: the code that trains, run on fake tensors."""
+
 from tuneoff.predict.prediction import show
 from tuneoff.predict.predictor import predict
 

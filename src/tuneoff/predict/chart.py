@@ -1,4 +1,5 @@
 """Memory over one step, as an area a category: where in a step the peak is, and what it is made of."""
+
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,17 +14,32 @@ def draw(timeline: dict, folder: Path) -> Path | None:
     import vl_convert
 
     from tuneoff.report.charts.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
+
     moments = timeline["gib"]
     parts = list(moments[0])
     last = max(1, len(moments) - 1)
-    rows = [{"part": part.replace("_", " "), "order": order, "gib": moment[part], "progress": 100 * place / last}
-            for place, moment in enumerate(moments) for order, part in enumerate(parts)]
+    rows = [
+        {
+            "part": part.replace("_", " "),
+            "order": order,
+            "gib": moment[part],
+            "progress": 100 * place / last,
+        }
+        for place, moment in enumerate(moments)
+        for order, part in enumerate(parts)
+    ]
     colours = alt.Scale(domain=[part.replace("_", " ") for part in parts], range=CATEGORY_COLOURS)
-    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(interpolate="step-after")
+    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(
+        interpolate="step-after"
+    )
     chart = chart.encode(
-        x=alt.X("progress:Q", title="Allocations and frees of the step (%)"), order=alt.Order("order:Q"),
+        x=alt.X("progress:Q", title="Allocations and frees of the step (%)"),
+        order=alt.Order("order:Q"),
         y=alt.Y("gib:Q", title="Live tensors (GiB)", stack="zero"),
-        color=alt.Color("part:N", title=None, scale=colours, legend=alt.Legend(columns=2)))
+        color=alt.Color("part:N", title=None, scale=colours, legend=alt.Legend(columns=2)),
+    )
     path = folder / CHART
-    path.write_text(vl_convert.vegalite_to_svg(styled(chart.properties(width=WIDTH, height=HEIGHT))))
+    path.write_text(
+        vl_convert.vegalite_to_svg(styled(chart.properties(width=WIDTH, height=HEIGHT)))
+    )
     return path

@@ -1,4 +1,5 @@
 """A model of any size in no memory: tensors that have a shape and a type alone, and the kernels they lack."""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -66,13 +67,17 @@ class Fakes(FakeTensorMode):
             return made if len(made) > 1 else made[0]
         out = self.dispatch(func, types, args, kwargs)
         results = (out,) if isinstance(out, torch.Tensor) else out
-        if isinstance(results, tuple | list) and described == _described((args, tuple(kwargs.items())), []):
+        if isinstance(results, tuple | list) and described == _described(
+            (args, tuple(kwargs.items())), []
+        ):
             origins = [_origin(result, tensors) for result in results]
             if origins and None not in origins and (len(origins) > 1 or results is not out):
                 self._given[key] = origins
         return out
 
-    def _made(self, tensors: list[FakeTensor], source: int | None, view: tuple | None) -> torch.Tensor:
+    def _made(
+        self, tensors: list[FakeTensor], source: int | None, view: tuple | None
+    ) -> torch.Tensor:
         """A result: an argument itself, a view of it, or a tensor of its own."""
         if view is None:
             return tensors[source]  # type: ignore[index]
@@ -87,8 +92,12 @@ class Fakes(FakeTensorMode):
 
 def _simple(tensor: Any) -> TypeGuard[FakeTensor]:
     """Whether shape, strides and type say all: not where values are known, nor sparse, complex or real."""
-    return (isinstance(tensor, FakeTensor) and tensor.layout is torch.strided and tensor.constant is None
-            and not tensor.dtype.is_complex)
+    return (
+        isinstance(tensor, FakeTensor)
+        and tensor.layout is torch.strided
+        and tensor.constant is None
+        and not tensor.dtype.is_complex
+    )
 
 
 def _described(arguments: Any, tensors: list[FakeTensor]) -> tuple | None:
@@ -116,11 +125,21 @@ def _origin(result: Any, tensors: list[FakeTensor]) -> tuple[int | None, tuple |
         return None
     view = (result.dtype, result.shape, result.stride(), result.storage_offset())
     place = result.untyped_storage()._cdata
-    sources = [index for index, tensor in enumerate(tensors) if tensor.untyped_storage()._cdata == place]
+    sources = [
+        index for index, tensor in enumerate(tensors) if tensor.untyped_storage()._cdata == place
+    ]
     if not sources:
-        extent = 0 if 0 in result.shape else 1 + sum(
-            (size - 1) * step for size, step in zip(result.shape, result.stride(), strict=True))
-        return (None, view) if result.untyped_storage().nbytes() == extent * result.itemsize else None
+        extent = (
+            0
+            if 0 in result.shape
+            else 1
+            + sum(
+                (size - 1) * step for size, step in zip(result.shape, result.stride(), strict=True)
+            )
+        )
+        return (
+            (None, view) if result.untyped_storage().nbytes() == extent * result.itemsize else None
+        )
     if len(sources) > 1:
         return None
     return sources[0], (None if result is tensors[sources[0]] else view)
@@ -131,15 +150,23 @@ def to_fake(model: nn.Module) -> nn.Module:
 
     Meta tensors themselves would not do: they break under gradient checkpointing, and take another attention path.
     """
-    made: dict[int, tuple[Any, Any]] = {}  # id -> (new, old); the old one is kept so that its id stays its own
+    made: dict[
+        int, tuple[Any, Any]
+    ] = {}  # id -> (new, old); the old one is kept so that its id stays its own
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             for name, old in list(store.items()):
                 if old is None:
                     continue
                 if id(old) not in made:
-                    new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
-                    new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                    new = torch.empty_strided(
+                        old.shape, old.stride(), dtype=old.dtype, device="cpu"
+                    )
+                    new = (
+                        nn.Parameter(new, old.requires_grad)
+                        if isinstance(old, nn.Parameter)
+                        else new
+                    )
                     made[id(old)] = new, old
                 store[name] = made[id(old)][0]
     return model
@@ -147,7 +174,9 @@ def to_fake(model: nn.Module) -> nn.Module:
 
 def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
     """The same batch without its values."""
-    fakes: list[Any] = [mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in batch]
+    fakes: list[Any] = [
+        mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in batch
+    ]
     return Batch(*fakes)
 
 
@@ -158,6 +187,7 @@ def host_tables() -> Iterator[None]:
     The one exception to running the training code as it is, with CUDA's synchronisation where there is no CUDA.
     """
     import bitsandbytes.functional as functional
+
     make = functional.create_dynamic_map
 
     def on_host(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -165,18 +195,28 @@ def host_tables() -> Iterator[None]:
             table = make(*args, **kwargs)
         return torch.empty_like(table)
 
-    with patch.object(functional, "create_dynamic_map", on_host), patch.object(torch.cuda, "synchronize"):
+    with (
+        patch.object(functional, "create_dynamic_map", on_host),
+        patch.object(torch.cuda, "synchronize"),
+    ):
         yield
 
 
 # For sparse tensors PyTorch's fake kernels run the real ones on zeros of the full size, or fail.
 @register_op_impl([torch.ops.aten.mul.Tensor, torch.ops.aten.add_.Tensor])
-def _sparse(mode: FakeTensorMode, func: Any, one: torch.Tensor, other: Any, **kwargs: Any) -> torch.Tensor:
+def _sparse(
+    mode: FakeTensorMode, func: Any, one: torch.Tensor, other: Any, **kwargs: Any
+) -> torch.Tensor:
     """A sparse tensor times a number; a sparse tensor added to a dense one, in place."""
     if func is torch.ops.aten.mul.Tensor and one.layout is torch.sparse_coo:
         with mode:
-            return torch.sparse_coo_tensor(one._indices().clone(), torch.empty_like(one._values()), one.shape,
-                                           is_coalesced=one.is_coalesced(), check_invariants=False)
+            return torch.sparse_coo_tensor(
+                one._indices().clone(),
+                torch.empty_like(one._values()),
+                one.shape,
+                is_coalesced=one.is_coalesced(),
+                check_invariants=False,
+            )
     if func is torch.ops.aten.add_.Tensor and getattr(other, "layout", None) is torch.sparse_coo:
         return one
     return NotImplemented

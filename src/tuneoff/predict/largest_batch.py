@@ -1,11 +1,13 @@
 """The largest batch that fits: found by predicting, so that both the answer and the next larger batch were run."""
+
 from collections.abc import Callable
 
 MOST = 2**16
 
 
-def largest(needed: Callable[[int], float], limit: float, start: int,
-            without_rows: float) -> tuple[int, dict[int, float]]:
+def largest(
+    needed: Callable[[int], float], limit: float, start: int, without_rows: float
+) -> tuple[int, dict[int, float]]:
     """The largest size whose `needed(size)` is at most `limit`, 0 if none, with every size that was tried.
 
     Args:

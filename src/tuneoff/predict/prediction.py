@@ -1,4 +1,5 @@
 """What a prediction says: peaks by phase, what they are made of, and CUDA's own share as a line of its own."""
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,16 @@ from tuneoff.predict.chart import draw
 
 BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every allocation is rounded up to it
 CONTEXT_GIB = 0.5
-CUDA_SOURCE = ("rounding: each tensor up to the caching allocator's 512 bytes, counted; context: 0.5 GiB, an allowance "
-               "and not a prediction (torch.cuda.memory_allocated's documentation: some context is needed on the GPU "
-               "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels)")
+CUDA_SOURCE = (
+    "rounding: each tensor up to the caching allocator's 512 bytes, counted; context: 0.5 GiB, an allowance "
+    "and not a prediction (torch.cuda.memory_allocated's documentation: some context is needed on the GPU "
+    "and not counted; pytorch/pytorch#34323 saw 0.76 GiB; it varies with card, driver and kernels)"
+)
 NOT_PREDICTED = [
-    "fragmentation of CUDA's caching allocator", "workspaces of kernels (matrix products, attention)",
-    "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep others (attention, softmax)"]
+    "fragmentation of CUDA's caching allocator",
+    "workspaces of kernels (matrix products, attention)",
+    "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep others (attention, softmax)",
+]
 HOST_PHASES = ("prepare",)  # in the host's memory, before the model moves to its device
 POINTS = 200
 
@@ -23,6 +28,7 @@ POINTS = 200
 @dataclass(frozen=True)
 class Moment:
     """A phase, or a step of it, with the storages that were alive."""
+
     phase: str
     name: str
     live: LiveMemory
@@ -45,7 +51,10 @@ class Moment:
 
 def worst(moments: Iterable[Moment]) -> Moment:
     """The moment on the device that needs the most."""
-    return max((moment for moment in moments if moment.phase not in HOST_PHASES), key=lambda moment: moment.rounded)
+    return max(
+        (moment for moment in moments if moment.phase not in HOST_PHASES),
+        key=lambda moment: moment.rounded,
+    )
 
 
 def needed_gib(moment: Moment) -> float:
@@ -59,52 +68,89 @@ def content(moments: list[Moment], assumptions: list[str]) -> dict:
     phases: dict[str, int] = {}
     for moment in moments:
         phases[moment.phase] = max(phases.get(moment.phase, 0), moment.peak)
-    return {"status": "predicted", "peak_gib": {phase: gib(peak) for phase, peak in phases.items()},
-            "host_phases": [phase for phase in phases if phase in HOST_PHASES],
-            "step_gib": {moment.name: gib(moment.peak) for moment in moments if moment.name},
-            "breakdown_gib": {part: gib(size) for part, size in train.bytes.items()}, "breakdown_of": train.name,
-            "largest_tensors": [{"category": item["category"], "name": item["name"], "gib": gib(item["bytes"]),
-                                 "tensors": item["tensors"]} for item in train.live.largest()],
-            "timeline": {"step": train.name, "gib": timeline(train.live)},
-            "cuda": {"rounding_gib": gib(top.rounded - top.peak), "context_gib": CONTEXT_GIB, "source": CUDA_SOURCE},
-            "needed_gib": round(needed_gib(top), 4), "assumptions": assumptions, "not_predicted": NOT_PREDICTED}
+    return {
+        "status": "predicted",
+        "peak_gib": {phase: gib(peak) for phase, peak in phases.items()},
+        "host_phases": [phase for phase in phases if phase in HOST_PHASES],
+        "step_gib": {moment.name: gib(moment.peak) for moment in moments if moment.name},
+        "breakdown_gib": {part: gib(size) for part, size in train.bytes.items()},
+        "breakdown_of": train.name,
+        "largest_tensors": [
+            {
+                "category": item["category"],
+                "name": item["name"],
+                "gib": gib(item["bytes"]),
+                "tensors": item["tensors"],
+            }
+            for item in train.live.largest()
+        ],
+        "timeline": {"step": train.name, "gib": timeline(train.live)},
+        "cuda": {
+            "rounding_gib": gib(top.rounded - top.peak),
+            "context_gib": CONTEXT_GIB,
+            "source": CUDA_SOURCE,
+        },
+        "needed_gib": round(needed_gib(top), 4),
+        "assumptions": assumptions,
+        "not_predicted": NOT_PREDICTED,
+    }
 
 
 def timeline(live: LiveMemory, points: int = POINTS) -> list[dict]:
     """Live GiB by category over a step's allocations and frees, thinned to the highest moment of each stretch."""
     whole = [dict(moment) for moment in live.timeline()]
     size = -(-len(whole) // points)
-    stretches = [whole[start:start + size] for start in range(0, len(whole), size)]
-    return [{part: gib(moment[part]) for part in CATEGORIES}
-            for moment in (max(stretch, key=lambda live: sum(live.values())) for stretch in stretches)]
+    stretches = [whole[start : start + size] for start in range(0, len(whole), size)]
+    return [
+        {part: gib(moment[part]) for part in CATEGORIES}
+        for moment in (max(stretch, key=lambda live: sum(live.values())) for stretch in stretches)
+    ]
 
 
 def show(prediction: dict, folder: Path) -> None:
     """Print the closing table, and draw the step's memory into `folder`."""
     print(closing_table(prediction, folder))
     drawn = draw(prediction["timeline"], folder)
-    print(f"chart: {drawn}" if drawn else "no chart: pip install 'tuneoff[report]' draws the step's memory over time")
+    print(
+        f"chart: {drawn}"
+        if drawn
+        else "no chart: pip install 'tuneoff[report]' draws the step's memory over time"
+    )
 
 
 def closing_table(prediction: dict, folder: Path) -> str:
     """What was foreseen, in a few aligned lines."""
     host = prediction["host_phases"]
-    peaks = ", ".join(f"{phase}{' (host)' if phase in host else ''} {peak:.2f}"
-                      for phase, peak in prediction["peak_gib"].items())
-    parts = ", ".join(f"{part.replace('_', ' ')} {size:.2f}" for part, size in prediction["breakdown_gib"].items())
+    peaks = ", ".join(
+        f"{phase}{' (host)' if phase in host else ''} {peak:.2f}"
+        for phase, peak in prediction["peak_gib"].items()
+    )
+    parts = ", ".join(
+        f"{part.replace('_', ' ')} {size:.2f}" for part, size in prediction["breakdown_gib"].items()
+    )
     cuda, parameters = prediction["cuda"], prediction["parameters"]
-    rows = [("method", prediction["method"]),
-            ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,}"), ("predicted peak GiB", peaks),
-            (f"  in the {prediction['breakdown_of']}", parts),
-            ("  CUDA's own, beside", f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.1f} "
-                                     "(allowance)"),
-            ("needed GiB", f"{prediction['needed_gib']:.2f}")]
+    rows = [
+        ("method", prediction["method"]),
+        ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,}"),
+        ("predicted peak GiB", peaks),
+        (f"  in the {prediction['breakdown_of']}", parts),
+        (
+            "  CUDA's own, beside",
+            f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.1f} "
+            "(allowance)",
+        ),
+        ("needed GiB", f"{prediction['needed_gib']:.2f}"),
+    ]
     if batch := prediction.get("largest_batch"):
         answer = str(batch["batch_size"] or "none: a single row does not fit")
         rows.append((f"largest batch in {batch['gib']:g} GiB", answer))
-    rows += [("" if index else "largest tensors",
-              f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} [{item['category'].replace('_', ' ')}]")
-             for index, item in enumerate(prediction["largest_tensors"])]
+    rows += [
+        (
+            "" if index else "largest tensors",
+            f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} [{item['category'].replace('_', ' ')}]",
+        )
+        for index, item in enumerate(prediction["largest_tensors"])
+    ]
     for name, key in (("assumed", "assumptions"), ("not predicted", "not_predicted")):
         rows += [("" if index else name, line) for index, line in enumerate(prediction[key])]
     rows.append(("record", str(folder)))

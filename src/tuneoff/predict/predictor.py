@@ -2,6 +2,7 @@
 
 No method is described here a second time: a new one is predicted without writing anything.
 """
+
 import gc
 from array import array
 from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ def predict(run: Experiment, method: Method) -> dict:
     predictor = Predictor(run, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
-        parameters = count(predictor.model, method.ever_trained(predictor.model, predictor.optimizer))
+        parameters = count(
+            predictor.model, method.ever_trained(predictor.model, predictor.optimizer)
+        )
         moments = list(predictor.moments(run.batch_size))
         found = {"parameters": parameters, **content(moments, predictor.assumptions())}
         if run.gib is not None:
@@ -64,14 +67,19 @@ class Predictor:
             with self.watching() as live:
                 self.optimizer = live.optimizer = method.make_optimizer(self.model, run)
         self.before.append(Moment("load", "", live))
-        kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(run.mixed_precision)
+        kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(
+            run.mixed_precision
+        )
         self.engine = Engine(partial(torch.autocast, "cpu", dtype=kind) if kind else nullcontext)
 
     @contextmanager
     def faking(self) -> Iterator[None]:
         """Fake tensors inside."""
         # bitsandbytes takes a second to import.
-        with host_tables() if self.run.optimizer is Optimizer.adamw_8bit else nullcontext(), self.mode:
+        with (
+            host_tables() if self.run.optimizer is Optimizer.adamw_8bit else nullcontext(),
+            self.mode,
+        ):
             yield
 
     def watching(self) -> LiveMemory:
@@ -92,7 +100,9 @@ class Predictor:
         optimizer: Any = self.optimizer
         phases = optimizer.costly_phases() if hasattr(optimizer, "costly_phases") else []
         for phase in phases:
-            yield self.train(f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase))
+            yield self.train(
+                f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase)
+            )
             yield self.train(f"step of phase {phase}", size)
         if not phases and getattr(optimizer, "refresh_interval", None):
             optimizer.refresh_interval = 1
@@ -113,8 +123,11 @@ class Predictor:
             return needed_gib(worst(moments))
 
         size, tried = largest(needed, limit, start, known - top.bytes["activations"] / GIB)
-        return {"gib": limit, "batch_size": size,
-                "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)}}
+        return {
+            "gib": limit,
+            "batch_size": size,
+            "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)},
+        }
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
         """One optimizer step."""
@@ -122,8 +135,14 @@ class Predictor:
         batches = [batch] * self.run.gradient_accumulation_steps
         with self.faking(), self.watching() as live:
             before()
-            train_step(self.model.train(), self.optimizer, batches, batch.label_tokens * len(batches),
-                       self.run.max_grad_norm, self.engine)
+            train_step(
+                self.model.train(),
+                self.optimizer,
+                batches,
+                batch.label_tokens * len(batches),
+                self.run.max_grad_norm,
+                self.engine,
+            )
         return Moment("train", name, live)
 
     @torch.no_grad()
@@ -141,20 +160,30 @@ class Predictor:
     def assumptions(self) -> list[str]:
         """What the figures stand on."""
         run = self.run
-        lines = [f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
-                 "head runs on all positions)"]
+        lines = [
+            f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
+            "head runs on all positions)"
+        ]
         if run.model.attention not in (None, *IN_FAKE):
-            lines.append(f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps")
+            lines.append(
+                f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps"
+            )
         if run.model.liger:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
         if run.mixed_precision is not MixedPrecision.no:
-            lines.append("autocast by the CPU's list of operations; the gradient scaler's few scalars are left out")
+            lines.append(
+                "autocast by the CPU's list of operations; the gradient scaler's few scalars are left out"
+            )
         if run.num_processes > 1:
-            lines.append("one rank of several, without the buckets in which gradients stay from step to step")
+            lines.append(
+                "one rank of several, without the buckets in which gradients stay from step to step"
+            )
         return lines
 
 
 def worst_batch(size: int, length: int, packed: bool = False) -> Batch:
     """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
-    full, most, least = (Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1))
+    full, most, least = (
+        Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1)
+    )
     return collate([full] * (size - 1) + [join([most, least]) if packed else full], pad=0)

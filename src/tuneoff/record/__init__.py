@@ -1,4 +1,5 @@
 """The record: what a run leaves on disk, written and read here alone. Standard library only."""
+
 from tuneoff.record.files import (
     finite,
     flatten,
@@ -33,7 +34,32 @@ from tuneoff.record.schema import (
     SCHEMA_VERSION,
 )
 
-__all__ = ["ANSWERS", "AlreadyDone", "Busy", "CURVE_POINTS", "INCIDENTAL", "LOCK", "METRICS", "PREDICTION", "RESULT",
-           "RESULTS", "RETRIED", "RUN", "Recorder", "SCHEMA_VERSION", "conclude", "describe_error", "finite", "flatten",
-           "is_locked", "now", "read_json", "read_metrics", "status", "thin", "write_json", "write_lines",
-           "write_prediction"]
+__all__ = [
+    "ANSWERS",
+    "CURVE_POINTS",
+    "INCIDENTAL",
+    "LOCK",
+    "METRICS",
+    "PREDICTION",
+    "RESULT",
+    "RESULTS",
+    "RETRIED",
+    "RUN",
+    "SCHEMA_VERSION",
+    "AlreadyDone",
+    "Busy",
+    "Recorder",
+    "conclude",
+    "describe_error",
+    "finite",
+    "flatten",
+    "is_locked",
+    "now",
+    "read_json",
+    "read_metrics",
+    "status",
+    "thin",
+    "write_json",
+    "write_lines",
+    "write_prediction",
+]

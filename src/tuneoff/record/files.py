@@ -1,4 +1,5 @@
 """The record's files: written whole or not at all, and read with nothing believed. Standard library only."""
+
 import json
 import math
 import os
@@ -29,7 +30,9 @@ def write_json(path: Path, content: dict) -> None:
 def write_lines(path: Path, lines: list[dict]) -> None:
     """Write JSON lines atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines))
+    temporary.write_text(
+        "".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines)
+    )
     temporary.replace(path)
 
 
@@ -70,7 +73,11 @@ def flatten(content: dict, prefix: str = "") -> dict:
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}/"))
         else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) or value is None else str(value)
+            flat[prefix + key] = (
+                value
+                if isinstance(value, int | float | str | bool) or value is None
+                else str(value)
+            )
     return flat
 
 

@@ -2,6 +2,7 @@
 
 Standard library only, so that a report can read records where torch is not installed.
 """
+
 import fcntl
 import json
 import time
@@ -15,8 +16,11 @@ from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RU
 
 def describe_error(error: BaseException) -> dict:
     """Type, message and traceback, as the record holds them."""
-    return {"type": type(error).__name__, "message": str(error).strip(),
-            "traceback": "".join(traceback.format_exception(error))}
+    return {
+        "type": type(error).__name__,
+        "message": str(error).strip(),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
 
 
 class Busy(RuntimeError):
@@ -49,7 +53,9 @@ class Recorder:
                 if attempt == 4:
                     self._lock.close()
                     raise Busy(f"{folder}: another process is training here") from None
-                time.sleep(0.05)  # it may have been `is_locked`, which holds the lock for an instant
+                time.sleep(
+                    0.05
+                )  # it may have been `is_locked`, which holds the lock for an instant
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
@@ -63,12 +69,21 @@ class Recorder:
             resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
         """
         before = read_json(self.folder / RUN) if resumed else None
-        self.run = {"schema_version": SCHEMA_VERSION, **run, "started_at": (before or {}).get("started_at", now())}
+        self.run = {
+            "schema_version": SCHEMA_VERSION,
+            **run,
+            "started_at": (before or {}).get("started_at", now()),
+        }
         if resumed:
-            kept = [line for line in read_metrics(self.folder)
-                    if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]]
+            kept = [
+                line
+                for line in read_metrics(self.folder)
+                if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]
+            ]
             self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
-            self.run.update(tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"])
+            self.run.update(
+                tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"]
+            )
         if not (self.folder / RUN).exists():
             self._begin()
 
@@ -109,8 +124,14 @@ class Recorder:
 
     def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
         """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
-        result = {**self.run, "status": status, "error": error, "finished_at": now(), **measured,
-                  "curve": thin(self.curve)}
+        result = {
+            **self.run,
+            "status": status,
+            "error": error,
+            "finished_at": now(),
+            **measured,
+            "curve": thin(self.curve),
+        }
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
         if not self._begun:
             self._begin()
@@ -130,23 +151,44 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
     Args:
         start: what run.json would hold at least, where the process died before it wrote one.
         error: as `describe_error` says it.
+
     Raises:
         Busy: the process, or another, still trains there.
     """
     recorder = Recorder(folder)
     try:
         # A run.json from an earlier try of this run says the same, and more.
-        run = {"schema_version": SCHEMA_VERSION, "started_at": now(), **start, **(read_json(folder / RUN) or {})}
+        run = {
+            "schema_version": SCHEMA_VERSION,
+            "started_at": now(),
+            **start,
+            **(read_json(folder / RUN) or {}),
+        }
         curve = list(read_metrics(folder))
-        losses = [line["validation_loss"] for line in curve if line.get("validation_loss") is not None]
-        left = {"parameters": run.get("parameters", {}), "metrics": {}, "memory": {"peak_gib": {}},
-                "curve": thin(curve),
-                "loss": {"initial": losses[0] if losses else None, "final": None, "best": min(losses, default=None),
-                         "test": None},
-                "throughput": {"tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
-                               "wall_seconds": round(wall_seconds, 3)}}
+        losses = [
+            line["validation_loss"] for line in curve if line.get("validation_loss") is not None
+        ]
+        left = {
+            "parameters": run.get("parameters", {}),
+            "metrics": {},
+            "memory": {"peak_gib": {}},
+            "curve": thin(curve),
+            "loss": {
+                "initial": losses[0] if losses else None,
+                "final": None,
+                "best": min(losses, default=None),
+                "test": None,
+            },
+            "throughput": {
+                "tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
+                "wall_seconds": round(wall_seconds, 3),
+            },
+        }
         own = read_json(folder / RESULT) or {}
-        if own.get("started_at") == run["started_at"] and own.get("status") in ("interrupted", "killed"):
+        if own.get("started_at") == run["started_at"] and own.get("status") in (
+            "interrupted",
+            "killed",
+        ):
             left = own  # it was stopped in an orderly way, or lost another rank, and measured
         result = {**run, **left, "status": status, "error": error, "finished_at": now()}
         write_json(folder / RUN, run)

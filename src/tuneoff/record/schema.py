@@ -9,6 +9,22 @@ RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
 # Config keys that do not change a result: two runs that differ only in these are the same run.
-INCIDENTAL = ("tracker", "wandb_mode", "wandb_project", "tags", "save_every", "keep_checkpoints", "resume", "rerun",
-              "progress", "task", "gib", "skip_if_over_gib", "tuned", "fail_fast", "job_memory_gib",
-              "job_timeout_seconds", "job_stall_seconds")
+INCIDENTAL = (
+    "tracker",
+    "wandb_mode",
+    "wandb_project",
+    "tags",
+    "save_every",
+    "keep_checkpoints",
+    "resume",
+    "rerun",
+    "progress",
+    "task",
+    "gib",
+    "skip_if_over_gib",
+    "tuned",
+    "fail_fast",
+    "job_memory_gib",
+    "job_timeout_seconds",
+    "job_stall_seconds",
+)

@@ -1,4 +1,5 @@
 """The command `report`: reads records, writes one folder, and with --watch does so again whenever a record changes."""
+
 import argparse
 import sys
 import time
@@ -14,19 +15,33 @@ from tuneoff.report.compare import Comparison, compare
 from tuneoff.report.files import put
 from tuneoff.report.records import PREDICTION, ReportError, read, run_folders
 
-MOST_CHARTED = 6  # comparisons that have charts; a report of more is a sign that the guard has much to say
+MOST_CHARTED = (
+    6  # comparisons that have charts; a report of more is a sign that the guard has much to say
+)
 WATCH_SECONDS = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `report`."""
-    parser.add_argument("folders", nargs="+", type=Path, help="folders with records, such as outputs/compare")
-    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
-    parser.add_argument("--baseline", metavar="METHOD", help="the method, or a row's name, to compare with")
-    parser.add_argument("--strict", action="store_true", help="refuse records that cannot stand in one table")
-    parser.add_argument("--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C")
-    parser.epilog = ("Needs no torch. Where it is not installed: pip install --no-deps . && "
-                     "pip install altair vl-convert-python scipy jinja2")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="folders with records, such as outputs/compare"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where to write (default: report/ in the first folder)"
+    )
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="the method, or a row's name, to compare with"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse records that cannot stand in one table"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C"
+    )
+    parser.epilog = (
+        "Needs no torch. Where it is not installed: pip install --no-deps . && "
+        "pip install altair vl-convert-python scipy jinja2"
+    )
     parser.set_defaults(run=run)
 
 
@@ -66,12 +81,22 @@ def report(options: argparse.Namespace) -> None:
     why = comparability.differences(groups) if len(made) > 1 else {}
     for name, values in why.items():
         print(f"not compared, {name} differs: " + ", ".join(dict.fromkeys(values)), file=sys.stderr)
-    write(made, why, skipped, out, " ".join(folder.name or str(folder) for folder in options.folders))
-    print(f"{out}/report.html: {len(runs)} runs, {sum(len(each.rows) for each in made)} rows, "
-          f"{time.perf_counter() - started:.1f} s")
+    write(
+        made, why, skipped, out, " ".join(folder.name or str(folder) for folder in options.folders)
+    )
+    print(
+        f"{out}/report.html: {len(runs)} runs, {sum(len(each.rows) for each in made)} rows, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
 
 
-def write(made: Sequence[Comparison], why: dict[str, list[str]], skipped: Sequence[str], out: Path, title: str) -> None:
+def write(
+    made: Sequence[Comparison],
+    why: dict[str, list[str]],
+    skipped: Sequence[str],
+    out: Path,
+    title: str,
+) -> None:
     """Write tables, charts and page into `out`."""
     methods = sorted({row.method for each in made for row in each.rows})
     drawn = {each.name: charts(each, methods) for each in made[:MOST_CHARTED]}
@@ -80,8 +105,12 @@ def write(made: Sequence[Comparison], why: dict[str, list[str]], skipped: Sequen
     put(out / "summary.md", write_tables.summary(made))
     put(out / "table.csv", write_tables.comma_separated(made))
     put(out / "table.tex", write_tables.latex(made))
-    files = {name for place, found in drawn.items() for chart in found
-             for name in draw(chart, out / "charts", f"_{place}" if len(made) > 1 else "")}
+    files = {
+        name
+        for place, found in drawn.items()
+        for chart in found
+        for name in draw(chart, out / "charts", f"_{place}" if len(made) > 1 else "")
+    }
     for old in (out / "charts").iterdir():  # of an earlier report on other records
         if old.suffix in (".svg", ".pdf", ".png") and old.name not in files:
             old.unlink()

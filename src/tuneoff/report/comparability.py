@@ -1,4 +1,5 @@
 """The comparability guard: decides which records may stand in one table, and says which field keeps others out."""
+
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +9,16 @@ from tuneoff.report.records import Run
 
 # Fields that must agree. What a method implies (precision, quantisation, clip, tokens seen) is none of them: it is a
 # labelled column. Seeds, git commit and settings are none either.
-FIELDS = {"data": "provenance.data.fingerprint", "model": "config.model", "budget kind": "budget.kind",
-          "budget value": "budget.value", "hardware": "provenance.hardware", "threads": "provenance.threads",
-          "processes": "provenance.num_processes", "versions": "provenance.versions"}
+FIELDS = {
+    "data": "provenance.data.fingerprint",
+    "model": "config.model",
+    "budget kind": "budget.kind",
+    "budget value": "budget.value",
+    "hardware": "provenance.hardware",
+    "threads": "provenance.threads",
+    "processes": "provenance.num_processes",
+    "versions": "provenance.versions",
+}
 WEIGHTS = "base weights"
 
 
@@ -36,7 +44,9 @@ def fingerprint(run: Run) -> dict[str, str | None]:
     """The guarded fields of a run as text; None where the record does not know. A prediction has no hardware."""
     seen = {name: _seen(run, path) for name, path in FIELDS.items()}
     if run.predicted:
-        seen.update({name: None for name in ("hardware", "threads", "versions", "budget kind", "budget value")})
+        seen.update(
+            dict.fromkeys(("hardware", "threads", "versions", "budget kind", "budget value"))
+        )
     return {name: None if value is None else _text(value) for name, value in seen.items()}
 
 
@@ -46,7 +56,9 @@ def _seen(run: Run, path: str) -> Any:
     if path != FIELDS["model"] or not isinstance(value, dict):
         return value
     built = value.get("config")
-    return value.get("path") or ({"": value.get("name"), **built} if isinstance(built, dict) else None)
+    return value.get("path") or (
+        {"": value.get("name"), **built} if isinstance(built, dict) else None
+    )
 
 
 def _text(value: object) -> str:
@@ -55,7 +67,9 @@ def _text(value: object) -> str:
 
 def _join(groups: list[tuple[dict, list[Run]]], run: Run, mine: dict[str, str | None]) -> None:
     for key, members in groups:
-        if all(value is None or key[name] is None or key[name] == value for name, value in mine.items()):
+        if all(
+            value is None or key[name] is None or key[name] == value for name, value in mine.items()
+        ):
             members.append(run)
             return
     groups.append((mine, [run]))
@@ -79,8 +93,11 @@ def _by_weights(runs: list[Run]) -> list[list[Run]]:
 
 
 def _cell(run: Run) -> tuple:
-    return (_text(run.get("provenance.precision.dtype")), _text(run.get("config.quantization")),
-            None if run.get("config.model.pretrained") is not False else run.seed)
+    return (
+        _text(run.get("provenance.precision.dtype")),
+        _text(run.get("config.quantization")),
+        None if run.get("config.model.pretrained") is not False else run.seed,
+    )
 
 
 def differences(groups: Sequence[Sequence[Run]]) -> dict[str, list[str]]:
@@ -92,8 +109,9 @@ def differences(groups: Sequence[Sequence[Run]]) -> dict[str, list[str]]:
         values = [_value(members, path) for members in groups]
         for key in sorted({key for value in values for key in value}):
             if len({value.get(key, "none") for value in values if value}) > 1:
-                found[f"{name}: {key}" if key else name] = [value.get(key, "none") if value else "unknown"
-                                                            for value in values]
+                found[f"{name}: {key}" if key else name] = [
+                    value.get(key, "none") if value else "unknown" for value in values
+                ]
                 if not key:
                     break  # another name explains what else differs
     return found

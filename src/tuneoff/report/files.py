@@ -1,4 +1,5 @@
 """Writes the report's files whole, and keeps between reports what is slow to make and always the same."""
+
 import os
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,4 +1,5 @@
 """Reads records from disk and believes none of them: what is half-written or foreign costs a line, not the report."""
+
 import json
 import math
 import os
@@ -14,7 +15,13 @@ import numpy as np
 from tuneoff import record
 
 PREDICTION = "prediction.json"
-PHASES = ("load", "train", "evaluate", "generate", "export")  # the order in which a reader expects them
+PHASES = (
+    "load",
+    "train",
+    "evaluate",
+    "generate",
+    "export",
+)  # the order in which a reader expects them
 PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 
 
@@ -25,6 +32,7 @@ class ReportError(ValueError):
 @dataclass(frozen=True)
 class Curve:
     """A thinned learning curve. `train` has columns step, tokens, seconds, loss; `validation` has step, loss."""
+
     train: np.ndarray
     validation: np.ndarray
 
@@ -32,6 +40,7 @@ class Curve:
 @dataclass(frozen=True)
 class Run:
     """One record, and what a report asks of it."""
+
     folder: str
     content: dict
     status: str
@@ -76,8 +85,16 @@ class Run:
     @cached_property
     def setting(self) -> dict:
         """The config as flat keys, without the seed and what does not change a result."""
-        config = {key: value for key, value in self.table("config").items() if key not in record.INCIDENTAL}
-        return {key.replace("/", "."): value for key, value in record.flatten(config).items() if key != "seed"}
+        config = {
+            key: value
+            for key, value in self.table("config").items()
+            if key not in record.INCIDENTAL
+        }
+        return {
+            key.replace("/", "."): value
+            for key, value in record.flatten(config).items()
+            if key != "seed"
+        }
 
     def scores(self, metric: str) -> np.ndarray | None:
         """A metric's score of each example, which the record writes as a string of 0 and 1; None where it has none."""
@@ -91,7 +108,9 @@ class Run:
         """Peak memory in GiB by phase, measured or predicted."""
         peaks = self.table("memory.peak_gib") or self.table("peak_gib")
         known = {name: as_number(value) for name, value in peaks.items()}
-        order = sorted(known, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name))
+        order = sorted(
+            known, key=lambda name: (PHASES.index(name) if name in PHASES else len(PHASES), name)
+        )
         return {name: value for name in order if (value := known[name]) is not None}
 
     @cached_property
@@ -161,7 +180,11 @@ def _read_folder(folder: Path, skipped: list[str]) -> Iterator[Run]:
 def _lines(folder: Path) -> list[dict]:
     """The lines of an unfinished run's metrics.jsonl that have a step."""
     try:
-        return [line for line in record.read_metrics(folder) if isinstance(line, dict) and as_number(line.get("step"))]
+        return [
+            line
+            for line in record.read_metrics(folder)
+            if isinstance(line, dict) and as_number(line.get("step"))
+        ]
     except (OSError, ValueError, RecursionError):
         return []
 
@@ -192,12 +215,18 @@ def _foreign(content: Any) -> str | None:
     if not isinstance(content.get("method"), str) or not isinstance(content.get("config"), dict):
         return "not a run's record: it has no method or no config"
     seed = content.get("seed")
-    return "its seed is not a whole number" if isinstance(seed, bool) or not isinstance(seed, int) else None
+    return (
+        "its seed is not a whole number"
+        if isinstance(seed, bool) or not isinstance(seed, int)
+        else None
+    )
 
 
 def _curve(points: Any, content: dict) -> Curve:
     """Arrays from the record's lines; a line with a value missing is left out."""
-    points = [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    points = (
+        [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    )
     train = _columns(points, "step", "tokens", "step_seconds", "loss")
     # A thinned curve has lost the steps in between: each kept step stands for those since the last one,
     # and the sum is set to the measured training time.
@@ -217,7 +246,9 @@ def _columns(points: list[dict], *keys: str) -> np.ndarray:
         whole = np.array(rows)
     except ValueError:  # lists among the values
         whole = np.array(None)
-    if whole.dtype.kind not in "if" or not np.isfinite(whole).all():  # otherwise 400,000 points cost a second more
+    if (
+        whole.dtype.kind not in "if" or not np.isfinite(whole).all()
+    ):  # otherwise 400,000 points cost a second more
         read = [[as_number(value) for value in row] for row in rows]
         whole = np.array([row for row in read if None not in row], dtype=float)
     return whole.astype(float).reshape(-1, len(keys))

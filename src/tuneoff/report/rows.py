@@ -1,4 +1,5 @@
 """Rows of a comparison: one for each method and setting, with its runs, one a seed, and its prediction."""
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,22 @@ from tuneoff.report import comparability, stats
 from tuneoff.report.records import Run, as_number
 
 RATE = "lr"  # a column of its own, so a row's label need not repeat it
-NOT_OF_A_PREDICTION = {RATE, "task", "test", "default_steps", "epochs", "max_steps", "max_tokens", "max_seconds"}
+NOT_OF_A_PREDICTION = {
+    RATE,
+    "task",
+    "test",
+    "default_steps",
+    "epochs",
+    "max_steps",
+    "max_tokens",
+    "max_seconds",
+}
 
 
 @dataclass
 class Row:
     """One method and setting: its runs, one a seed, and its prediction."""
+
     method: str
     setting: dict
     runs: list[Run]
@@ -41,19 +52,31 @@ class Row:
         seeds = {run.seed for run in self.runs}
         for run in self.runs:
             listed = run.get("planned_seeds")
-            seeds |= {seed for seed in listed if isinstance(seed, int)} if isinstance(listed, list) else set()
+            seeds |= (
+                {seed for seed in listed if isinstance(seed, int)}
+                if isinstance(listed, list)
+                else set()
+            )
         return len(seeds)
 
     @property
     def outcome(self) -> str:
         """What became of its runs, such as `finished 4, diverged 1`."""
         counts = Counter(run.status for run in self.runs) or Counter({"predicted": 1})
-        return ", ".join(f"{status.replace('_', ' ')} {count}" for status, count in
-                         sorted(counts.items(), key=lambda item: (item[0] != "finished", item[0])))
+        return ", ".join(
+            f"{status.replace('_', ' ')} {count}"
+            for status, count in sorted(
+                counts.items(), key=lambda item: (item[0] != "finished", item[0])
+            )
+        )
 
     def first(self, path: str) -> object:
         """The first known value at a path: finished runs first, then the others, then the prediction."""
-        order = [*self.finished.values(), *self.runs, *([self.prediction] if self.prediction else [])]
+        order = [
+            *self.finished.values(),
+            *self.runs,
+            *([self.prediction] if self.prediction else []),
+        ]
         return next((value for run in order if (value := run.get(path)) is not None), None)
 
     def values(self, path: str) -> dict[int, float]:
@@ -69,7 +92,11 @@ class Row:
 
     def scores(self, metric: str) -> dict[int, np.ndarray]:
         """For every finished seed that has them, the scores of the examples; empty where seeds saw others."""
-        found = {seed: scores for seed, run in self.finished.items() if (scores := run.scores(metric)) is not None}
+        found = {
+            seed: scores
+            for seed, run in self.finished.items()
+            if (scores := run.scores(metric)) is not None
+        }
         return found if len({len(scores) for scores in found.values()}) == 1 else {}
 
     @cached_property
@@ -84,7 +111,7 @@ class Row:
     @property
     def train_peak(self) -> float | None:
         """Peak while training, or over all phases where none has that name."""
-        return self.peaks.get("train", max(self.peaks.values(), default=None))  # type: ignore[type-var]
+        return self.peaks.get("train", max(self.peaks.values(), default=None))
 
     @cached_property
     def rate(self) -> float | None:
@@ -99,9 +126,16 @@ def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     for run in runs:
         if not run.predicted:
             by_setting.setdefault((run.method, comparability._text(run.setting)), []).append(run)
-    rows = [Row(method, members[0].setting, _one_a_seed(members)) for (method, _), members in by_setting.items()]
+    rows = [
+        Row(method, members[0].setting, _one_a_seed(members))
+        for (method, _), members in by_setting.items()
+    ]
     repeated = sum(map(len, by_setting.values())) - sum(len(row.runs) for row in rows)
-    notes = [f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."] if repeated else []
+    notes = (
+        [f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."]
+        if repeated
+        else []
+    )
     for prediction in predictions:
         matching = [row for row in rows if _predicts(prediction, row)]
         for row in matching:
@@ -109,8 +143,14 @@ def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         if not matching:
             rows.append(Row(prediction.method, prediction.setting, [], prediction))
     _label(rows)
-    return sorted(rows, key=lambda row: (row.method, [_natural(row.setting.get(key)) for key in sorted(row.setting)],
-                                         row.name)), notes
+    return sorted(
+        rows,
+        key=lambda row: (
+            row.method,
+            [_natural(row.setting.get(key)) for key in sorted(row.setting)],
+            row.name,
+        ),
+    ), notes
 
 
 def _natural(value: object) -> tuple:
@@ -121,22 +161,29 @@ def _natural(value: object) -> tuple:
 def _one_a_seed(runs: list[Run]) -> list[Run]:
     """The finished run of each seed, or the newest: the same seed twice is not two seeds."""
     chosen: dict[int, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.finished, str(run.get("finished_at")), run.folder)):
+    for run in sorted(
+        runs, key=lambda run: (run.finished, str(run.get("finished_at")), run.folder)
+    ):
         chosen[run.seed] = run
     return [chosen[seed] for seed in sorted(chosen)]
 
 
 def _predicts(prediction: Run, row: Row) -> bool:
     common = (prediction.setting.keys() & row.setting.keys()) - NOT_OF_A_PREDICTION
-    return prediction.method == row.method and all(prediction.setting[key] == row.setting[key] for key in common)
+    return prediction.method == row.method and all(
+        prediction.setting[key] == row.setting[key] for key in common
+    )
 
 
 def _label(rows: Sequence[Row]) -> None:
     """Name a row by the settings in which the rows of its method differ."""
     for method in {row.method for row in rows}:
         mine = [row for row in rows if row.method == method]
-        keys = [key for key in sorted({key for row in mine for key in row.setting})
-                if len({str(row.setting.get(key)) for row in mine}) > 1]
+        keys = [
+            key
+            for key in sorted({key for row in mine for key in row.setting})
+            if len({str(row.setting.get(key)) for row in mine}) > 1
+        ]
         for row in mine:
             words = {key: f"{key}={row.setting.get(key)}" for key in keys}
             row.label = ", ".join(word for key, word in words.items() if key != RATE)

@@ -1,10 +1,13 @@
 """The statistics of the report: what may be said from a few seeds, and what may not. Lower is better throughout."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import special  # what scipy.stats' t calls; importing scipy.stats costs as much as drawing the charts
+from scipy import (
+    special,
+)  # what scipy.stats' t calls; importing scipy.stats costs as much as drawing the charts
 
 ALPHA = 0.05
 RESAMPLES = 10_000
@@ -14,6 +17,7 @@ LEAST_SEEDS = 3  # two seeds give an interval with one degree of freedom: it say
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds and half the width of its 95 % interval (None with fewer than three)."""
+
     mean: float
     half: float | None
     n: int
@@ -48,7 +52,11 @@ def over_examples(scores: np.ndarray) -> tuple[float, float] | None:
     values, counts = np.unique(scores, return_counts=True)
     if len(values) < 2:
         return None
-    drawn = np.random.default_rng(0).multinomial(len(scores), counts / len(scores), RESAMPLES) @ values / len(scores)
+    drawn = (
+        np.random.default_rng(0).multinomial(len(scores), counts / len(scores), RESAMPLES)
+        @ values
+        / len(scores)
+    )
     low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
@@ -85,6 +93,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Verdict:
     """For one column of a table: each row's adjusted p against the baseline (NaN: no test), and whether it is bold."""
+
     p: np.ndarray
     bold: np.ndarray
 
@@ -101,20 +110,32 @@ def judge(columns: Sequence[np.ndarray], baseline: int | None) -> list[Verdict]:
         baseline: its row, or None for a table without one.
     """
     rows = len(columns[0]) if columns else 0
-    against = [np.full(rows, np.nan) if baseline is None else paired_p(values - values[baseline]) for values in columns]
+    against = [
+        np.full(rows, np.nan) if baseline is None else paired_p(values - values[baseline])
+        for values in columns
+    ]
     if against:
         against = np.split(holm(np.concatenate(against)), len(columns))
     shown = baseline is None or any((p < ALPHA).any() for p in against)
-    bolds = _best(columns, against, baseline) if shown else [np.zeros(rows, dtype=bool) for _ in columns]
+    bolds = (
+        _best(columns, against, baseline)
+        if shown
+        else [np.zeros(rows, dtype=bool) for _ in columns]
+    )
     return [Verdict(p, bold) for p, bold in zip(against, bolds, strict=True)]
 
 
-def _best(columns: Sequence[np.ndarray], against: Sequence[np.ndarray], baseline: int | None) -> list[np.ndarray]:
+def _best(
+    columns: Sequence[np.ndarray], against: Sequence[np.ndarray], baseline: int | None
+) -> list[np.ndarray]:
     """For each column the rows that share the first place; none where nothing can be told from the best."""
     if not columns:
         return []
     first, second = np.triu_indices(len(columns[0]), 1)
-    pairs = [np.concatenate([paired_p(values[i + 1:] - values[i]) for i in range(len(values))]) for values in columns]
+    pairs = [
+        np.concatenate([paired_p(values[i + 1 :] - values[i]) for i in range(len(values))])
+        for values in columns
+    ]
     bolds = []
     adjusted = np.split(holm(np.concatenate(pairs)), len(columns))
     for values, p, to_baseline in zip(columns, adjusted, against, strict=True):
@@ -123,7 +144,10 @@ def _best(columns: Sequence[np.ndarray], against: Sequence[np.ndarray], baseline
         if enough.any():
             best = int(np.argmin(np.where(enough, _means(values), np.inf)))
             to_best = np.full(len(values), np.nan)
-            to_best[second[first == best]], to_best[first[second == best]] = p[first == best], p[second == best]
+            to_best[second[first == best]], to_best[first[second == best]] = (
+                p[first == best],
+                p[second == best],
+            )
             # What already differs from the baseline by the smaller family must not be bold beside it.
             if best == baseline:
                 to_best = np.fmin(to_best, to_baseline)

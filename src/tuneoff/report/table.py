@@ -1,4 +1,5 @@
 """The table of a comparison: its columns, and its cells as text with no digit that means nothing."""
+
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ MISSING = "–"
 @dataclass(frozen=True)
 class Cell:
     """What a reader sees, what it sorts by, and the figures behind it for CSV (column suffix: value)."""
+
     text: str
     value: float | str | None = None
     bold: bool = False
@@ -26,6 +28,7 @@ class Cell:
 @dataclass(frozen=True)
 class Column:
     """A heading, the key and unit that CSV uses, and a cell a row."""
+
     key: str
     title: str
     cells: list[Cell]
@@ -39,11 +42,16 @@ class Column:
 
 def columns(made: Comparison) -> list[Column]:
     """All columns of a comparison that say something, in reading order."""
-    return [column for column in [*_quality_columns(made), *_cost_columns(made)]
-            if not column.empty or column.key == "setting"]
+    return [
+        column
+        for column in [*_quality_columns(made), *_cost_columns(made)]
+        if not column.empty or column.key == "setting"
+    ]
 
 
-def _column(made: Comparison, key: str, title: str, cell: Callable[[Row], Cell], numeric: bool = True) -> Column:
+def _column(
+    made: Comparison, key: str, title: str, cell: Callable[[Row], Cell], numeric: bool = True
+) -> Column:
     return Column(key, title, [cell(row) for row in made.rows], numeric)
 
 
@@ -56,11 +64,17 @@ def _quality_columns(made: Comparison) -> Iterator[Column]:
         yield _column(made, key, title, partial(_parameters, key))
     yield _column(made, "lr", "Learning rate", _rate)
     if made.qualities and made.qualities[0].path == "loss.test":
-        yield _column(made, "validation_loss", LABELS["final"],
-                      lambda row: spread_cell(row.estimate("loss.final")))
+        yield _column(
+            made,
+            "validation_loss",
+            LABELS["final"],
+            lambda row: spread_cell(row.estimate("loss.final")),
+        )
     for index, quality in enumerate(made.qualities):
         yield from _quality_pair(made, index, quality)
-    yield _column(made, DERIVED, "Perplexity", lambda row: spread_cell(row.estimate(f"metrics.{DERIVED}")))
+    yield _column(
+        made, DERIVED, "Perplexity", lambda row: spread_cell(row.estimate(f"metrics.{DERIVED}"))
+    )
     yield _column(made, "seeds", "Seeds", _seeds)
     if any(len(row.finished) < len(row.runs) or not row.runs for row in made.rows):
         yield _column(made, "outcome", "Outcome", lambda row: text_cell(row.outcome), numeric=False)
@@ -70,8 +84,12 @@ def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Co
     """The measure, and its difference to the baseline."""
     key, verdict = quality.key, made.verdicts[index]
     arrow = "" if quality.path.startswith("loss.") else (" ↓" if quality.lower_is_better else " ↑")
-    values = [spread_cell(row.estimate(quality.path), bold=bool(bold), examples=made.examples(quality, row))
-              for row, bold in zip(made.rows, verdict.bold, strict=True)]
+    values = [
+        spread_cell(
+            row.estimate(quality.path), bold=bool(bold), examples=made.examples(quality, row)
+        )
+        for row, bold in zip(made.rows, verdict.bold, strict=True)
+    ]
     yield Column(key, quality.heading + arrow, values)
     if made.baseline is None:
         return
@@ -80,21 +98,32 @@ def _quality_pair(made: Comparison, index: int, quality: Quality) -> Iterator[Co
         if row is made.rows[made.baseline]:
             cells.append(Cell("baseline", 0.0))
             continue
-        cell = spread_cell(made.difference(quality, row), of=base, examples=made.examples(quality, row, True))
+        cell = spread_cell(
+            made.difference(quality, row), of=base, examples=made.examples(quality, row, True)
+        )
         mark = " *" if p < stats.ALPHA else ""
         adjusted = None if math.isnan(p) else float(p)
-        cells.append(Cell(cell.text + mark, cell.value, False, {**cell.figures, "holm_p": adjusted}))
+        cells.append(
+            Cell(cell.text + mark, cell.value, False, {**cell.figures, "holm_p": adjusted})
+        )
     yield Column(f"{key}_difference", f"Δ {quality.title[0].lower()}{quality.title[1:]}", cells)
 
 
 def _cost_columns(made: Comparison) -> Iterator[Column]:
-    yield _column(made, "tokens_per_second", "Tokens/s",
-                  lambda row: spread_cell(row.estimate("throughput.tokens_per_second")))
-    yield _column(made, "train_seconds", "Training (s)",
-                  lambda row: spread_cell(row.estimate("throughput.train_seconds")))
+    yield _column(
+        made,
+        "tokens_per_second",
+        "Tokens/s",
+        lambda row: spread_cell(row.estimate("throughput.tokens_per_second")),
+    )
+    yield _column(
+        made,
+        "train_seconds",
+        "Training (s)",
+        lambda row: spread_cell(row.estimate("throughput.train_seconds")),
+    )
     for phase in made.phases:
-        yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)",
-                      partial(_phase, phase))
+        yield _column(made, f"peak_{phase}_gib", f"Peak {phase} (GiB)", partial(_phase, phase))
     yield _column(made, "predicted_peak_gib", "Predicted peak train (GiB)", _predicted)
     yield _column(made, "needed_gib", "Card needed (GiB)", _needed)
     yield _column(made, "largest_batch", "Largest batch", _largest_batch)
@@ -109,7 +138,10 @@ def _cost_columns(made: Comparison) -> Iterator[Column]:
 # ---------------------------------------------------------------- what a method implies
 def precision(row: Row) -> str:
     """Type of the weights, and of autocast where it is on."""
-    dtype, mixed = row.first("provenance.precision.dtype"), row.first("provenance.precision.mixed_precision")
+    dtype, mixed = (
+        row.first("provenance.precision.dtype"),
+        row.first("provenance.precision.mixed_precision"),
+    )
     return str(dtype or "") + (f", {mixed} autocast" if mixed not in (None, "no") else "")
 
 
@@ -148,8 +180,12 @@ def text_cell(text: str) -> Cell:
     return Cell(text or MISSING, text or None, figures={"": text})
 
 
-def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Estimate | None = None,
-                examples: np.ndarray | None = None) -> Cell:
+def spread_cell(
+    found: stats.Estimate | None,
+    bold: bool = False,
+    of: stats.Estimate | None = None,
+    examples: np.ndarray | None = None,
+) -> Cell:
     """`mean ± half [low, high]`, with the digits that the intervals leave standing.
 
     Args:
@@ -159,7 +195,11 @@ def spread_cell(found: stats.Estimate | None, bold: bool = False, of: stats.Esti
     if found is None:
         return Cell(MISSING, figures={"": None, "interval": None, "n": 0})
     sign = "+" if of else ""
-    figures: dict[str, float | int | str | None] = {"": found.mean, "interval": found.half, "n": found.n}
+    figures: dict[str, float | int | str | None] = {
+        "": found.mean,
+        "interval": found.half,
+        "n": found.n,
+    }
     ends = None if examples is None else stats.over_examples(examples)
     half = found.half or (ends and (ends[1] - ends[0]) / 2)
     places = decimals(of.mean if of and not half else found.mean, half)
@@ -190,7 +230,10 @@ def short(count: float) -> str:
 
 
 def _parameters(key: str, row: Row) -> Cell:
-    count, total = as_number(row.first(f"parameters.{key}")), as_number(row.first("parameters.total"))
+    count, total = (
+        as_number(row.first(f"parameters.{key}")),
+        as_number(row.first("parameters.total")),
+    )
     if count is None:
         return Cell(MISSING, figures={"": None})
     share = 100 * count / total if total else None
@@ -210,7 +253,11 @@ def _rate(row: Row) -> Cell:
         return Cell(MISSING, figures={"": None, "edge": None})
     tuning = row.first("tuning")
     edge = bool(tuning.get("edge")) if isinstance(tuning, dict) else False
-    return Cell(scientific(row.rate) + (" (edge)" if edge else ""), row.rate, figures={"": row.rate, "edge": edge})
+    return Cell(
+        scientific(row.rate) + (" (edge)" if edge else ""),
+        row.rate,
+        figures={"": row.rate, "edge": edge},
+    )
 
 
 def _space(row: Row) -> Cell:
@@ -218,8 +265,16 @@ def _space(row: Row) -> Cell:
     tuning = row.first("tuning")
     space = tuning.get("space") if isinstance(tuning, dict) else None
     listed = space.get("lr") if isinstance(space, dict) else None
-    rates = [rate for item in listed if (rate := as_number(item)) is not None] if isinstance(listed, list) else []
-    text = f"{len(rates)} in [{scientific(min(rates))}, {scientific(max(rates))}]" if rates else MISSING
+    rates = (
+        [rate for item in listed if (rate := as_number(item)) is not None]
+        if isinstance(listed, list)
+        else []
+    )
+    text = (
+        f"{len(rates)} in [{scientific(min(rates))}, {scientific(max(rates))}]"
+        if rates
+        else MISSING
+    )
     return Cell(text, len(rates) or None, figures={"": " ".join(f"{rate:g}" for rate in rates)})
 
 
@@ -227,7 +282,9 @@ def _seeds(row: Row) -> Cell:
     done = len(row.finished)
     if not row.runs:
         return Cell(MISSING, figures={"finished": 0, "planned": 0})
-    return Cell(f"{done} of {row.planned}", done, figures={"finished": done, "planned": row.planned})
+    return Cell(
+        f"{done} of {row.planned}", done, figures={"finished": done, "planned": row.planned}
+    )
 
 
 def _phase(phase: str, row: Row) -> Cell:
@@ -240,7 +297,7 @@ def _gib(peak: float | None) -> Cell:
 
 def _predicted(row: Row) -> Cell:
     peaks = row.foreseen.peaks if row.foreseen else {}
-    return _gib(peaks.get("train", max(peaks.values(), default=None)))  # type: ignore[type-var]
+    return _gib(peaks.get("train", max(peaks.values(), default=None)))
 
 
 def _needed(row: Row) -> Cell:
@@ -250,8 +307,10 @@ def _needed(row: Row) -> Cell:
 
 def _largest_batch(row: Row) -> Cell:
     """The largest batch that fits a card, as foreseen."""
-    rows, gib = (row.foreseen.number(f"largest_batch.{key}") if row.foreseen else None
-                 for key in ("batch_size", "gib"))
+    rows, gib = (
+        row.foreseen.number(f"largest_batch.{key}") if row.foreseen else None
+        for key in ("batch_size", "gib")
+    )
     shown = MISSING if rows is None or gib is None else f"{rows:.0f} in {gib:g} GiB"
     return Cell(shown, rows, figures={"": rows, "gib": gib})
 
@@ -261,8 +320,10 @@ def _tuning(row: Row) -> Cell:
     cost = tuning.get("method_cost") if isinstance(tuning, dict) else None
     cost = cost if isinstance(cost, dict) else {}
     figures = {key: as_number(cost.get(key)) for key in ("jobs", "tokens", "seconds")}
-    words = [f"{figures['jobs']:.0f} jobs" if figures["jobs"] else "",
-             f"{short(figures['tokens'])} tokens" if figures["tokens"] else "",
-             f"{figures['seconds']:,.0f} s" if figures["seconds"] else ""]
+    words = [
+        f"{figures['jobs']:.0f} jobs" if figures["jobs"] else "",
+        f"{short(figures['tokens'])} tokens" if figures["tokens"] else "",
+        f"{figures['seconds']:,.0f} s" if figures["seconds"] else "",
+    ]
     text = ", ".join(word for word in words if word)
     return Cell(text or MISSING, figures["seconds"], figures=dict(figures))

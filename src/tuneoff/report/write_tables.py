@@ -1,4 +1,5 @@
 """Writes tables as Markdown, CSV and LaTeX. Text from a record is escaped: it may hold anything."""
+
 import csv
 import io
 import math
@@ -9,11 +10,32 @@ from tuneoff.report.caption import caption
 from tuneoff.report.compare import Comparison
 from tuneoff.report.table import Cell, Column, columns
 
-LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$",
-         "³": "$^3$", "⁰": "$^0$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
-         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-PAGE_CHARACTERS = 134  # of \footnotesize that an A4 page is wide, the space between two columns counted as two
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "³": "$^3$",
+    "⁰": "$^0$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+PAGE_CHARACTERS = (
+    134  # of \footnotesize that an A4 page is wide, the space between two columns counted as two
+)
 # Compiles alone and can be \input: after \begin{document}, LaTeX has made \@nodocument the same as \relax.
 LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx, or compile it alone.
 \makeatletter
@@ -51,18 +73,27 @@ def summary(comparisons: Sequence[Comparison]) -> str:
 
 
 def _md_table(found: Sequence[Column]) -> str:
-    lines = ["| " + " | ".join(_md(column.title) for column in found) + " |",
-             "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|"]
-    lines += ["| " + " | ".join(map(_md_cell, cells)) + " |"
-              for cells in zip(*(column.cells for column in found), strict=True)]
+    lines = [
+        "| " + " | ".join(_md(column.title) for column in found) + " |",
+        "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|",
+    ]
+    lines += [
+        "| " + " | ".join(map(_md_cell, cells)) + " |"
+        for cells in zip(*(column.cells for column in found), strict=True)
+    ]
     return "\n".join(lines)
 
 
 def split_lines(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
     """A list of the fields that differ between comparisons, with their values."""
-    lines = [f"The records cannot all be compared: {len(comparisons)} comparisons, which differ in", ""]
+    lines = [
+        f"The records cannot all be compared: {len(comparisons)} comparisons, which differ in",
+        "",
+    ]
     for name, values in why.items():
-        shown = ", ".join(f"{value} ({made.name})" for value, made in zip(values, comparisons, strict=True))
+        shown = ", ".join(
+            f"{value} ({made.name})" for value, made in zip(values, comparisons, strict=True)
+        )
         lines.append(f"- {_md(name)}: {_md(shown)}")
     return "\n".join(lines)
 
@@ -88,7 +119,9 @@ def comma_separated(comparisons: Sequence[Comparison]) -> str:
             line = {"comparison": made.name}
             for column in found:
                 cell = column.cells[index]
-                line.update({_key(column, suffix): _plain(value) for suffix, value in cell.figures.items()})
+                line.update(
+                    {_key(column, suffix): _plain(value) for suffix, value in cell.figures.items()}
+                )
                 if column.key in {quality.key for quality in made.qualities}:
                     line[f"{column.key}_best"] = str(cell.bold).lower()
             line["outcome"] = made.rows[index].outcome
@@ -121,21 +154,32 @@ def latex(comparisons: Sequence[Comparison]) -> str:
     """A `table*` a comparison, booktabs, in as many parts below each other as keep it legible on a page."""
     parts = [LATEX_HEAD]
     for made in comparisons:
-        parts.append("\n".join([
-            r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
-            rf"\caption{{{_tex(caption(made))}}}", rf"\label{{tab:tuneoff-{made.name}}}",
-            "\n\\par\\medskip\n".join(_tabular(part, len(made.rows)) for part in _pages(columns(made))),
-            r"\end{table*}", ""]))
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
+                    rf"\caption{{{_tex(caption(made))}}}",
+                    rf"\label{{tab:tuneoff-{made.name}}}",
+                    "\n\\par\\medskip\n".join(
+                        _tabular(part, len(made.rows)) for part in _pages(columns(made))
+                    ),
+                    r"\end{table*}",
+                    "",
+                ]
+            )
+        )
     return "\n".join([*parts, r"\tuneoffend", ""])
 
 
 def _pages(found: Sequence[Column]) -> list[list[Column]]:
     """The columns in as few parts as are legible, of about the same width, each beginning with what names a row."""
+
     def width(part: Sequence[Column]) -> int:
         return sum(max(len(cell.text) for cell in column.cells) + 2 for column in part)
+
     names = [column for column in found if column.key in ("method", "setting")]
     together: list[list[Column]] = []  # a difference stays beside its measure
-    for column in found[len(names):]:
+    for column in found[len(names) :]:
         if not column.key.endswith("_difference"):
             together.append([])
         together[-1].append(column)
@@ -148,6 +192,7 @@ def _pages(found: Sequence[Column]) -> list[list[Column]]:
                 pages.append([])
             pages[-1] += columns_of_one
         return pages
+
     fewest = len(packed(room))
     balanced = next(pages for limit in range(room + 1) if len(pages := packed(limit)) == fewest)
     return [[*names, *page] for page in balanced]
@@ -160,8 +205,10 @@ def _tabular(found: list[Column], rows: int) -> str:
         lines.append(" & ".join(_tex_cell(column.cells[index]) for column in found) + r" \\")
     body = "\n".join([r"\toprule", *lines, r"\bottomrule"])
     # Shrunk only where it is wider than the page.
-    return (rf"\sbox0{{\begin{{tabular}}{{{align}}}" + "\n" + body + "\n" + r"\end{tabular}}%" + "\n"
-            r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi")
+    return (
+        rf"\sbox0{{\begin{{tabular}}{{{align}}}" + "\n" + body + "\n" + r"\end{tabular}}%" + "\n"
+        r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi"
+    )
 
 
 def _tex(text: str) -> str:
@@ -174,9 +221,14 @@ def _tex_title(column: Column) -> str:
     words = re.split(" (?![↑↓])", column.title)  # an arrow stays with its word
     if len(words) == 1 or len(column.title) < 9:
         return _tex(column.title)
-    first = min(range(1, len(words)), key=lambda count: abs(len(" ".join(words[:count])) - len(column.title) / 2))
+    first = min(
+        range(1, len(words)),
+        key=lambda count: abs(len(" ".join(words[:count])) - len(column.title) / 2),
+    )
     side = "r" if column.numeric else "l"
-    return rf"\shortstack[{side}]{{{_tex(' '.join(words[:first]))}\\{_tex(' '.join(words[first:]))}}}"
+    return (
+        rf"\shortstack[{side}]{{{_tex(' '.join(words[:first]))}\\{_tex(' '.join(words[first:]))}}}"
+    )
 
 
 def _tex_cell(cell: Cell) -> str:

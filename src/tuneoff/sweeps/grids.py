@@ -1,4 +1,5 @@
 """Grids as pure functions: the points of a sweep, from its YAML and the command line."""
+
 from collections.abc import Iterator, Mapping
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,10 +17,14 @@ def keys(overrides: list[str]) -> set[str]:
 def varied(points: list[list[str]]) -> list[str]:
     """The options in which the points differ."""
     common = set.intersection(*map(set, points)) if points else set()
-    return sorted({text.partition("=")[0] for point in points for text in point if text not in common})
+    return sorted(
+        {text.partition("=")[0] for point in points for text in point if text not in common}
+    )
 
 
-def union(parser: OverridesParser, grids: list, params: Mapping, arguments: list[str]) -> Iterator[list[str]]:
+def union(
+    parser: OverridesParser, grids: list, params: Mapping, arguments: list[str]
+) -> Iterator[list[str]]:
     """The points of each grid times `params`; values of the command line replace those of the same key.
 
     A method's own option that some grids name is replaced in those; `method=` keeps the grids of the methods it names.

@@ -1,4 +1,5 @@
 """A sweep's job as Hydra's launchers call it: skipped where its result is there, else in a process of its own."""
+
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tuneoff.sweeps import progress, tuning
 @dataclass
 class Outcome:
     """How a job ended; as a number its last validation loss, for sweepers that search."""
+
     folder: Path
     status: str
     loss: float | None = None
@@ -46,22 +48,37 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     if done(folder, experiment):
         how = "skipped"
     else:
-        start = {**started(cfg, sweep=Path(hydra.sweep.dir).name), "method": experiment.method,
-                 "seed": experiment.seed, "planned_seeds": planned_seeds(hydra, experiment.seed),
-                 "tuning": tuning.facts(cfg, list(hydra.overrides.task))}
+        start = {
+            **started(cfg, sweep=Path(hydra.sweep.dir).name),
+            "method": experiment.method,
+            "seed": experiment.seed,
+            "planned_seeds": planned_seeds(hydra, experiment.seed),
+            "tuning": tuning.facts(cfg, list(hydra.overrides.task)),
+        }
         job = replace(experiment, resume="never" if experiment.rerun else "auto", progress=False)
-        limits = supervisor.Limits(job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds)
+        limits = supervisor.Limits(
+            job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds
+        )
         try:
             ranks = 1 if predicts else job.num_processes  # what is foreseen is one rank's memory
             with its_share(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1), ranks):
-                supervisor.run(partial(perform, job, method, folder, start), folder, None if predicts else start,
-                            limits, folder / "run.log", ranks)
+                supervisor.run(
+                    partial(perform, job, method, folder, start),
+                    folder,
+                    None if predicts else start,
+                    limits,
+                    folder / "run.log",
+                    ranks,
+                )
             how = "ran"
         except (Busy, AlreadyDone):
             how = "taken by another launcher"
     outcome = Outcome(folder, "finished") if predicts else read(folder)
-    print(progress.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began), file=sys.stderr,
-          flush=True)
+    print(
+        progress.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began),
+        file=sys.stderr,
+        flush=True,
+    )
     if how == "ran" and experiment.fail_fast and outcome.status != "finished":
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome

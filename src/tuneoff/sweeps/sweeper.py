@@ -2,6 +2,7 @@
 
 Every point is composed and checked, and has its folder, before the first job starts.
 """
+
 import itertools
 import sys
 import time
@@ -25,6 +26,7 @@ from tuneoff.sweeps.progress import Row, label, table, unfinished
 @dataclass
 class Point:
     """One job: its overrides, its folder, whether that holds its result, and whether it is to predict alone."""
+
     overrides: list[str]
     folder: Path
     before: bool
@@ -39,8 +41,14 @@ class Point:
 class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper over `hydra.sweeper.grids`, a list of grids, each times `params` and the command line."""
 
-    def __init__(self, max_batch_size: int | None = None, params: Mapping | None = None, grids: list | None = None,
-                 around: Mapping | None = None, **job_facts: Any):
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping | None = None,
+        grids: list | None = None,
+        around: Mapping | None = None,
+        **job_facts: Any,
+    ):
         super().__init__(max_batch_size, dict(params or {}))
         self.grids, self.around = grids or [{}], dict(around or {})
         self.notes: list[str] = []
@@ -66,8 +74,12 @@ class GridSweeper(BasicSweeper):
                 cfg = self._composed(loader, overrides)
             folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
             experiment = bind(task)[0]
-            found.setdefault(folder, Point(overrides, folder, job.done(folder, experiment),
-                                           experiment.task is Task.predict))
+            found.setdefault(
+                folder,
+                Point(
+                    overrides, folder, job.done(folder, experiment), experiment.task is Task.predict
+                ),
+            )
         if not found:
             raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
         return list(found.values())
@@ -85,30 +97,53 @@ class GridSweeper(BasicSweeper):
         points = [list(point) for point in union(parser, self.grids, self.params, arguments)]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
-        for point in points if "method" in given else self._where_known(loader, points, given & own_options()):
-            missing = {key: factors for key, factors in self.around.items() if key not in keys(point)}
+        for point in (
+            points
+            if "method" in given
+            else self._where_known(loader, points, given & own_options())
+        ):
+            missing = {
+                key: factors for key, factors in self.around.items() if key not in keys(point)
+            }
             if not missing:
                 yield point
                 continue
             cfg = self._composed(loader, point)
-            axes = [[f"{key}={OmegaConf.select(cfg, key) * float(factor):.3g}" for factor in str(factors).split(",")]
-                    for key, factors in missing.items()]
+            axes = [
+                [
+                    f"{key}={OmegaConf.select(cfg, key) * float(factor):.3g}"
+                    for factor in str(factors).split(",")
+                ]
+                for key, factors in missing.items()
+            ]
             for values in itertools.product(*axes):
                 yield [*point, *values]
 
-    def _where_known(self, loader: ConfigLoader, points: list[list[str]], own: set[str]) -> list[list[str]]:
+    def _where_known(
+        self, loader: ConfigLoader, points: list[list[str]], own: set[str]
+    ) -> list[list[str]]:
         """The points without those of the `own` options that their method does not have, but others of them do."""
         if not own:
             return points
         chosen = [[text for text in point if text.startswith("method=")] for point in points]
         has = {words[0]: own & set(self._composed(loader, words)) for words in chosen if words}
         for option in sorted(set().union(*has.values())):
-            owners = [word.removeprefix("method=") for word, options in has.items() if option in options]
+            owners = [
+                word.removeprefix("method=") for word, options in has.items() if option in options
+            ]
             if len(owners) < len(has):
-                self.notes.append(f"{option} is for {', '.join(owners)} alone; the other methods run without it")
-        known = set().union(*has.values())  # an option that none of them has is left in, and refused
-        return [[text for text in point if not keys([text]) & (known - has[words[0]])] if words else point
-                for point, words in zip(points, chosen, strict=True)]
+                self.notes.append(
+                    f"{option} is for {', '.join(owners)} alone; the other methods run without it"
+                )
+        known = set().union(
+            *has.values()
+        )  # an option that none of them has is left in, and refused
+        return [
+            [text for text in point if not keys([text]) & (known - has[words[0]])]
+            if words
+            else point
+            for point, words in zip(points, chosen, strict=True)
+        ]
 
     # ------------------------------------------------------------ its course
     def sweep(self, arguments: list[str]) -> Any:
@@ -123,8 +158,10 @@ class GridSweeper(BasicSweeper):
         for note in self.notes:
             print(note, file=sys.stderr)
         self.varied = varied([point.overrides for point in points])
-        rows = [Row(label(point.overrides, self.varied), point.folder, point.before, point.predicts)
-                for point in points]
+        rows = [
+            Row(label(point.overrides, self.varied), point.folder, point.before, point.predicts)
+            for point in points
+        ]
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -143,7 +180,9 @@ class GridSweeper(BasicSweeper):
         began, first = time.time(), 0
         every = [[*point.overrides, *self._job_facts(point, points, began)] for point in points]
         for batch in self.split_overrides_to_chunks(every, self.max_batch_size) if every else ():
-            for row, returned in zip(rows[first:], self.launcher.launch(batch, initial_job_idx=first), strict=False):
+            for row, returned in zip(
+                rows[first:], self.launcher.launch(batch, initial_job_idx=first), strict=False
+            ):
                 error = returned._return_value
                 if isinstance(error, Exception):
                     row.error = f"{type(error).__name__}: {error}"
@@ -151,11 +190,19 @@ class GridSweeper(BasicSweeper):
 
     def _job_facts(self, point: Point, points: list[Point], began: float) -> list[str]:
         """What a job should know of its sweep. Overrides of Hydra's own part reach it under any launcher."""
-        seeds = [int(text.removeprefix("seed=")) for other in points if other.without_seed == point.without_seed
-                 for text in other.overrides if text.startswith("seed=")]
-        return [f"hydra.sweeper.jobs={len(points)}", f"hydra.sweeper.began={began:.3f}",
-                f"hydra.sweeper.varied=[{','.join(self.varied)}]",
-                f"hydra.sweeper.planned_seeds={sorted(seeds)}"]
+        seeds = [
+            int(text.removeprefix("seed="))
+            for other in points
+            if other.without_seed == point.without_seed
+            for text in other.overrides
+            if text.startswith("seed=")
+        ]
+        return [
+            f"hydra.sweeper.jobs={len(points)}",
+            f"hydra.sweeper.began={began:.3f}",
+            f"hydra.sweeper.varied=[{','.join(self.varied)}]",
+            f"hydra.sweeper.planned_seeds={sorted(seeds)}",
+        ]
 
     def _say_what_is_on_an_edge(self, folder: Path) -> None:
         for found in tuning.tunings(str(folder)) if self.around else ():

@@ -1,4 +1,5 @@
 """What a tuning sweep found, read from its records: each method's best setting, its cost, and whether to search on."""
+
 import math
 import statistics
 from collections.abc import Iterable
@@ -13,13 +14,30 @@ from tuneoff.config import BUDGETS, ConfigError, resolved, shown
 from tuneoff.record import INCIDENTAL, RESULT, read_json
 
 # What says on what, how long and how a setting is judged; all else may be tuned.
-NOT_TUNED = {"seed", "method", "model", "data", "task", "test", "max_length", "default_steps", "eval_every",
-             "eval_batch_size", "save_model", "export_merged", "gib", "skip_if_over_gib", *BUDGETS, *INCIDENTAL}
+NOT_TUNED = {
+    "seed",
+    "method",
+    "model",
+    "data",
+    "task",
+    "test",
+    "max_length",
+    "default_steps",
+    "eval_every",
+    "eval_batch_size",
+    "save_model",
+    "export_merged",
+    "gib",
+    "skip_if_over_gib",
+    *BUDGETS,
+    *INCIDENTAL,
+}
 
 
 @dataclass
 class Tuning:
     """One method's trials on one model and data set."""
+
     method: str
     runs: list[dict]
 
@@ -33,8 +51,13 @@ class Tuning:
                 value = run["config"].get(key)
                 values += [value] if value not in values else []
             if len(values) > 1 or key == "lr":
-                found[key] = sorted(values, key=lambda value: (not is_number(value), value if is_number(value)
-                                                               else str(value)))
+                found[key] = sorted(
+                    values,
+                    key=lambda value: (
+                        not is_number(value),
+                        value if is_number(value) else str(value),
+                    ),
+                )
         return dict(sorted(found.items()))
 
     @property
@@ -45,14 +68,19 @@ class Tuning:
         for run in self.runs:
             groups.setdefault(shown([run["config"].get(key) for key in keys]), []).append(run)
         winner: list[dict] = min(groups.values(), key=_score, default=[])
-        return {key: winner[0]["config"].get(key) for key in keys} if _score(winner) < math.inf else {}
+        return (
+            {key: winner[0]["config"].get(key) for key in keys} if _score(winner) < math.inf else {}
+        )
 
     @property
     def cost(self) -> dict[str, float]:
         """Jobs, tokens and seconds that the trials took, failed ones too."""
         spent = [run.get("throughput") or {} for run in self.runs]
-        return {"jobs": len(self.runs), "tokens": sum(each.get("tokens_seen") or 0 for each in spent),
-                "seconds": round(sum(each.get("wall_seconds") or 0 for each in spent), 1)}
+        return {
+            "jobs": len(self.runs),
+            "tokens": sum(each.get("tokens_seen") or 0 for each in spent),
+            "seconds": round(sum(each.get("wall_seconds") or 0 for each in spent), 1),
+        }
 
     def beyond(self) -> dict[str, list[float]]:
         """For each key whose best value lies on the edge of its grid, two values that go on beyond it."""
@@ -70,12 +98,19 @@ class Tuning:
         further = self.beyond()
         if not further:
             return None
-        before = [word for word in self.runs[0].get("command") or ["python", "train.py"]
-                  if word.partition("=")[0] not in ("method", *further)]
+        before = [
+            word
+            for word in self.runs[0].get("command") or ["python", "train.py"]
+            if word.partition("=")[0] not in ("method", *further)
+        ]
         best = ", ".join(f"{key}={shown(self.best[key])}" for key in further)
-        swept = [f"{key}={','.join(f'{value:g}' for value in values)}" for key, values in further.items()]
-        return (f"{self.method}: its best {best} is on the edge of its grid; search on with\n  "
-                f"{' '.join([*before, f'method={self.method}', *swept])}")
+        swept = [
+            f"{key}={','.join(f'{value:g}' for value in values)}" for key, values in further.items()
+        ]
+        return (
+            f"{self.method}: its best {best} is on the edge of its grid; search on with\n  "
+            f"{' '.join([*before, f'method={self.method}', *swept])}"
+        )
 
 
 def is_number(value: Any) -> bool:
@@ -115,15 +150,22 @@ def find(task: DictConfig) -> Tuning:
         config = tuning.runs[0]["config"]
         if all(config[key] == wanted[key] for key in ("method", "model", "data")) and tuning.best:
             return tuning
-    raise ConfigError("tuned", task.tuned, f"holds no finished run of method={task.method} on model={task.model.name} "
-                      f"and data={task.data.name}; tune first: python train.py -cd sweeps -cn tune")
+    raise ConfigError(
+        "tuned",
+        task.tuned,
+        f"holds no finished run of method={task.method} on model={task.model.name} "
+        f"and data={task.data.name}; tune first: python train.py -cd sweeps -cn tune",
+    )
 
 
 def overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
     tuning, given = find(task), set(given)
-    notes = [f"{tuning.method}: {key} is given, so the tuned {key}={shown(value)} is not used"
-             for key, value in tuning.best.items() if key in given]
+    notes = [
+        f"{tuning.method}: {key} is given, so the tuned {key}={shown(value)} is not used"
+        for key, value in tuning.best.items()
+        if key in given
+    ]
     seeds = {run["config"]["seed"] for run in tuning.runs}
     if task.seed in seeds:
         notes.append(f"seed={task.seed} was tuned on; a comparison needs fresh seeds")
@@ -138,6 +180,16 @@ def facts(task: DictConfig, used: Iterable[str]) -> dict | None:
         return None
     tuning = find(task)
     mine = dict(override.lstrip("+").partition("=")[::2] for override in used)
-    other = {key: mine[key] for key, value in tuning.best.items() if key in mine and mine[key] != shown(value)}
-    return {"folder": task.tuned, "method_cost": tuning.cost, "space": tuning.space, "best": tuning.best,
-            "edge": bool(tuning.beyond()), "overridden": other}
+    other = {
+        key: mine[key]
+        for key, value in tuning.best.items()
+        if key in mine and mine[key] != shown(value)
+    }
+    return {
+        "folder": task.tuned,
+        "method_cost": tuning.cost,
+        "space": tuning.space,
+        "best": tuning.best,
+        "edge": bool(tuning.beyond()),
+        "overridden": other,
+    }

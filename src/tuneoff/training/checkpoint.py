@@ -3,6 +3,7 @@
 Files of our own rather than accelerate's `save_state`, which writes a frozen base too, pickles generator states, and
 deletes the old checkpoint before the new one is whole.
 """
+
 import json
 import logging
 import os
@@ -22,13 +23,16 @@ log = logging.getLogger(__name__)
 TENSORS, STATE, LOOP = "model.safetensors", "state.pt", "loop.json"
 
 
-def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict, loop: dict, keep: int) -> None:
+def save(
+    folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict, loop: dict, keep: int
+) -> None:
     """Write `folder/step_N` under another name, rename it when it is whole, then delete all but the newest `keep`.
 
     Args:
         tensors: what the run may change of the model, by parameter name.
         state: tensors and plain values (optimizer, generators), loaded again with `weights_only=True`.
         loop: plain JSON values.
+
     Raises:
         OSError: the disk is full or not writable; older checkpoints are untouched.
     """
@@ -37,7 +41,10 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict,
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, unfinished / TENSORS)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            unfinished / TENSORS,
+        )
         torch.save(state, unfinished / STATE)
         sizes = {name: (unfinished / name).stat().st_size for name in (TENSORS, STATE)}
         for name in sizes:
@@ -45,7 +52,11 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict,
         write_json(unfinished / LOOP, {**loop, "step": step, "sizes": sizes})
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "SafetensorError" in repr(type(error)):
+        if (
+            isinstance(error, OSError)
+            or "PytorchStreamWriter" in str(error)
+            or "SafetensorError" in repr(type(error))
+        ):
             raise OSError(f"checkpoint of step {step} could not be written: {error}") from error
         raise
     whole = folder / f"step_{step:08d}"
@@ -69,6 +80,7 @@ def found(folder: Path) -> list[Path]:
 
 class Checkpoint(NamedTuple):
     """What was saved: tensors of the model by name, optimizer and generators, and plain values of the loop."""
+
     tensors: dict[str, torch.Tensor]
     state: dict
     loop: dict
@@ -85,9 +97,13 @@ def newest(folder: Path) -> Checkpoint | None:
         try:
             return _read(path)
         except Exception as error:  # a damaged file raises whatever its format's reader likes
-            log.warning("%s cannot be read (%s); trying the one before", path, str(error).split("\n")[0])
+            log.warning(
+                "%s cannot be read (%s); trying the one before", path, str(error).split("\n")[0]
+            )
     if paths:
-        raise OSError(f"{folder}: none of the {len(paths)} checkpoints can be read; rerun=true starts again")
+        raise OSError(
+            f"{folder}: none of the {len(paths)} checkpoints can be read; rerun=true starts again"
+        )
     return None
 
 
@@ -100,17 +116,22 @@ def _read(path: Path) -> Checkpoint:
 
 
 # ---------------------------------------------------------------- what a run has of it
-def collect(model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer,
-            ranks: Ranks) -> tuple[dict[str, torch.Tensor], dict]:
+def collect(
+    model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> tuple[dict[str, torch.Tensor], dict]:
     """`tensors` and `state` for `save`, each whole where it is split over the ranks; all of them must call."""
-    tensors = {name: ranks.whole(item) for name, item in model.named_parameters() if name in ever_trained}
+    tensors = {
+        name: ranks.whole(item) for name, item in model.named_parameters() if name in ever_trained
+    }
     state = {"optimizer": ranks.whole(optimizer.state_dict()), "generators": ranks.generators()}
     if ranks.accelerator.scaler is not None:
         state["scaler"] = ranks.accelerator.scaler.state_dict()
     return tensors, state
 
 
-def put_back(saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+def put_back(
+    saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> None:
     """Set model, optimizer, generators and loss scale to what `collect` gave."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():

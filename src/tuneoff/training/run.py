@@ -1,4 +1,5 @@
 """One run, from the first line of its record to the last, whatever happens in between."""
+
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
     Args:
         start: what run.json holds beside provenance: identity, config (resolved), command, sweep.
         folder: as the first of several processes has it; the others need not know it.
+
     Returns:
         The result, as result.json holds it; its `status` says how the run ended.
+
     Raises:
         ConfigError: what only the loaded model or data can show to be wrong.
         Busy: another process trains in `folder`.
@@ -70,8 +73,8 @@ def classify(error: BaseException) -> str:
     """The status that an exception stands for."""
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(
+        error
+    ):
         return "out_of_memory"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-
-

@@ -1,4 +1,5 @@
 """Budget and learning rate as functions of progress in [0, 1], so that every kind of budget has every schedule."""
+
 import math
 
 from tuneoff.config import Experiment, Scheduler

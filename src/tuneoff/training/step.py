@@ -2,6 +2,7 @@
 
 No host read in here (no `.item()`, no branch on a value): the predictor runs the same code on fake tensors.
 """
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tuneoff.data.batches import Batch
 
 class StepResult(NamedTuple):
     """What a step leaves on the device."""
+
     loss: torch.Tensor  # 0-d, per label token of the whole step
     gradient_norm: torch.Tensor  # 0-d, before clipping
 
@@ -23,7 +25,9 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood summed over the label tokens of `batch`; 0-d float32."""
     with head_at(model, batch.keep):
         # Without positions and mask transformers takes its plain causal path; packed positions it reads on the host.
-        logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+        logits = model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+        ).logits
     return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
 
@@ -36,7 +40,8 @@ def head_at(model: nn.Module, places: torch.Tensor) -> Iterator[None]:
     """
     whole: Any = getattr(model, "module", model)  # what wraps a model for several processes
     hook = whole.get_output_embeddings().register_forward_pre_hook(
-        lambda head, inputs: (inputs[0].flatten(0, 1).index_select(0, places), *inputs[1:]))
+        lambda head, inputs: (inputs[0].flatten(0, 1).index_select(0, places), *inputs[1:])
+    )
     try:
         yield
     finally:
@@ -46,17 +51,26 @@ def head_at(model: nn.Module, places: torch.Tensor) -> Iterator[None]:
 @dataclass
 class Engine:
     """What accelerate adds around a step; the defaults are plain PyTorch."""
+
     autocast: Callable[[], AbstractContextManager] = nullcontext
     backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
     unscale: Callable[[], None] = lambda: None
-    unsynchronised: Callable[[], AbstractContextManager] = nullcontext  # around all micro-batches but the last
+    unsynchronised: Callable[[], AbstractContextManager] = (
+        nullcontext  # around all micro-batches but the last
+    )
 
 
 PLAIN = Engine()
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], label_tokens: float,
-               max_grad_norm: float | None = None, engine: Engine = PLAIN) -> StepResult:
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    label_tokens: float,
+    max_grad_norm: float | None = None,
+    engine: Engine = PLAIN,
+) -> StepResult:
     """Forward and backward over the micro-batches, clip, step.
 
     Args:
@@ -87,7 +101,9 @@ def gradients(model: nn.Module) -> list[torch.Tensor]:
 
 def gradient_norm(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     """Global L2 norm; from the optimizer where it stepped, and dropped the gradients, inside backward."""
-    own = getattr(getattr(optimizer, "optimizer", optimizer), "gradient_norm", None)  # accelerate wraps for fp16
+    own = getattr(
+        getattr(optimizer, "optimizer", optimizer), "gradient_norm", None
+    )  # accelerate wraps for fp16
     return own() if own else nn.utils.get_total_norm(gradients(model))
 
 

@@ -1,4 +1,5 @@
 """What a run is judged by beside its loss: exact match of generated answers, perplexity, and what was forgotten."""
+
 import logging
 import math
 import time
@@ -26,7 +27,9 @@ class TaskMetrics:
         self.run, self.recorder, self.meter, self.ranks = run, recorder, meter, ranks
         self.split = "test" if run.test else "validation"  # what the run is judged on
         self.exact_match: ExactMatch | None = None
-        self.elsewhere: dict[str, float | None] = {}  # per-token loss of the second set, before and after
+        self.elsewhere: dict[
+            str, float | None
+        ] = {}  # per-token loss of the second set, before and after
         self._second: list[data.Row] = []
         self._second_facts: dict = {}
 
@@ -35,15 +38,19 @@ class TaskMetrics:
 
         Args:
             positions: what the model was made for, a prompt and its answer together.
+
         Raises:
             ConfigError: no test rows where they are asked for, no questions, none with room for an answer, or no rows
                 in the second set.
         """
         if self.run.test and not own.splits["test"]:
-            raise ConfigError("test", True, f"{self.run.data.name} has no test rows; data.test_share takes some")
+            raise ConfigError(
+                "test", True, f"{self.run.data.name} has no test rows; data.test_share takes some"
+            )
         if self.run.exact_match is not None:
-            self.exact_match = ExactMatch(self.run, own.questions(self.split), self.split, own.ends(tokenizer),
-                                          positions)
+            self.exact_match = ExactMatch(
+                self.run, own.questions(self.split), self.split, own.ends(tokenizer), positions
+            )
         chosen = self.run.forgetting.data
         if chosen is not None:
             try:
@@ -53,24 +60,39 @@ class TaskMetrics:
                 raise ConfigError(f"forgetting.{error.key}", error.value, error.allowed) from error
             self._second = found.splits["validation"] or found.splits["test"]
             if not self._second:
-                raise ConfigError("forgetting.data.path", chosen.path, "has neither validation nor test rows")
-            self._second_facts = {"data": chosen.name, "rows": len(self._second), "fingerprint": found.fingerprint,
-                                  "tokens": sum(row.labels for row in self._second)}
+                raise ConfigError(
+                    "forgetting.data.path", chosen.path, "has neither validation nor test rows"
+                )
+            self._second_facts = {
+                "data": chosen.name,
+                "rows": len(self._second),
+                "fingerprint": found.fingerprint,
+                "tokens": sum(row.labels for row in self._second),
+            }
 
-    def look_elsewhere(self, when: str, step: int, mean_loss: Callable[[list[data.Row]], float]) -> None:
+    def look_elsewhere(
+        self, when: str, step: int, mean_loss: Callable[[list[data.Row]], float]
+    ) -> None:
         """Evaluate the second set, if there is one; `when` is before or after."""
         if self._second:
             self.elsewhere[when] = loss = mean_loss(self._second)
             self.recorder.log({"step": step, "second_set_loss": loss})
 
-    def match_answers(self, model: Any, tokenizer: PreTrainedTokenizerBase, step: int,
-                      autocast: Callable[[], AbstractContextManager], stopping: Callable[[], bool]) -> bool:
+    def match_answers(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        step: int,
+        autocast: Callable[[], AbstractContextManager],
+        stopping: Callable[[], bool],
+    ) -> bool:
         """Generate and score an answer to each question, if there are any, in a phase of its own.
 
         Each rank answers its share, and knows all answers in the end.
 
         Args:
             stopping: asked after each batch, by all ranks at once.
+
         Returns:
             Whether none is left; False where `stopping` said so.
         """
@@ -81,7 +103,7 @@ class TaskMetrics:
         with self.meter.phase("generate"), autocast():
             parts = asked.parts()
             parts += [[]] * (-len(parts) % self.ranks.count)  # they wait for each other after each
-            for rows in parts[self.ranks.index::self.ranks.count]:
+            for rows in parts[self.ranks.index :: self.ranks.count]:
                 if rows:
                     asked.ask(rows, model, tokenizer)
                 self.recorder.alive()
@@ -91,14 +113,18 @@ class TaskMetrics:
             asked.scores.update(scores)
             asked.seconds = max(asked.seconds, seconds)
         self.recorder.keep_answers(asked.lines())
-        self.recorder.log({"step": step, "exact_match": asked.value, "generate_seconds": round(asked.seconds, 3)})
+        self.recorder.log(
+            {"step": step, "exact_match": asked.value, "generate_seconds": round(asked.seconds, 3)}
+        )
         return True
 
     def values(self, losses: dict[str, float | None]) -> dict[str, float]:
         """The record's `metrics`, as far as they were measured; each is a column of the report."""
         values, loss = {}, losses["test" if self.run.test else "final"]
         if loss is not None:
-            values["perplexity"] = math.exp(loss) if loss < 700 else math.inf  # a float ends at e^709
+            values["perplexity"] = (
+                math.exp(loss) if loss < 700 else math.inf
+            )  # a float ends at e^709
         if self.exact_match and self.exact_match.whole:
             values["exact_match"] = self.exact_match.value
         before, after = (self.elsewhere.get(when) for when in ("before", "after"))
@@ -108,7 +134,9 @@ class TaskMetrics:
 
     def facts(self, values: dict[str, float]) -> dict[str, dict]:
         """The record's `metric_facts`: on what `values` were measured, what that took, and each row's score."""
-        facts: dict[str, dict] = {"perplexity": {"split": self.split}} if "perplexity" in values else {}
+        facts: dict[str, dict] = (
+            {"perplexity": {"split": self.split}} if "perplexity" in values else {}
+        )
         if self.exact_match and self.exact_match.whole:
             facts["exact_match"] = self.exact_match.facts()
         if self.elsewhere:
@@ -119,60 +147,99 @@ class TaskMetrics:
 class ExactMatch:
     """Generated answers beside the right ones, row by row."""
 
-    def __init__(self, run: Experiment, questions: list[data.Question], split: str, ends: set[int], positions: float):
+    def __init__(
+        self,
+        run: Experiment,
+        questions: list[data.Question],
+        split: str,
+        ends: set[int],
+        positions: float,
+    ):
         """Take the first `run.exact_match_limit` questions.
 
         A prompt that leaves no room for an answer among the model's `positions` is never asked, and counts as wrong.
 
         Args:
             ends: tokens that end an answer beside the tokenizer's end token.
+
         Raises:
             ConfigError: there are none, or none that can be asked.
         """
         assert run.exact_match is not None
         self.run, self.extractor, self.split, self.seconds = run, run.exact_match, split, 0.0
         self.ends = ends
-        self.questions = questions[:run.exact_match_limit]
+        self.questions = questions[: run.exact_match_limit]
         self.scores: dict[int, dict] = {}
         if not self.questions:
-            raise ConfigError("exact_match", self.extractor, f"the {split} split of {run.data.name} has no questions: "
-                              "it is empty, or plain text")
+            raise ConfigError(
+                "exact_match",
+                self.extractor,
+                f"the {split} split of {run.data.name} has no questions: "
+                "it is empty, or plain text",
+            )
         for row, question in enumerate(self.questions):
             if len(question.prompt) + run.max_new_tokens > positions:
                 self.scores[row] = {"row": row, "correct": False, "too_long": len(question.prompt)}
         if self.whole:
-            raise ConfigError("max_new_tokens", run.max_new_tokens, f"leaves no prompt of the {split} split any room "
-                              f"among the model's {positions} positions")
+            raise ConfigError(
+                "max_new_tokens",
+                run.max_new_tokens,
+                f"leaves no prompt of the {split} split any room "
+                f"among the model's {positions} positions",
+            )
         if self.scores:
-            log.warning("exact_match: %d of %d prompts leave no room for max_new_tokens=%d among the model's %d "
-                        "positions, and count as wrong", len(self.scores), len(self.questions), run.max_new_tokens,
-                        positions)
+            log.warning(
+                "exact_match: %d of %d prompts leave no room for max_new_tokens=%d among the model's %d "
+                "positions, and count as wrong",
+                len(self.scores),
+                len(self.questions),
+                run.max_new_tokens,
+                positions,
+            )
 
     def parts(self) -> list[list[int]]:
         """Numbers of the rows that still want an answer, by batch; the longest first, so what fits shows at once."""
         open_rows = (row for row in range(len(self.questions)) if row not in self.scores)
         rows = sorted(open_rows, key=lambda row: -len(self.questions[row].prompt))
         size = self.run.eval_batch_size or self.run.batch_size
-        return [rows[start:start + size] for start in range(0, len(rows), size)]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def ask(self, rows: list[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         """Generate the answers to one batch of rows, and score them."""
         started = time.perf_counter()
-        answers = generate(model, tokenizer, [self.questions[row].prompt for row in rows], self.run.max_new_tokens,
-                           self.ends)
+        answers = generate(
+            model,
+            tokenizer,
+            [self.questions[row].prompt for row in rows],
+            self.run.max_new_tokens,
+            self.ends,
+        )
         for row, answer in zip(rows, answers, strict=True):
             self.scores[row] = self._score(row, answer, tokenizer)
         self.seconds += time.perf_counter() - started
 
     def _score(self, row: int, answer: Answer, tokenizer: PreTrainedTokenizerBase) -> dict:
-        text = str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = str(
+            tokenizer.decode(
+                answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
         right = self.questions[row].answer
         expected = extract(right, self.extractor)
-        if expected is None:  # the data gives the bare answer, and a way to it is the model's affair
+        if (
+            expected is None
+        ):  # the data gives the bare answer, and a way to it is the model's affair
             expected = normalised(right)
         found = extract(text, self.extractor)
-        return {"row": row, "correct": found == expected, "found": found, "expected": expected, "generated": text,
-                "tokens": len(answer.ids) + answer.ended, "ended": answer.ended}
+        return {
+            "row": row,
+            "correct": found == expected,
+            "found": found,
+            "expected": expected,
+            "generated": text,
+            "tokens": len(answer.ids) + answer.ended,
+            "ended": answer.ended,
+        }
 
     @property
     def whole(self) -> bool:
@@ -191,10 +258,15 @@ class ExactMatch:
     def facts(self) -> dict:
         """On what it was measured, and what came of it; `scores` has a 1 for each row that was right, else a 0."""
         lines = self.lines()
-        return {"split": self.split, "rows": len(self.questions), "extractor": self.extractor,
-                "max_new_tokens": self.run.max_new_tokens,
-                "found": sum(line.get("found") is not None for line in lines),
-                "cut_off": sum(not line.get("ended", True) for line in lines),
-                "too_long": sum("too_long" in line for line in lines),
-                "generated_tokens": sum(line.get("tokens", 0) for line in lines), "seconds": round(self.seconds, 3),
-                "scores": "".join(str(int(line["correct"])) for line in lines)}
+        return {
+            "split": self.split,
+            "rows": len(self.questions),
+            "extractor": self.extractor,
+            "max_new_tokens": self.run.max_new_tokens,
+            "found": sum(line.get("found") is not None for line in lines),
+            "cut_off": sum(not line.get("ended", True) for line in lines),
+            "too_long": sum("too_long" in line for line in lines),
+            "generated_tokens": sum(line.get("tokens", 0) for line in lines),
+            "seconds": round(self.seconds, 3),
+            "scores": "".join(str(int(line["correct"])) for line in lines),
+        }

@@ -1,4 +1,5 @@
 """Experiment trackers through accelerate, behind one rule: no tracker error ever stops or spoils a run."""
+
 import importlib.util
 import logging
 import os
@@ -31,22 +32,38 @@ class Trackers:
     def start(self, run: Experiment, started: dict, folder: Path) -> None:
         """Begin, or go on with the run of `started["tracker_id"]`: group is the sweep, job type the method."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        settings = {"id": started["tracker_id"], "resume": "allow", "name": folder.name, "dir": str(folder),
-                    "group": started.get("sweep") or "single", "job_type": run.method, "mode": run.wandb_mode.name,
-                    "tags": run.tags or []}
+        settings = {
+            "id": started["tracker_id"],
+            "resume": "allow",
+            "name": folder.name,
+            "dir": str(folder),
+            "group": started.get("sweep") or "single",
+            "job_type": run.method,
+            "mode": run.wandb_mode.name,
+            "tags": run.tags or [],
+        }
         config = started["config"]
-        self._guard(lambda: self.accelerator.init_trackers(
-            run.wandb_project, flatten(config), {"wandb": settings} if run.tracker is Tracker.wandb else {}))
+        self._guard(
+            lambda: self.accelerator.init_trackers(
+                run.wandb_project,
+                flatten(config),
+                {"wandb": settings} if run.tracker is Tracker.wandb else {},
+            )
+        )
 
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
-        flat = {key: value for key, value in flatten(values).items() if isinstance(value, int | float)}
+        flat = {
+            key: value for key, value in flatten(values).items() if isinstance(value, int | float)
+        }
         for tracker in list(self.accelerator.trackers):
             self._guard(lambda tracker=tracker: tracker.log(flat, step=step), tracker)
 
     def finish(self, result: dict) -> None:
         """Send the final record as summary, and end: without it the next run would go on in this one."""
-        flat = flatten({key: value for key, value in result.items() if key not in ("curve", "config")})
+        flat = flatten(
+            {key: value for key, value in result.items() if key not in ("curve", "config")}
+        )
         for tracker in list(self.accelerator.trackers):
             if tracker.name == "wandb":
                 self._guard(lambda tracker=tracker: tracker.run.summary.update(flat), tracker)
@@ -58,6 +75,12 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker raises, the run is worth more
             name = tracker.name if tracker else "tracker"
-            log.warning("%s stopped working (%s); the run goes on without it", name, str(error).split("\n")[0][:200])
-            left = [other for other in self.accelerator.trackers if tracker and other is not tracker]
+            log.warning(
+                "%s stopped working (%s); the run goes on without it",
+                name,
+                str(error).split("\n")[0][:200],
+            )
+            left = [
+                other for other in self.accelerator.trackers if tracker and other is not tracker
+            ]
             self.accelerator.trackers = left

@@ -1,4 +1,5 @@
 """The training loop: any method's model and optimizer through `step.py`, measured at every step. Knows no method."""
+
 import logging
 import math
 import shutil
@@ -47,22 +48,34 @@ class Trainer:
 
     def __init__(self, run: Experiment, method: Method, recorder: Recorder):
         if run.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
-            raise ConfigError("mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU")
+            raise ConfigError(
+                "mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU"
+            )
         self.run, self.method, self.recorder = run, method, recorder
-        self.ranks = Ranks(mixed_precision=run.mixed_precision.name, project_dir=recorder.folder,
-                           log_with=None if this_rank() else available(run) or None)
+        self.ranks = Ranks(
+            mixed_precision=run.mixed_precision.name,
+            project_dir=recorder.folder,
+            log_with=None if this_rank() else available(run) or None,
+        )
         recorder.folder = self.ranks.gather(recorder.folder.absolute())[0]
         self.accelerator, self.device = self.ranks.accelerator, self.ranks.device
         self.trackers = Trackers(self.accelerator)
         self.meter, self.throughput = PhaseMeter(self.device), Throughput()
-        self.losses: dict[str, float | None] = {"initial": None, "final": None, "best": None, "test": None}
+        self.losses: dict[str, float | None] = {
+            "initial": None,
+            "final": None,
+            "best": None,
+            "test": None,
+        }
         self.metrics = TaskMetrics(run, recorder, self.meter, self.ranks)
         self.parameters, self.breakdown, self.facts = {}, {}, {}  # type: dict[str, int], dict, dict
         self.checkpoints = recorder.folder / "checkpoints"
         self.step, self.evaluated_at = 0, -1
         self.asked_to_stop = self.stopping = False  # here; and by all ranks together
         self.peaks: Sequence[dict] = []  # of all ranks, when they last met
-        self.bar = tqdm(disable=True)  # the real one appears when training begins: a refusal is one line
+        self.bar = tqdm(
+            disable=True
+        )  # the real one appears when training begins: a refusal is one line
 
     # ------------------------------------------------------------ before
     def load(self, start: dict) -> None:
@@ -70,10 +83,17 @@ class Trainer:
         run = self.run
         saved = checkpoint.newest(self.checkpoints) if run.resume != "never" else None
         origin = provenance(run, self.device)
-        self.recorder.start({**start, "method": run.method, "seed": run.seed, "provenance": origin,
-                             "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
-                             "budget": dict(zip(("kind", "value"), run.budget, strict=True))},
-                            saved.loop if saved else None)
+        self.recorder.start(
+            {
+                **start,
+                "method": run.method,
+                "seed": run.seed,
+                "provenance": origin,
+                "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
+                "budget": dict(zip(("kind", "value"), run.budget, strict=True)),
+            },
+            saved.loop if saved else None,
+        )
         with self.meter.phase("load"):
             self.tokenizer = load_tokenizer(run.model)
             self.data = data.load(run.data, self.tokenizer, run.max_length)
@@ -86,18 +106,33 @@ class Trainer:
             if run.packing:
                 refuse_leaks(self.model)
             self.optimizer = self.method.make_optimizer(self.model, run)
-            self.parameters = count(self.model, self.method.ever_trained(self.model, self.optimizer))
-            self.wrapped, self.stepper = self.ranks.join(self.model, self.optimizer, run.batch_size, run.max_grad_norm)
+            self.parameters = count(
+                self.model, self.method.ever_trained(self.model, self.optimizer)
+            )
+            self.wrapped, self.stepper = self.ranks.join(
+                self.model, self.optimizer, run.batch_size, run.max_grad_norm
+            )
         self.metrics.load(self.data, self.tokenizer, positions(self.model))
         self._plan()
-        torch.manual_seed(derive(run.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout"))
+        torch.manual_seed(
+            derive(run.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout")
+        )
         if saved:
             self._restore(saved)
         elif self.ranks.first:
             shutil.rmtree(self.checkpoints, ignore_errors=True)  # of a run that this one replaces
-        origin.update(data=self.data.facts(), batch_order_hash=self.plan.order_hash(min(100, self.known_steps)))
-        self.recorder.describe({"optimizer": optimizers.facts(self.optimizer), **ran,
-                                "facts": self.method.facts(self.model), "parameters": self.parameters})
+        origin.update(
+            data=self.data.facts(),
+            batch_order_hash=self.plan.order_hash(min(100, self.known_steps)),
+        )
+        self.recorder.describe(
+            {
+                "optimizer": optimizers.facts(self.optimizer),
+                **ran,
+                "facts": self.method.facts(self.model),
+                "parameters": self.parameters,
+            }
+        )
         self.trackers.start(run, self.recorder.run, self.recorder.folder)
         log.info("%s: %s", run.data.name, self.data.summary())
         log.info("an example, its trained part in «»:\n%s", self.data.example)
@@ -114,25 +149,37 @@ class Trainer:
         run = self.run
         kind, value = run.budget
         rows = self.data.splits["train"]
-        self.plan = data.Plan(data.pack(rows, run.max_length) if run.packing else rows, run.seed,
-                              run.batch_size * run.gradient_accumulation_steps * self.ranks.count,
-                              value if kind == "epochs" else None, run.group_by_length)
+        self.plan = data.Plan(
+            data.pack(rows, run.max_length) if run.packing else rows,
+            run.seed,
+            run.batch_size * run.gradient_accumulation_steps * self.ranks.count,
+            value if kind == "epochs" else None,
+            run.group_by_length,
+        )
         self.schedule = Schedule(run, self.plan.steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
         # One step for each phase of the method's cycle, and the one with the longest batch.
         self.counted = {0, interval, self.plan.longest(self.known_steps)}
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
-        self.engine = Engine(self.accelerator.autocast, self.accelerator.backward,
-                             partial(self.accelerator.unscale_gradients, self.stepper),
-                             partial(self.ranks.unsynchronised, self.wrapped))
+        self.engine = Engine(
+            self.accelerator.autocast,
+            self.accelerator.backward,
+            partial(self.accelerator.unscale_gradients, self.stepper),
+            partial(self.ranks.unsynchronised, self.wrapped),
+        )
 
     # ------------------------------------------------------------ during
     def fit(self) -> None:
         """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end."""
         total = self.schedule.total_steps
-        self.bar = tqdm(total=None if math.isinf(total) else int(total), initial=self.step, unit="step",
-                        disable=not (self.run.progress and self.ranks.first), dynamic_ncols=True)
+        self.bar = tqdm(
+            total=None if math.isinf(total) else int(total),
+            initial=self.step,
+            unit="step",
+            disable=not (self.run.progress and self.ranks.first),
+            dynamic_ncols=True,
+        )
         with self.meter.phase("train"):
             while True:
                 ended = self.schedule.ended(self.step)
@@ -144,11 +191,19 @@ class Trainer:
                 if self.stopping or (self.run.save_every and self.step % self.run.save_every == 0):
                     self._save()
                 if self.stopping:
-                    raise Interrupted(f"stopped by SIGTERM after step {self.step}; resume=auto goes on from there")
+                    raise Interrupted(
+                        f"stopped by SIGTERM after step {self.step}; resume=auto goes on from there"
+                    )
 
     def _evaluate_if_due(self, ended: bool) -> None:
-        due = ended or self.step == 0 or (self.run.eval_every and self.step % self.run.eval_every == 0)
-        if not due or self.evaluated_at == self.step:  # a resume may stand right behind an evaluation
+        due = (
+            ended
+            or self.step == 0
+            or (self.run.eval_every and self.step % self.run.eval_every == 0)
+        )
+        if (
+            not due or self.evaluated_at == self.step
+        ):  # a resume may stand right behind an evaluation
             return
         loss = self.evaluate("validation", self.step)
         self.evaluated_at = self.step
@@ -168,15 +223,27 @@ class Trainer:
         tensors, state = checkpoint.collect(self.model, ever, self.optimizer, self.ranks)
         if not self.ranks.first:
             return
-        loop = {"evaluated_at": self.evaluated_at, "losses": self.losses, "throughput": vars(self.throughput),
-                "breakdown": self.breakdown, "wall_seconds": self.recorder.wall_seconds(),
-                "peaks": self.peaks, "elsewhere": self.metrics.elsewhere}
-        checkpoint.save(self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints)
+        loop = {
+            "evaluated_at": self.evaluated_at,
+            "losses": self.losses,
+            "throughput": vars(self.throughput),
+            "breakdown": self.breakdown,
+            "wall_seconds": self.recorder.wall_seconds(),
+            "peaks": self.peaks,
+            "elsewhere": self.metrics.elsewhere,
+        }
+        checkpoint.save(
+            self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints
+        )
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         checkpoint.put_back(saved, self.model, self.optimizer, self.ranks)
         loop = saved.loop
-        self.step, self.evaluated_at, self.losses = loop["step"], loop["evaluated_at"], loop["losses"]
+        self.step, self.evaluated_at, self.losses = (
+            loop["step"],
+            loop["evaluated_at"],
+            loop["losses"],
+        )
         vars(self.throughput).update(loop["throughput"])
         self.breakdown, self.meter.peaks = loop["breakdown"], loop["peaks"][self.ranks.index]
         self.metrics.elsewhere = loop["elsewhere"]
@@ -187,40 +254,87 @@ class Trainer:
     def _one_step(self, step: int) -> None:
         rows, counted = self.plan.step_rows(step), step in self.counted
         size, started = self.run.batch_size, time.perf_counter()
-        parts = data.deal([rows[i:i + size] for i in range(0, len(rows), size)], self.ranks.index, self.ranks.count)
-        batches = [data.collate(part, self.tokenizer.pad_token_id).to(self.device) for part in parts]
+        parts = data.deal(
+            [rows[i : i + size] for i in range(0, len(rows), size)],
+            self.ranks.index,
+            self.ranks.count,
+        )
+        batches = [
+            data.collate(part, self.tokenizer.pad_token_id).to(self.device) for part in parts
+        ]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model.train()
-        live = LiveMemory(self.model, self.optimizer) if counted and not self.ranks.sharded else None
+        live = (
+            LiveMemory(self.model, self.optimizer) if counted and not self.ranks.sharded else None
+        )
         with live or nullcontext():
-            result = train_step(self.wrapped, self.stepper, batches, sum(row.labels for row in rows) / self.ranks.count,
-                                self.run.max_grad_norm, self.engine)
+            result = train_step(
+                self.wrapped,
+                self.stepper,
+                batches,
+                sum(row.labels for row in rows) / self.ranks.count,
+                self.run.max_grad_norm,
+                self.engine,
+            )
         loss, norm = result.loss.item(), self.ranks.whole(result.gradient_norm).item()
-        losses, padded, stops, clocks = zip(*self._gather((
-            loss, sum(batch.input_ids.numel() for batch in batches), self.asked_to_stop, time.perf_counter() - started,
-        )), strict=True)
+        losses, padded, stops, clocks = zip(
+            *self._gather(
+                (
+                    loss,
+                    sum(batch.input_ids.numel() for batch in batches),
+                    self.asked_to_stop,
+                    time.perf_counter() - started,
+                )
+            ),
+            strict=True,
+        )
         # The others may have waited for the first one, which writes: its clock alone measures a step.
         loss, seconds, self.stopping = sum(losses) / self.ranks.count, clocks[0], any(stops)
         self.schedule.seconds += seconds
         self.rates.step()
-        self.throughput.add(seconds, sum(len(row.ids) for row in rows), sum(padded),
-                            sum(len(data.starts(row)) for row in rows), not counted)
+        self.throughput.add(
+            seconds,
+            sum(len(row.ids) for row in rows),
+            sum(padded),
+            sum(len(data.starts(row)) for row in rows),
+            not counted,
+        )
         if live:
             keep_highest(self.breakdown, live.peak(), step + 1)
         self._log_step(step + 1, loss, norm, rates, seconds)
         self._refuse_non_finite(step + 1, loss, norm)
 
-    def _log_step(self, step: int, loss: float, norm: float, rates: list[float], seconds: float) -> None:
-        line = {"step": step, "loss": loss, "lr": rates, "gradient_norm": norm,
-                "tokens": self.throughput.tokens_seen, "step_seconds": round(seconds, 6)}
+    def _log_step(
+        self, step: int, loss: float, norm: float, rates: list[float], seconds: float
+    ) -> None:
+        line = {
+            "step": step,
+            "loss": loss,
+            "lr": rates,
+            "gradient_norm": norm,
+            "tokens": self.throughput.tokens_seen,
+            "step_seconds": round(seconds, 6),
+        }
         self.recorder.log(line)
         speed = self.throughput.tokens_per_second
         groups = {str(index): rate for index, rate in enumerate(rates)}
-        self.trackers.log({"train": {"loss": loss, "gradient_norm": norm, "tokens": line["tokens"],
-                                     "tokens_per_second": speed}, "lr": groups}, step)
+        self.trackers.log(
+            {
+                "train": {
+                    "loss": loss,
+                    "gradient_norm": norm,
+                    "tokens": line["tokens"],
+                    "tokens_per_second": speed,
+                },
+                "lr": groups,
+            },
+            step,
+        )
         self.bar.update()
         if self.run.progress:
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {speed or 0:.0f} tokens/s, {self.meter.current_gib():.2f} GiB")
+            self.bar.set_postfix_str(
+                f"loss {loss:.3f}, {speed or 0:.0f} tokens/s, {self.meter.current_gib():.2f} GiB"
+            )
 
     def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
         # Under fp16 the loss scale makes gradients overflow now and then, and accelerate skips that step.
@@ -249,7 +363,9 @@ class Trainer:
         summed = torch.zeros((), device=self.device)
         with self.meter.phase("evaluate"):
             size = self.run.eval_batch_size or self.run.batch_size
-            for batch in data.eval_batches(rows, size, self.tokenizer.pad_token_id, self.ranks.index, self.ranks.count):
+            for batch in data.eval_batches(
+                rows, size, self.tokenizer.pad_token_id, self.ranks.index, self.ranks.count
+            ):
                 with self.engine.autocast():
                     summed += summed_loss(self.model, batch.to(self.device))
             return sum(self._gather(summed.item())) / sum(row.labels for row in rows)
@@ -265,10 +381,17 @@ class Trainer:
         try:
             if self.run.test:
                 self.losses["test"] = self.evaluate("test", self.throughput.steps)
-            if not self.metrics.match_answers(self.model, self.tokenizer, self.step, self.engine.autocast,
-                                              lambda: any(self._gather(self.asked_to_stop))):
+            if not self.metrics.match_answers(
+                self.model,
+                self.tokenizer,
+                self.step,
+                self.engine.autocast,
+                lambda: any(self._gather(self.asked_to_stop)),
+            ):
                 self._save()
-                raise Interrupted("stopped by SIGTERM after the last step; resume=auto goes on from there")
+                raise Interrupted(
+                    "stopped by SIGTERM after the last step; resume=auto goes on from there"
+                )
         except BaseException:
             # What was trained must not be lost with an answer that takes too much memory. To put a split model
             # together, the others would have to come.
@@ -283,13 +406,17 @@ class Trainer:
             return
         folder = self.recorder.folder / "model"
         with self.meter.phase("export"), self._drawing("modules"):
-            model = self.ranks.whole_model(self.model, self.wrapped, lambda: self.method.prepare(load_model(self.run)))
+            model = self.ranks.whole_model(
+                self.model, self.wrapped, lambda: self.method.prepare(load_model(self.run))
+            )
             if not self.ranks.first:
                 return
             try:
                 self.facts = self.method.export(model, folder, self.run.export_merged)
                 self.tokenizer.save_pretrained(folder)
-            except BaseException:  # half a model is none, and on a full disk it takes the record's room
+            except (
+                BaseException
+            ):  # half a model is none, and on a full disk it takes the record's room
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
 
@@ -299,6 +426,12 @@ class Trainer:
         parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
         memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
         metrics = self.metrics.values(self.losses)
-        return {"parameters": self.parameters, "loss": self.losses, "memory": memory, "metrics": metrics,
-                "metric_facts": self.metrics.facts(metrics),
-                "throughput": self.throughput.facts(), "facts": {**self.recorder.run.get("facts", {}), **self.facts}}
+        return {
+            "parameters": self.parameters,
+            "loss": self.losses,
+            "memory": memory,
+            "metrics": metrics,
+            "metric_facts": self.metrics.facts(metrics),
+            "throughput": self.throughput.facts(),
+            "facts": {**self.recorder.run.get("facts", {}), **self.facts},
+        }

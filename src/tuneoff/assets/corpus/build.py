@@ -24,7 +24,15 @@ DIGEST = "da621b9879907fcaf1bdfa73259852611886fc135d0be373b7a90d1c9c19e59d"
 
 # Tests, installed packages and bundled wheels are not the library. The second line is generated text and
 # tables that teach nothing: encodings (nearly all code pages), pydoc_data (rendered help), html/entities.
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "ensurepip", "__pycache__", "lib-dynload"}
+LEFT_OUT = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "ensurepip",
+    "__pycache__",
+    "lib-dynload",
+}
 LEFT_OUT |= {"encodings", "pydoc_data", "entities.py"}
 # Written at build time, so they differ from machine to machine.
 BUILD_OUTPUT = ("_sysconfigdata_", "config-")
@@ -33,9 +41,14 @@ BUILD_OUTPUT = ("_sysconfigdata_", "config-")
 # module keeps the notice beside the code, as most of them ask, a pair could not; and (2) each module with
 # fewer than this many pairs per 10,000 characters: much text, few pairs. All other modules give pairs only.
 MIN_DENSITY = 4.0
-NOTICE = re.compile(r"(copyright|\(c\)).*((19|20)\d\d|rights reserved)|licen[cs]ed (under|to)", re.IGNORECASE)
+NOTICE = re.compile(
+    r"(copyright|\(c\)).*((19|20)\d\d|rights reserved)|licen[cs]ed (under|to)", re.IGNORECASE
+)
 
-PAIR_SHARES = {"test": 0.11, "validation": 0.11}  # a little over 10 %: they lose the most to deduplication
+PAIR_SHARES = {
+    "test": 0.11,
+    "validation": 0.11,
+}  # a little over 10 %: they lose the most to deduplication
 TEXT_SHARES = {"validation": 0.04}
 MAX_MODULE = 0.25  # of a split's share, so that no single module speaks for a whole split
 
@@ -68,7 +81,9 @@ def read_library(folder: Path) -> dict[str, str]:
         digest.update(f"{name}\n{len(data)}\n".encode() + data)
         modules[name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")] = data
     if digest.hexdigest() != DIGEST:
-        raise WrongRelease(f"not the library of CPython {RELEASE}: its files hash to {digest.hexdigest()}")
+        raise WrongRelease(
+            f"not the library of CPython {RELEASE}: its files hash to {digest.hexdigest()}"
+        )
     return {module: modules[module].decode() for module in sorted(modules)}
 
 
@@ -86,14 +101,16 @@ def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function
 def bare_source(node: Function, lines: list[str]) -> str:
     """Returns a function's source, dedented, without its docstring; '' if the two share a line."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    kept = lines[first - 1:node.end_lineno]
+    kept = lines[first - 1 : node.end_lineno]
     if ast.get_docstring(node, clean=False) is not None:
         doc, end = node.body[0], node.body[0].end_lineno or 0
-        above, below = lines[first - 1:doc.lineno - 1], lines[end:node.end_lineno]
+        above, below = lines[first - 1 : doc.lineno - 1], lines[end : node.end_lineno]
         # A docstring that shares a line with code would take that code with it.
         first_line, last_line = lines[doc.lineno - 1].encode(), lines[end - 1].encode()
-        beside = first_line[:doc.col_offset] + last_line[doc.end_col_offset:]
-        kept = [] if beside.strip() else above + list(dropwhile(lambda line: not line.strip(), below))
+        beside = first_line[: doc.col_offset] + last_line[doc.end_col_offset :]
+        kept = (
+            [] if beside.strip() else above + list(dropwhile(lambda line: not line.strip(), below))
+        )
     source = textwrap.dedent("\n".join(line.rstrip() for line in kept))
     return "" if source[:1].isspace() else source
 
@@ -101,12 +118,18 @@ def bare_source(node: Function, lines: list[str]) -> str:
 def functions(text: str) -> Iterator[tuple[str, str, str]]:
     """Yields name, bare source and docstring's first paragraph ('' without one) of a module's functions."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer interpreters warn of old spellings such as invalid escapes
+        warnings.simplefilter(
+            "ignore"
+        )  # newer interpreters warn of old spellings such as invalid escapes
         tree = ast.parse(text)
     lines = text.split("\n")
     for name, node in definitions(tree):
         docstring = ast.get_docstring(node, clean=False) or ""
-        yield name, bare_source(node, lines), " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
+        yield (
+            name,
+            bare_source(node, lines),
+            " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split()),
+        )
 
 
 def has_body(prompt: str) -> bool:
@@ -116,14 +139,23 @@ def has_body(prompt: str) -> bool:
     except SyntaxError:  # nothing is left under the signature
         return False
     body = function.body if isinstance(function, Function) else []
-    return not all(isinstance(part, ast.Pass) or
-                   isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) for part in body)
+    return not all(
+        isinstance(part, ast.Pass)
+        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        for part in body
+    )
 
 
 def is_pair(prompt: str, completion: str) -> bool:
     """Says whether a function and its paragraph make an example worth learning from."""
-    return (40 <= len(prompt) <= 1000 and 12 <= len(completion) <= 240 and len(completion.split()) >= 3
-            and is_clean(prompt + completion) and fold(completion) not in fold(prompt) and has_body(prompt))
+    return (
+        40 <= len(prompt) <= 1000
+        and 12 <= len(completion) <= 240
+        and len(completion.split()) >= 3
+        and is_clean(prompt + completion)
+        and fold(completion) not in fold(prompt)
+        and has_body(prompt)
+    )
 
 
 def split_modules(sizes: dict[str, int], shares: dict[str, float]) -> dict[str, str]:
@@ -142,14 +174,22 @@ def split_modules(sizes: dict[str, int], shares: dict[str, float]) -> dict[str, 
 def pair_rows(pairs: dict[str, list], pretraining: dict[str, str]) -> list[dict]:
     """Returns the pairs by split, where no text of an evaluation pair is met anywhere else."""
     splits = split_modules({module: len(found) for module, found in pairs.items()}, PAIR_SHARES)
-    known = {fold(part) for text in pretraining.values() for _, *parts in functions(text) for part in parts}
+    known = {
+        fold(part)
+        for text in pretraining.values()
+        for _, *parts in functions(text)
+        for part in parts
+    }
     whole = fold("\n".join(pretraining.values()))
     rows, seen = [], set[str]()
-    for split in (*PAIR_SHARES, "train"):  # evaluation first: what it holds, train then goes without
+    for split in (
+        *PAIR_SHARES,
+        "train",
+    ):  # evaluation first: what it holds, train then goes without
         for module in (module for module in pairs if splits[module] == split):
             for name, prompt, completion in pairs[module]:
                 keys = {fold(prompt), fold(completion)}
-                if keys & seen or split != "train" and (keys & known or fold(prompt) in whole):
+                if keys & seen or (split != "train" and (keys & known or fold(prompt) in whole)):
                     continue
                 seen |= keys
                 row = {"split": split, "module": module, "name": name}
@@ -160,7 +200,10 @@ def pair_rows(pairs: dict[str, list], pretraining: dict[str, str]) -> list[dict]
 def text_rows(pretraining: dict[str, str]) -> list[dict]:
     """Returns the pretraining modules with their splits."""
     splits = split_modules({module: len(text) for module, text in pretraining.items()}, TEXT_SHARES)
-    return [{"split": splits[module], "module": module, "text": text} for module, text in pretraining.items()]
+    return [
+        {"split": splits[module], "module": module, "text": text}
+        for module, text in pretraining.items()
+    ]
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

@@ -1,4 +1,5 @@
 """Makes `tiny`: tokenizer and architecture, and after `train.py` trained it, its weights (README.md here says how)."""
+
 import sys
 from pathlib import Path
 
@@ -19,19 +20,40 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = (found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"])
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
+    texts = (
+        found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"]
+    )
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=[END],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END
+    )
 
 
 def architecture() -> LlamaConfig:
     """Llama with multi-head attention; every linear matrix has both sides at 256 or more, so rank 128 is still low."""
-    return LlamaConfig(vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=6,
-                       num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
-                       tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-                       architectures=["LlamaForCausalLM"], dtype="bfloat16")
+    return LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
 
 
 def adopt(run: Path) -> None:

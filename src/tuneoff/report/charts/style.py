@@ -1,4 +1,5 @@
 """How charts look: one colour, shape and dash a method in every chart, and type that can be read in one column."""
+
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -36,21 +37,31 @@ class Style:
     @property
     def shape(self) -> alt.Shape:
         """Six shapes beside seven colours: 42 methods differ."""
-        return alt.Shape("method:N", title=None, scale=self._scale(SHAPES, 1), legend=self._legend())
+        return alt.Shape(
+            "method:N", title=None, scale=self._scale(SHAPES, 1), legend=self._legend()
+        )
 
     @property
     def dash(self) -> alt.StrokeDash:
         """Another dash each time that the colours begin again."""
-        return alt.StrokeDash("method:N", title=None, scale=self._scale(DASHES, len(COLOURS)), legend=self._legend())
+        return alt.StrokeDash(
+            "method:N", title=None, scale=self._scale(DASHES, len(COLOURS)), legend=self._legend()
+        )
 
     def _scale(self, styles: Sequence, step: int) -> alt.Scale:
         places = [self.methods.index(name) // step for name in self.present]
-        return alt.Scale(domain=self.present, range=[styles[place % len(styles)] for place in places])
+        return alt.Scale(
+            domain=self.present, range=[styles[place % len(styles)] for place in places]
+        )
 
     def _legend(self) -> alt.Legend:
         """As many columns as fit the chart's width."""
-        widths = {columns: sum(max(map(len, self.present[start::columns]), default=0) for start in range(columns))
-                  for columns in (3, 2)}
+        widths = {
+            columns: sum(
+                max(map(len, self.present[start::columns]), default=0) for start in range(columns)
+            )
+            for columns in (3, 2)
+        }
         columns = next((columns for columns, width in widths.items() if width <= 44), 1)
         return alt.Legend(columns=columns, symbolStrokeWidth=1.8, **(STROKE if self.lines else {}))
 
@@ -72,7 +83,9 @@ def axis_range(values: Sequence[float], log: float = 0) -> list[float]:
 def quality_axis(quality: Quality, points: Sequence[dict]) -> alt.Y:
     """The vertical axis of a measure, wide enough for the intervals of `points`."""
     domain = axis_range([point[key] for point in points for key in ("y", "y_low", "y_high")])
-    return alt.Y("y:Q", title=f"{quality.heading}{quality.unit}", scale=alt.Scale(zero=False, domain=domain))
+    return alt.Y(
+        "y:Q", title=f"{quality.heading}{quality.unit}", scale=alt.Scale(zero=False, domain=domain)
+    )
 
 
 def ends(key: str, mean: float, half: float | None) -> dict[str, float]:
@@ -87,9 +100,28 @@ def slug(key: str) -> str:
 
 def styled(chart: Figure) -> dict:
     """The specification with fonts, legend and grid set."""
-    return chart.configure(font="Helvetica, Arial, sans-serif", background="white").configure_axis(
-        labelFontSize=11, titleFontSize=11.5, titleFontWeight="normal", gridColor="#e8e8e8", domainColor="#666",
-        tickColor="#666", titlePadding=6, labelFlush=False, labelOverlap=True,
-    ).configure_legend(
-        orient="bottom", labelFontSize=11, labelLimit=160, columnPadding=12, rowPadding=2, symbolSize=60, offset=6,
-    ).configure_view(stroke=None).to_dict(validate=False)  # a third of a second a report; the tests validate
+    return (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
+        .configure_axis(
+            labelFontSize=11,
+            titleFontSize=11.5,
+            titleFontWeight="normal",
+            gridColor="#e8e8e8",
+            domainColor="#666",
+            tickColor="#666",
+            titlePadding=6,
+            labelFlush=False,
+            labelOverlap=True,
+        )
+        .configure_legend(
+            orient="bottom",
+            labelFontSize=11,
+            labelLimit=160,
+            columnPadding=12,
+            rowPadding=2,
+            symbolSize=60,
+            offset=6,
+        )
+        .configure_view(stroke=None)
+        .to_dict(validate=False)
+    )  # a third of a second a report; the tests validate
