@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> job.Outcome | None:
     hydra: Any = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN:
         return job.run_job(cfg, hydra)
-    single_run.run(cfg, Path(hydra.runtime.output_dir))
+    single_run.run_single(cfg, Path(hydra.runtime.output_dir))
     return None
 
 

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 import tuneoff.cli.run_folder
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff import record
-from tuneoff.config import bind, resolved
+from tuneoff.config import bind, resolve_config
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -217,7 +217,7 @@ def settings(compose_config):
 
     def make(*overrides: str):
         cfg = compose_config(*overrides)
-        return *bind(cfg), resolved(cfg)
+        return *bind(cfg), resolve_config(cfg)
 
     return make
 

@@ -9,7 +9,16 @@ from conftest import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 
 from tuneoff import config
-from tuneoff.config import ConfigError, Experiment, as_names, bind, derive, identity, schemas, shown
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    as_names,
+    bind,
+    derive_seed,
+    format_value,
+    identify_run,
+    schemas,
+)
 from tuneoff.methods import Method, register
 
 
@@ -81,7 +90,7 @@ def test_a_bare_list_and_a_quoted_string_give_the_same_config():
 
 def test_values_are_shown_as_they_are_written():
     values = [None, True, False, 1e-5, ["a", None], config.Dtype.float32, config.MixedPrecision.no]
-    assert [shown(value) for value in values] == [
+    assert [format_value(value) for value in values] == [
         "null",
         "true",
         "false",
@@ -114,12 +123,12 @@ def test_unused_mixed_precision_reads_as_no():
 
 
 def test_identity_changes_with_what_changes_a_result_and_with_nothing_else():
-    first = identity(composed())
-    assert first == identity(
+    first = identify_run(composed())
+    assert first == identify_run(
         composed("tracker=none", "progress=false", "wandb_project=other", "save_every=5")
     )
     others = [
-        identity(composed(change))
+        identify_run(composed(change))
         for change in ("seed=1", "lr=7e-3", "method=dora", "data.limit=5")
     ]
     assert len({first, *others}) == 5
@@ -130,7 +139,7 @@ def test_identity_changes_with_the_data_file(tmp_path):
     found = set()
     for text in ('{"text": "a"}', '{"text": "b"}'):
         path.write_text(text)
-        found.add(identity(composed(f"data.path={path}")))
+        found.add(identify_run(composed(f"data.path={path}")))
     assert len(found) == 2
 
 
@@ -138,11 +147,11 @@ def test_every_purpose_has_its_own_seed():
     assert (
         len(
             {
-                derive(seed, purpose)
+                derive_seed(seed, purpose)
                 for seed in (0, 1)
                 for purpose in ("modules", "order", "dropout")
             }
         )
         == 6
     )
-    assert derive(0, "order") == derive(0, "order")
+    assert derive_seed(0, "order") == derive_seed(0, "order")

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tuneoff import config
-from tuneoff.cli.error_lines import causes, expectation, explain, field_of
+from tuneoff.cli.error_lines import describe_allowed, error_chain, explain_error, find_field
 from tuneoff.config import binding
 from tuneoff.methods.badam import BAdam
 from tuneoff.methods.galore import GaLore
@@ -26,7 +26,10 @@ def raised(*overrides: str, attribute: str | None = None) -> Exception:
 
 
 def test_the_value_is_taken_from_the_point_of_a_grid_not_from_the_command_line():
-    assert explain(raised("lr=abc"), ["-m", "lr=1e-3,abc"]) == "lr=abc: must be a number, above 0"
+    assert (
+        explain_error(raised("lr=abc"), ["-m", "lr=1e-3,abc"])
+        == "lr=abc: must be a number, above 0"
+    )
 
 
 def test_an_error_of_ours_is_found_behind_whatever_wraps_it():
@@ -36,16 +39,16 @@ def test_an_error_of_ours_is_found_behind_whatever_wraps_it():
         except config.ConfigError as error:
             raise UserWarning("Callback") from error
     except UserWarning as wrapped:
-        assert explain(wrapped, []) == "lr=0: must be above 0"
+        assert explain_error(wrapped, []) == "lr=0: must be above 0"
     assert (
-        explain(Busy("x: another process is training here"), [])
+        explain_error(Busy("x: another process is training here"), [])
         == "x: another process is training here"
     )
 
 
 def test_reading_a_key_that_is_not_there_is_a_fault_of_ours():
     error = raised(attribute="no_such_key")
-    assert type(error).__name__ == "ConfigAttributeError" and explain(error, []) is None
+    assert type(error).__name__ == "ConfigAttributeError" and explain_error(error, []) is None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_other_errors_are_faults_of_ours(fault):
     try:
         raise fault
     except Exception as error:
-        assert explain(error, []) is None
+        assert explain_error(error, []) is None
 
 
 def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
@@ -63,7 +66,7 @@ def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
     cfg = OmegaConf.create({"name": "${identity:}", "hydra": {"overrides": {"task": []}}})
     with pytest.raises(Exception) as caught:
         _ = cfg.name
-    assert explain(caught.value, []) is None
+    assert explain_error(caught.value, []) is None
 
 
 def test_causes_are_listed_outermost_first():
@@ -73,24 +76,27 @@ def test_causes_are_listed_outermost_first():
         except ValueError:
             raise RuntimeError from None
     except RuntimeError as error:
-        assert [type(cause).__name__ for cause in causes(error)] == ["RuntimeError", "ValueError"]
+        assert [type(cause).__name__ for cause in error_chain(error)] == [
+            "RuntimeError",
+            "ValueError",
+        ]
 
 
 def test_expectations_come_from_types_and_ranges():
     assert (
-        expectation(GaLore, "galore_proj_type")
+        describe_allowed(GaLore, "galore_proj_type")
         == "must be one of std, reverse_std, right, left, full"
     )
-    assert expectation(LoRA, "lora_alpha") == "must be a number, above 0, or null"
+    assert describe_allowed(LoRA, "lora_alpha") == "must be a number, above 0, or null"
     assert (
-        expectation(BAdam, "badam_switch_interval")
+        describe_allowed(BAdam, "badam_switch_interval")
         == "must be an integer, at least 1, or -1 to never switch"
     )
-    assert expectation(config.Data, "limit") == "must be an integer, at least 1, or null"
-    assert expectation(LoRA, "lora_target") is None and expectation(dict, "x") is None
+    assert describe_allowed(config.Data, "limit") == "must be an integer, at least 1, or null"
+    assert describe_allowed(LoRA, "lora_target") is None and describe_allowed(dict, "x") is None
 
 
 def test_fields_are_found_for_every_method_and_group():
-    assert field_of("galore_target").metadata["names"] and field_of("tags").metadata["names"]
-    assert field_of("data.limit").name == "limit"
-    assert field_of("data.nope") is None and field_of("hydra.verbose") is None
+    assert find_field("galore_target").metadata["names"] and find_field("tags").metadata["names"]
+    assert find_field("data.limit").name == "limit"
+    assert find_field("data.nope") is None and find_field("hydra.verbose") is None

@@ -65,7 +65,7 @@ def exported(tmp_path_factory, debug_model, untied_model):
     from conftest import QUICK, ROOT
     from hydra import compose, initialize_config_dir
 
-    from tuneoff.config import bind, resolved
+    from tuneoff.config import bind, resolve_config
 
     ids = torch.arange(1, 33).reshape(2, 16)
     trained, jobs = {}, []
@@ -89,7 +89,7 @@ def exported(tmp_path_factory, debug_model, untied_model):
                 ],
             )
         trainer = Trainer(*bind(cfg), Recorder(folder))
-        trainer.load({"config": resolved(cfg)})
+        trainer.load({"config": resolve_config(cfg)})
         trainer.fit()
         with torch.no_grad():
             trained[case] = trainer.run.method, trainer.model.eval()(input_ids=ids).logits

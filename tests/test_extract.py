@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuneoff.config.extractors import extract, is_extractor
+from tuneoff.config.extractors import extract_answer, is_extractor
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tuneoff.config.extractors import extract, is_extractor
     ],
 )
 def test_gsm8k(text, answer):
-    assert extract(text, "gsm8k") == answer
+    assert extract_answer(text, "gsm8k") == answer
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_gsm8k(text, answer):
     ],
 )
 def test_a_whole_answer(text, answer):
-    assert extract(text, "whole") == answer
+    assert extract_answer(text, "whole") == answer
 
 
 def test_an_expression_gives_its_group():
     expression = r"answer is (\S+)(?: indeed)?"
-    assert extract("The answer is 1,000. The answer is 2.", expression) == "1000"
-    assert extract("None", expression) is None
-    assert extract("so: ", r"so:(?: (\d))?") is None  # the group had no part in the match
+    assert extract_answer("The answer is 1,000. The answer is 2.", expression) == "1000"
+    assert extract_answer("None", expression) is None
+    assert extract_answer("so: ", r"so:(?: (\d))?") is None  # the group had no part in the match
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_mo
         and "could not be written" in last
         and "Traceback" not in done.stderr
     )
-    kept = checkpoint.found(folder / "checkpoints")
-    assert kept and checkpoint.newest(folder / "checkpoints").loop["step"] == len(kept)
+    kept = checkpoint.find_checkpoints(folder / "checkpoints")
+    assert kept and checkpoint.load_newest(folder / "checkpoints").loop["step"] == len(kept)
     assert not list((folder / "checkpoints").glob(".*"))  # the torn one is gone
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "failed" and result["loss"]["initial"] > 0
@@ -162,7 +162,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
     first = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2")
     assert first.returncode == 0, first.stderr
     whole = (folder / "metrics.jsonl").read_text()
-    newest = checkpoint.found(folder / "checkpoints")[-1]
+    newest = checkpoint.find_checkpoints(folder / "checkpoints")[-1]
     with (newest / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
     (folder / "result.json").unlink()
@@ -201,7 +201,7 @@ def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
         "diverged at step 3: "
     )
     assert [line["step"] for line in result["curve"] if "loss" in line] == [1, 2, 3]
-    saved = checkpoint.newest(tmp_path / "checkpoints")
+    saved = checkpoint.load_newest(tmp_path / "checkpoints")
     assert saved.loop["step"] == 2 and all(
         tensor.isfinite().all() for tensor in saved.tensors.values()
     )

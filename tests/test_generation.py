@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from tuneoff.config import Model
 from tuneoff.models.loading import load_tokenizer
-from tuneoff.training.generate import generate
+from tuneoff.training.generate import generate_answers
 
 WIDTH = {
     "hidden_size": 64,
@@ -93,7 +93,7 @@ def test_a_batch_says_what_each_row_says_alone(tokenizer, caplog, monkeypatch, k
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
-        answers = generate(model.train(), tokenizer, PROMPTS, 12)
+        answers = generate_answers(model.train(), tokenizer, PROMPTS, 12)
     assert not caplog.records
     assert [answer.ids for answer in answers] == [
         alone(plain, prompt, [0, third], 12) for prompt in PROMPTS
@@ -110,7 +110,7 @@ def test_a_tokenizer_without_padding_is_no_hindrance(tokenizer, tmp_path):
     bare.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token is None
     model = small("llama")
-    answers = generate(model, load_tokenizer(Model("debug", str(tmp_path))), PROMPTS, 6)
+    answers = generate_answers(model, load_tokenizer(Model("debug", str(tmp_path))), PROMPTS, 6)
     assert [answer.ids for answer in answers] == [
         alone(model, prompt, [0], 6) for prompt in PROMPTS
     ]
@@ -118,8 +118,8 @@ def test_a_tokenizer_without_padding_is_no_hindrance(tokenizer, tmp_path):
 
 def test_an_end_that_only_the_data_knows(tokenizer):
     model = small("llama")
-    whole = generate(model, tokenizer, PROMPTS, 12)[1].ids
-    answers = generate(model, tokenizer, PROMPTS, 12, also_ends={whole[3]})
+    whole = generate_answers(model, tokenizer, PROMPTS, 12)[1].ids
+    answers = generate_answers(model, tokenizer, PROMPTS, 12, also_ends={whole[3]})
     assert answers[1] == (whole[: whole.index(whole[3])], True)
 
 
@@ -130,6 +130,6 @@ def test_the_cache_is_used_whatever_the_models_config_says(tokenizer):
     model.get_input_embeddings().register_forward_hook(
         lambda layer, inputs, output: lengths.append(output.shape[1])
     )
-    generate(model, tokenizer, PROMPTS, 4)
+    generate_answers(model, tokenizer, PROMPTS, 4)
     assert lengths == [25, 1, 1, 1]
     assert not (model.config.use_cache or model.generation_config.use_cache)

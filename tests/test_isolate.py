@@ -93,7 +93,7 @@ def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
 
     def run(work, *arguments, limits=NONE, **options):
-        supervisor.run(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run_supervised(partial(work, *arguments), tmp_path, START, limits, **options)
         return read_json(tmp_path / "result.json")
 
     return run
@@ -132,7 +132,8 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = (
-        "import sys\nfrom tuneoff import isolate, entry\nfrom tuneoff.sweeps import grids, job, tuned\n"
+        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import supervisor\n"
+        "from tuneoff.sweeps import job, sweeper, tuning\n"
         "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
@@ -228,8 +229,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
 from tuneoff.jobs import supervisor
-supervisor.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-               supervisor.Limits())
+supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
+                          supervisor.Limits())
 """
 
 

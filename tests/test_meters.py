@@ -6,8 +6,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff.data import collate
-from tuneoff.measure.memory_breakdown import LiveMemory
-from tuneoff.measure.memory_peaks import PhaseMeter
+from tuneoff.measure.memory_breakdown import MemoryBreakdown
+from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.measure.throughput import Throughput, quantile
 from tuneoff.training.step import train_step
 
@@ -20,7 +20,7 @@ def touch(mebibytes):
 
 
 def test_a_phase_after_many_freed_blocks_starts_low():
-    meter = PhaseMeter(torch.device("cpu"))
+    meter = PhasePeaks(torch.device("cpu"))
     with meter.phase("train"):
         kept = touch(50)
         with meter.phase("evaluate"):
@@ -55,7 +55,7 @@ def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         train_step(model, optimizer, [batch], batch.label_tokens)
-    live = LiveMemory(model, optimizer)
+    live = MemoryBreakdown(model, optimizer)
     with live:
         train_step(model, optimizer, [batch], batch.label_tokens)
     changes = [event.nbytes() for event in events(seen) if event.name() == "[memory]"]

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate
-from tuneoff.models.layers import decoder_layers, linear_modules, tied
+from tuneoff.models.layers import find_decoder_layers, find_linear_layers, has_tied_head
 from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
 from tuneoff.training.step import train_step
@@ -206,7 +206,7 @@ def test_layerwise_galore_clips_each_weight(trainer):
     "method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"]
 )
 def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
-    from tuneoff.training.run import classify
+    from tuneoff.training.run import classify_error
 
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", *extra)
@@ -223,7 +223,7 @@ def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, metho
     made._one_step = poison
     with pytest.raises(ArithmeticError, match="diverged at step 3") as caught:
         made.fit()
-    assert classify(caught.value) == "diverged"
+    assert classify_error(caught.value) == "diverged"
 
 
 # ---------------------------------------------------------------- BAdam
@@ -351,11 +351,11 @@ ARCHITECTURES: dict = {
 def test_layers_head_and_embeddings_are_found_through_the_model(architecture):
     shape, linears = ARCHITECTURES[architecture]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
-    path, layers = decoder_layers(model)
+    path, layers = find_decoder_layers(model)
     assert len(layers) == 3 and model.get_submodule(path) is layers
-    found = linear_modules(model, ["all"], "any")
+    found = find_linear_layers(model, ["all"], "any")
     assert len(found) == 3 * linears and model.get_output_embeddings() not in found.values()
-    assert tied(model) == (architecture != "qwen2")
+    assert has_tied_head(model) == (architecture != "qwen2")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

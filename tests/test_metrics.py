@@ -86,7 +86,7 @@ def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
 ):
     trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
     lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
-    monkeypatch.setattr("tuneoff.training.trainer.positions", lambda model: max(lengths) + 15)
+    monkeypatch.setattr("tuneoff.training.trainer.max_positions", lambda model: max(lengths) + 15)
     trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
     asked = trainer.metrics.exact_match
     trainer.conclude()

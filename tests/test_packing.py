@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
-from tuneoff.data import Row, collate, join, pack
-from tuneoff.models.checks import refuse_leaks
+from tuneoff.data import Row, collate, join_rows, pack_rows
+from tuneoff.models.checks import check_packing
 from tuneoff.training.step import summed_loss
 
 SHARED = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -94,7 +94,7 @@ def test_padding_on_the_right_needs_no_mask(kind, attention):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KEPT_APART)
 def test_packed_loss_and_gradients_are_the_unpacked_ones(kind, attention):
-    packs = pack(EXAMPLES, 48)
+    packs = pack_rows(EXAMPLES, 48)
     assert len(packs) == 3 and any(len(one.ids) < 48 for one in packs)  # with padding
     loss, gradients = gradients_of(tiny(kind, attention), [collate(packs, 0)])
     alone, expected = gradients_of(tiny(kind, attention), [collate([row], 0) for row in EXAMPLES])
@@ -112,7 +112,7 @@ def test_another_first_example_leaves_the_second_as_it_was(kind):
     first, other, second = rows(11, 11, 13)
     packed = []
     for before in (first, other):
-        batch = collate([join([before, second])], 0)
+        batch = collate([join_rows([before, second])], 0)
         packed.append(
             model(
                 input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
@@ -127,7 +127,7 @@ def test_another_first_example_leaves_the_second_as_it_was(kind):
 @pytest.mark.parametrize("kind", KEPT_APART)
 def test_architectures_that_keep_examples_apart_are_let_through(kind, dtype):
     model = tiny(kind).to(dtype)
-    refuse_leaks(model)
+    check_packing(model)
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -136,7 +136,7 @@ def test_an_architecture_that_leaks_is_refused_in_any_precision(dtype):
     with pytest.raises(
         ConfigError, match="packing=true: an example would see the one packed before it in opt"
     ):
-        refuse_leaks(tiny("opt").to(dtype))
+        check_packing(tiny("opt").to(dtype))
 
 
 def test_a_leak_far_below_rounding_is_found():
@@ -145,7 +145,7 @@ def test_a_leak_far_below_rounding_is_found():
     config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=2, n_head=4, **SHARED)
     model = AutoModelForCausalLM.from_config(config).bfloat16()
     with pytest.raises(ConfigError, match="would see"):
-        refuse_leaks(model)
+        check_packing(model)
 
 
 def test_an_example_read_at_other_positions_is_refused():
@@ -155,7 +155,7 @@ def test_an_example_read_at_other_positions_is_refused():
         lambda module, inputs: (torch.arange(inputs[0].shape[1]).expand_as(inputs[0]),)
     )
     with pytest.raises(ConfigError, match="packing=true: packed logits differ by"):
-        refuse_leaks(model)
+        check_packing(model)
 
 
 def test_a_run_is_refused_with_its_key_and_leaves_no_result(run, tmp_path, debug_model):

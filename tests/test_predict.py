@@ -20,10 +20,10 @@ from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
 from tuneoff.models.loading import build_model, load_model
 from tuneoff.predict import predict
-from tuneoff.predict.chart import draw
-from tuneoff.predict.fake_tensors import Fakes
-from tuneoff.predict.largest_batch import largest
-from tuneoff.predict.predictor import Predictor, worst_batch
+from tuneoff.predict.chart import draw_timeline
+from tuneoff.predict.fake_tensors import FakeMode
+from tuneoff.predict.largest_batch import find_largest_batch
+from tuneoff.predict.predictor import Predictor, make_worst_batch
 from tuneoff.record import read_json
 from tuneoff.training.step import Engine, summed_loss, train_step
 
@@ -97,7 +97,7 @@ def real_steps(run, method) -> dict[str, int]:
     """Three real steps on this machine: the live tensors' own bytes, and the allocator's peak in the last step."""
     model = method.prepare(load_model(run)).train()
     optimizer = method.make_optimizer(model, run)
-    batch = worst_batch(run.batch_size, run.max_length, run.packing)
+    batch = make_worst_batch(run.batch_size, run.max_length, run.packing)
     engine = (
         Engine(partial(torch.autocast, "cpu", torch.bfloat16))
         if run.mixed_precision.value
@@ -196,7 +196,7 @@ def test_the_other_phases_equal_real_ones(settings, method):
     model = options.prepare(load_model(run)).train()
     optimizer, batch = (
         options.make_optimizer(model, run),
-        worst_batch(run.batch_size, run.max_length),
+        make_worst_batch(run.batch_size, run.max_length),
     )
     predictor = Predictor(run, options)
 
@@ -415,7 +415,7 @@ def told(mode, operation, x) -> list:
 @pytest.mark.parametrize("number", range(len(OPERATIONS)))
 def test_what_fake_tensors_remember_is_what_pytorch_says(number):
     """A second call is answered from memory; 1 and 1.0 and True are no one argument."""
-    plain, fakes = FakeTensorMode(), Fakes()
+    plain, fakes = FakeTensorMode(), FakeMode()
     for operation in (*OPERATIONS[:5], OPERATIONS[number], OPERATIONS[number]):
         fresh = [mode.from_tensor(torch.zeros(4, 6)) for mode in (plain, fakes)]
         assert told(plain, operation, fresh[0]) == told(fakes, operation, fresh[1])
@@ -430,13 +430,13 @@ def test_a_step_like_the_one_before_is_answered_from_memory(settings, method, mo
     predictor.train("first step", 4)
     predictor.train("steady step", 4)
     asked, ask = [], FakeTensorMode.dispatch
-    monkeypatch.setattr(Fakes, "dispatch", lambda *words: asked.append(words[1]) or ask(*words))
+    monkeypatch.setattr(FakeMode, "dispatch", lambda *words: asked.append(words[1]) or ask(*words))
     made = [size for _, size in predictor.train("steady step", 4).live.events if size > 0]
     assert len(made) > 100 and len(asked) < 0.05 * len(made)
 
 
 def test_a_fake_operation_is_seen_once_whatever_it_is_made_of():
-    seen, fakes = [], Fakes()
+    seen, fakes = [], FakeMode()
     x = fakes.from_tensor(torch.zeros(4, 6))
     with fakes, fakes.watch(lambda operation, result: seen.append(operation)):
         for _ in range(2):
@@ -488,7 +488,7 @@ def test_eight_bit_states_equal_a_real_step(settings, method, monkeypatch):
         f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method)
     )
     found = predict(run, options)["breakdown_gib"]["optimizer_state"]
-    monkeypatch.setattr("tuneoff.models.optimizers.need_cuda", lambda run: None)
+    monkeypatch.setattr("tuneoff.models.optimizers.check_cuda", lambda run: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     compare(run, options, peaks=False)  # the CPU's kernels work on float32 copies
     run.optimizer = Optimizer.adamw
@@ -509,7 +509,9 @@ def test_the_largest_batch_is_the_one_before_the_first_that_does_not_fit(setting
 
 @pytest.mark.parametrize("answer", [0, 1, 2, 7, 1000])
 def test_the_search_finds_any_answer(answer):
-    found, tried = largest(lambda rows: rows**1.1, (answer + 0.5) ** 1.1, start=4, without_rows=0.0)
+    found, tried = find_largest_batch(
+        lambda rows: rows**1.1, (answer + 0.5) ** 1.1, start=4, without_rows=0.0
+    )
     assert found == answer and len(tried) < 12
 
 
@@ -577,7 +579,7 @@ def test_a_prediction_is_no_result(settings, tmp_path):
     assert 100 < len(found["timeline"]["gib"]) <= 200
     heights = [sum(moment.values()) for moment in found["timeline"]["gib"]]
     assert max(heights) == pytest.approx(found["peak_gib"]["train"], abs=3e-4)
-    assert draw(found["timeline"], tmp_path).read_text().startswith("<svg")
+    assert draw_timeline(found["timeline"], tmp_path).read_text().startswith("<svg")
 
 
 @pytest.mark.parametrize(

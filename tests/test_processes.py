@@ -19,7 +19,7 @@ from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
-from tuneoff.data import Row, collate, deal, eval_batches
+from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import perform
 from tuneoff.record import read_json, read_metrics
@@ -36,21 +36,22 @@ OPTIONS = {"galore": ["galore_rank=4", "galore_update_interval=5"]}
 def test_every_row_is_dealt_once_and_every_rank_gets_as_many_batches():
     for ranks in (1, 2, 3, 8):
         shares = [
-            deal([ROWS[i : i + 2] for i in range(0, 7, 2)], rank, ranks) for rank in range(ranks)
+            split_between_ranks([ROWS[i : i + 2] for i in range(0, 7, 2)], rank, ranks)
+            for rank in range(ranks)
         ]
         assert len({len(share) for share in shares}) == 1
         assert sorted(
             row for share in shares for part in share for row in part if row.spans
         ) == sorted(ROWS)
         evaluated = [
-            batch for rank in range(ranks) for batch in eval_batches(ROWS, 2, 0, rank, ranks)
+            batch for rank in range(ranks) for batch in evaluation_batches(ROWS, 2, 0, rank, ranks)
         ]
         assert sum(batch.label_tokens for batch in evaluated) == sum(row.labels for row in ROWS)
 
 
 def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_model):
     model = AutoModelForCausalLM.from_pretrained(debug_model)
-    (blank,) = deal([ROWS[:2]], 1, 2)
+    (blank,) = split_between_ranks([ROWS[:2]], 1, 2)
     loss = summed_loss(model, collate(blank, 0))
     loss.backward()
     assert loss.item() == 0
@@ -62,7 +63,7 @@ def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_mode
 # ---------------------------------------------------------------- two processes
 @pytest.fixture
 def two(settings, tmp_path):
-    """`two("method=full", …)` trains in two processes that `isolate` starts, and returns (result, folder)."""
+    """`two("method=full", …)` trains in two processes that the supervisor starts, and returns (result, folder)."""
 
     def start(*overrides, work=perform, folder=tmp_path / "two"):
         experiment, method, config = settings(*overrides, "num_processes=2")
@@ -72,7 +73,7 @@ def two(settings, tmp_path):
             "method": experiment.method,
             "seed": experiment.seed,
         }
-        supervisor.run(
+        supervisor.run_supervised(
             partial(work, experiment, method, folder, told),
             folder,
             told,
@@ -402,8 +403,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
 from tuneoff.jobs import supervisor
-supervisor.run(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-               supervisor.Limits(), ranks=2)
+supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
+                          supervisor.Limits(), ranks=2)
 """
 
 

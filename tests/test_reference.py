@@ -8,7 +8,7 @@ import torch
 from conftest import METHODS
 from torch import nn
 
-from tuneoff.config import derive
+from tuneoff.config import derive_seed
 from tuneoff.data import collate
 from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
@@ -34,8 +34,8 @@ def trained(settings, tmp_path):
 
 def base(trainer) -> nn.Module:
     """The untouched model the trainer started from."""
-    torch.manual_seed(derive(trainer.run.seed, "modules"))
-    return load_model(replace(trainer.run)).train()
+    torch.manual_seed(derive_seed(trainer.experiment.seed, "modules"))
+    return load_model(replace(trainer.experiment)).train()
 
 
 def rate(step: int) -> float:
@@ -89,7 +89,7 @@ def assert_same(measured):
 
     def check(trainer, reference):
         difference, name = worst(trainer.model, reference)
-        measured(trainer.run.method, "equal to reference", difference)
+        measured(trainer.experiment.method, "equal to reference", difference)
         assert difference <= 1e-6, f"{name}: {difference}"
 
     return check
@@ -277,7 +277,7 @@ def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert
     layers = model.model.layers
     order = ORDERS.get(mode)
     if order is None:
-        generator = torch.Generator().manual_seed(derive(0, "blocks"))
+        generator = torch.Generator().manual_seed(derive_seed(0, "blocks"))
         order = [
             block
             for _ in range(3)
@@ -327,7 +327,7 @@ def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
         places = torch.arange(cycle * count, (cycle + 1) * count) % size
         if mask == "scatter":
             places = torch.randperm(
-                size, generator=torch.Generator().manual_seed(derive(0, "blocks"))
+                size, generator=torch.Generator().manual_seed(derive_seed(0, "blocks"))
             )[places]
         flat = torch.zeros(size, dtype=torch.bool)
         flat[places] = True

@@ -401,7 +401,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     methods.mkdir(parents=True)
     choices.mkdir(parents=True)
     (methods / "broken.py").write_text(
-        "from dataclasses import dataclass\nfrom tuneoff.config import Method, register\n\n@register\n@dataclass\n"
+        "from dataclasses import dataclass\nfrom tuneoff.methods import Method, register\n\n@register\n@dataclass\n"
         "class Broken(Method):\n    def check(self, run):\n        run.no_such_attribute\n"
     )
     (choices / "broken.yaml").write_text(

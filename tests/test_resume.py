@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from test_isolate import session
 
 from tuneoff import record
-from tuneoff.cli.run_folder import refuse_another_run, run_folder
+from tuneoff.cli.run_folder import check_same_run, choose_run_folder
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import perform
@@ -91,7 +91,7 @@ def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, meth
                 trainer.fit()
             trainer.recorder.close()
         finals.append((trajectory(tmp_path / name), dict(trainer.model.named_parameters())))
-        saved = checkpoint.newest(tmp_path / name / "checkpoints")
+        saved = checkpoint.load_newest(tmp_path / name / "checkpoints")
         assert saved.tensors.keys() == trainer.method.ever_trained(trainer.model, trainer.optimizer)
     assert len([line for line in finals[0][0] if "loss" in line]) == 11
     assert [apart(one, other) for one, other in zip(*finals, strict=True)] == [0, 0]
@@ -150,7 +150,9 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     wait_for(lambda: not record.is_locked(folder))
     if victim == job.pid and moment == "writing":
         assert list((folder / "checkpoints").glob(".step_*"))
-    assert checkpoint.newest(folder / "checkpoints").loop["step"] >= 3  # though only one is kept
+    assert (
+        checkpoint.load_newest(folder / "checkpoints").loop["step"] >= 3
+    )  # though only one is kept
     return step
 
 
@@ -175,7 +177,7 @@ def holder(root: int, sweep: Path) -> tuple[psutil.Process, Path] | None:
 
 def weights(folder: Path) -> dict:
     """Every tensor that a finished run has left: its last checkpoint's, the optimizer's, and the export's."""
-    saved = checkpoint.newest(folder / "checkpoints")
+    saved = checkpoint.load_newest(folder / "checkpoints")
     return {
         "checkpoint": saved.tensors,
         "state": saved.state,
@@ -233,7 +235,7 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
 
     def go_on(folder):
         work = partial(perform, replace(experiment, resume="auto"), chosen, folder, start)
-        supervisor.run(work, folder, start, supervisor.Limits(), folder / "run.log")
+        supervisor.run_supervised(work, folder, start, supervisor.Limits(), folder / "run.log")
         return record.read_json(folder / "result.json")["status"]
 
     def kill(moment, root, began):
@@ -250,7 +252,7 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
             command("-m", *options(method, parts=4), f"hydra.sweep.dir={sweep}"),
         )
         folder = kill(moment, launcher.pid, began)
-        assert launcher.wait() == -signal.SIGKILL and record.status(folder) == "interrupted"
+        assert launcher.wait() == -signal.SIGKILL and record.read_status(folder) == "interrupted"
     for moment in ("training", "evaluation", "writing"):
         with ThreadPoolExecutor(1) as pool:
             struck = pool.submit(kill, moment, os.getpid(), time.time())
@@ -274,7 +276,7 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
     for moment in ("training", "evaluation", "writing"):
         began, process = time.time(), command("resume=auto", f"hydra.run.dir={folder}")
         kill_in(moment, folder, began, psutil.Process(process.pid), process.pid)
-        assert process.wait() == -signal.SIGKILL and record.status(folder) == "interrupted"
+        assert process.wait() == -signal.SIGKILL and record.read_status(folder) == "interrupted"
     began, process = time.time(), command("resume=auto", f"hydra.run.dir={folder}")
     wait_for(lambda: seen_in("training", folder, began))
     process.send_signal(signal.SIGTERM)
@@ -282,7 +284,9 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
     assert "interrupted" in process.stderr.read().splitlines()[-1]
     result = record.read_json(folder / "result.json")
     assert result["status"] == "interrupted" and result["error"]["type"] == "Interrupted"
-    assert checkpoint.newest(folder / "checkpoints").loop["step"] == result["curve"][-1]["step"]
+    assert (
+        checkpoint.load_newest(folder / "checkpoints").loop["step"] == result["curve"][-1]["step"]
+    )
     for place in (folder, whole):
         process = command("resume=auto", f"hydra.run.dir={place}")
         assert process.wait() == 0, process.stderr.read()
@@ -293,27 +297,30 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
 # ---------------------------------------------------------------- checkpoints
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     for step in (2, 4, 6):
-        checkpoint.save(
+        checkpoint.save_checkpoint(
             tmp_path, step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}, keep=2
         )
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step_00000004", "step_00000006"]
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path)] == [
+        "step_00000004",
+        "step_00000006",
+    ]
     with (tmp_path / "step_00000006" / "state.pt").open("r+b") as file:
         file.truncate(100)
-    assert checkpoint.newest(tmp_path).loop["step"] == 4
+    assert checkpoint.load_newest(tmp_path).loop["step"] == 4
     with (tmp_path / "step_00000004" / "model.safetensors").open("r+b") as file:
         file.truncate(10)
     with pytest.raises(OSError, match="none of the 2 checkpoints can be read"):
-        checkpoint.newest(tmp_path)
+        checkpoint.load_newest(tmp_path)
 
 
 def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     for step in (2, 4):
-        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+        checkpoint.save_checkpoint(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
     (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
-    checkpoint.save(
+    checkpoint.save_checkpoint(
         tmp_path, 3, {"weight": torch.ones(3)}, {}, {}, keep=1
     )  # gone on from 2, then SIGTERM
-    assert checkpoint.newest(tmp_path).loop["step"] == 3
+    assert checkpoint.load_newest(tmp_path).loop["step"] == 3
 
 
 class Trap:
@@ -328,13 +335,13 @@ class Trap:
 
 def test_a_pickled_object_is_passed_over(tmp_path):
     for step in (2, 4):
-        checkpoint.save(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+        checkpoint.save_checkpoint(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
     newest = tmp_path / "step_00000004"
     torch.save({"optimizer": Trap(tmp_path / "sprung")}, newest / "state.pt")
     loop = json.loads((newest / "loop.json").read_text())
     loop["sizes"]["state.pt"] = (newest / "state.pt").stat().st_size
     (newest / "loop.json").write_text(json.dumps(loop))
-    assert checkpoint.newest(tmp_path).loop["step"] == 2
+    assert checkpoint.load_newest(tmp_path).loop["step"] == 2
     assert not (tmp_path / "sprung").exists()
     torch.load(newest / "state.pt", weights_only=False)
     assert (tmp_path / "sprung").exists()
@@ -345,7 +352,9 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     """auto: the newest run of these settings that has not ended; a folder: that one, if its settings are these."""
 
     def folder(*words):
-        return run_folder(str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words))
+        return choose_run_folder(
+            str(tmp_path), "2026-01-05", _root_=compose_config("method=full", *words)
+        )
 
     name = folder().rpartition("_")[2]
     for time_, identity, status in (
@@ -365,6 +374,6 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     assert folder("resume=auto", "lr=0.5") not in map(str, tmp_path.iterdir())
     first = f"{tmp_path}/2026-01-01_{name}"
     assert folder(f"resume={first}") == first
-    refuse_another_run(compose_config("method=full", f"resume={first}"), Path(first))
+    check_same_run(compose_config("method=full", f"resume={first}"), Path(first))
     with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
-        refuse_another_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))
+        check_same_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))

@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from tuneoff.data import Row, collate, pack
-from tuneoff.measure.memory_breakdown import LiveMemory
+from tuneoff.data import Row, collate, pack_rows
+from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.step import summed_loss, train_step
 
 
@@ -74,12 +74,12 @@ def head_everywhere(batch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_head_runs_where_a_label_is_and_nowhere_else(debug_model, packed):
     """The same loss and gradients as with the head everywhere; the head's arithmetic and its memory go with labels."""
-    batch = collate(pack(UNEQUAL, 96) if packed else UNEQUAL, 0)
+    batch = collate(pack_rows(UNEQUAL, 96) if packed else UNEQUAL, 0)
     positions, labels = batch.input_ids.numel(), batch.label_tokens
     losses, flops, activations, grads = [], [], [], []
     for one in (batch, head_everywhere(batch)):
         model = load(debug_model)
-        with FlopCounterMode(display=False) as counter, LiveMemory(model) as live:
+        with FlopCounterMode(display=False) as counter, MemoryBreakdown(model) as live:
             loss = summed_loss(model, one)
             loss.backward()
         losses.append(loss.item())
@@ -115,7 +115,7 @@ def test_micro_batches_equal_one_batch(debug_model, size):
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_step_reads_nothing_back(debug_model, packed):
     """On fake tensors every host read raises. (Of real packed positions transformers reads one value.)"""
-    batch = collate(pack(UNEQUAL, 96) if packed else UNEQUAL, 0)
+    batch = collate(pack_rows(UNEQUAL, 96) if packed else UNEQUAL, 0)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         model = AutoModelForCausalLM.from_config(load(debug_model).config)

@@ -26,12 +26,12 @@ from omegaconf import OmegaConf
 from test_isolate import session
 
 from tuneoff import record
-from tuneoff.cli.arguments import swept
-from tuneoff.cli.error_lines import explain, say
-from tuneoff.config import ConfigError, checked, resolved
+from tuneoff.cli.arguments import prepare_sweep_arguments
+from tuneoff.cli.error_lines import explain_error, explain_known_error
+from tuneoff.config import ConfigError, check_config, resolve_config
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
-from tuneoff.sweeps.progress import Row, unfinished
+from tuneoff.sweeps.progress import JobRow, describe_unfinished
 
 SWEEPS = ROOT / "sweeps"
 
@@ -177,7 +177,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
 
 def test_a_sweep_fails_as_long_as_a_job_of_it_does(tmp_path):
     for name in ("finished", "diverged", "killed"):
-        record.conclude(
+        record.conclude_dead_run(
             tmp_path / name,
             {"identity": name},
             name,
@@ -185,13 +185,13 @@ def test_a_sweep_fails_as_long_as_a_job_of_it_does(tmp_path):
             1.0,
         )
     rows = [
-        Row(path.name, path, before=path.name != "killed") for path in sorted(tmp_path.iterdir())
+        JobRow(path.name, path, before=path.name != "killed") for path in sorted(tmp_path.iterdir())
     ]
-    assert unfinished(rows) == (
+    assert describe_unfinished(rows) == (
         "1 of 3 jobs failed; the same command tries them again; "
         "1 of 3 ran out of memory or diverged; rerun=true tries them again"
     )
-    assert unfinished(rows[1:2]) is None
+    assert describe_unfinished(rows[1:2]) is None
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_sigkill_of_the_sweep_and_its_resume(launch, sweep, tmp_path):
     time.sleep(2)
     assert [left.cmdline() for left in session(process.pid)] == []
     folder = next((tmp_path / "sweep" / "lora").iterdir())
-    assert record.status(folder) == "interrupted"
+    assert record.read_status(folder) == "interrupted"
     code, out, err = sweep(*words)
     assert code == 0 and counted(out)["finished"] == 2, out + err
     assert read_json(folder / "result.json")["resumed_at_step"] >= 6
@@ -297,7 +297,7 @@ def test_ctrl_c_once_and_the_same_command_goes_on(launch, sweep, tmp_path):
         "skipped": 0,
     }, out
     folder = next((tmp_path / "sweep" / "lora").iterdir())
-    assert record.status(folder) == "interrupted"
+    assert record.read_status(folder) == "interrupted"
     time.sleep(1)
     assert [left.cmdline() for left in session(process.pid)] == []
     code, out, err = sweep(*words)
@@ -364,7 +364,7 @@ def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
 # ---------------------------------------------------------------- the plan of a sweep
 def plan(*words: str) -> list[list[str]]:
     """The overrides of every job of a command line (without `python train.py`), as the sweeper would launch them."""
-    written = swept(list(words))
+    written = prepare_sweep_arguments(list(words))
     name = written[written.index("-cn") + 1] if "-cn" in written else "config"
     path = create_config_search_path(str(ROOT / "conf"))
     path.prepend("command-line", f"file://{SWEEPS}", anchor="schema")
@@ -432,7 +432,7 @@ def test_an_option_of_the_swept_methods_alone():
         plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rnk=64")
     with pytest.raises(ConfigCompositionException) as refused:
         plan("-m", "method=galore,lora", "galore_rank=128")
-    line = explain(refused.value, ["galore_rank=128"])
+    line = explain_error(refused.value, ["galore_rank=128"])
     assert line == "galore_rank=128: no such option for method=lora, but for galore"
 
 
@@ -516,7 +516,7 @@ def trial(
         {
             "method": method,
             "seed": seed,
-            "config": resolved(cfg),
+            "config": resolve_config(cfg),
             "status": "finished" if loss else "diverged",
             "loss": {"final": loss},
             "throughput": {"tokens_seen": 100, "wall_seconds": 2.0},
@@ -559,7 +559,7 @@ def test_tuned_values_become_plain_overrides(tuning):
 
 
 def test_edges_costs_and_overridden_values_are_told(tuning):
-    found = {each.method: each for each in tuned.tunings(str(tuning))}
+    found = {each.method: each for each in tuned.read_tunings(str(tuning))}
     assert found["full"].to_extend() is None and found["full"].best == {"lr": 0.001}
     assert found["full"].cost == {
         "jobs": 4,
@@ -571,24 +571,24 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
     )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        task = checked(
+        task = check_config(
             GlobalHydra.instance().hydra.compose_config(
                 "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
             )
         )
-    values, notes = tuned.overrides(task, {"lr"})
+    values, notes = tuned.tuned_overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
     assert (
         notes[1] == "seed=0 was tuned on; a comparison needs fresh seeds"
         and "on the edge" in notes[2]
     )
-    facts = tuned.facts(task, ["method=lora", "lr=0.5"])
+    facts = tuned.tuning_facts(task, ["method=lora", "lr=0.5"])
     assert (
         facts["edge"] is True
         and facts["overridden"] == {"lr": "0.5"}
         and facts["method_cost"]["jobs"] == 3
     )
-    assert tuned.facts(task, ["lr=0.01"])["overridden"] == {}
+    assert tuned.tuning_facts(task, ["lr=0.01"])["overridden"] == {}
 
 
 def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
@@ -596,7 +596,7 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
         for seed, loss in enumerate(losses):
             trial(tmp_path, "full", lr, loss, seed)
     tuned._records.cache_clear()
-    [found] = tuned.tunings(str(tmp_path))
+    [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
 
 
@@ -604,7 +604,7 @@ def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
         trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
     tuned._records.cache_clear()
-    [found] = tuned.tunings(str(tmp_path))
+    [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.to_extend() is None
 
 
@@ -621,7 +621,7 @@ def test_tune_then_compare(sweep, tmp_path):
         "-cd", SWEEPS, "-cn", "compare", *common, "seed=1,2", f"tuned={tmp_path / 'tune'}"
     )
     assert code == 0 and counted(out)["finished"] == 4, out + err
-    best = {each.method: each.best["lr"] for each in tuned.tunings(str(tmp_path / "tune"))}
+    best = {each.method: each.best["lr"] for each in tuned.read_tunings(str(tmp_path / "tune"))}
     found = results(tmp_path / "sweep")
     for name, result in found.items():
         method = name.split()[0]
@@ -731,4 +731,7 @@ def test_a_plugin_that_is_missing_is_one_line():
     error = RuntimeError(
         "Unknown plugin class : 'hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher'"
     )
-    assert say(error, []) == "hydra: needs the extra joblib: pip install 'tuneoff[joblib]'"
+    assert (
+        explain_known_error(error, [])
+        == "hydra: needs the extra joblib: pip install 'tuneoff[joblib]'"
+    )

@@ -20,7 +20,7 @@ def trainer(method: str, steps: int, folder: Path):
     """A trainer that has loaded, without tracker, bar and evaluation."""
     import tuneoff.cli.main
     import tuneoff.methods  # noqa: F401
-    from tuneoff.config import bind, resolved
+    from tuneoff.config import bind, resolve_config
     from tuneoff.record import Recorder
     from tuneoff.training.trainer import Trainer
 
@@ -36,7 +36,7 @@ def trainer(method: str, steps: int, folder: Path):
             ],
         )
     made = Trainer(*bind(cfg), Recorder(folder))
-    made.load({"config": resolved(cfg)})
+    made.load({"config": resolve_config(cfg)})
     made.data.splits["validation"] = []
     return made
 

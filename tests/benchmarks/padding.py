@@ -47,12 +47,12 @@ class Variant:
     """One way to make batches: which rows share a row or a step, and where the head runs."""
 
     def __init__(self, rows: list, layout: str, everywhere: bool):
-        from tuneoff.data import Plan, pack
+        from tuneoff.data import StepOrder, pack_rows
 
-        packed = pack(rows, MAX_LENGTH) if layout == "packing" else rows
+        packed = pack_rows(rows, MAX_LENGTH) if layout == "packing" else rows
         size = max(1, round(BATCH_SIZE * len(packed) / len(rows)))
         self.plan, self.everywhere = (
-            Plan(packed, 0, size, grouped=layout == "group_by_length"),
+            StepOrder(packed, 0, size, grouped=layout == "group_by_length"),
             everywhere,
         )
         self.name, self.step = f"{layout:16} {'all' if everywhere else 'labels':9}", 0
@@ -88,11 +88,11 @@ class Variant:
 
     def activations_mib(self, model, optimizer, device: torch.device) -> float:
         """At the peak of the step with the longest rows."""
-        from tuneoff.measure.memory_breakdown import LiveMemory
+        from tuneoff.measure.memory_breakdown import MemoryBreakdown
         from tuneoff.training.step import train_step
 
         batch, labels = self.batch(self.plan.longest(MEMORY_STEPS))
-        with LiveMemory(model, optimizer) as live:
+        with MemoryBreakdown(model, optimizer) as live:
             train_step(model, optimizer, [batch.to(device)], labels)
         return live.peak()["activations"] / 2**20
 
@@ -109,10 +109,10 @@ def main(repetitions: int = 7, model_path: str = "tuneoff:tiny") -> None:
     """Print a line a variant."""
     from transformers import AutoModelForCausalLM
 
-    from tuneoff.models.loading import locate
+    from tuneoff.models.loading import resolve_path
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(locate(model_path)).to(device).train()
+    model = AutoModelForCausalLM.from_pretrained(resolve_path(model_path)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     rows = examples(model.config.vocab_size)
     lengths = [len(row.ids) for row in rows]

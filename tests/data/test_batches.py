@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import METHODS
 
-from tuneoff.data import Pack, Plan, Row, collate, join, pack
-from tuneoff.data.packing import starts
+from tuneoff.data import PackedRow, Row, StepOrder, collate, join_rows, pack_rows
+from tuneoff.data.packing import example_starts
 
 
 def examples(count, seed=0, longest=512):
@@ -43,7 +43,7 @@ def padding_share(plan, steps, size):
 @pytest.mark.parametrize("size", [1, 8, 60, 500])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_row_is_seen_once_an_epoch(grouped, size):
-    plan = Plan(ROWS, 3, size, epochs=3, grouped=grouped)
+    plan = StepOrder(ROWS, 3, size, epochs=3, grouped=grouped)
     steps = plan.steps("epochs", 3)
     order = [index for step in range(steps) for index in plan.indices(step)]
     epochs = [order[start : start + 403] for start in (0, 403, 806)]
@@ -57,15 +57,15 @@ def test_every_row_is_seen_once_an_epoch(grouped, size):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_position_alone_decides(grouped):
     """A plan that has seen nothing gives any step's rows at once: a resume needs no state."""
-    whole = Plan(ROWS, 3, 8, grouped=grouped)
+    whole = StepOrder(ROWS, 3, 8, grouped=grouped)
     passed = [whole.indices(step) for step in range(160)]
     for step in (159, 100, 0, 51):
-        assert Plan(ROWS, 3, 8, grouped=grouped).indices(step) == passed[step]
-    assert Plan(ROWS, 4, 8, grouped=grouped).indices(100) != passed[100]
+        assert StepOrder(ROWS, 3, 8, grouped=grouped).indices(step) == passed[step]
+    assert StepOrder(ROWS, 4, 8, grouped=grouped).indices(100) != passed[100]
 
 
 def test_grouped_rows_are_alike_long_and_steps_come_in_any_order():
-    plain, grouped = (Plan(ROWS, 0, 8, grouped=grouped) for grouped in (False, True))
+    plain, grouped = (StepOrder(ROWS, 0, 8, grouped=grouped) for grouped in (False, True))
     # An epoch's 403 rows are 50 steps and 3 rows that begin the next.
     assert padding_share(plain, 50, 8) > 0.35
     assert padding_share(grouped, 50, 8) < 0.08
@@ -80,7 +80,7 @@ def test_grouped_rows_are_alike_long_and_steps_come_in_any_order():
 
 
 def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
-    plan = Plan(ROWS, 0, 32)
+    plan = StepOrder(ROWS, 0, 32)
     assert padding_share(plan, 12, 32) > 0.45
     assert padding_share(plan, 12, 8) < 0.18
 
@@ -102,14 +102,14 @@ def test_every_method_sees_the_same(settings, tmp_path, option):
 
 # ---------------------------------------------------------------- packing
 def test_packs_hold_every_example_once_and_are_nearly_full():
-    packs = pack(ROWS, 512)
+    packs = pack_rows(ROWS, 512)
     assert max(len(one.ids) for one in packs) <= 512
     found = [one.ids[start] for one in packs for start in one.starts]
     assert sorted(found) == list(range(403))
     tokens = sum(len(row.ids) for row in ROWS)
     assert sum(len(one.ids) for one in packs) == tokens
     assert len(packs) < 1.05 * tokens / 512 < len(ROWS) / 2
-    assert padding_share(Plan(packs, 0, 4), 45, 4) < 0.04
+    assert padding_share(StepOrder(packs, 0, 4), 45, 4) < 0.04
 
 
 def test_a_pack_is_its_examples_one_after_another():
@@ -117,11 +117,11 @@ def test_a_pack_is_its_examples_one_after_another():
         Row(array("i", [5, 6, 7]), ((1, 3),)),
         Row(array("i", [8, 9, 10, 11]), ((1, 2), (3, 4))),
     ]
-    assert join(rows) == Pack(array("i", range(5, 12)), ((1, 3), (4, 5), (6, 7)), (0, 3))
+    assert join_rows(rows) == PackedRow(array("i", range(5, 12)), ((1, 3), (4, 5), (6, 7)), (0, 3))
 
 
 def test_a_packed_batch_asks_what_its_examples_ask():
-    packs = pack(ROWS[:40], 512)
+    packs = pack_rows(ROWS[:40], 512)
     batch = collate(packs, 0)
     ids, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
     assert (batch.tokens, batch.examples) == (sum(len(row.ids) for row in ROWS[:40]), 40)
@@ -132,7 +132,7 @@ def test_a_packed_batch_asks_what_its_examples_ask():
     for row, line in zip(packs, batch.position_ids, strict=True):
         begins = (line == 0).nonzero().flatten().tolist()
         # Padding is an example of its own.
-        assert begins == sorted({*starts(row), len(row.ids)} - {batch.input_ids.shape[1]})
+        assert begins == sorted({*example_starts(row), len(row.ids)} - {batch.input_ids.shape[1]})
 
 
 def test_rows_of_one_example_need_neither_positions_nor_mask():

@@ -3,8 +3,8 @@
 import pytest
 
 from tuneoff.config import Columns, ConfigError
-from tuneoff.data.row_formats import examples, find_format
-from tuneoff.data.source_rows import Found
+from tuneoff.data.row_formats import find_format, parse_rows
+from tuneoff.data.source_rows import SourceRow
 
 ASKED = {"role": "user", "content": "What is 1 + 1?"}
 ANSWER = {"role": "assistant", "content": "2"}
@@ -18,9 +18,9 @@ SHAREGPT = [
 
 def read(row: dict, **columns):
     """The format's name and the first example of a set of one row."""
-    found = Found(row, "rows.jsonl: line 1")
+    found = SourceRow(row, "rows.jsonl: line 1")
     form = find_format(Columns(**columns), found)
-    (example,) = examples(form, [found])
+    (example,) = parse_rows(form, [found])
     return form.name, example
 
 
@@ -142,6 +142,6 @@ def test_what_does_not_fit_is_refused_with_its_place(row, columns, message):
 
 
 def test_a_later_row_without_a_column_is_named():
-    form = find_format(Columns(), Found({"prompt": "a", "completion": "b"}, "line 1"))
+    form = find_format(Columns(), SourceRow({"prompt": "a", "completion": "b"}, "line 1"))
     with pytest.raises(ConfigError, match="line 5: has no completion, as the first row has"):
-        list(examples(form, [Found({"prompt": "a"}, "line 5")]))
+        list(parse_rows(form, [SourceRow({"prompt": "a"}, "line 5")]))

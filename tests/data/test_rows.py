@@ -11,8 +11,8 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
 
-from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identity
-from tuneoff.data import cache, load
+from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
+from tuneoff.data import cache, load_dataset
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -35,7 +35,7 @@ def test_questions_are_the_rows_up_to_their_answers(tmp_path):
         {"split": "test", "prompt": "long " * 50, "completion": "nowhere"},
         {"split": "test", "prompt": "What is 3 + 4?", "completion": "It is 7. " * 20},
     ]
-    data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
+    data = load_dataset(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
     (question,) = data.questions("test")
     assert question.answer == "It is 7. " * 20
     assert plain().decode(question.prompt) == "### Instruction:\nWhat is 3 + 4?\n\n### Response:\n"
@@ -55,7 +55,7 @@ def test_a_question_asks_for_the_last_answer_that_is_there(tmp_path):
     path = write_lines(
         tmp_path / "rows.jsonl", [{"messages": talk, "split": split} for split in ("train", "test")]
     )
-    whole, cut = (load(Data("test", str(path)), chatty(), length) for length in (512, 64))
+    whole, cut = (load_dataset(Data("test", str(path)), chatty(), length) for length in (512, 64))
     assert [question.answer for question in whole.questions("test") + cut.questions("test")] == [
         "second",
         "first",
@@ -69,7 +69,7 @@ def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
         {"prompt": "a", "completion": "word " * 90},
         {"prompt": "word " * 90, "completion": "b"},
     ]
-    data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
+    data = load_dataset(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
     facts = data.facts()
     assert (facts["rows"]["train"], facts["cut"]["train"], facts["dropped"]["train"]) == (2, 2, 1)
     assert [len(row.ids) for row in data.splits["train"]][1] == 48
@@ -78,19 +78,22 @@ def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
 
 def test_the_record_says_how_rows_were_made(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", pairs(4))
-    facts = load(Data("test", str(path)), chatty(), 96).facts()
+    facts = load_dataset(Data("test", str(path)), chatty(), 96).facts()
     assert facts["template"] == "chat" and facts["template_text"] == SMOLLM2
     assert facts["format"] == "prompt_completion" and set(facts["columns"]) == {
         "prompt",
         "completion",
     }
     assert (
-        load(Data("test", str(path), template="plain"), chatty(), 96).facts()["template"] == "plain"
+        load_dataset(Data("test", str(path), template="plain"), chatty(), 96).facts()["template"]
+        == "plain"
     )
 
 
 def test_the_example_shows_what_is_trained(tmp_path):
-    data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(2)))), chatty(), 96)
+    data = load_dataset(
+        Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(2)))), chatty(), 96
+    )
     assert data.example.endswith("<|im_start|>assistant\n«It is 0.<|im_end|>»\n")
 
 
@@ -99,12 +102,12 @@ def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):
         tmp_path / "rows.jsonl", [{"text": "one two\n"}, {"text": ""}, {"text": "three"}]
     )
     rows = [
-        load(Data("test", str(path), end_token=end), plain(), 512).splits["train"]
+        load_dataset(Data("test", str(path), end_token=end), plain(), 512).splits["train"]
         for end in (True, False)
     ]
     decoded = [plain().decode(row.ids) for (row,) in rows]
     assert decoded == ["one two\n<|end|><|end|>three<|end|>", "one two\nthree"]
-    many = load(Data("test", str(path)), plain(), 4).splits["train"]
+    many = load_dataset(Data("test", str(path)), plain(), 4).splits["train"]
     assert [token for row in many for token in row.ids] == list(rows[0][0].ids) and len(
         many[0].ids
     ) == 4
@@ -127,12 +130,12 @@ def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):
 )
 def test_a_set_without_training_rows_is_refused(tmp_path, rows, message):
     with pytest.raises(ConfigError, match=message):
-        load(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
+        load_dataset(Data("test", str(write_lines(tmp_path / "rows.jsonl", rows))), plain(), 48)
 
 
 # ---------------------------------------------------------------- splits
 def shares(path, **settings):
-    data = load(Data("test", str(path), **settings), plain(), 96)
+    data = load_dataset(Data("test", str(path), **settings), plain(), 96)
     return {split: texts(data, plain(), split) for split in data.splits}
 
 
@@ -218,9 +221,11 @@ def test_a_set_is_kept_whole(tmp_path, kept, monkeypatch):
         {"messages": talk[:1]},
     ]
     data = Data("test", str(write_lines(tmp_path / "rows.jsonl", rows)))
-    first = load(data, chatty(), 128)
-    monkeypatch.setattr("tuneoff.data.loading.tokenise", lambda *_: pytest.fail("tokenised again"))
-    assert load(data, chatty(), 128) == first
+    first = load_dataset(data, chatty(), 128)
+    monkeypatch.setattr(
+        "tuneoff.data.loading.tokenize_dataset", lambda *_: pytest.fail("tokenised again")
+    )
+    assert load_dataset(data, chatty(), 128) == first
     assert first.dropped["train"] == 1 and first.questions("test")
 
 
@@ -228,14 +233,14 @@ def test_anything_that_changes_the_rows_misses_the_cache(tmp_path, kept):
     path = write_lines(tmp_path / "rows.jsonl", pairs(20))
     os.utime(path, (1, 1))
     data = Data("test", str(path))
-    load(data, chatty(), 96)
+    load_dataset(data, chatty(), 96)
     changes = [
-        lambda: load(data, chatty(), 95),
-        lambda: load(data, plain(), 96),
-        lambda: load(data, new_tokenizer(SMOLLM2 + " ", "<|im_start|>", "<|im_end|>"), 96),
-        lambda: load(data, new_tokenizer(SMOLLM2, "<|im_start|>", "<|im_end|>", "It"), 96),
-        lambda: load(replace(data, validation_share=0.1), chatty(), 96),
-        lambda: load(
+        lambda: load_dataset(data, chatty(), 95),
+        lambda: load_dataset(data, plain(), 96),
+        lambda: load_dataset(data, new_tokenizer(SMOLLM2 + " ", "<|im_start|>", "<|im_end|>"), 96),
+        lambda: load_dataset(data, new_tokenizer(SMOLLM2, "<|im_start|>", "<|im_end|>", "It"), 96),
+        lambda: load_dataset(replace(data, validation_share=0.1), chatty(), 96),
+        lambda: load_dataset(
             replace(data, columns=Columns(prompt="completion", completion="prompt")), chatty(), 96
         ),
     ]
@@ -246,8 +251,8 @@ def test_anything_that_changes_the_rows_misses_the_cache(tmp_path, kept):
         path.read_text().replace("It is 4", "It is 5")
     )  # of the same size and, by the next line, age
     os.utime(path, (1, 1))
-    assert "It is 5.<|im_end|>" in texts(load(data, chatty(), 96), chatty())
-    load(
+    assert "It is 5.<|im_end|>" in texts(load_dataset(data, chatty(), 96), chatty())
+    load_dataset(
         replace(data, name="other", path=str(path.rename(tmp_path / "elsewhere.jsonl"))),
         chatty(),
         96,
@@ -257,22 +262,24 @@ def test_anything_that_changes_the_rows_misses_the_cache(tmp_path, kept):
 
 def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
     data = Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20))))
-    first = load(data, plain(), 96)
+    first = load_dataset(data, plain(), 96)
     (file,) = kept.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert load(data, plain(), 96) == first
+    assert load_dataset(data, plain(), 96) == first
     assert file.stat().st_size > 100
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(cache.FOLDER, str(tmp_path / "file" / "below"))
-    data = load(Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20)))), plain(), 96)
+    data = load_dataset(
+        Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20)))), plain(), 96
+    )
     assert len(data.splits["train"]) == 20 and "not kept" in caplog.text
 
 
 def fingerprint_of(path: str) -> str:
-    return load(Data("test", path), plain(), 96).fingerprint
+    return load_dataset(Data("test", path), plain(), 96).fingerprint
 
 
 def test_two_processes_at_once_get_the_same(tmp_path, kept):
@@ -315,7 +322,7 @@ def test_gsm8k_is_read_as_its_yaml_says(tmp_path):
             "config",
             overrides=["model.pretrained=false", "data=gsm8k", f"data.path={tmp_path / 'set'}"],
         )
-    data = load(bind(cfg)[0].data, plain(), 96)
+    data = load_dataset(bind(cfg)[0].data, plain(), 96)
     assert {split: len(rows) for split, rows in data.splits.items()} == {
         "train": 38,
         "validation": 2,
@@ -327,7 +334,7 @@ def test_gsm8k_is_read_as_its_yaml_says(tmp_path):
 def test_the_identity_of_a_folder_is_that_of_its_files(tmp_path):
     def name() -> str:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return identity(
+            return identify_run(
                 compose(
                     "config",
                     overrides=[
@@ -354,7 +361,7 @@ def test_the_identity_of_a_folder_is_that_of_its_files(tmp_path):
 
 def test_the_embedded_set_is_what_it_was():
     """Rows, order and labels of the default, to the last token: earlier records stay comparable."""
-    data = load(Data("docstrings", "tuneoff:docstrings"), plain(), 256)
+    data = load_dataset(Data("docstrings", "tuneoff:docstrings"), plain(), 256)
     assert data.fingerprint == "f85627088e7b814c"
     assert json.loads(json.dumps(data.facts()))["cut"] == {
         "train": 122,

@@ -10,7 +10,7 @@ import pytest
 from sets import pairs, write_lines
 
 from tuneoff.config import ConfigError, Data, Splits
-from tuneoff.data.hub import library
+from tuneoff.data.hub import open_with_datasets
 from tuneoff.data.sources import open_source
 
 # Each would be another value if a reader guessed at types.
@@ -220,7 +220,9 @@ configs:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_subset_is_read_streamed_or_not(copied, streaming):
-    found = library(Data("test", str(copied)), str(copied), "main", streaming=streaming).read()
+    found = open_with_datasets(
+        Data("test", str(copied)), str(copied), "main", streaming=streaming
+    ).read()
     rows = {name: list(items) for name, items in found.items()}
     assert {name: len(items) for name, items in rows.items()} == {"train": 20, "test": 5}
     assert rows["test"][1].row == {"question": "main/test-0.parquet 1", "answer": "#### 1"}

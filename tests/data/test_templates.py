@@ -6,7 +6,7 @@ from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
 from tuneoff.config import ConfigError, Data
 from tuneoff.data.dataset import Row
 from tuneoff.data.row_formats import Example
-from tuneoff.data.templates import Chat, Plain, choose
+from tuneoff.data.templates import ChatTemplate, PlainTemplate, choose_template
 
 LLAMA3 = """{{- bos_token }}
 {%- if strftime_now is defined %}{%- set date = strftime_now("%d %b %Y") %}{%- else %}{%- set date = "26 Jul 2024" %}
@@ -67,7 +67,7 @@ def answers(template: str, example: Example) -> list[str]:
     tokenizer = new_tokenizer(
         template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>", "<|turn|>", "<|done|>"
     )
-    ((ids, spans),) = Chat(tokenizer).encode([example])
+    ((ids, spans),) = ChatTemplate(tokenizer).encode([example])
     whole = tokenizer.apply_chat_template(example.messages, tokenize=True, return_dict=False)
     assert "strftime_now" in template or ids == whole
     return trained(Row(ids, spans), tokenizer)
@@ -99,7 +99,7 @@ def test_control_tokens_in_what_is_said_end_no_answer():
 
 def test_answers_that_repeat_the_question_or_each_other_are_told_apart():
     assert answers(SMOLLM2, turns("a", "a", "a", "a")) == [f"a{END}"] * 2
-    ((_, spans),) = Chat(chatty()).encode([turns("a", "a", "a", "a")])
+    ((_, spans),) = ChatTemplate(chatty()).encode([turns("a", "a", "a", "a")])
     assert spans[0][1] < spans[1][0]
 
 
@@ -140,12 +140,12 @@ def test_an_answer_without_an_end_token_is_told_once(caplog):
 
 def test_a_template_that_tells_the_date_gives_the_same_tokens_tomorrow():
     tokenizer = new_tokenizer(LLAMA3, "<|start|>", "<|stop|>", "<|eot|>")
-    text, _ = Chat(tokenizer).render(TALK)
+    text, _ = ChatTemplate(tokenizer).render(TALK)
     assert "Today Date: 26 Jul 2024\n" in text
 
 
 def test_the_prompt_of_the_last_answer_is_what_a_model_is_given_to_answer():
-    ((ids, spans),) = Chat(chatty()).encode([TALK])
+    ((ids, spans),) = ChatTemplate(chatty()).encode([TALK])
     asked = chatty().apply_chat_template(
         TALK.messages[:-1], add_generation_prompt=True, return_dict=False
     )
@@ -155,7 +155,7 @@ def test_the_prompt_of_the_last_answer_is_what_a_model_is_given_to_answer():
 # ---------------------------------------------------------------- the plain one, and which is chosen
 def test_plain_turns_follow_each_other():
     example = turns("Hello?", "Hi.", "Bye?", "Bye.", system="Be kind.")
-    ((ids, spans),) = Plain(plain()).encode([example])
+    ((ids, spans),) = PlainTemplate(plain()).encode([example])
     assert plain().decode(ids) == (
         "### System:\nBe kind.\n\n### Instruction:\nHello?\n\n### Response:\nHi.<|end|>"
         "### Instruction:\nBye?\n\n### Response:\nBye.<|end|>"
@@ -171,7 +171,7 @@ def test_plain_takes_conversations_in_any_order():
         ("user", "b"),
         ("assistant", "c"),
     ]
-    ((ids, spans),) = Plain(plain()).encode(
+    ((ids, spans),) = PlainTemplate(plain()).encode(
         [Example([{"role": r, "content": c} for r, c in said], "", "")]
     )
     assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Well?<|end|>", "c<|end|>"]
@@ -179,7 +179,7 @@ def test_plain_takes_conversations_in_any_order():
 
 def test_auto_takes_the_tokenizers_template_where_there_is_one():
     names = [
-        choose(Data("t", "t", template=template), tokenizer()).name
+        choose_template(Data("t", "t", template=template), tokenizer()).name
         for template in ("auto", "plain")
         for tokenizer in (plain, chatty)
     ]
@@ -187,4 +187,4 @@ def test_auto_takes_the_tokenizers_template_where_there_is_one():
     with pytest.raises(
         ConfigError, match="^data.template=chat: this tokenizer has no chat template"
     ):
-        choose(Data("t", "t", template="chat"), plain())
+        choose_template(Data("t", "t", template="chat"), plain())

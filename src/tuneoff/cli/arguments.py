@@ -10,8 +10,8 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError
 
-from tuneoff.config import ABSENT, ConfigError, own_options
-from tuneoff.distributed.launch import launched, this_rank
+from tuneoff.config import ABSENT, ConfigError, find_method_options
+from tuneoff.distributed.launch import get_rank, get_world_size
 
 # Hydra's part in a rank beside the first: no folder, no file, and a log of what is wrong.
 SILENT = [
@@ -33,27 +33,27 @@ def check_flags() -> None:
     parser.parse_args()
 
 
-def swept(arguments: list[str]) -> list[str]:
+def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     """The command line of a sweep, with our sweeper and with `galore_rank=choice(128)` for `galore_rank=128`.
 
     Hydra composes once without the swept values, and so with a method that may not have that option; a choice reaches
     the sweeper alone. Only options that not every method has are written so.
     """
     flags = get_args_parser().parse_args(arguments)
-    chosen = chosen_config(flags)
+    chosen = read_primary_config(flags)
     by_itself = (
         "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
     )
     multirun = flags.multirun or by_itself
-    if multirun and launched() > 1:
+    if multirun and get_world_size() > 1:
         raise ConfigError(
             "WORLD_SIZE",
-            launched(),
-            f"a sweep needs no launcher: leave it out, and write num_processes={launched()}",
+            get_world_size(),
+            f"a sweep needs no launcher: leave it out, and write num_processes={get_world_size()}",
         )
     if not multirun:
-        return [*arguments, *SILENT] if this_rank() else arguments
-    plain = re.compile(rf"({'|'.join(own_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
+        return [*arguments, *SILENT] if get_rank() else arguments
+    plain = re.compile(rf"({'|'.join(find_method_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
     arguments = [
         plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments
     ]
@@ -63,7 +63,7 @@ def swept(arguments: list[str]) -> list[str]:
     return arguments if named else [*arguments, "hydra/sweeper=grids"]
 
 
-def chosen_config(flags: Namespace) -> DictConfig:
+def read_primary_config(flags: Namespace) -> DictConfig:
     """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
     folders = [
         Path(flags.config_dir or flags.config_path or "."),

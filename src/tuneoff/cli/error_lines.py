@@ -38,29 +38,29 @@ from tuneoff.config import (
     Experiment,
     Model,
     Splits,
-    nearest,
-    no_such_option,
+    explain_unknown_key,
     schemas,
+    suggest_nearest,
 )
 from tuneoff.record import Busy
 
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it was raised from, outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def explain(error: BaseException, arguments: list[str]) -> str | None:
+def explain_error(error: BaseException, arguments: list[str]) -> str | None:
     """One line for an error that the user can mend, or None for one that is ours.
 
     Args:
         arguments: the command line, to name the value that Hydra's message leaves out.
     """
-    chain = list(causes(error))
+    chain = list(error_chain(error))
     for cause in chain:
         if isinstance(cause, ConfigError | Busy):
             return str(cause)
@@ -69,7 +69,7 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
     # In a sweep the point's own value, not the whole list of the command line.
     merged = (re.match(r"Error merging override (.*)", str(cause)) for cause in chain)
     arguments = [*(match[1] for match in merged if match), *arguments]
-    lines = [say(cause, arguments) for cause in chain] + [
+    lines = [explain_known_error(cause, arguments) for cause in chain] + [
         first_line(cause) for cause in reversed(chain)
     ]
     return next(filter(None, lines), type(error).__name__)
@@ -98,7 +98,7 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
-def given(key: str, arguments: list[str]) -> str:
+def written_override(key: str, arguments: list[str]) -> str:
     """`key=value` as the user wrote it, or the key alone."""
     for argument in arguments:
         name, _, value = argument.partition("=")
@@ -109,7 +109,7 @@ def given(key: str, arguments: list[str]) -> str:
 
 
 # ---------------------------------------------------------------- what is allowed, from the dataclasses
-def field_of(key: str) -> Any:
+def find_field(key: str) -> Any:
     """The dataclass field behind a dotted key of any method, or None."""
     parent, _, name = key.rpartition(".")
     classes: dict[str, list[Any]] = {
@@ -124,7 +124,7 @@ def field_of(key: str) -> Any:
     )
 
 
-def expectation(cls: Any, name: str) -> str | None:
+def describe_allowed(cls: Any, name: str) -> str | None:
     """`must be …` from a field's type and its declared range; None where the class says nothing."""
     if not is_dataclass(cls) or name not in (hints := get_type_hints(cls)):
         return None
@@ -145,12 +145,12 @@ def expectation(cls: Any, name: str) -> str | None:
 
 # ---------------------------------------------------------------- one sentence for each kind of error
 @singledispatch
-def say(error: BaseException, arguments: list[str]) -> str | None:
+def explain_known_error(error: BaseException, arguments: list[str]) -> str | None:
     """The line for `error`, or None where an error further in says it better."""
     return None
 
 
-@say.register
+@explain_known_error.register
 def _(error: OverrideParseException, arguments: list[str]) -> str:
     key, equals, _ = error.override.partition("=")
     if not equals or not re.fullmatch(r"[+~]*[\w./@-]+", key):
@@ -158,31 +158,32 @@ def _(error: OverrideParseException, arguments: list[str]) -> str:
     return f"{error.override}: the value cannot be read; one that holds any of ,:=()[]{{}}$ is written '{key}=\"…\"'"
 
 
-@say.register
+@explain_known_error.register
 def _(error: MissingConfigException, arguments: list[str]) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if error.options:
-        return f"{group}={name}: must be one of {', '.join(error.options)}{nearest(name, error.options)}"
+        return f"{group}={name}: must be one of {', '.join(error.options)}{suggest_nearest(name, error.options)}"
     if "primary config '" in first_line(error):
         return f"--config-name={error.missing_cfg_file}: no such file in conf, nor in the folder of --config-dir"
     return first_line(error)
 
 
-@say.register
+@explain_known_error.register
 def _(error: SearchPathException, arguments: list[str]) -> str:
     folder = re.search(r"'(.*)'", str(error))
     return f"--config-dir={folder[1]}: must be an existing folder" if folder else first_line(error)
 
 
-@say.register
+@explain_known_error.register
 def _(error: ValidationError, arguments: list[str]) -> str | None:
     if not error.full_key:
         return None
-    return f"{given(error.full_key, arguments)}: {expectation(error.object_type, error.key) or first_line(error)}"
+    allowed = describe_allowed(error.object_type, error.key) or first_line(error)
+    return f"{written_override(error.full_key, arguments)}: {allowed}"
 
 
-@say.register(ConfigAttributeError)
-@say.register(ConfigKeyError)
+@explain_known_error.register(ConfigAttributeError)
+@explain_known_error.register(ConfigKeyError)
 def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
     if not error.full_key:
         return None
@@ -190,10 +191,10 @@ def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
         [item.name for item in fields(error.object_type)] if is_dataclass(error.object_type) else []
     )
     method = OmegaConf.select(error.parent_node._get_root(), "method")
-    return f"{given(error.full_key, arguments)}: {no_such_option(error.full_key, known, method)}"
+    return f"{written_override(error.full_key, arguments)}: {explain_unknown_key(error.full_key, known, method)}"
 
 
-@say.register
+@explain_known_error.register
 def _(error: ConfigTypeError, arguments: list[str]) -> str | None:
     return (
         f"~{error.full_key}: cannot be removed"
@@ -202,28 +203,28 @@ def _(error: ConfigTypeError, arguments: list[str]) -> str | None:
     )
 
 
-@say.register
+@explain_known_error.register
 def _(error: MissingMandatoryValue, arguments: list[str]) -> str | None:
     return f"{error.full_key}: must be given" if error.full_key else None
 
 
-@say.register
+@explain_known_error.register
 def _(error: InterpolationResolutionError, arguments: list[str]) -> str | None:
     reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip(
         "\"'"
     )
     # Hydra resolves the choice of a group under a stand-in key.
-    written = given(error.full_key or "", arguments)
+    written = written_override(error.full_key or "", arguments)
     return f"{written if '=' in written else next((text for text in arguments if '${' in text), written)}: {reason}"
 
 
-@say.register
+@explain_known_error.register
 def _(error: MarkedYAMLError, arguments: list[str]) -> str:
     mark = error.problem_mark
     return f"{mark.name}, line {mark.line + 1}: {error.problem}" if mark else first_line(error)
 
 
-@say.register
+@explain_known_error.register
 def _(error: UserWarning, arguments: list[str]) -> str:
     folder = re.search(r"path=(.*) is not available", str(error))
     return (
@@ -231,7 +232,7 @@ def _(error: UserWarning, arguments: list[str]) -> str:
     )
 
 
-@say.register
+@explain_known_error.register
 def _(error: RuntimeError, arguments: list[str]) -> str | None:
     plugin = re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_([a-z]+)_", str(error))
     return (
@@ -241,7 +242,7 @@ def _(error: RuntimeError, arguments: list[str]) -> str | None:
     )
 
 
-@say.register
+@explain_known_error.register
 def _(error: AssertionError, arguments: list[str]) -> str | None:
     if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
         return None
@@ -250,12 +251,12 @@ def _(error: AssertionError, arguments: list[str]) -> str | None:
     return f"{keys[deepest]}: needs {deepest.rpartition('.')[0]}, and that is null"
 
 
-@say.register
+@explain_known_error.register
 def _(error: OSError, arguments: list[str]) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-@say.register
+@explain_known_error.register
 def _(error: ValueError, arguments: list[str]) -> str | None:
     if not str(error).startswith("Config group override"):
         return None
@@ -275,7 +276,7 @@ def _(error: ValueError, arguments: list[str]) -> str | None:
     )
 
 
-@say.register
+@explain_known_error.register
 def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
     for pattern, sentence in COMPOSITION.items():
         match = re.search(pattern, str(error))
@@ -288,7 +289,7 @@ def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
 
 def _swept(override: str, arguments: list[str]) -> str:
     key, _, value = override.partition("=")
-    item = field_of(key)
+    item = find_field(key)
     if item is not None and item.metadata.get("names"):
         return f"{override}: a list is written {key}=[{value}]; a bare comma sweeps, with -m"
     return f"{override}: must be one value; several are a sweep, with -m"
@@ -304,12 +305,12 @@ def _mixed(other: str, arguments: list[str]) -> str:
 
 
 def _signed(key: str, arguments: list[str]) -> str:
-    written = given(key, arguments)
+    written = written_override(key, arguments)
     return f"+{written}: must be written {written}"
 
 
 def _not_there(key: str, arguments: list[str]) -> str:
-    return f"{given(key, arguments)}: no such option"
+    return f"{written_override(key, arguments)}: no such option"
 
 
 COMPOSITION: dict[str, Any] = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def closing_table(result: dict, folder: Path) -> str:
+def format_run_summary(result: dict, folder: Path) -> str:
     """What a run came to, in a few aligned lines."""
     parameters, loss, memory = result["parameters"], result["loss"], result["memory"]
     rows = [("method", result["method"]), ("status", result["status"])]
@@ -17,7 +17,7 @@ def closing_table(result: dict, folder: Path) -> str:
             rows.append(("ever trained", f"{parameters['ever_trained']:,}"))
     shown = [f"{loss[key]:.4f}" if loss[key] is not None else "-" for key in ("initial", "final")]
     rows.append(("validation loss", " → ".join(shown)))
-    rows += metric_rows(result)
+    rows += summarize_metrics(result)
     speed = result["throughput"]["tokens_per_second"]
     rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
     peaks = ", ".join(f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items())
@@ -27,7 +27,7 @@ def closing_table(result: dict, folder: Path) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def metric_rows(result: dict) -> Iterator[tuple[str, str]]:
+def summarize_metrics(result: dict) -> Iterator[tuple[str, str]]:
     """The closing table's lines on task metrics, as far as they were measured."""
     values, facts = result["metrics"], result.get("metric_facts", {})
     if values.get("perplexity") is not None:

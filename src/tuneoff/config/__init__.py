@@ -8,13 +8,13 @@ from typing import Any
 
 from tuneoff.config.binding import (
     bind,
-    checked,
-    identity,
-    no_such_option,
-    odd_keys,
-    own_options,
-    packages,
-    resolved,
+    check_config,
+    explain_unknown_key,
+    find_invalid_keys,
+    find_method_options,
+    identify_run,
+    method_packages,
+    resolve_config,
     schemas,
 )
 from tuneoff.config.data import Columns, Data, Splits
@@ -26,13 +26,20 @@ from tuneoff.config.options import (
     as_names,
     at_least,
     check_ranges,
+    format_value,
     names,
-    nearest,
     one_of,
     option,
-    shown,
+    suggest_nearest,
 )
-from tuneoff.config.paths import data_files, data_hash, embedded_file, folder_of, format_of, shipped
+from tuneoff.config.paths import (
+    data_files,
+    data_hash,
+    embedded_file,
+    format_of,
+    list_shipped,
+    resolve_folder,
+)
 from tuneoff.config.settings import (
     BUDGETS,
     Dtype,
@@ -44,7 +51,7 @@ from tuneoff.config.settings import (
     Task,
     Tracker,
     WandbMode,
-    derive,
+    derive_seed,
 )
 
 __all__ = [
@@ -68,27 +75,27 @@ __all__ = [
     "as_names",
     "at_least",
     "bind",
+    "check_config",
     "check_ranges",
-    "checked",
     "data_files",
     "data_hash",
-    "derive",
+    "derive_seed",
     "embedded_file",
-    "folder_of",
+    "explain_unknown_key",
+    "find_invalid_keys",
+    "find_method_options",
     "format_of",
-    "identity",
+    "format_value",
+    "identify_run",
+    "list_shipped",
+    "method_packages",
     "names",
-    "nearest",
-    "no_such_option",
-    "odd_keys",
     "one_of",
     "option",
-    "own_options",
-    "packages",
-    "resolved",
+    "resolve_config",
+    "resolve_folder",
     "schemas",
-    "shipped",
-    "shown",
+    "suggest_nearest",
 ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config.options import ABSENT, ConfigError, nearest
+from tuneoff.config.options import ABSENT, ConfigError, suggest_nearest
 from tuneoff.config.paths import data_hash
 from tuneoff.config.settings import Experiment
 from tuneoff.record import INCIDENTAL
@@ -26,12 +26,12 @@ def schemas() -> dict[str, Any]:
     }
 
 
-def packages() -> list[str]:
+def method_packages() -> list[str]:
     """The packages that do the registered methods."""
     return sorted({name for schema in schemas().values() for name in schema.options.packages})
 
 
-def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
     declared: Any = OmegaConf.get_type(cfg)
     known = [item.name for item in fields(declared)]
@@ -46,25 +46,25 @@ def odd_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]
             yield (
                 prefix + key,
                 node,
-                no_such_option(f"{prefix}{key}", known, OmegaConf.select(cfg, "method")),
+                explain_unknown_key(f"{prefix}{key}", known, OmegaConf.select(cfg, "method")),
             )
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
-            yield from odd_keys(cfg[key], f"{prefix}{key}.")
+            yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
 
 
-def no_such_option(key: str, known: list[str], method: str | None) -> str:
+def explain_unknown_key(key: str, known: list[str], method: str | None) -> str:
     """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
     parent, _, name = key.rpartition(".")
     if parent:
         return f"no such option in {parent}" + (
-            nearest(name, known) or f"; there are {', '.join(known)}"
+            suggest_nearest(name, known) or f"; there are {', '.join(known)}"
         )
     owners = [
         owner
         for owner, schema in schemas().items()
         if name in (item.name for item in fields(schema))
     ]
-    elsewhere = f", but for {', '.join(owners)}" if owners else nearest(name, known)
+    elsewhere = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, known)
     return f"no such option for method={method}{elsewhere}"
 
 
@@ -74,7 +74,7 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
     Raises:
         ConfigError: for the first key that is unknown, removed, out of range, or contradicts another.
     """
-    for key, value, allowed in odd_keys(cfg):
+    for key, value, allowed in find_invalid_keys(cfg):
         raise ConfigError(key, value, allowed)
     whole: Any = OmegaConf.to_object(cfg)
     experiment, method = _pick(Experiment, whole), _pick(whole.options, whole)
@@ -94,7 +94,7 @@ def _pick(cls: type, whole: Any) -> Any:
     return cls(**{item.name: getattr(whole, item.name) for item in fields(cls)})
 
 
-def checked(cfg: DictConfig) -> DictConfig:
+def check_config(cfg: DictConfig) -> DictConfig:
     """The task's part of a composed config.
 
     Raises:
@@ -118,22 +118,22 @@ def checked(cfg: DictConfig) -> DictConfig:
     return task
 
 
-def own_options() -> set[str]:
+def find_method_options() -> set[str]:
     """The options that not every method has."""
     shared = {item.name for item in fields(Experiment)}
     return {item.name for schema in schemas().values() for item in fields(schema)} - shared
 
 
 # ---------------------------------------------------------------- identity
-def resolved(cfg: DictConfig) -> dict:
+def resolve_config(cfg: DictConfig) -> dict:
     """The task's config as plain values (enums by name), without Hydra's own part."""
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return OmegaConf.to_container(task, resolve=True, enum_to_str=True)  # type: ignore[return-value]
 
 
-def identity(cfg: DictConfig) -> str:
+def identify_run(cfg: DictConfig) -> str:
     """Eight hexadecimal digits that name a run: a hash of what can change its result, the data's files included."""
-    plain = {key: value for key, value in resolved(cfg).items() if key not in INCIDENTAL}
+    plain = {key: value for key, value in resolve_config(cfg).items() if key not in INCIDENTAL}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for data in (cfg.data, cfg.forgetting.data):
         digest.update(b"" if data is None else data_hash(data.path).encode())

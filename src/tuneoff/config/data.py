@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tuneoff.config.options import ConfigError, at_least, check_ranges, one_of, option
-from tuneoff.config.paths import ALLOWED, data_files, format_of, shipped
+from tuneoff.config.paths import ALLOWED, data_files, format_of, list_shipped
 
 
 def share() -> Any:
@@ -117,7 +117,7 @@ class Data:
     def _check_path(self, prefix: str) -> None:
         path = Path(self.path).expanduser()
         if self.path.startswith("tuneoff:"):
-            files = shipped("corpus/*.jsonl.xz")
+            files = list_shipped("corpus/*.jsonl.xz")
             if self.path not in files:
                 raise ConfigError(f"{prefix}path", self.path, f"must be {' or '.join(files)}")
         elif path.is_file() and format_of(path) is None:

@@ -20,13 +20,13 @@ def is_extractor(name: str) -> bool:
         return False
 
 
-def extract(text: str, name: str) -> str | None:
+def extract_answer(text: str, name: str) -> str | None:
     """The answer that the extractor `name` finds in `text`, normalised; None where it finds none."""
     found = re.search(EXTRACTORS.get(name, name), text)
-    return None if found is None or found[1] is None else normalised(found[1])
+    return None if found is None or found[1] is None else normalize_answer(found[1])
 
 
-def normalised(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """`text` without surrounding space; a number also without `$`, thousands separators and a trailing dot.
 
     Source: the `regexes_to_ignore` of lm-eval's gsm8k. `18.0` and `18` stay different, as there.

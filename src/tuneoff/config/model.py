@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tuneoff.config.options import ConfigError, check_ranges, need_package, one_of
-from tuneoff.config.paths import folder_of, shipped
+from tuneoff.config.options import ConfigError, check_package, check_ranges, one_of
+from tuneoff.config.paths import list_shipped, resolve_folder
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Model:
                 "must be a folder or a hub name, unless model.config gives a shape",
             )
         if self.liger:
-            need_package("model.liger", True, "liger_kernel", "liger")
+            check_package("model.liger", True, "liger_kernel", "liger")
         self._check_gguf()
         self._check_place("tokenizer", self.tokenizer, "")
         self._check_place("path", self.path, self.gguf_file or "config.json")
-        folder = folder_of(self.path or "")
+        folder = resolve_folder(self.path or "")
         weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
         if self.path and self.pretrained and folder.is_dir() and not (weights or self.gguf_file):
             raise ConfigError(
@@ -53,7 +53,7 @@ class Model:
 
     def _check_gguf(self) -> None:
         """Refuse a GGUF file that is not there, and say how one is named where only `path` points to it."""
-        key, file, place = "model.gguf_file", self.gguf_file, folder_of(self.path or "")
+        key, file, place = "model.gguf_file", self.gguf_file, resolve_folder(self.path or "")
         there = sorted(path.name for path in place.glob("*.gguf"))
         if file is None:
             if place.suffix == ".gguf" and place.is_file():
@@ -75,15 +75,15 @@ class Model:
             raise ConfigError(
                 key, file, f"{self.path} does not hold it, but {', '.join(there) or 'no GGUF file'}"
             )
-        need_package(key, file, "gguf", "gguf")
+        check_package(key, file, "gguf", "gguf")
 
     def _check_place(self, key: str, place: str | None, holds: str) -> None:
         """Refuse a folder that is not there or does not hold the file `holds`; a hub name passes."""
-        if place is None or (place and (folder_of(place) / holds).exists()):
+        if place is None or (place and (resolve_folder(place) / holds).exists()):
             return
         if place.startswith("tuneoff:"):
             raise ConfigError(
-                f"model.{key}", place, f"must be {' or '.join(shipped('*/config.json'))}"
+                f"model.{key}", place, f"must be {' or '.join(list_shipped('*/config.json'))}"
             )
         # A hub name is owner/name; anything else has to be a folder.
         if place.startswith((".", "/", "~")) or place.count("/") != 1 or Path(place).is_dir():
@@ -97,7 +97,7 @@ class Model:
         """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
         try:
             return "quantization_config" in json.loads(
-                (folder_of(self.path or "") / "config.json").read_text()
+                (resolve_folder(self.path or "") / "config.json").read_text()
             )
         except (OSError, ValueError):
             return False

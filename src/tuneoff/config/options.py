@@ -13,18 +13,18 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: object, allowed: str):
         self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}{'' if value is ABSENT else f'={shown(value)}'}: {allowed}")
+        super().__init__(f"{key}{'' if value is ABSENT else f'={format_value(value)}'}: {allowed}")
 
 
 ABSENT = object()
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(format_value, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
@@ -93,7 +93,7 @@ def as_names(key: str, value: Any) -> list[str] | None:
     return parts
 
 
-def need_package(key: str, value: Any, package: str, extra: str) -> None:
+def check_package(key: str, value: Any, package: str, extra: str) -> None:
     """Refuse a setting whose package is not installed; looks for it without importing it.
 
     Raises:
@@ -132,7 +132,7 @@ ELSEWHERE = {
 }
 
 
-def nearest(word: str, known: Any) -> str:
+def suggest_nearest(word: str, known: Any) -> str:
     """`; did you mean …?` where a known name is close to `word`, or is what others call it; else nothing."""
     if word in ELSEWHERE:
         return f"; did you mean {ELSEWHERE[word]}?"

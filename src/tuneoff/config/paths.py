@@ -13,7 +13,7 @@ ALLOWED = f"{' '.join(TEXT)}, perhaps with .gz or .xz after it, or .parquet"
 METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
 
-def folder_of(place: str) -> Path:
+def resolve_folder(place: str) -> Path:
     """The folder that a path or `tuneoff:NAME` means, there or not."""
     return (
         ASSETS / place.removeprefix("tuneoff:")
@@ -27,7 +27,7 @@ def embedded_file(place: str) -> Path:
     return ASSETS / "corpus" / f"{place.removeprefix('tuneoff:')}.jsonl.xz"
 
 
-def shipped(pattern: str) -> list[str]:
+def list_shipped(pattern: str) -> list[str]:
     """`tuneoff:NAME` of what ships with the package and fits a pattern of paths."""
     found = [path.parent if path.name == "config.json" else path for path in ASSETS.glob(pattern)]
     return sorted(f"tuneoff:{path.name.partition('.')[0]}" for path in found)

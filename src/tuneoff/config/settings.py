@@ -17,13 +17,13 @@ from tuneoff.config.options import (
     ConfigError,
     above,
     at_least,
+    check_package,
     check_ranges,
     names,
-    need_package,
     one_of,
     option,
 )
-from tuneoff.distributed.launch import launched
+from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import RUN
 
 
@@ -108,7 +108,7 @@ class Experiment:
     eval_batch_size: int | None = at_least(None, 1)
     gradient_accumulation_steps: int = at_least(1, 1)
     num_processes: int = at_least(
-        launched(), 1
+        get_world_size(), 1
     )  # ranks that share a step; each has batch_size rows a micro-step
     max_length: int = at_least(256, 2)
     group_by_length: bool = False  # rows of like length in one step
@@ -232,7 +232,7 @@ class Experiment:
                 raise ConfigError(
                     *given, f"must be null, since the weights in {model.path} are quantised already"
                 )
-            need_package(*given, "bitsandbytes", "bitsandbytes")
+            check_package(*given, "bitsandbytes", "bitsandbytes")
         if by and (self.task is Task.predict or self.skip_if_over_gib is not None):
             raise ConfigError(*by, "a prediction does not cover quantised weights")
         flash = model.attention == "flash_attention_2" and self.task is Task.train
@@ -243,15 +243,15 @@ class Experiment:
 
     def _check_processes(self) -> None:
         """Refuse what several processes, or a model that is split over them, cannot do."""
-        if launched() > 1 and self.num_processes != launched():
+        if get_world_size() > 1 and self.num_processes != get_world_size():
             raise ConfigError(
                 "num_processes",
                 self.num_processes,
-                f"must be {launched()}, as many as were launched",
+                f"must be {get_world_size()}, as many as were launched",
             )
-        if launched() > 1 and self.task is Task.predict:
+        if get_world_size() > 1 and self.task is Task.predict:
             raise ConfigError(
-                "task", self.task, f"needs no launcher; num_processes={launched()} says it"
+                "task", self.task, f"needs no launcher; num_processes={get_world_size()} says it"
             )
         if self.sharding == "FSDP" and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
             raise ConfigError(
@@ -304,6 +304,6 @@ class Experiment:
         return "max_steps", self.default_steps
 
 
-def derive(seed: int, purpose: str) -> int:
+def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7])

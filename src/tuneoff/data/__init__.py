@@ -1,23 +1,23 @@
 """Turns a data set into token rows and batches whose order depends on the seed alone, whatever the method."""
 
-from tuneoff.data.batches import Batch, collate, deal, eval_batches
+from tuneoff.data.batches import Batch, collate, evaluation_batches, split_between_ranks
 from tuneoff.data.dataset import DataSet, Question, Row
-from tuneoff.data.loading import load
-from tuneoff.data.order import Plan
-from tuneoff.data.packing import Pack, join, pack, starts
+from tuneoff.data.loading import load_dataset
+from tuneoff.data.order import StepOrder
+from tuneoff.data.packing import PackedRow, example_starts, join_rows, pack_rows
 
 __all__ = [
     "Batch",
     "DataSet",
-    "Pack",
-    "Plan",
+    "PackedRow",
     "Question",
     "Row",
+    "StepOrder",
     "collate",
-    "deal",
-    "eval_batches",
-    "join",
-    "load",
-    "pack",
-    "starts",
+    "evaluation_batches",
+    "example_starts",
+    "join_rows",
+    "load_dataset",
+    "pack_rows",
+    "split_between_ranks",
 ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from tuneoff.data.dataset import Row
-from tuneoff.data.packing import Pack, starts
+from tuneoff.data.packing import PackedRow, example_starts
 
 
 class Batch(NamedTuple):
@@ -37,10 +37,10 @@ class Batch(NamedTuple):
         return self._replace(**moved)
 
 
-def collate(rows: Sequence[Row | Pack], pad: int) -> Batch:
+def collate(rows: Sequence[Row | PackedRow], pad: int) -> Batch:
     """Pad `rows` to the longest; where labels are is an index made here, so that a step reads nothing back."""
     length = max(len(row.ids) for row in rows)
-    packed = any(isinstance(row, Pack) for row in rows)
+    packed = any(isinstance(row, PackedRow) for row in rows)
     input_ids = torch.full((len(rows), length), pad)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     places: list[int] = []  # of labels
@@ -49,7 +49,7 @@ def collate(rows: Sequence[Row | Pack], pad: int) -> Batch:
         for start, end in row.spans:
             places += range(index * length + start, index * length + end)
         # What is padded is an example of its own, which nothing is asked of.
-        bounds = sorted({*starts(row), len(row.ids), length})
+        bounds = sorted({*example_starts(row), len(row.ids), length})
         for start, end in itertools.pairwise(bounds):
             positions[index, start:end] = torch.arange(end - start)
     labelled = torch.tensor(places, dtype=torch.long)
@@ -60,13 +60,13 @@ def collate(rows: Sequence[Row | Pack], pad: int) -> Batch:
         labelled - 1,
         input_ids.flatten()[labelled],
         sum(len(row.ids) for row in rows),
-        sum(len(starts(row)) for row in rows),
+        sum(len(example_starts(row)) for row in rows),
     )
 
 
-def deal(
-    batches: Sequence[Sequence[Row | Pack]], rank: int, ranks: int
-) -> list[Sequence[Row | Pack]]:
+def split_between_ranks(
+    batches: Sequence[Sequence[Row | PackedRow]], rank: int, ranks: int
+) -> list[Sequence[Row | PackedRow]]:
     """This rank's micro-batches of a step or an evaluation: every `ranks`-th, so that neighbours run side by side.
 
     All ranks get equally many, since they wait for each other in each: a row without a label stands in for one.
@@ -76,7 +76,7 @@ def deal(
     return whole[rank::ranks]
 
 
-def eval_batches(
+def evaluation_batches(
     rows: list[Row], size: int, pad: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[Batch]:
     """All rows once, longest together, so that little is padded; a token-weighted mean does not depend on the order.
@@ -84,7 +84,7 @@ def eval_batches(
     With several `ranks`, the part of one.
     """
     ordered = sorted(rows, key=lambda row: len(row.ids))
-    for part in deal(
+    for part in split_between_ranks(
         [ordered[start : start + size] for start in range(0, len(ordered), size)], rank, ranks
     ):
         yield collate(part, pad)

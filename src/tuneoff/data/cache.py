@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
 
 
-def place(
+def cache_path(
     content: str, data: Data, template: str, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Path:
     """The file for a set; another one wherever content, settings, template, tokenizer or this code differ."""
@@ -67,7 +67,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(rules).encode()).hexdigest()
 
 
-def write(path: Path, result: DataSet) -> None:
+def write_cached_set(path: Path, result: DataSet) -> None:
     """Keep a set; a folder that cannot be written costs time and no more."""
     tensors: dict[str, np.ndarray] = {}
     for split, rows in result.splits.items():
@@ -98,7 +98,7 @@ def write(path: Path, result: DataSet) -> None:
             temporary.unlink()
 
 
-def read(path: Path) -> DataSet | None:
+def read_cached_set(path: Path) -> DataSet | None:
     """A set that was kept; None where there is none that can be read."""
     try:
         tensors = load_file(path)

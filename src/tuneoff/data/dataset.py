@@ -39,7 +39,7 @@ def _none_yet() -> dict[str, int]:
 class DataSet:
     """Tokenised rows by split, with what happened on the way.
 
-    `load` makes one of any `config.Data`, a second set (as forgetting needs it) as the first.
+    `load_dataset` makes one of any `config.Data`, a second set (as forgetting needs it) as the first.
     """
 
     splits: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in SPLITS})
@@ -102,7 +102,7 @@ class DataSet:
         )
 
 
-def fingerprint(splits: dict[str, list[Row]]) -> str:
+def fingerprint_rows(splits: dict[str, list[Row]]) -> str:
     """Sixteen hexadecimal digits: a hash of all token ids and label positions."""
     digest = hashlib.sha256()
     for name in SPLITS:
@@ -112,7 +112,7 @@ def fingerprint(splits: dict[str, list[Row]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     """The decoded example with its trained parts in «»."""
     ids, text, done = list(row.ids), "", 0
     for start, end in row.spans:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Data, data_files, format_of
-from tuneoff.data.hub import library
-from tuneoff.data.source_rows import Found
+from tuneoff.data.hub import open_with_datasets
+from tuneoff.data.source_rows import SourceRow
 
 UNPACK: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # A file of a folder belongs to the split whose word its name, or a folder above it, holds. As `datasets` has it.
@@ -28,7 +28,7 @@ WORDS = {
 }
 
 
-def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
+def read_by_split(data: Data, place: Path) -> dict[str, Iterable[SourceRow]]:
     """The rows of a file or folder, under the split that the row itself names, or else its file's name.
 
     Raises:
@@ -44,7 +44,7 @@ def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
     }
     known |= {name: name for name in found}
     for file in data_files(place):
-        role = split_of(file.relative_to(place))
+        role = split_from_name(file.relative_to(place))
         for item in read_file(data, file):
             name = names[role]
             if said := item.row.get("split"):
@@ -63,7 +63,7 @@ def by_split(data: Data, place: Path) -> dict[str, Iterable[Found]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def split_of(path: Path) -> str:
+def split_from_name(path: Path) -> str:
     """The role that a file's name says, or that of the folder next to it; train where nothing does."""
     for part in reversed(path.parts):
         words = re.split(r"[^a-z]+", part.lower())
@@ -73,7 +73,7 @@ def split_of(path: Path) -> str:
     return "train"
 
 
-def read_file(data: Data, path: Path) -> Iterator[Found]:
+def read_file(data: Data, path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a file.
 
     Raises:
@@ -81,16 +81,18 @@ def read_file(data: Data, path: Path) -> Iterator[Found]:
     """
     kind = format_of(path)
     if kind == ".parquet":
-        rows = library(data, "parquet", streaming=True, data_files=str(path.absolute())).read()[
-            "train"
-        ]
-        yield from (Found(item.row, f"{path}: row {number}") for number, item in enumerate(rows, 1))
+        rows = open_with_datasets(
+            data, "parquet", streaming=True, data_files=str(path.absolute())
+        ).read()["train"]
+        yield from (
+            SourceRow(item.row, f"{path}: row {number}") for number, item in enumerate(rows, 1)
+        )
         return
-    readers: dict = {".jsonl": read_lines, ".json": read_json, ".csv": read_csv}
+    readers: dict = {".jsonl": read_json_lines, ".json": read_json, ".csv": read_csv}
     try:
         with UNPACK.get(path.suffix.lower(), open)(path, "rb") as file:
-            yield from (Found(row, f"{path}: {place}") for row, place in readers[kind](file))
-    except Unreadable as error:
+            yield from (SourceRow(row, f"{path}: {place}") for row, place in readers[kind](file))
+    except UnreadableFile as error:
         raise ConfigError("data.path", path, str(error)) from error
     except (
         OSError,
@@ -100,68 +102,68 @@ def read_file(data: Data, path: Path) -> Iterator[Found]:
         raise ConfigError("data.path", path, str(error).partition("\n")[0]) from error
 
 
-class Unreadable(ValueError):
+class UnreadableFile(ValueError):
     """A place in a file and what is wrong there."""
 
 
-def decoded(content: bytes, before: int = 0) -> str:
+def decode_text(content: bytes, before: int = 0) -> str:
     """UTF-8 text without a byte order mark; `before` lines stand above it."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = before + content[: error.start].count(b"\n") + 1, content[error.start]
-        raise Unreadable(
+        raise UnreadableFile(
             f"line {line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8"
         ) from error
 
 
-def parsed(text: str, before: int = 0) -> Any:
+def parse_json(text: str, before: int = 0) -> Any:
     """The JSON value in a text; a number stays the text that it is, 18.50 and one of 5,000 digits too."""
     try:
         return json.loads(text, parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:
-        raise Unreadable(
+        raise UnreadableFile(
             f"line {before + error.lineno}, column {error.colno}: {error.msg}"
         ) from error
     except RecursionError as error:
-        raise Unreadable(f"from line {before + 1} on: nested too deeply") from error
+        raise UnreadableFile(f"from line {before + 1} on: nested too deeply") from error
 
 
-def read_lines(file: Iterable[bytes]) -> Iterator[tuple[dict, str]]:
+def read_json_lines(file: Iterable[bytes]) -> Iterator[tuple[dict, str]]:
     """Rows of JSON lines; blank lines are passed over."""
     number = 0
     try:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            row = parsed(decoded(line, number - 1).rstrip(), number - 1)
+            row = parse_json(decode_text(line, number - 1).rstrip(), number - 1)
             if not isinstance(row, dict):
-                raise Unreadable(f"line {number}: not an object")
+                raise UnreadableFile(f"line {number}: not an object")
             yield row, f"line {number}"
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise Unreadable(f"line {number + 1}: {error}") from error
+        raise UnreadableFile(f"line {number + 1}: {error}") from error
 
 
 def read_json(file: Any) -> Iterator[tuple[dict, str]]:
     """Rows of a JSON file: a list of objects, or after all JSON lines."""
     content = file.read()
     if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield from read_lines(content.splitlines())
+        yield from read_json_lines(content.splitlines())
         return
-    for number, row in enumerate(parsed(decoded(content)), 1):
+    for number, row in enumerate(parse_json(decode_text(content)), 1):
         if not isinstance(row, dict):
-            raise Unreadable(f"item {number}: not an object")
+            raise UnreadableFile(f"item {number}: not an object")
         yield row, f"item {number}"
 
 
 def read_csv(file: Any) -> Iterator[tuple[dict, str]]:
     """Rows of a CSV file with a header; every value stays the text that it is."""
     csv.field_size_limit(2**31 - 1)
-    lines = csv.DictReader(io.StringIO(decoded(file.read()), newline=""), strict=True)
+    lines = csv.DictReader(io.StringIO(decode_text(file.read()), newline=""), strict=True)
     try:
         for row in lines:
             if None in row or None in row.values():
-                raise Unreadable(f"line {lines.line_num}: not as many fields as the header has")
+                raise UnreadableFile(f"line {lines.line_num}: not as many fields as the header has")
             yield row, f"line {lines.line_num}"
     except csv.Error as error:
-        raise Unreadable(f"after line {lines.line_num}: {error}") from error
+        raise UnreadableFile(f"after line {lines.line_num}: {error}") from error

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuneoff.config import ConfigError, Data
-from tuneoff.data.source_rows import Found, Source
+from tuneoff.data.source_rows import Source, SourceRow
 
 
-def library(
+def open_with_datasets(
     data: Data, path: str, subset: str | None = None, *, streaming: bool, **settings: Any
 ) -> Source:
     """What `datasets` reads: a hub's set (or a folder laid out like one), or with path="parquet" files.
@@ -17,7 +17,7 @@ def library(
     Raises:
         ConfigError: a set or a subset that is not there, or a hub that is out of reach.
     """
-    with one_line(data):
+    with as_config_error(data):
         import datasets
 
         datasets.disable_progress_bars()
@@ -27,26 +27,27 @@ def library(
         )  # they raise what they tell
         builder = datasets.load_dataset_builder(path, subset, **settings)
 
-    def read() -> dict[str, Iterable[Found]]:
-        with one_line(data):
+    def read() -> dict[str, Iterable[SourceRow]]:
+        with as_config_error(data):
             if not streaming:
                 builder.download_and_prepare()
             found: Any = builder.as_streaming_dataset() if streaming else builder.as_dataset()
-        return {name: rows_of(data, found[name], name) for name in found}
+        return {name: number_rows(data, found[name], name) for name in found}
 
     return Source(read, str(builder.cache_dir))
 
 
-def rows_of(data: Data, rows: Iterable[dict], split: str) -> Iterator[Found]:
+def number_rows(data: Data, rows: Iterable[dict], split: str) -> Iterator[SourceRow]:
     """The rows of one split of a set."""
-    with one_line(data):
+    with as_config_error(data):
         yield from (
-            Found(row, f"{data.path}: {split} row {number}") for number, row in enumerate(rows, 1)
+            SourceRow(row, f"{data.path}: {split} row {number}")
+            for number, row in enumerate(rows, 1)
         )
 
 
 @contextmanager
-def one_line(data: Data) -> Iterator[None]:
+def as_config_error(data: Data) -> Iterator[None]:
     """Turn what `datasets`, the hub and pyarrow raise into our error."""
     try:
         yield

@@ -7,18 +7,18 @@ from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Data, nearest
+from tuneoff.config import ConfigError, Data, suggest_nearest
 from tuneoff.data import cache
-from tuneoff.data.dataset import SPLITS, DataSet, Row, describe, fingerprint
-from tuneoff.data.row_formats import Example, Format, examples, find_format
-from tuneoff.data.source_rows import Found, Source
+from tuneoff.data.dataset import SPLITS, DataSet, Row, fingerprint_rows, show_example
+from tuneoff.data.row_formats import Example, Format, find_format, parse_rows
+from tuneoff.data.source_rows import Source, SourceRow
 from tuneoff.data.sources import open_source
-from tuneoff.data.templates import Chat, Plain, choose
+from tuneoff.data.templates import ChatTemplate, PlainTemplate, choose_template
 
 AT_ONCE = 1000  # examples that are tokenised together
 
 
-def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataSet:
+def load_dataset(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataSet:
     """Read and tokenise `data`: conversations are cut to `max_length` tokens, text is divided into blocks of it.
 
     What was tokenised before, of the same content by the same settings and tokenizer, comes from the cache.
@@ -26,27 +26,31 @@ def load(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dat
     Raises:
         ConfigError: what cannot be read or is not there, a template that does not suit, or no training rows.
     """
-    source, template = open_source(data), choose(data, tokenizer)
+    source, template = open_source(data), choose_template(data, tokenizer)
     path = (
-        cache.place(source.key, data, template.text, tokenizer, max_length) if source.key else None
+        cache.cache_path(source.key, data, template.text, tokenizer, max_length)
+        if source.key
+        else None
     )
-    result = cache.read(path) if path else None
+    result = cache.read_cached_set(path) if path else None
     if result is None:
-        result = tokenise(data, source, template, max_length)
+        result = tokenize_dataset(data, source, template, max_length)
         if path:
-            cache.write(path, result)
-    result.example = describe(result.splits["train"][0], tokenizer)
+            cache.write_cached_set(path, result)
+    result.example = show_example(result.splits["train"][0], tokenizer)
     return result
 
 
-def tokenise(data: Data, source: Source, template: Plain | Chat, max_length: int) -> DataSet:
+def tokenize_dataset(
+    data: Data, source: Source, template: PlainTemplate | ChatTemplate, max_length: int
+) -> DataSet:
     """Make the rows of all splits.
 
     Raises:
-        ConfigError: as `load`.
+        ConfigError: as `load_dataset`.
     """
     result = DataSet()
-    form, content = read(data, source, result)
+    form, content = read_examples(data, source, result)
     for split, found in content.items():
         if form.name == "text":
             result.splits[split] = list(
@@ -66,12 +70,12 @@ def tokenise(data: Data, source: Source, template: Plain | Chat, max_length: int
         {} if form.name == "text" else {"template": template.name, "template_text": template.text}
     )
     result.made = {"format": form.name, "columns": form.columns, **chosen}
-    result.fingerprint = fingerprint(result.splits)
+    result.fingerprint = fingerprint_rows(result.splits)
     return result
 
 
 # ---------------------------------------------------------------- splits
-def read(
+def read_examples(
     data: Data, source: Source, result: DataSet
 ) -> tuple[Format, dict[str, Iterable[Example]]]:
     """The set's format, and the examples of each split that there is, in the set's order.
@@ -86,7 +90,7 @@ def read(
                 f"data.splits.{role}",
                 name,
                 f"{data.path} has no such split; there are "
-                f"{', '.join(splits)}{nearest(name, splits)}",
+                f"{', '.join(splits)}{suggest_nearest(name, splits)}",
             )
     found = {role: iter(splits[name]) for role, name in names.items() if name in splits}
     first = next(found.get("train", iter(())), None)
@@ -99,23 +103,27 @@ def read(
     }
     shares = {role: getattr(data, f"{role}_share") for role in SPLITS[1:] if role not in found}
     if any(shares.values()):
-        content |= divide(list(content["train"]), shares, data.split_seed)
+        content |= split_examples(list(content["train"]), shares, data.split_seed)
     limits = {
         role: data.limit if role == "train" else data.eval_limit or data.limit for role in SPLITS
     }
     return form, {role: islice(content[role], limits[role]) for role in SPLITS if role in content}
 
 
-def _answered(form: Format, rows: Iterable[Found], role: str, result: DataSet) -> Iterator[Example]:
+def _answered(
+    form: Format, rows: Iterable[SourceRow], role: str, result: DataSet
+) -> Iterator[Example]:
     """The examples but those in which nobody answers, which are counted."""
-    for example in examples(form, rows):
+    for example in parse_rows(form, rows):
         if example.messages or form.name == "text":
             yield example
         else:
             result.dropped[role] += 1
 
 
-def divide(rows: list[Example], shares: dict[str, float], seed: int) -> dict[str, list[Example]]:
+def split_examples(
+    rows: list[Example], shares: dict[str, float], seed: int
+) -> dict[str, list[Example]]:
     """Split rows into train and shares of them, each in the order of `rows`.
 
     A row's place depends on what it asks and on the seed alone, not on its neighbours; rows that ask the same stay
@@ -153,7 +161,11 @@ def divide(rows: list[Example], shares: dict[str, float], seed: int) -> dict[str
 
 # ---------------------------------------------------------------- rows
 def _conversations(
-    found: Iterable[Example], template: Plain | Chat, max_length: int, split: str, result: DataSet
+    found: Iterable[Example],
+    template: PlainTemplate | ChatTemplate,
+    max_length: int,
+    split: str,
+    result: DataSet,
 ) -> Iterator[tuple[Row, str]]:
     """A row for each conversation, and the last answer of which it holds a token; the loss is on answers alone."""
     found = iter(found)

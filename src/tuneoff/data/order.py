@@ -10,21 +10,21 @@ from itertools import chain
 
 import torch
 
-from tuneoff.config import derive
+from tuneoff.config import derive_seed
 from tuneoff.data.dataset import Row
-from tuneoff.data.packing import Pack
+from tuneoff.data.packing import PackedRow
 
 GROUPED_STEPS = (
     50  # steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many
 )
 
 
-class Plan:
+class StepOrder:
     """The order of the training rows: a permutation for each epoch, from the seed alone."""
 
     def __init__(
         self,
-        rows: Sequence[Row | Pack],
+        rows: Sequence[Row | PackedRow],
         seed: int,
         rows_per_step: int,
         epochs: float | None = None,
@@ -66,7 +66,7 @@ class Plan:
             for place in range(start, int(min(start + self.rows_per_step, self.last)))
         ]
 
-    def step_rows(self, step: int) -> list[Row | Pack]:
+    def step_rows(self, step: int) -> list[Row | PackedRow]:
         """Rows of optimizer step `step`, the longest first: micro-batches pad little, the step's sum is the same."""
         return sorted(
             (self.rows[index] for index in self.indices(step)), key=lambda row: -len(row.ids)
@@ -75,7 +75,7 @@ class Plan:
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(derive(self.seed, f"order/{epoch}"))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, f"order/{epoch}"))
             order = torch.randperm(len(self.rows), generator=generator).tolist()
             if self.grouped:
                 # The first rows complete the step that the epoch before began.

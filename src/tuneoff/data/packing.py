@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tuneoff.data.dataset import Row
 
 
-class Pack(NamedTuple):
+class PackedRow(NamedTuple):
     """Several examples as one row of a batch; a token sees its own example alone. Has what a `Row` has."""
 
     ids: array
@@ -24,12 +24,12 @@ class Pack(NamedTuple):
         return sum(end - start for start, end in self.spans)
 
 
-def starts(row: Row | Pack) -> tuple[int, ...]:
+def example_starts(row: Row | PackedRow) -> tuple[int, ...]:
     """Where the examples of a row begin."""
-    return row.starts if isinstance(row, Pack) else (0,)
+    return row.starts if isinstance(row, PackedRow) else (0,)
 
 
-def join(rows: Sequence[Row]) -> Pack:
+def join_rows(rows: Sequence[Row]) -> PackedRow:
     """One row of several examples."""
     begins = tuple(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
     spans = (
@@ -37,10 +37,10 @@ def join(rows: Sequence[Row]) -> Pack:
         for begin, row in zip(begins, rows, strict=True)
         for start, end in row.spans
     )
-    return Pack(array("i", chain.from_iterable(row.ids for row in rows)), tuple(spans), begins)
+    return PackedRow(array("i", chain.from_iterable(row.ids for row in rows)), tuple(spans), begins)
 
 
-def pack(rows: list[Row], length: int) -> list[Pack]:
+def pack_rows(rows: list[Row], length: int) -> list[PackedRow]:
     """Fill sequences of at most `length` tokens with whole examples, each of `rows` once.
 
     Best fit, the longest first, over all rows at once, as in TRL (`packing_strategy="bfd"`) and in the knapsack of
@@ -55,4 +55,4 @@ def pack(rows: list[Row], length: int) -> list[Pack]:
             packs.append([])
         packs[number].append(row)
         insort(rooms, (room - len(row.ids), number))
-    return [join(members) for members in packs]
+    return [join_rows(members) for members in packs]

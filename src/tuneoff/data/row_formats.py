@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from tuneoff.config import Columns, ConfigError, nearest
-from tuneoff.data.source_rows import Found
+from tuneoff.config import Columns, ConfigError, suggest_nearest
+from tuneoff.data.source_rows import SourceRow
 
 Message = dict[str, str]  # role (system, user or assistant) and content
 # By columns, the first that fits: a set with a text beside its parts (alpaca's) is read by the parts.
@@ -55,7 +55,7 @@ class Example(NamedTuple):
         return repr(self.messages[: roles.index("assistant", asked)])
 
 
-def find_format(columns: Columns, found: Found) -> Format:
+def find_format(columns: Columns, found: SourceRow) -> Format:
     """The format of a set, by the columns of its first row or as `columns` names them.
 
     Raises:
@@ -68,7 +68,7 @@ def find_format(columns: Columns, found: Found) -> Format:
             raise ConfigError(
                 f"data.columns.{role}",
                 name,
-                f"no such column in {found.where}; there are {there}{nearest(name, found.row)}",
+                f"no such column in {found.where}; there are {there}{suggest_nearest(name, found.row)}",
             )
     if named:
         return Format(
@@ -91,7 +91,7 @@ def find_format(columns: Columns, found: Found) -> Format:
     )
 
 
-def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
+def parse_rows(form: Format, rows: Iterable[SourceRow]) -> Iterator[Example]:
     """The content of each row.
 
     Raises:
@@ -100,15 +100,15 @@ def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
     columns = form.columns
     for found in rows:
         if "text" in columns:
-            yield Example([], text_of(found, columns["text"]), found.where)
+            yield Example([], read_text(found, columns["text"]), found.where)
         elif "messages" in columns:
-            yield Example(conversation(found, columns["messages"]), "", found.where)
+            yield Example(parse_conversation(found, columns["messages"]), "", found.where)
         else:
-            asked = text_of(found, columns["prompt"])
+            asked = read_text(found, columns["prompt"])
             about = found.row.get(columns.get(OPTIONAL, ""))
             if about is not None and (more := as_text(found, about, columns[OPTIONAL])).strip():
                 asked += f"\n\n{more}"
-            answer = text_of(found, columns["completion"])
+            answer = read_text(found, columns["completion"])
             yield Example(
                 [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}],
                 "",
@@ -116,9 +116,9 @@ def examples(form: Format, rows: Iterable[Found]) -> Iterator[Example]:
             )
 
 
-def conversation(found: Found, column: str) -> list[Message]:
+def parse_conversation(found: SourceRow, column: str) -> list[Message]:
     """The turns of a conversation up to its last answer; none where nobody answers."""
-    turns = column_of(found, column)
+    turns = read_column(found, column)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ConfigError(
             "data.path", found.where, f"{column} must be a list of turns with role and content"
@@ -144,19 +144,19 @@ def conversation(found: Found, column: str) -> list[Message]:
     return messages
 
 
-def column_of(found: Found, column: str) -> Any:
+def read_column(found: SourceRow, column: str) -> Any:
     """A row's value."""
     if column not in found.row:
         raise ConfigError("data.path", found.where, f"has no {column}, as the first row has")
     return found.row[column]
 
 
-def text_of(found: Found, column: str) -> str:
+def read_text(found: SourceRow, column: str) -> str:
     """A row's value as text."""
-    return as_text(found, column_of(found, column), column)
+    return as_text(found, read_column(found, column), column)
 
 
-def as_text(found: Found, value: Any, what: str) -> str:
+def as_text(found: SourceRow, value: Any, what: str) -> str:
     """A value as text, a number (of parquet; text formats give theirs as text) as Python writes it."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)

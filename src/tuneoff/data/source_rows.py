@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 
-class Found(NamedTuple):
+class SourceRow(NamedTuple):
     """A row as it stands in the data, and where: `FILE: line 3`."""
 
     row: dict
@@ -14,5 +14,5 @@ class Found(NamedTuple):
 class Source(NamedTuple):
     """What gives a set's rows by its own split names, and a text that changes with them (empty: ships with us)."""
 
-    read: Callable[[], dict[str, Iterable[Found]]]
+    read: Callable[[], dict[str, Iterable[SourceRow]]]
     key: str

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from tuneoff.config import Data, data_hash, embedded_file, folder_of
-from tuneoff.data.files import by_split
-from tuneoff.data.hub import library
+from tuneoff.config import Data, data_hash, embedded_file, resolve_folder
+from tuneoff.data.files import read_by_split
+from tuneoff.data.hub import open_with_datasets
 from tuneoff.data.source_rows import Source
 
 
@@ -15,14 +15,16 @@ def open_source(data: Data) -> Source:
         ConfigError: a set that the hub does not have or does not give.
     """
     if data.path.startswith("tuneoff:"):
-        return Source(partial(by_split, data, embedded_file(data.path)), "")
+        return Source(partial(read_by_split, data, embedded_file(data.path)), "")
     if data.on_hub:
-        return library(
+        return open_with_datasets(
             data, data.path, data.subset, streaming=data.streaming, revision=data.revision
         )
     content = data_hash(data.path)
     if data.subset or data.streaming:
         # Not by way of the copy that `datasets` keeps, which it takes for new as long as the files' times are the same.
-        copied = library(data, str(folder_of(data.path)), data.subset, streaming=True)
+        copied = open_with_datasets(
+            data, str(resolve_folder(data.path)), data.subset, streaming=True
+        )
         return Source(copied.read, f"{content} {copied.key}")
-    return Source(partial(by_split, data, folder_of(data.path)), content)
+    return Source(partial(read_by_split, data, resolve_folder(data.path)), content)

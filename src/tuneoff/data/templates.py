@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
     spans: list[Span]
 
 
-class Plain:
+class PlainTemplate:
     """Headings in words. An answer is tokenised by itself, as a model continues a prompt; the end token follows."""
 
     name = "plain"
@@ -44,7 +44,7 @@ class Plain:
 
     def encode(self, examples: list[Example]) -> Iterator[Encoded]:
         """Tokenise conversations."""
-        parts = [pieces(example.messages) for example in examples]
+        parts = [split_into_pieces(example.messages) for example in examples]
         # Where the tokenizer has a token that begins a text, the first part gets it.
         first = iter(self._tokens([texts[0] for texts in parts], True))
         later = iter(self._tokens([text for texts in parts for text in texts[1:]], False))
@@ -62,7 +62,7 @@ class Plain:
         return self.tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
 
 
-def pieces(messages: list[Message]) -> list[str]:
+def split_into_pieces(messages: list[Message]) -> list[str]:
     """A conversation's plain text as prompt, answer, prompt, answer, …; a prompt may be empty."""
     texts = [""]
     for message in messages:
@@ -75,7 +75,7 @@ def pieces(messages: list[Message]) -> list[str]:
     return texts
 
 
-class Chat:
+class ChatTemplate:
     """The tokenizer's own chat template. The whole conversation is tokenised at once, as inference does it."""
 
     name = "chat"
@@ -146,7 +146,7 @@ class Chat:
         """Answers by rendering them once more with marks around them; none if the marks change what is rendered."""
         marked = self._text(
             [
-                {**message, "content": mark(message["content"])}
+                {**message, "content": mark_answer(message["content"])}
                 if message["role"] == "assistant"
                 else message
                 for message in messages
@@ -190,14 +190,14 @@ class Chat:
         return spans
 
 
-def mark(content: str) -> str:
+def mark_answer(content: str) -> str:
     """An answer between marks, which stand inside the white space around it: templates may strip that."""
     core = content.strip()
     start = content.index(core)
     return f"{content[:start]}{BEGIN}{core}{END}{content[start + len(core) :]}"
 
 
-def choose(data: Data, tokenizer: PreTrainedTokenizerBase) -> Plain | Chat:
+def choose_template(data: Data, tokenizer: PreTrainedTokenizerBase) -> PlainTemplate | ChatTemplate:
     """The template that `data.template` means with this tokenizer.
 
     Raises:
@@ -209,7 +209,7 @@ def choose(data: Data, tokenizer: PreTrainedTokenizerBase) -> Plain | Chat:
         )
     chat = data.template == "chat" or (data.template == "auto" and bool(tokenizer.chat_template))
     if not chat:
-        return Plain(tokenizer)
+        return PlainTemplate(tokenizer)
     if not tokenizer.chat_template:
         raise ConfigError(
             "data.template", "chat", "this tokenizer has no chat template; must be plain or auto"
@@ -220,4 +220,4 @@ def choose(data: Data, tokenizer: PreTrainedTokenizerBase) -> Plain | Chat:
             data.template,
             "needs a fast tokenizer, which says where its tokens lie in the text; must be plain",
         )
-    return Chat(tokenizer)
+    return ChatTemplate(tokenizer)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tuneoff.distributed.launch import launched
+from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import Recorder, describe_error
 
 # Longer than any export or download by one rank, for which the others wait; whoever started them ends the lost ones.
@@ -16,7 +16,7 @@ PATIENCE = timedelta(hours=12)
 TOLD = timedelta(seconds=5)
 
 
-class Onlooker(Recorder):
+class SilentRecorder(Recorder):
     """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
 
     def __init__(self, folder: Path):
@@ -72,7 +72,7 @@ class Ranks:
         AcceleratorState._reset_state()  # a test process trains more than once; accelerate keeps the first precision
         self.accelerator = Accelerator(
             # Without a device accelerate forms no group unless it is told so, and every process trains by itself.
-            cpu=launched() > 1 and not torch.cuda.is_available(),
+            cpu=get_world_size() > 1 and not torch.cuda.is_available(),
             # Gradients lie in the buckets that are sent, instead of beside them.
             kwargs_handlers=[
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
@@ -85,9 +85,9 @@ class Ranks:
         self.device = (
             torch.device("cpu") if device.type == "cpu" else device
         )  # in a group it is cpu:0, cpu:1
-        if self.count != launched():
+        if self.count != get_world_size():
             raise RuntimeError(
-                f"{launched()} processes were launched, and accelerate has joined {self.count}"
+                f"{get_world_size()} processes were launched, and accelerate has joined {self.count}"
             )
         if self.count > 1:
             from torch.distributed import TCPStore

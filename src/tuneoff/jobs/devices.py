@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tuneoff.jobs.worker import THREADS
 
 
-def devices() -> list[str]:
+def visible_devices() -> list[str]:
     """The GPUs that jobs may use, by the names that CUDA_VISIBLE_DEVICES knows. Asks neither torch nor the driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -21,33 +21,39 @@ def devices() -> list[str]:
     return [str(index) for index in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
 
 
-def cores() -> int:
+def available_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-OmegaConf.register_new_resolver("cores", cores, replace=True)
+OmegaConf.register_new_resolver("cores", available_cores, replace=True)
 OmegaConf.register_new_resolver(
-    "workers", lambda ranks: max(1, (len(devices()) or cores()) // ranks), replace=True
+    "workers",
+    lambda ranks: max(1, (len(visible_devices()) or available_cores()) // ranks),
+    replace=True,
 )
 
 
 @contextmanager
-def its_share(workers: int, ranks: int = 1) -> Iterator[None]:
+def assign_devices(workers: int, ranks: int = 1) -> Iterator[None]:
     """Give a job that runs beside others its part of the machine: free GPUs, or of the cores an equal part.
 
     Args:
         ranks: processes of the job, each with a GPU or a part of the cores for itself.
     """
-    given, found = dict(os.environ), devices()
+    given, found = dict(os.environ), visible_devices()
     with ExitStack() as stack:
         if len(found) > 1:
-            mine = list(islice((name for name in found if stack.enter_context(taken(name))), ranks))
+            mine = list(
+                islice(
+                    (name for name in found if stack.enter_context(try_lock_device(name))), ranks
+                )
+            )
             if len(mine) == ranks:  # else there are more jobs than devices, and they share
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         beside = workers * ranks
         if not found and beside > 1 and not any(name in given for name in THREADS):
-            os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // beside))
+            os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // beside))
         try:
             yield
         finally:
@@ -57,7 +63,7 @@ def its_share(workers: int, ranks: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def taken(device: str) -> Iterator[bool]:
+def try_lock_device(device: str) -> Iterator[bool]:
     """Whether `device` was free; it is ours, by a lock that dies with us, until the end."""
     with open(f"{gettempdir()}/tuneoff-device-{os.getuid()}-{device}.lock", "a") as lock:
         try:

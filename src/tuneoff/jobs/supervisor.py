@@ -27,7 +27,15 @@ from types import ModuleType
 
 from tuneoff.distributed.ranks import RankLost
 from tuneoff.jobs import worker
-from tuneoff.record import METRICS, RESULT, AlreadyDone, Busy, conclude, describe_error, read_json
+from tuneoff.record import (
+    METRICS,
+    RESULT,
+    AlreadyDone,
+    Busy,
+    conclude_dead_run,
+    describe_error,
+    read_json,
+)
 
 PRELOAD = [
     "tuneoff.jobs.die_with_parent",
@@ -94,7 +102,7 @@ class _Rank:
         self.process.join()
 
 
-def run(
+def run_supervised(
     work: Callable[[], object],
     folder: Path,
     start: dict | None,
@@ -125,7 +133,7 @@ def run(
         except KeyboardInterrupt:
             _stop(job)
             if start is not None and _stamp(folder) in (None, before):
-                conclude(
+                conclude_dead_run(
                     folder,
                     start,
                     "interrupted",
@@ -146,7 +154,7 @@ def run(
     status = told.pop("status")
     if start is None:
         raise JobFailed(f"{told['type']}: {told['message']}")
-    conclude(folder, start, status, told, time.time() - started)
+    conclude_dead_run(folder, start, status, told, time.time() - started)
 
 
 def _lost_another(folder: Path) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tuneoff.config import Experiment, Task, identity, resolved
-from tuneoff.distributed.launch import this_rank
-from tuneoff.record import conclude, write_prediction
+from tuneoff.config import Experiment, Task, identify_run, resolve_config
+from tuneoff.distributed.launch import get_rank
+from tuneoff.record import conclude_dead_run, write_prediction
 
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
 
@@ -18,11 +18,11 @@ class RunFailed(RuntimeError):
     """A run that ended without a usable result; its record says why."""
 
 
-def started(cfg: DictConfig, sweep: str | None) -> dict:
+def describe_start(cfg: DictConfig, sweep: str | None) -> dict:
     """What a run's record says of how it was started."""
     return {
-        "identity": identity(cfg),
-        "config": resolved(cfg),
+        "identity": identify_run(cfg),
+        "config": resolve_config(cfg),
         "command": ["python", *COMMAND],
         "sweep": sweep,
     }
@@ -48,9 +48,9 @@ def perform(experiment: Experiment, method: Any, folder: Path, start: dict) -> d
         if limit is not None and foreseen["needed_gib"] > limit:
             why = f"needs {foreseen['needed_gib']:.2f} GiB, and skip_if_over_gib={limit:g}"
             error = {"type": "PredictedOutOfMemory", "message": why, "traceback": ""}
-            if this_rank():
+            if get_rank():
                 return {"status": "predicted_out_of_memory", "error": error}
-            return conclude(folder, start, "predicted_out_of_memory", error, 0.0)
+            return conclude_dead_run(folder, start, "predicted_out_of_memory", error, 0.0)
     from tuneoff.training.run import train
 
     # A method's package may collect garbage as it trains: it need not look through all that was imported.

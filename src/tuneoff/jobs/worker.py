@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tuneoff.distributed.launch import this_rank
+from tuneoff.distributed.launch import get_rank
 from tuneoff.record import describe_error
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -44,7 +44,7 @@ def main(
         _limit_memory(memory_gib)
         host = _answer(meeting_place) if meeting_place else None  # noqa: F841 (as long as it lives, it answers)
         result = pickle.loads(payload)()
-        if this_rank() and result["status"] != "finished":
+        if get_rank() and result["status"] != "finished":
             _tell(errors, result["status"], result["error"])
     except BaseException as error:
         if log_file is not None:  # else the launching process says it at the same place
@@ -91,7 +91,7 @@ def _write_all_to(path: Path, level: int) -> None:
 
 def log_as_rank(level: int, *more: logging.Handler) -> None:
     """Log to stderr and `more`; a rank beside the first only what is wrong, and under its number."""
-    rank = this_rank()
+    rank = get_rank()
     logging.basicConfig(
         level=max(level, logging.WARNING) if rank else level,
         force=True,

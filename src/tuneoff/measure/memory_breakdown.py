@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 CATEGORIES = ("parameters", "gradients", "optimizer_state", "activations")
 
 
-class Watch(TorchDispatchMode):
+class OperationWatcher(TorchDispatchMode):
     """Calls `saw(operation, result)` after each operation."""
 
     def __init__(self, saw: Callable[[Any, Any], None]):
@@ -33,14 +33,17 @@ class Watch(TorchDispatchMode):
         return out
 
 
-class LiveMemory:
+class MemoryBreakdown:
     """Records every storage that appears and goes while it is active, and says afterwards what the peak was made of.
 
     A storage's category is known only later (is this the gradient, or a temporary?), so events are kept and replayed.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, watch: Any = Watch
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        watch: Any = OperationWatcher,
     ):
         """`watch(saw)` makes the context that calls `saw(operation, result)` after each operation."""
         self.model, self.optimizer, self._watch = model, optimizer, watch
@@ -56,7 +59,7 @@ class LiveMemory:
         self._count = 0
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> "LiveMemory":
+    def __enter__(self) -> "MemoryBreakdown":
         self._saw_parameters()
         for parameter in self.model.parameters():
             if parameter.requires_grad:
@@ -198,7 +201,7 @@ def state_tensors(optimizer: Any) -> Iterator[tuple[Any, torch.Tensor]]:
             seen.extend((owner, part) for part in vars(item).values())
 
 
-def keep_highest(kept: dict, peak: dict[str, int], step: int) -> None:
+def keep_highest_peak(kept: dict, peak: dict[str, int], step: int) -> None:
     """Put `peak` into `kept` if it is the highest; the first step's gives way: no optimizer state is in it yet."""
     if kept.get("at_steps") == [1] or sum(peak.values()) > sum(kept.get("bytes", {}).values()):
         kept["bytes"] = peak

@@ -56,7 +56,7 @@ class HostPeak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class PhaseMeter:
+class PhasePeaks:
     """Peak memory by phase (load, train, evaluate, …): allocated on CUDA, resident on the CPU."""
 
     def __init__(self, device: torch.device):
@@ -116,7 +116,7 @@ class PhaseMeter:
         everyone = [self.so_far(), *others]
         peaks = {
             f"{kind}_gib": {
-                phase: gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
+                phase: to_gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
                 for phase in everyone[0]
             }
             for kind in ("allocated", "reserved", "resident")
@@ -128,7 +128,7 @@ class PhaseMeter:
             else 0
         )
         by_rank = [
-            {phase: gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone
+            {phase: to_gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone
         ]
         return {
             "device": str(self.device),
@@ -136,12 +136,12 @@ class PhaseMeter:
             "peak_gib": peaks[f"{measure}_gib"],
             **peaks,
             **({"peak_gib_by_rank": by_rank} if others else {}),
-            "baseline_gib": gib(self.baseline),
+            "baseline_gib": to_gib(self.baseline),
             "allocation_retries": retries,
             "sampled": self.host.sampled,
         }
 
 
-def gib(count: float) -> float:
+def to_gib(count: float) -> float:
     """Bytes as GiB, to a KiB."""
     return round(count / GIB, 6)

@@ -25,7 +25,7 @@ class Method:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def check(self, run: Experiment) -> None:
+    def check(self, experiment: Experiment) -> None:
         """Refuse combinations with the shared settings, before torch is imported.
 
         Raises:
@@ -36,16 +36,19 @@ class Method:
         """Freeze or wrap; return the model to train. New weights are drawn from torch's seeded global generator."""
         return model
 
-    def make_optimizer(self, model: Any, run: Experiment) -> Any:
+    def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return a `torch.optim.Optimizer` over what trains.
 
         It may offer more: `gradient_norm()` where it steps inside backward; `refresh_interval`, the steps after which
         its memory repeats (set to 1, the next step is one that refreshes); `extra_state_tensors()` for what it keeps
         outside `state`; `costly_phases()` and `enter_phase(n)` where what trains changes in turn.
         """
-        from tuneoff.models.optimizers import make, parameter_groups
+        from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
-        return make(parameter_groups(model.named_parameters(), run.lr, run.weight_decay), run)
+        return build_optimizer(
+            parameter_groups(model.named_parameters(), experiment.lr, experiment.weight_decay),
+            experiment,
+        )
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
         """Names of the parameters that the whole run may change; more than `requires_grad` says for block methods."""

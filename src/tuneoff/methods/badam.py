@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive, option
+from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import Method, register
 
 warnings.filterwarnings(
@@ -41,21 +41,21 @@ class BAdam(Method):
     badam_include_lm_head: bool = False
     badam_verbose: int = option(0, "must be 0, 1 or 2", lambda value: value in (0, 1, 2))
 
-    def check(self, run: Experiment) -> None:
+    def check(self, experiment: Experiment) -> None:
         """Refuse a fixed block that is not named, and several processes, where the package is silently wrong."""
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
-        if run.num_processes > 1:
+        if experiment.num_processes > 1:
             raise ConfigError(
                 "num_processes",
-                run.num_processes,
-                f"must be 1 where method={run.method}: the package "
+                experiment.num_processes,
+                f"must be 1 where method={experiment.method}: the package "
                 "keeps no common block over several processes, and is silently wrong",
             )
-        if self.badam_mode is Mode.ratio and run.optimizer is not Optimizer.adamw:
+        if self.badam_mode is Mode.ratio and experiment.optimizer is not Optimizer.adamw:
             raise ConfigError(
                 "optimizer",
-                run.optimizer,
+                experiment.optimizer,
                 "must be adamw where badam_mode=ratio, whose Adam is its own",
             )
 
@@ -72,9 +72,9 @@ class BAdam(Method):
         Raises:
             ConfigError: a start block the model does not have.
         """
-        from tuneoff.models.layers import decoder_layers
+        from tuneoff.models.layers import find_decoder_layers
 
-        prefix, layers = decoder_layers(model)
+        prefix, layers = find_decoder_layers(model)
         owners = {id(parameter): name for name, parameter in model.named_parameters()}
         embeddings = owners[id(model.get_input_embeddings().weight)]
         head = owners.get(id(getattr(model.get_output_embeddings(), "weight", None)))
@@ -103,21 +103,26 @@ class BAdam(Method):
         prefixes = tuple(prefix for block in blocks for prefix in block)
         return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
 
-    def make_optimizer(self, model: Any, run: Experiment) -> Any:
+    def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return the package's block (or ratio) optimizer, mended."""
         import badam
 
-        from tuneoff.models.optimizers import make, parameter_groups
+        from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
         named = list(model.named_parameters())
         if self.badam_mode is Mode.ratio:
             cls = type("BlockOptimizerRatio", (_Ratio, badam.BlockOptimizerRatio), {})
-            return cls(parameter_groups(named, run.lr, run.weight_decay), self, run)
+            return cls(
+                parameter_groups(named, experiment.lr, experiment.weight_decay), self, experiment
+            )
         cls = type("BlockOptimizer", (_Blocks, badam.BlockOptimizer), {})
         # One group over all: upstream takes rate and decay from the first, and makes the active ones itself.
         params = [parameter for _, parameter in named if parameter.requires_grad]
-        base = make([{"params": params, "lr": run.lr, "weight_decay": run.weight_decay}], run)
-        return cls(base, named, self.blocks(model), self, derive(run.seed, "blocks"))
+        base = build_optimizer(
+            [{"params": params, "lr": experiment.lr, "weight_decay": experiment.weight_decay}],
+            experiment,
+        )
+        return cls(base, named, self.blocks(model), self, derive_seed(experiment.seed, "blocks"))
 
     def _moves(self) -> bool:
         return self.badam_switch_interval > 0 and self.badam_switch_mode is not SwitchMode.fixed
@@ -233,13 +238,17 @@ class _Blocks(_Cycle):
 
     def _switch_trainable_params_single_gpu(self, verbose: int | None = 1) -> None:
         """As upstream, but decay is the run's and for matrices alone (upstream: 0.01, and for norms too)."""
-        from tuneoff.models.optimizers import decays
+        from tuneoff.models.optimizers import takes_weight_decay
 
         super()._switch_trainable_params_single_gpu(verbose)  # type: ignore[misc]
         halves, decay = self.base_optimizer.param_groups, self.param_groups[0]["weight_decay"]
         for half, matrices in zip(halves, (True, False), strict=True):
             half.update(
-                params=[copy for copy in self.param_idx2hp.values() if decays(copy) is matrices],
+                params=[
+                    copy
+                    for copy in self.param_idx2hp.values()
+                    if takes_weight_decay(copy) is matrices
+                ],
                 weight_decay=decay if matrices else 0.0,
             )
         self.base_optimizer.param_groups = [half for half in halves if half["params"]]
@@ -280,15 +289,16 @@ class _Ratio(_Cycle):
 
     state: dict
 
-    def __init__(self, groups: list[dict], options: BAdam, run: Experiment):
+    def __init__(self, groups: list[dict], options: BAdam, experiment: Experiment):
         import torch
 
         from tuneoff.models.optimizers import BETAS, EPS
 
-        self.options, self.seed = options, derive(run.seed, "blocks")
+        self.options, self.seed = options, derive_seed(experiment.seed, "blocks")
         self.global_step, self.masks = 0, dict[Any, Any]()
         # Optimizer's own __init__: upstream's is where the tied head crashes and the global generator is drawn from.
-        torch.optim.Optimizer.__init__(self, groups, {"lr": run.lr, "betas": BETAS, "eps": EPS})  # type: ignore[arg-type]
+        defaults = {"lr": experiment.lr, "betas": BETAS, "eps": EPS}
+        torch.optim.Optimizer.__init__(self, groups, defaults)  # type: ignore[arg-type]
         for parameter in (
             parameter for group in self.param_groups for parameter in group["params"]
         ):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tuneoff.config import ConfigError, names, nearest, option
+from tuneoff.config import ConfigError, names, option, suggest_nearest
 from tuneoff.methods import Method, register
 
 
@@ -24,9 +24,9 @@ class Freeze(Method):
         Raises:
             ConfigError: more layers than the model has, or a module that does not exist.
         """
-        from tuneoff.models.layers import decoder_layers
+        from tuneoff.models.layers import find_decoder_layers
 
-        prefix, layers = decoder_layers(model)
+        prefix, layers = find_decoder_layers(model)
         count = abs(self.freeze_trainable_layers)
         if count > len(layers):
             raise ConfigError(
@@ -79,17 +79,17 @@ class Freeze(Method):
                 raise ConfigError(
                     key,
                     name,
-                    f"no such module; there are {', '.join(available)}{nearest(name, available)}",
+                    f"no such module; there are {', '.join(available)}{suggest_nearest(name, available)}",
                 )
             for module in found:
                 module.requires_grad_(True)
 
     def facts(self, model: Any) -> dict:
         """Say when opening the head opened the tied embeddings too."""
-        from tuneoff.models.layers import tied
+        from tuneoff.models.layers import has_tied_head
 
         head = model.get_output_embeddings()
-        if head is not None and tied(model) and head.weight.requires_grad:
+        if head is not None and has_tied_head(model) and head.weight.requires_grad:
             return {
                 "tied_weights": "the output head and the embeddings are one weight, and it trains"
             }

@@ -40,11 +40,13 @@ class GaLore(Method):
     galore_layerwise: bool = False
     galore_max_weight_grad_norm: float | None = above(None, 0)
 
-    def check(self, run: Experiment) -> None:
+    def check(self, experiment: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""
-        if run.sharding:
+        if experiment.sharding:
             raise ConfigError(
-                "method", run.method, f"does not run under {run.sharding}: its SVD would see shards"
+                "method",
+                experiment.method,
+                f"does not run under {experiment.sharding}: its SVD would see shards",
             )
         if not self.galore_layerwise:
             if self.galore_max_weight_grad_norm is not None:
@@ -54,47 +56,49 @@ class GaLore(Method):
                     "needs galore_layerwise=true; max_grad_norm clips otherwise",
                 )
             return
-        if run.num_processes > 1:
+        if experiment.num_processes > 1:
             raise ConfigError(
                 "num_processes",
-                run.num_processes,
+                experiment.num_processes,
                 "must be 1 where galore_layerwise=true: each process "
                 "would step on its own gradient before the others' is added",
             )
-        if run.gradient_accumulation_steps > 1:
+        if experiment.gradient_accumulation_steps > 1:
             raise ConfigError(
                 "gradient_accumulation_steps",
-                run.gradient_accumulation_steps,
+                experiment.gradient_accumulation_steps,
                 "must be 1 where galore_layerwise=true, since each backward pass steps",
             )
-        if run.max_grad_norm is not None:
+        if experiment.max_grad_norm is not None:
             raise ConfigError(
                 "max_grad_norm",
-                run.max_grad_norm,
+                experiment.max_grad_norm,
                 "must be null where galore_layerwise=true, since no "
                 "global norm exists before the step; galore_max_weight_grad_norm clips each weight",
             )
-        if run.mixed_precision is MixedPrecision.fp16:
+        if experiment.mixed_precision is MixedPrecision.fp16:
             raise ConfigError(
                 "mixed_precision",
-                run.mixed_precision,
+                experiment.mixed_precision,
                 "must be no or bf16 where galore_layerwise=true, since the loss scale is still on",
             )
 
-    def make_optimizer(self, model: Any, run: Experiment) -> Any:
+    def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return galore-torch's optimizer with the targeted 2-D weights in projected groups.
 
         Raises:
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
-        from tuneoff.models.layers import linear_modules
-        from tuneoff.models.optimizers import need_cuda, parameter_groups
+        from tuneoff.models.layers import find_linear_layers
+        from tuneoff.models.optimizers import check_cuda, parameter_groups
 
-        if run.optimizer is Optimizer.adamw_8bit:
-            need_cuda(run)
+        if experiment.optimizer is Optimizer.adamw_8bit:
+            check_cuda(experiment)
         targets = {
             id(module.weight): path
-            for path, module in linear_modules(model, self.galore_target, "galore_target").items()
+            for path, module in find_linear_layers(
+                model, self.galore_target, "galore_target"
+            ).items()
         }
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         low = [(name, p) for name, p in named if id(p) in targets]
@@ -113,24 +117,28 @@ class GaLore(Method):
             "proj_type": self.galore_proj_type.name,
         }
         groups = [
-            *parameter_groups(low, run.lr, run.weight_decay, **projection),
+            *parameter_groups(low, experiment.lr, experiment.weight_decay, **projection),
             *parameter_groups(
-                [item for item in named if id(item[1]) not in targets], run.lr, run.weight_decay
+                [item for item in named if id(item[1]) not in targets],
+                experiment.lr,
+                experiment.weight_decay,
             ),
         ]
-        optimizer = _optimizer_class(run.optimizer, self.galore_layerwise)(groups, **_settings(run))
+        optimizer = _optimizer_class(experiment.optimizer, self.galore_layerwise)(
+            groups, **_settings(experiment)
+        )
         if self.galore_layerwise:
             optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
         return optimizer
 
 
-def _settings(run: Experiment) -> dict:
+def _settings(experiment: Experiment) -> dict:
     from tuneoff.models.optimizers import ADAFACTOR, BETAS, EPS
 
-    if run.optimizer is Optimizer.adafactor:
-        return {"lr": run.lr, **ADAFACTOR}
-    adam = {"lr": run.lr, "betas": BETAS, "eps": EPS}
-    if run.optimizer is Optimizer.adamw_8bit:
+    if experiment.optimizer is Optimizer.adafactor:
+        return {"lr": experiment.lr, **ADAFACTOR}
+    adam = {"lr": experiment.lr, "betas": BETAS, "eps": EPS}
+    if experiment.optimizer is Optimizer.adamw_8bit:
         # galore-torch passes these two by position, and bitsandbytes now has max_unorm and skip_zeros in their place.
         return {**adam, "percentile_clipping": 0.0, "block_wise": False}
     return {**adam, "no_deprecation_warning": True}

@@ -31,7 +31,7 @@ class LoRA(Method):
     adapter_path: str | None = None
     keeps_base, packages = True, ("peft",)
 
-    def check(self, run: Experiment) -> None:
+    def check(self, experiment: Experiment) -> None:
         """Refuse what PEFT cannot do, and an adapter folder that is not there."""
         if self.pissa_convert and not self.pissa_init:
             raise ConfigError("pissa_convert", True, "needs pissa_init=true")
@@ -39,10 +39,11 @@ class LoRA(Method):
             raise ConfigError(
                 "pissa_convert", True, "a DoRA magnitude has no LoRA form; leave out use_dora"
             )
-        if self.pissa_convert and not run.save_model:
+        if self.pissa_convert and not experiment.save_model:
             raise ConfigError("pissa_convert", True, "needs save_model=true")
         stored = (
-            run.quantised and f"the base weights, which are quantised ({'='.join(run.quantised)})"
+            experiment.quantised
+            and f"the base weights, which are quantised ({'='.join(experiment.quantised)})"
         )
         if stored and self.pissa_init:
             raise ConfigError("pissa_init", True, f"would change {stored}")
@@ -62,10 +63,10 @@ class LoRA(Method):
         base = (
             adapter / "base" if adapter and (adapter / "base").is_dir() else None
         )  # what PiSSA leaves of the weights
-        if base and Path(run.model.path or "").expanduser().resolve() != base.resolve():
+        if base and Path(experiment.model.path or "").expanduser().resolve() != base.resolve():
             raise ConfigError(
                 "model.path",
-                run.model.path,
+                experiment.model.path,
                 f"must be {base}, the weights that this adapter applies to",
             )
         if self.create_new_adapter and self.adapter_path is None:
@@ -79,9 +80,9 @@ class LoRA(Method):
         """
         from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-        from tuneoff.models.layers import quantised
+        from tuneoff.models.layers import is_quantized
 
-        if quantised(model):
+        if is_quantized(model):
             if (
                 self.use_dora
                 and getattr(model, "is_loaded_in_8bit", False)
@@ -114,7 +115,7 @@ class LoRA(Method):
         """PEFT's description of this adapter for `model`."""
         from peft import LoraConfig
 
-        from tuneoff.models.layers import linear_names, tied
+        from tuneoff.models.layers import find_linear_names, has_tied_head
 
         added, ends = (
             self._additional_modules(model),
@@ -126,11 +127,11 @@ class LoRA(Method):
             r=self.lora_rank,
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
-            target_modules=linear_names(model, self.lora_target, "lora_target"),
+            target_modules=find_linear_names(model, self.lora_target, "lora_target"),
             modules_to_save=added,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
-            ensure_weight_tying=tied(model)
+            ensure_weight_tying=has_tied_head(model)
             and any(model.get_submodule(path) in ends for path in added or ()),
             init_lora_weights=pissa if self.pissa_init else True,  # type: ignore[arg-type]
         )
@@ -157,29 +158,31 @@ class LoRA(Method):
             found += [path for path in meant if path not in found]
         return found or None
 
-    def make_optimizer(self, model: Any, run: Experiment) -> Any:
+    def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
-        from tuneoff.models.optimizers import make, parameter_groups
+        from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
         named = list(model.named_parameters())
         if self.loraplus_lr_ratio is None:
-            return make(parameter_groups(named, run.lr, run.weight_decay), run)
+            return build_optimizer(
+                parameter_groups(named, experiment.lr, experiment.weight_decay), experiment
+            )
         # By name: PEFT's own helper gives every 1-D parameter, DoRA's magnitudes too, the rate of B.
         rates = {
             "lora_embedding_B": self.loraplus_lr_embedding,
-            "lora_B": run.lr * self.loraplus_lr_ratio,
-            "": run.lr,
+            "lora_B": experiment.lr * self.loraplus_lr_ratio,
+            "": experiment.lr,
         }
         groups: dict[str, list] = {mark: [] for mark in rates}
         for name, parameter in named:
             groups[next(mark for mark in rates if mark in name)].append((name, parameter))
-        return make(
+        return build_optimizer(
             [
                 group
                 for mark, members in groups.items()
-                for group in parameter_groups(members, rates[mark], run.weight_decay)
+                for group in parameter_groups(members, rates[mark], experiment.weight_decay)
             ],
-            run,
+            experiment,
         )
 
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
@@ -217,12 +220,12 @@ class LoRA(Method):
         import torch
         from peft import PeftModel
 
-        from tuneoff.models.layers import quantised
+        from tuneoff.models.layers import is_quantized
 
         inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
         with torch.no_grad():
             trained = model.eval()(**inputs).logits
-            if quantised(model.get_base_model()):
+            if is_quantized(model.get_base_model()):
                 model = PeftModel.from_pretrained(model.unload().dequantize(), folder)
             merged = model.merge_and_unload()
             merged.save_pretrained(folder / "merged")

@@ -12,18 +12,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tuneoff.config import ConfigError, Experiment
-from tuneoff.data import Row, collate, join
+from tuneoff.data import Row, collate, join_rows
 
 TOLERANCE = 1e-5  # of the largest logit
 ROUNDINGS = 4  # where the weights are in half precision: of their type's rounding
 
 
-def positions(model: PreTrainedModel) -> float:
+def max_positions(model: PreTrainedModel) -> float:
     """How many positions the model was made for; infinite where its configuration does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
-def refuse_strangers(model: PreTrainedModel, run: Experiment, longest: int, highest: int) -> None:
+def check_embeddings(
+    model: PreTrainedModel, experiment: Experiment, longest: int, highest: int
+) -> None:
     """Refuse data whose `longest` row or `highest` token the model has no embedding for.
 
     Raises:
@@ -33,19 +35,21 @@ def refuse_strangers(model: PreTrainedModel, run: Experiment, longest: int, high
     if highest >= words.num_embeddings:
         raise ConfigError(
             "model.tokenizer",
-            run.model.tokenizer or run.model.path,
+            experiment.model.tokenizer or experiment.model.path,
             f"gives token {highest}, and the model has {words.num_embeddings}",
         )
     learned = any(
         isinstance(module, nn.Embedding) and module is not words for module in model.modules()
     )
-    if learned and longest > (most := positions(model)):
+    if learned and longest > (most := max_positions(model)):
         raise ConfigError(
-            "max_length", run.max_length, f"must be at most {most}, the positions that were learned"
+            "max_length",
+            experiment.max_length,
+            f"must be at most {most}, the positions that were learned",
         )
 
 
-def refuse_leaks(model: Any) -> None:
+def check_packing(model: Any) -> None:
     """Refuse `packing` for a model in which a packed example is not what it is alone.
 
     Two tests in one small forward pass of two rows, [a, b] and [b, padding], as training packs them. The derivative of
@@ -59,7 +63,7 @@ def refuse_leaks(model: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(embeddings.weight.shape[0], (16,), generator=generator).tolist()
     first, second = (Row(array("i", part), ((1, len(part)),)) for part in (ids[:7], ids[7:]))
-    batch = collate([join([first, second]), second], pad=0).to(embeddings.weight.device)
+    batch = collate([join_rows([first, second]), second], pad=0).to(embeddings.weight.device)
     found: dict[str, torch.Tensor] = {}
 
     def watch(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,10 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from tuneoff.config import ConfigError, nearest
+from tuneoff.config import ConfigError, suggest_nearest
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return (path, layers): the module list that holds most of the model's parameters.
 
     Raises:
@@ -36,7 +36,7 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return path, lists[path]
 
 
-def linear_modules(
+def find_linear_layers(
     model: PreTrainedModel, wanted: list[str] | None, key: str
 ) -> dict[str, nn.Module]:
     """Return linear layers (`nn.Linear`, and `Conv1D` as in GPT-2) by path.
@@ -58,43 +58,43 @@ def linear_modules(
         return {path: module for path, module in linears.items() if module is not head}
     found: dict[str, nn.Module] = {}
     for name in wanted:
-        matches = {path: module for path, module in linears.items() if on_segments(name, path)}
+        matches = {path: module for path, module in linears.items() if matches_segments(name, path)}
         if not matches:
             leaves = sorted({path.rpartition(".")[2] for path in linears})
             raise ConfigError(
                 key,
                 name,
-                f"no such linear layer; there are {', '.join(leaves)}{nearest(name, leaves)}",
+                f"no such linear layer; there are {', '.join(leaves)}{suggest_nearest(name, leaves)}",
             )
         found.update(matches)
     return found
 
 
-def on_segments(name: str, path: str) -> bool:
+def matches_segments(name: str, path: str) -> bool:
     """Whether `name` is a run of whole segments of a dotted path: `mlp` and `self_attn.q_proj`, never a part of one."""
     return f".{name}." in f".{path}."
 
 
-def linear_names(model: PreTrainedModel, wanted: list[str], key: str) -> list[str]:
-    """Names of `linear_modules` for PEFT: last segments where they mean the same modules, else whole paths."""
-    chosen = linear_modules(model, wanted, key)
+def find_linear_names(model: PreTrainedModel, wanted: list[str], key: str) -> list[str]:
+    """Names of `find_linear_layers` for PEFT: last segments where they mean the same modules, else whole paths."""
+    chosen = find_linear_layers(model, wanted, key)
     leaves = {path.rpartition(".")[2] for path in chosen}
     meant = {path for path, module in model.named_modules() if path.rpartition(".")[2] in leaves}
     return sorted(leaves if meant == set(chosen) else chosen)
 
 
-def quantised(model: PreTrainedModel) -> bool:
+def is_quantized(model: PreTrainedModel) -> bool:
     """Whether the base weights are stored in a quantised type."""
     return getattr(model, "is_quantized", False)
 
 
-def tied(model: PreTrainedModel) -> bool:
+def has_tied_head(model: PreTrainedModel) -> bool:
     """Whether the output head and the input embeddings are one weight."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def count(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
+def count_parameters(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
     """Numbers of weights as a record has them: all, those that the whole run may train, and those that train now."""
     named = dict(model.named_parameters())
     return {

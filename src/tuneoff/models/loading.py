@@ -23,7 +23,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tuneoff.config import ConfigError, Experiment, MixedPrecision, Model, folder_of, nearest
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    MixedPrecision,
+    Model,
+    resolve_folder,
+    suggest_nearest,
+)
 
 logging.disable_progress_bar()  # ours is the one that says something
 python_logging.getLogger("bitsandbytes").setLevel(
@@ -46,15 +53,15 @@ warnings.filterwarnings(
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
-def locate(path: str) -> str:
+def resolve_path(path: str) -> str:
     """The folder behind `tuneoff:NAME` (shipped with the package); any other path or hub name as it is."""
-    folder = folder_of(path)
+    folder = resolve_folder(path)
     # Absolute, since an adapter's config keeps it.
     return str(folder.absolute()) if path.startswith("tuneoff:") or folder.is_dir() else path
 
 
 @contextmanager
-def reading(model: Model, key: str = "path") -> Iterator[None]:
+def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
     """Turn what transformers raises for a model it cannot give as asked into a refusal in one line.
 
     Raises:
@@ -91,7 +98,7 @@ def _source(model: Model, gguf: bool = True) -> dict[str, Any]:
     if model.gguf_file is None or not gguf:
         return {"trust_remote_code": model.trust_remote_code}
     # The whole path: a file of this name in the working directory would come before the one in the folder.
-    here = Path(locate(model.path or "")) / model.gguf_file
+    here = Path(resolve_path(model.path or "")) / model.gguf_file
     return {
         "trust_remote_code": model.trust_remote_code,
         "gguf_file": str(here) if here.exists() else model.gguf_file,
@@ -107,9 +114,9 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     place = model.tokenizer or model.path or DEFAULT_TOKENIZER
     # First, so that a model that cannot be is refused in a line; of a GGUF file this would read the whole header again.
     config = None if model.gguf_file else model_config(model)
-    with reading(model, "tokenizer" if model.tokenizer else "path"):
+    with explain_loading_errors(model, "tokenizer" if model.tokenizer else "path"):
         tokenizer = AutoTokenizer.from_pretrained(
-            locate(place), **_source(model, gguf=model.tokenizer is None)
+            resolve_path(place), **_source(model, gguf=model.tokenizer is None)
         )
     if config and model.path is None and len(tokenizer) > config.vocab_size:
         raise ConfigError(
@@ -135,29 +142,29 @@ def _only_the_files_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
 
 
-def load_model(run: Experiment) -> PreTrainedModel:
-    """Return the model in `run.dtype` on the CPU: pretrained, or drawn from torch's seeded global generator."""
-    if not run.model.pretrained:
-        return build_model(run)
-    assert run.model.path  # `Model.check` has seen to it
-    with reading(run.model):
+def load_model(experiment: Experiment) -> PreTrainedModel:
+    """Return the model in `experiment.dtype` on the CPU: pretrained, or drawn from torch's seeded global generator."""
+    if not experiment.model.pretrained:
+        return build_model(experiment)
+    assert experiment.model.path  # `Model.check` has seen to it
+    with explain_loading_errors(experiment.model):
         model = AutoModelForCausalLM.from_pretrained(
-            locate(run.model.path),
-            **_source(run.model),
-            **_settings(run),
-            quantization_config=_quantization(run),
+            resolve_path(experiment.model.path),
+            **_source(experiment.model),
+            **_settings(experiment),
+            quantization_config=_quantization(experiment),
         )
-    return _ready(model, run)
+    return _ready(model, experiment)
 
 
-def build_model(run: Experiment) -> PreTrainedModel:
+def build_model(experiment: Experiment) -> PreTrainedModel:
     """Return the model without its pretrained weights, on torch's default device (on meta: no memory at all)."""
-    config = model_config(run.model)
-    with reading(run.model):
+    config = model_config(experiment.model)
+    with explain_loading_errors(experiment.model):
         model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=run.model.trust_remote_code, **_settings(run)
+            config, trust_remote_code=experiment.model.trust_remote_code, **_settings(experiment)
         )
-    return _ready(model, run)
+    return _ready(model, experiment)
 
 
 def model_config(model: Model) -> PreTrainedConfig:
@@ -167,8 +174,8 @@ def model_config(model: Model) -> PreTrainedConfig:
         ConfigError: a model type or a size that transformers does not know.
     """
     if model.path is not None:
-        with reading(model):
-            return AutoConfig.from_pretrained(locate(model.path), **_source(model))
+        with explain_loading_errors(model):
+            return AutoConfig.from_pretrained(resolve_path(model.path), **_source(model))
     sizes = dict(model.config or {})
     kind = sizes.pop("model_type")
     try:
@@ -180,29 +187,34 @@ def model_config(model: Model) -> PreTrainedConfig:
     for key in sizes:
         if key not in known:  # transformers would keep it and go on with its default
             raise ConfigError(
-                f"model.config.{key}", sizes[key], f"no such size of {kind}{nearest(key, known)}"
+                f"model.config.{key}",
+                sizes[key],
+                f"no such size of {kind}{suggest_nearest(key, known)}",
             )
     return AutoConfig.for_model(kind, **sizes)
 
 
-def _settings(run: Experiment) -> dict[str, Any]:
-    assert run.dtype  # null is resolved when an experiment is made
-    return {"attn_implementation": run.model.attention, "dtype": getattr(torch, run.dtype.name)}
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    assert experiment.dtype  # null is resolved when an experiment is made
+    return {
+        "attn_implementation": experiment.model.attention,
+        "dtype": getattr(torch, experiment.dtype.name),
+    }
 
 
-def _quantization(run: Experiment) -> BitsAndBytesConfig | GgufConfig | None:
+def _quantization(experiment: Experiment) -> BitsAndBytesConfig | GgufConfig | None:
     """How the base weights are stored: QLoRA's NF4 with double quantisation, LLM.int8(), or as `dtype` says."""
-    if run.model.gguf_file is not None:
+    if experiment.model.gguf_file is not None:
         return GgufConfig(
             dequantize=True
         )  # where there are kernels for it, packed weights would stay, and not train
-    if run.quantization == "8bit":
+    if experiment.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    if run.quantization is None:
+    if experiment.quantization is None:
         return None
     half = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
-    assert run.dtype
-    compute = half.get(run.mixed_precision, getattr(torch, run.dtype.name))
+    assert experiment.dtype
+    compute = half.get(experiment.mixed_precision, getattr(torch, experiment.dtype.name))
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -211,15 +223,15 @@ def _quantization(run: Experiment) -> BitsAndBytesConfig | GgufConfig | None:
     )
 
 
-def _ready(model: PreTrainedModel, run: Experiment) -> PreTrainedModel:
+def _ready(model: PreTrainedModel, experiment: Experiment) -> PreTrainedModel:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # In its first evaluation on such a CPU bitsandbytes would repack a 4-bit weight for inference: with scales
             # rounded to bfloat16, and no gradient through the layer from then on.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    if run.gradient_checkpointing:
+    if experiment.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if run.model.liger and model.device.type != "meta":  # a prediction runs no kernel
+    if experiment.model.liger and model.device.type != "meta":  # a prediction runs no kernel
         _apply_liger(model)
     return model
 
@@ -243,12 +255,12 @@ def _apply_liger(model: PreTrainedModel) -> None:
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
-def in_effect(model: PreTrainedModel, run: Experiment) -> dict[str, Any]:
+def runtime_facts(model: PreTrainedModel, experiment: Experiment) -> dict[str, Any]:
     """What the record says of a loaded model: the attention that transformers chose, Liger, how weights are stored."""
     stored = getattr(model.config, "quantization_config", None)
     return {
         "attention": model.config._attn_implementation,
-        "liger": run.model.liger,
+        "liger": experiment.model.liger,
         "quantization": stored
         and {key: value for key, value in stored.to_dict().items() if key[0] != "_"},
     }

@@ -15,7 +15,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
 
-def decays(parameter: nn.Parameter) -> bool:
+def takes_weight_decay(parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: to matrices, not to biases, norms or magnitudes."""
     return parameter.ndim >= 2
 
@@ -30,8 +30,8 @@ def parameter_groups(
     """
     trainable = [parameter for _, parameter in named if parameter.requires_grad]
     halves = (
-        ([p for p in trainable if decays(p)], weight_decay),
-        ([p for p in trainable if not decays(p)], 0.0),
+        ([p for p in trainable if takes_weight_decay(p)], weight_decay),
+        ([p for p in trainable if not takes_weight_decay(p)], 0.0),
     )
     return [
         {"params": params, "lr": lr, "weight_decay": decay, **extra}
@@ -40,28 +40,37 @@ def parameter_groups(
     ]
 
 
-def make(groups: list[dict], run: Experiment) -> torch.optim.Optimizer:
-    """Return the optimizer that `run.optimizer` names over `groups`.
+def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.Optimizer:
+    """Return the optimizer that `experiment.optimizer` names over `groups`.
 
     Raises:
         ConfigError: for 8-bit AdamW where the parameters are not on a CUDA device.
     """
-    if run.optimizer is Optimizer.adamw:
+    if experiment.optimizer is Optimizer.adamw:
         # Fused on every device: the default differs between CPU and CUDA, in memory too.
         return torch.optim.AdamW(
-            groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay, fused=True
+            groups,
+            lr=experiment.lr,
+            betas=BETAS,
+            eps=EPS,
+            weight_decay=experiment.weight_decay,
+            fused=True,
         )
-    if run.optimizer is Optimizer.adafactor:
+    if experiment.optimizer is Optimizer.adafactor:
         from transformers.optimization import Adafactor
 
-        return Adafactor(groups, lr=run.lr, weight_decay=run.weight_decay, **ADAFACTOR)
-    need_cuda(run)
+        return Adafactor(
+            groups, lr=experiment.lr, weight_decay=experiment.weight_decay, **ADAFACTOR
+        )
+    check_cuda(experiment)
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(groups, lr=run.lr, betas=BETAS, eps=EPS, weight_decay=run.weight_decay)
+    return AdamW8bit(
+        groups, lr=experiment.lr, betas=BETAS, eps=EPS, weight_decay=experiment.weight_decay
+    )
 
 
-def facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What the record says of the optimizer in effect."""
     kind = type(getattr(optimizer, "base_optimizer", optimizer))
     return {
@@ -78,7 +87,7 @@ def facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-def need_cuda(run: Experiment) -> None:
+def check_cuda(experiment: Experiment) -> None:
     """Refuse an optimizer whose kernels exist for CUDA alone where there is none; a prediction runs no kernel.
 
     Raises:
@@ -87,6 +96,6 @@ def need_cuda(run: Experiment) -> None:
     if not torch.cuda.is_available() and detect_fake_mode() is None:
         raise ConfigError(
             "optimizer",
-            run.optimizer,
+            experiment.optimizer,
             "needs a CUDA device, and there is none; adamw and adafactor run on a CPU",
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 CHART = "memory.svg"
 
 
-def draw(timeline: dict, folder: Path) -> Path | None:
+def draw_timeline(timeline: dict, folder: Path) -> Path | None:
     """Write the chart of prediction.json's `timeline` into `folder`; None where the report extra is not installed."""
     if not (find_spec("altair") and find_spec("vl_convert")):
         return None

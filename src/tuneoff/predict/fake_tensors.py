@@ -16,7 +16,7 @@ DEVICE = torch.ops.prim.device.default
 CPU = torch.device("cpu")
 
 
-class Fakes(FakeTensorMode):
+class FakeMode(FakeTensorMode):
     """PyTorch's mode of fake tensors, with what makes a step twice as fast: it watches, and remembers, by itself.
 
     A watching mode above this one would double every crossing from C++ to Python; PyTorch's own memory of what an
@@ -181,7 +181,7 @@ def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
 
 
 @contextmanager
-def host_tables() -> Iterator[None]:
+def patch_quantization_tables() -> Iterator[None]:
     """Let bitsandbytes compute its quantisation tables, which it reads back; its update kernels have fake ones.
 
     The one exception to running the training code as it is, with CUDA's synchronisation where there is no CUDA.

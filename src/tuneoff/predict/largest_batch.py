@@ -5,7 +5,7 @@ from collections.abc import Callable
 MOST = 2**16
 
 
-def largest(
+def find_largest_batch(
     needed: Callable[[int], float], limit: float, start: int, without_rows: float
 ) -> tuple[int, dict[int, float]]:
     """The largest size whose `needed(size)` is at most `limit`, 0 if none, with every size that was tried.

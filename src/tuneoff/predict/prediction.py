@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tuneoff.measure.memory_breakdown import CATEGORIES, LiveMemory
-from tuneoff.measure.memory_peaks import GIB, gib
-from tuneoff.predict.chart import draw
+from tuneoff.measure.memory_breakdown import CATEGORIES, MemoryBreakdown
+from tuneoff.measure.memory_peaks import GIB, to_gib
+from tuneoff.predict.chart import draw_timeline
 
 BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every allocation is rounded up to it
 CONTEXT_GIB = 0.5
@@ -31,7 +31,7 @@ class Moment:
 
     phase: str
     name: str
-    live: LiveMemory
+    live: MemoryBreakdown
 
     @cached_property
     def bytes(self) -> dict[str, int]:
@@ -49,7 +49,7 @@ class Moment:
         return sum(self.live.peak(BLOCK).values())
 
 
-def worst(moments: Iterable[Moment]) -> Moment:
+def costliest_moment(moments: Iterable[Moment]) -> Moment:
     """The moment on the device that needs the most."""
     return max(
         (moment for moment in moments if moment.phase not in HOST_PHASES),
@@ -62,31 +62,34 @@ def needed_gib(moment: Moment) -> float:
     return moment.rounded / GIB + CONTEXT_GIB
 
 
-def content(moments: list[Moment], assumptions: list[str]) -> dict:
+def prediction_content(moments: list[Moment], assumptions: list[str]) -> dict:
     """The part of prediction.json that was predicted."""
-    top, train = worst(moments), worst(moment for moment in moments if moment.phase == "train")
+    top, train = (
+        costliest_moment(moments),
+        costliest_moment(moment for moment in moments if moment.phase == "train"),
+    )
     phases: dict[str, int] = {}
     for moment in moments:
         phases[moment.phase] = max(phases.get(moment.phase, 0), moment.peak)
     return {
         "status": "predicted",
-        "peak_gib": {phase: gib(peak) for phase, peak in phases.items()},
+        "peak_gib": {phase: to_gib(peak) for phase, peak in phases.items()},
         "host_phases": [phase for phase in phases if phase in HOST_PHASES],
-        "step_gib": {moment.name: gib(moment.peak) for moment in moments if moment.name},
-        "breakdown_gib": {part: gib(size) for part, size in train.bytes.items()},
+        "step_gib": {moment.name: to_gib(moment.peak) for moment in moments if moment.name},
+        "breakdown_gib": {part: to_gib(size) for part, size in train.bytes.items()},
         "breakdown_of": train.name,
         "largest_tensors": [
             {
                 "category": item["category"],
                 "name": item["name"],
-                "gib": gib(item["bytes"]),
+                "gib": to_gib(item["bytes"]),
                 "tensors": item["tensors"],
             }
             for item in train.live.largest()
         ],
         "timeline": {"step": train.name, "gib": timeline(train.live)},
         "cuda": {
-            "rounding_gib": gib(top.rounded - top.peak),
+            "rounding_gib": to_gib(top.rounded - top.peak),
             "context_gib": CONTEXT_GIB,
             "source": CUDA_SOURCE,
         },
@@ -96,21 +99,21 @@ def content(moments: list[Moment], assumptions: list[str]) -> dict:
     }
 
 
-def timeline(live: LiveMemory, points: int = POINTS) -> list[dict]:
+def timeline(live: MemoryBreakdown, points: int = POINTS) -> list[dict]:
     """Live GiB by category over a step's allocations and frees, thinned to the highest moment of each stretch."""
     whole = [dict(moment) for moment in live.timeline()]
     size = -(-len(whole) // points)
     stretches = [whole[start : start + size] for start in range(0, len(whole), size)]
     return [
-        {part: gib(moment[part]) for part in CATEGORIES}
+        {part: to_gib(moment[part]) for part in CATEGORIES}
         for moment in (max(stretch, key=lambda live: sum(live.values())) for stretch in stretches)
     ]
 
 
-def show(prediction: dict, folder: Path) -> None:
+def show_prediction(prediction: dict, folder: Path) -> None:
     """Print the closing table, and draw the step's memory into `folder`."""
-    print(closing_table(prediction, folder))
-    drawn = draw(prediction["timeline"], folder)
+    print(format_prediction(prediction, folder))
+    drawn = draw_timeline(prediction["timeline"], folder)
     print(
         f"chart: {drawn}"
         if drawn
@@ -118,7 +121,7 @@ def show(prediction: dict, folder: Path) -> None:
     )
 
 
-def closing_table(prediction: dict, folder: Path) -> str:
+def format_prediction(prediction: dict, folder: Path) -> str:
     """What was foreseen, in a few aligned lines."""
     host = prediction["host_phases"]
     peaks = ", ".join(

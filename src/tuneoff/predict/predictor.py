@@ -13,36 +13,38 @@ from typing import Any
 import torch
 
 from tuneoff.config import Experiment, MixedPrecision, Optimizer
-from tuneoff.data import Batch, Row, collate, join
-from tuneoff.measure.memory_breakdown import LiveMemory
+from tuneoff.data import Batch, Row, collate, join_rows
+from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
-from tuneoff.models.layers import count
+from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import build_model
-from tuneoff.predict.fake_tensors import Fakes, fake_batch, host_tables, to_fake
-from tuneoff.predict.largest_batch import largest
-from tuneoff.predict.prediction import Moment, content, needed_gib, worst
+from tuneoff.predict.fake_tensors import FakeMode, fake_batch, patch_quantization_tables, to_fake
+from tuneoff.predict.largest_batch import find_largest_batch
+from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
 from tuneoff.training.step import Engine, summed_loss, train_step
 
 IN_FAKE = ("sdpa", "eager")  # attention that runs on fake CPU tensors
 
 
-def predict(run: Experiment, method: Method) -> dict:
-    """Predict what training `run` would take: prediction.json without a run's own keys, all in GiB of 2^30 bytes.
+def predict(experiment: Experiment, method: Method) -> dict:
+    """Predict what training would take: prediction.json without a run's own keys, all in GiB of 2^30 bytes.
 
     Raises:
         ConfigError: a setting that cannot be predicted, or that the model shows to be wrong.
     """
-    predictor = Predictor(run, method)
+    predictor = Predictor(experiment, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
-        parameters = count(
+        parameters = count_parameters(
             predictor.model, method.ever_trained(predictor.model, predictor.optimizer)
         )
-        moments = list(predictor.moments(run.batch_size))
-        found = {"parameters": parameters, **content(moments, predictor.assumptions())}
-        if run.gib is not None:
-            found["largest_batch"] = predictor.largest_batch(run.gib, worst(moments))
+        moments = list(predictor.moments(experiment.batch_size))
+        found = {"parameters": parameters, **prediction_content(moments, predictor.assumptions())}
+        if experiment.gib is not None:
+            found["largest_batch"] = predictor.largest_batch(
+                experiment.gib, costliest_moment(moments)
+            )
         return found
     finally:
         gc.unfreeze()
@@ -51,24 +53,24 @@ def predict(run: Experiment, method: Method) -> dict:
 class Predictor:
     """One variant on fake tensors. Making it goes through the phases before the first step."""
 
-    def __init__(self, run: Experiment, method: Method):
-        self.run, self.before = run, []  # type: Experiment, list[Moment]
-        attention = run.model.attention
-        run.model.attention = attention if attention in IN_FAKE else None
+    def __init__(self, experiment: Experiment, method: Method):
+        self.experiment, self.before = experiment, []  # type: Experiment, list[Moment]
+        attention = experiment.model.attention
+        experiment.model.attention = attention if attention in IN_FAKE else None
         with torch.device("meta"):
-            model = build_model(run)
-            with LiveMemory(model) as live:
+            model = build_model(experiment)
+            with MemoryBreakdown(model) as live:
                 live.model = model = method.prepare(model)
-        run.model.attention = attention
+        experiment.model.attention = attention
         self.before.append(Moment("prepare", "", live))
-        self.mode = Fakes()
+        self.mode = FakeMode()
         with self.faking():
             self.model, self.optimizer = to_fake(model), None  # type: Any, Any
             with self.watching() as live:
-                self.optimizer = live.optimizer = method.make_optimizer(self.model, run)
+                self.optimizer = live.optimizer = method.make_optimizer(self.model, experiment)
         self.before.append(Moment("load", "", live))
         kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(
-            run.mixed_precision
+            experiment.mixed_precision
         )
         self.engine = Engine(partial(torch.autocast, "cpu", dtype=kind) if kind else nullcontext)
 
@@ -77,14 +79,16 @@ class Predictor:
         """Fake tensors inside."""
         # bitsandbytes takes a second to import.
         with (
-            host_tables() if self.run.optimizer is Optimizer.adamw_8bit else nullcontext(),
+            patch_quantization_tables()
+            if self.experiment.optimizer is Optimizer.adamw_8bit
+            else nullcontext(),
             self.mode,
         ):
             yield
 
-    def watching(self) -> LiveMemory:
+    def watching(self) -> MemoryBreakdown:
         """Counts what is alive inside."""
-        return LiveMemory(self.model, self.optimizer, self.mode.watch)
+        return MemoryBreakdown(self.model, self.optimizer, self.mode.watch)
 
     def moments(self, size: int) -> Iterator[Moment]:
         """Every moment whose memory differs, with `size` rows: from the load to an evaluation."""
@@ -93,7 +97,7 @@ class Predictor:
         if getattr(self.optimizer, "refresh_interval", 0):
             yield self.train("steady step", size)
         yield from self.later(size)
-        yield self.evaluate(self.run.eval_batch_size or size)
+        yield self.evaluate(self.experiment.eval_batch_size or size)
 
     def later(self, size: int) -> Iterator[Moment]:
         """The train steps after the first that need the most: what a method renews or changes in turn is in them."""
@@ -112,17 +116,19 @@ class Predictor:
 
     def largest_batch(self, limit: float, top: Moment) -> dict:
         """The largest `batch_size` that needs at most `limit` GiB; `top` is the costliest moment at the run's own."""
-        start, known = self.run.batch_size, needed_gib(top)
+        start, known = self.experiment.batch_size, needed_gib(top)
 
         def needed(rows: int) -> float:
             if rows == start:
                 return known
             moments = list(self.later(rows))
             if top.phase == "evaluate":  # else training the same rows needs more
-                moments.append(self.evaluate(self.run.eval_batch_size or rows))
-            return needed_gib(worst(moments))
+                moments.append(self.evaluate(self.experiment.eval_batch_size or rows))
+            return needed_gib(costliest_moment(moments))
 
-        size, tried = largest(needed, limit, start, known - top.bytes["activations"] / GIB)
+        size, tried = find_largest_batch(
+            needed, limit, start, known - top.bytes["activations"] / GIB
+        )
         return {
             "gib": limit,
             "batch_size": size,
@@ -131,8 +137,8 @@ class Predictor:
 
     def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
         """One optimizer step."""
-        batch = self._batch(size, self.run.packing)
-        batches = [batch] * self.run.gradient_accumulation_steps
+        batch = self._batch(size, self.experiment.packing)
+        batches = [batch] * self.experiment.gradient_accumulation_steps
         with self.faking(), self.watching() as live:
             before()
             train_step(
@@ -140,7 +146,7 @@ class Predictor:
                 self.optimizer,
                 batches,
                 batch.label_tokens * len(batches),
-                self.run.max_grad_norm,
+                self.experiment.max_grad_norm,
                 self.engine,
             )
         return Moment("train", name, live)
@@ -155,35 +161,35 @@ class Predictor:
 
     def _batch(self, size: int, packed: bool = False) -> Batch:
         gc.collect()  # what the last step left in cycles must not count in this one
-        return fake_batch(worst_batch(size, self.run.max_length, packed), self.mode)
+        return fake_batch(make_worst_batch(size, self.experiment.max_length, packed), self.mode)
 
     def assumptions(self) -> list[str]:
         """What the figures stand on."""
-        run = self.run
+        experiment = self.experiment
         lines = [
-            f"one device; each row has max_length={run.max_length} tokens and every token is a label (the output "
-            "head runs on all positions)"
+            f"one device; each row has max_length={experiment.max_length} tokens and every token is a label (the "
+            "output head runs on all positions)"
         ]
-        if run.model.attention not in (None, *IN_FAKE):
+        if experiment.model.attention not in (None, *IN_FAKE):
             lines.append(
-                f"attention={run.model.attention} is taken to keep what {IN_FAKE[0]} keeps"
+                f"attention={experiment.model.attention} is taken to keep what {IN_FAKE[0]} keeps"
             )
-        if run.model.liger:
+        if experiment.model.liger:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
-        if run.mixed_precision is not MixedPrecision.no:
+        if experiment.mixed_precision is not MixedPrecision.no:
             lines.append(
                 "autocast by the CPU's list of operations; the gradient scaler's few scalars are left out"
             )
-        if run.num_processes > 1:
+        if experiment.num_processes > 1:
             lines.append(
                 "one rank of several, without the buckets in which gradients stay from step to step"
             )
         return lines
 
 
-def worst_batch(size: int, length: int, packed: bool = False) -> Batch:
+def make_worst_batch(size: int, length: int, packed: bool = False) -> Batch:
     """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
     full, most, least = (
         Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1)
     )
-    return collate([full] * (size - 1) + [join([most, least]) if packed else full], pad=0)
+    return collate([full] * (size - 1) + [join_rows([most, least]) if packed else full], pad=0)

@@ -11,7 +11,7 @@ from typing import Any
 from tuneoff.record.schema import CURVE_POINTS, METRICS
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -21,7 +21,7 @@ def write_json(path: Path, content: dict) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
         # A NaN is not JSON; a record with one must still be readable everywhere.
-        json.dump(finite(content), file, indent=1, allow_nan=False)
+        json.dump(replace_non_finite(content), file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -31,17 +31,17 @@ def write_lines(path: Path, lines: list[dict]) -> None:
     """Write JSON lines atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(
-        "".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines)
+        "".join(json.dumps(replace_non_finite(line), allow_nan=False) + "\n" for line in lines)
     )
     temporary.replace(path)
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """The same content with `None` for every NaN and infinity."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -81,7 +81,7 @@ def flatten(content: dict, prefix: str = "") -> dict:
     return flat
 
 
-def thin(points: list[dict], most: int = CURVE_POINTS) -> list[dict]:
+def thin_curve(points: list[dict], most: int = CURVE_POINTS) -> list[dict]:
     """At most `most` of `points`, evenly spread, the first and the last included.
 
     Evaluations come first: they are few, and a learning curve is made of them.

@@ -10,7 +10,15 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
-from tuneoff.record.files import finite, now, read_json, read_metrics, thin, write_json, write_lines
+from tuneoff.record.files import (
+    read_json,
+    read_metrics,
+    replace_non_finite,
+    thin_curve,
+    utc_now,
+    write_json,
+    write_lines,
+)
 from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
 
 
@@ -72,7 +80,7 @@ class Recorder:
         self.run = {
             "schema_version": SCHEMA_VERSION,
             **run,
-            "started_at": (before or {}).get("started_at", now()),
+            "started_at": (before or {}).get("started_at", utc_now()),
         }
         if resumed:
             kept = [
@@ -112,7 +120,7 @@ class Recorder:
         """Append a line to metrics.jsonl, where `step` is in it."""
         assert self._metrics is not None
         self.curve.append(line)
-        self._metrics.write(json.dumps(finite(line), allow_nan=False) + "\n")
+        self._metrics.write(json.dumps(replace_non_finite(line), allow_nan=False) + "\n")
 
     def alive(self) -> None:
         """A sign of life where no line is due: a sweep kills a job that writes none for too long."""
@@ -128,9 +136,9 @@ class Recorder:
             **self.run,
             "status": status,
             "error": error,
-            "finished_at": now(),
+            "finished_at": utc_now(),
             **measured,
-            "curve": thin(self.curve),
+            "curve": thin_curve(self.curve),
         }
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
         if not self._begun:
@@ -145,7 +153,9 @@ class Recorder:
         self._lock.close()
 
 
-def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: float) -> dict:
+def conclude_dead_run(
+    folder: Path, start: dict, status: str, error: dict, wall_seconds: float
+) -> dict:
     """Write the result of a run whose process is dead, from what it left: its own result, run.json, metrics.jsonl.
 
     Args:
@@ -160,7 +170,7 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
         # A run.json from an earlier try of this run says the same, and more.
         run = {
             "schema_version": SCHEMA_VERSION,
-            "started_at": now(),
+            "started_at": utc_now(),
             **start,
             **(read_json(folder / RUN) or {}),
         }
@@ -172,7 +182,7 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
             "parameters": run.get("parameters", {}),
             "metrics": {},
             "memory": {"peak_gib": {}},
-            "curve": thin(curve),
+            "curve": thin_curve(curve),
             "loss": {
                 "initial": losses[0] if losses else None,
                 "final": None,
@@ -190,7 +200,7 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
             "killed",
         ):
             left = own  # it was stopped in an orderly way, or lost another rank, and measured
-        result = {**run, **left, "status": status, "error": error, "finished_at": now()}
+        result = {**run, **left, "status": status, "error": error, "finished_at": utc_now()}
         write_json(folder / RUN, run)
         write_json(folder / RESULT, result)
         return result
@@ -200,7 +210,7 @@ def conclude(folder: Path, start: dict, status: str, error: dict, wall_seconds: 
 
 def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
     """Write prediction.json, which no reader takes for a result: a run's own keys, and what was foreseen of it."""
-    content = {"schema_version": SCHEMA_VERSION, **run, "predicted_at": now(), **prediction}
+    content = {"schema_version": SCHEMA_VERSION, **run, "predicted_at": utc_now(), **prediction}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PREDICTION, content)
     return content
@@ -218,7 +228,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def status(folder: Path) -> str | None:
+def read_status(folder: Path) -> str | None:
     """A run's status: as its result says, else running where the lock is held, else interrupted; None for no run."""
     result = read_json(folder / RESULT)
     if result is not None:

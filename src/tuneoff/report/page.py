@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from tuneoff.record import finite, flatten
+from tuneoff.record import flatten, replace_non_finite
 from tuneoff.report.caption import caption
 from tuneoff.report.charts.costs import Chart
 from tuneoff.report.compare import Comparison
@@ -79,7 +79,7 @@ def embed(content: Any) -> str:
     except (
         ValueError
     ):  # a NaN, which is seldom: looking for one everywhere takes longer than all else here
-        text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(replace_non_finite(content), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 

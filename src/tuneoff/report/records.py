@@ -174,7 +174,7 @@ def _read_folder(folder: Path, skipped: list[str]) -> Iterator[Run]:
         yield Run(str(folder), content, content["status"], _curve(points, content))
     elif prediction is None or (folder / record.METRICS).exists():
         status = "running" if record.is_locked(folder) else "interrupted"
-        yield Run(str(folder), content, status, _curve(record.thin(_lines(folder)), content))
+        yield Run(str(folder), content, status, _curve(record.thin_curve(_lines(folder)), content))
 
 
 def _lines(folder: Path) -> list[dict]:

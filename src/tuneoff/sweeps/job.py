@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config import Experiment, Task, bind
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import its_share
-from tuneoff.jobs.work import perform, started
-from tuneoff.record import RESULT, RESULTS, AlreadyDone, Busy, read_json, status
+from tuneoff.jobs.devices import assign_devices
+from tuneoff.jobs.work import describe_start, perform
+from tuneoff.record import RESULT, RESULTS, AlreadyDone, Busy, read_json, read_status
 from tuneoff.sweeps import progress, tuning
 
 
@@ -45,15 +45,15 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
     predicts = experiment.task is Task.predict
-    if done(folder, experiment):
+    if is_done(folder, experiment):
         how = "skipped"
     else:
         start = {
-            **started(cfg, sweep=Path(hydra.sweep.dir).name),
+            **describe_start(cfg, sweep=Path(hydra.sweep.dir).name),
             "method": experiment.method,
             "seed": experiment.seed,
             "planned_seeds": planned_seeds(hydra, experiment.seed),
-            "tuning": tuning.facts(cfg, list(hydra.overrides.task)),
+            "tuning": tuning.tuning_facts(cfg, list(hydra.overrides.task)),
         }
         job = replace(experiment, resume="never" if experiment.rerun else "auto", progress=False)
         limits = supervisor.Limits(
@@ -61,8 +61,8 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         )
         try:
             ranks = 1 if predicts else job.num_processes  # what is foreseen is one rank's memory
-            with its_share(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1), ranks):
-                supervisor.run(
+            with assign_devices(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1), ranks):
+                supervisor.run_supervised(
                     partial(perform, job, method, folder, start),
                     folder,
                     None if predicts else start,
@@ -73,9 +73,11 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
             how = "ran"
         except (Busy, AlreadyDone):
             how = "taken by another launcher"
-    outcome = Outcome(folder, "finished") if predicts else read(folder)
+    outcome = Outcome(folder, "finished") if predicts else read_outcome(folder)
     print(
-        progress.progress_line(hydra, outcome.status, how, outcome.loss, time.monotonic() - began),
+        progress.format_progress_line(
+            hydra, outcome.status, how, outcome.loss, time.monotonic() - began
+        ),
         file=sys.stderr,
         flush=True,
     )
@@ -84,15 +86,15 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     return outcome
 
 
-def done(folder: Path, experiment: Experiment) -> bool:
+def is_done(folder: Path, experiment: Experiment) -> bool:
     """Whether `folder` holds a result that a sweep does not try again; a prediction takes seconds, and is made anew."""
-    return experiment.task is Task.train and not experiment.rerun and status(folder) in RESULTS
+    return experiment.task is Task.train and not experiment.rerun and read_status(folder) in RESULTS
 
 
-def read(folder: Path) -> Outcome:
+def read_outcome(folder: Path) -> Outcome:
     """What a job's record says of its end."""
     result = read_json(folder / RESULT) or {}
-    return Outcome(folder, status(folder) or "failed", result.get("loss", {}).get("final"))
+    return Outcome(folder, read_status(folder) or "failed", result.get("loss", {}).get("final"))
 
 
 def planned_seeds(hydra: DictConfig, seed: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.record import PREDICTION, RESULT, RETRIED, read_json, status
+from tuneoff.record import PREDICTION, RESULT, RETRIED, read_json, read_status
 
 ORDER = (
     "skipped",
@@ -22,7 +22,7 @@ ORDER = (
 _skipped = 0  # jobs of this process that took no time, and say nothing of the time left
 
 
-def progress_line(
+def format_progress_line(
     hydra: DictConfig, job_status: str, how: str, loss: float | None, seconds: float
 ) -> str:
     """`[3/22] finished: method=lora seed=1  loss 2.1034  4.1 s  (about 1 min 20 s left)`."""
@@ -30,27 +30,27 @@ def progress_line(
     _skipped += how != "ran"
     number, total = hydra.job.num + 1, OmegaConf.select(hydra, "sweeper.jobs")
     began = OmegaConf.select(hydra, "sweeper.began")
-    name = label(hydra.overrides.task, OmegaConf.select(hydra, "sweeper.varied"))
+    name = label_job(hydra.overrides.task, OmegaConf.select(hydra, "sweeper.varied"))
     words = [f"[{number}/{total or '?'}] {job_status if how == 'ran' else how}: {name}"]
     if how == "ran":
         words += [f"loss {loss:.4f}"] if loss is not None else []
         words.append(f"{seconds:.1f} s")
         if total and began and number < total:
             each = (time.time() - began) / max(1, number - _skipped)
-            words.append(f"(about {duration(each * (total - number))} left)")
+            words.append(f"(about {format_duration(each * (total - number))} left)")
     elif job_status != "finished":
         words.append(f"({job_status})")
     return "  ".join(words)
 
 
-def label(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
+def label_job(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
     """A job's name among its sweep's: the overrides that not all jobs have, or all where that leaves none."""
     return " ".join(
         text for text in overrides if text.partition("=")[0] in (varied or ())
     ) or " ".join(overrides)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`2 h 5 min`, `3 min 20 s` or `12 s`."""
     whole = round(seconds)
     if whole >= 3600:
@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 @dataclass
-class Row:
+class JobRow:
     """One job of a sweep: its overrides, its folder, and whether its result was there before."""
 
     job: str
@@ -75,7 +75,7 @@ class Row:
             return "failed"
         if self.predicts:
             return "finished" if (self.folder / PREDICTION).exists() else "not started"
-        return status(self.folder) or "not started"
+        return read_status(self.folder) or "not started"
 
     @property
     def outcome(self) -> str:
@@ -88,7 +88,7 @@ class Row:
         """What came of it, in one line."""
         foreseen = read_json(self.folder / PREDICTION) if self.predicts and not self.error else None
         if foreseen:
-            return prediction_line(foreseen)
+            return format_prediction_line(foreseen)
         result = read_json(self.folder / RESULT) or {}
         loss = (result.get("loss") or {}).get("final")
         said = f"loss {loss:.4f}" if loss is not None else ""
@@ -99,7 +99,7 @@ class Row:
         return said
 
 
-def prediction_line(foreseen: dict) -> str:
+def format_prediction_line(foreseen: dict) -> str:
     """`fits 24 GiB, largest batch 3  needs 20.1 GiB = peak 19.6 (parameters 14.9, …) + CUDA's own 0.5`."""
     batch, cuda = foreseen.get("largest_batch"), foreseen["cuda"]
     fits = (
@@ -118,7 +118,7 @@ def prediction_line(foreseen: dict) -> str:
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def format_sweep_table(rows: Sequence[JobRow]) -> str:
     """A line a job, the failed ones last, and a line with their numbers."""
     rows = sorted(rows, key=lambda row: ORDER.index(row.outcome))
     first, second = (
@@ -135,7 +135,7 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def unfinished(rows: Sequence[Row]) -> str | None:
+def describe_unfinished(rows: Sequence[JobRow]) -> str | None:
     """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did."""
     retried = sum(row.error is not None or row.status in RETRIED for row in rows)
     kept = sum(row.error is None and row.status in ("out_of_memory", "diverged") for row in rows)
@@ -152,7 +152,7 @@ def unfinished(rows: Sequence[Row]) -> str | None:
     return "; ".join(said) or None
 
 
-def recorded(folder: Path, since: float) -> list[Row]:
+def find_recorded_jobs(folder: Path, since: float) -> list[JobRow]:
     """The jobs that a sweeper has started below `folder` since a time (seconds of the epoch), as Hydra wrote them."""
     files = [
         path
@@ -162,6 +162,8 @@ def recorded(folder: Path, since: float) -> list[Row]:
     jobs = {path.parent.parent: [str(text) for text in OmegaConf.load(path)] for path in files}
     common = set.intersection(*map(set, jobs.values())) if jobs else set()
     return [
-        Row(" ".join(text for text in overrides if text not in common) or " ".join(overrides), job)
+        JobRow(
+            " ".join(text for text in overrides if text not in common) or " ".join(overrides), job
+        )
         for job, overrides in jobs.items()
     ]

@@ -16,11 +16,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config import ABSENT, ConfigError, Task, bind, checked, own_options
+from tuneoff.config import ABSENT, ConfigError, Task, bind, check_config, find_method_options
 from tuneoff.jobs.work import RunFailed
 from tuneoff.sweeps import job, tuning
-from tuneoff.sweeps.grids import keys, union, varied
-from tuneoff.sweeps.progress import Row, label, table, unfinished
+from tuneoff.sweeps.grids import expand_grids, find_varied_keys, override_keys
+from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
 
 
 @dataclass
@@ -66,9 +66,9 @@ class GridSweeper(BasicSweeper):
         found: dict[Path, Point] = {}
         for overrides in self._expanded(loader, arguments):
             cfg = self._composed(loader, overrides)
-            task = checked(cfg)
+            task = check_config(cfg)
             if task.tuned is not None:
-                values, notes = tuning.overrides(task, keys(overrides))
+                values, notes = tuning.tuned_overrides(task, override_keys(overrides))
                 self.notes += [note for note in notes if note not in self.notes]
                 overrides += values
                 cfg = self._composed(loader, overrides)
@@ -77,7 +77,10 @@ class GridSweeper(BasicSweeper):
             found.setdefault(
                 folder,
                 Point(
-                    overrides, folder, job.done(folder, experiment), experiment.task is Task.predict
+                    overrides,
+                    folder,
+                    job.is_done(folder, experiment),
+                    experiment.task is Task.predict,
                 ),
             )
         if not found:
@@ -94,16 +97,18 @@ class GridSweeper(BasicSweeper):
     def _expanded(self, loader: ConfigLoader, arguments: list[str]) -> Iterator[list[str]]:
         """The grids' points with `around` worked out: factors of the value that a key has without them."""
         parser = OverridesParser.create(loader)
-        points = [list(point) for point in union(parser, self.grids, self.params, arguments)]
+        points = [list(point) for point in expand_grids(parser, self.grids, self.params, arguments)]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
         for point in (
             points
             if "method" in given
-            else self._where_known(loader, points, given & own_options())
+            else self._where_known(loader, points, given & find_method_options())
         ):
             missing = {
-                key: factors for key, factors in self.around.items() if key not in keys(point)
+                key: factors
+                for key, factors in self.around.items()
+                if key not in override_keys(point)
             }
             if not missing:
                 yield point
@@ -139,7 +144,7 @@ class GridSweeper(BasicSweeper):
             *has.values()
         )  # an option that none of them has is left in, and refused
         return [
-            [text for text in point if not keys([text]) & (known - has[words[0]])]
+            [text for text in point if not override_keys([text]) & (known - has[words[0]])]
             if words
             else point
             for point, words in zip(points, chosen, strict=True)
@@ -157,9 +162,11 @@ class GridSweeper(BasicSweeper):
         points = self.points(arguments)
         for note in self.notes:
             print(note, file=sys.stderr)
-        self.varied = varied([point.overrides for point in points])
+        self.varied = find_varied_keys([point.overrides for point in points])
         rows = [
-            Row(label(point.overrides, self.varied), point.folder, point.before, point.predicts)
+            JobRow(
+                label_job(point.overrides, self.varied), point.folder, point.before, point.predicts
+            )
             for point in points
         ]
         folder = Path(self.config.hydra.sweep.dir)
@@ -170,12 +177,12 @@ class GridSweeper(BasicSweeper):
         except job.SweepStopped as stopped:
             raise RunFailed(f"fail_fast=true: {stopped}") from None
         finally:
-            print(table(rows))
+            print(format_sweep_table(rows))
         self._say_what_is_on_an_edge(folder)
-        if failed := unfinished(rows):
+        if failed := describe_unfinished(rows):
             raise RunFailed(failed)
 
-    def _launch(self, points: list[Point], rows: list[Row]) -> None:
+    def _launch(self, points: list[Point], rows: list[JobRow]) -> None:
         assert self.launcher is not None
         began, first = time.time(), 0
         every = [[*point.overrides, *self._job_facts(point, points, began)] for point in points]
@@ -205,7 +212,7 @@ class GridSweeper(BasicSweeper):
         ]
 
     def _say_what_is_on_an_edge(self, folder: Path) -> None:
-        for found in tuning.tunings(str(folder)) if self.around else ():
+        for found in tuning.read_tunings(str(folder)) if self.around else ():
             note = found.to_extend()
             if note:
                 print(note, file=sys.stderr)

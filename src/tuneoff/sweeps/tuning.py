@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tuneoff.config import BUDGETS, ConfigError, resolved, shown
+from tuneoff.config import BUDGETS, ConfigError, format_value, resolve_config
 from tuneoff.record import INCIDENTAL, RESULT, read_json
 
 # What says on what, how long and how a setting is judged; all else may be tuned.
@@ -66,7 +66,9 @@ class Tuning:
         keys = list(self.space)
         groups: dict[str, list[dict]] = {}
         for run in self.runs:
-            groups.setdefault(shown([run["config"].get(key) for key in keys]), []).append(run)
+            groups.setdefault(format_value([run["config"].get(key) for key in keys]), []).append(
+                run
+            )
         winner: list[dict] = min(groups.values(), key=_score, default=[])
         return (
             {key: winner[0]["config"].get(key) for key in keys} if _score(winner) < math.inf else {}
@@ -103,7 +105,7 @@ class Tuning:
             for word in self.runs[0].get("command") or ["python", "train.py"]
             if word.partition("=")[0] not in ("method", *further)
         ]
-        best = ", ".join(f"{key}={shown(self.best[key])}" for key in further)
+        best = ", ".join(f"{key}={format_value(self.best[key])}" for key in further)
         swept = [
             f"{key}={','.join(f'{value:g}' for value in values)}" for key, values in further.items()
         ]
@@ -130,7 +132,7 @@ def _records(folder: str) -> list[dict]:
     return [run for run in found if run and isinstance(run.get("config"), dict) and run.get("loss")]
 
 
-def tunings(folder: str) -> list[Tuning]:
+def read_tunings(folder: str) -> list[Tuning]:
     """What a sweep's folder holds, a `Tuning` for each method, model and data set."""
     groups: dict[str, list[dict]] = {}
     for run in _records(folder):
@@ -139,14 +141,14 @@ def tunings(folder: str) -> list[Tuning]:
     return [Tuning(runs[0]["config"]["method"], runs) for runs in groups.values()]
 
 
-def find(task: DictConfig) -> Tuning:
+def find_tuning(task: DictConfig) -> Tuning:
     """The tuning in the folder `tuned` of the method of a composed task, on its model and data.
 
     Raises:
         ConfigError: there is none with a finished run.
     """
-    wanted = resolved(task)
-    for tuning in tunings(task.tuned):
+    wanted = resolve_config(task)
+    for tuning in read_tunings(task.tuned):
         config = tuning.runs[0]["config"]
         if all(config[key] == wanted[key] for key in ("method", "model", "data")) and tuning.best:
             return tuning
@@ -158,11 +160,11 @@ def find(task: DictConfig) -> Tuning:
     )
 
 
-def overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
+def tuned_overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
-    tuning, given = find(task), set(given)
+    tuning, given = find_tuning(task), set(given)
     notes = [
-        f"{tuning.method}: {key} is given, so the tuned {key}={shown(value)} is not used"
+        f"{tuning.method}: {key} is given, so the tuned {key}={format_value(value)} is not used"
         for key, value in tuning.best.items()
         if key in given
     ]
@@ -170,20 +172,22 @@ def overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[s
     if task.seed in seeds:
         notes.append(f"seed={task.seed} was tuned on; a comparison needs fresh seeds")
     edge = tuning.to_extend()
-    values = [f"{key}={shown(value)}" for key, value in tuning.best.items() if key not in given]
+    values = [
+        f"{key}={format_value(value)}" for key, value in tuning.best.items() if key not in given
+    ]
     return values, notes + ([edge] if edge else [])
 
 
-def facts(task: DictConfig, used: Iterable[str]) -> dict | None:
+def tuning_facts(task: DictConfig, used: Iterable[str]) -> dict | None:
     """What a record says of its tuning: space, best, edge, cost, and the values in use that are not the best."""
     if task.tuned is None:
         return None
-    tuning = find(task)
+    tuning = find_tuning(task)
     mine = dict(override.lstrip("+").partition("=")[::2] for override in used)
     other = {
         key: mine[key]
         for key, value in tuning.best.items()
-        if key in mine and mine[key] != shown(value)
+        if key in mine and mine[key] != format_value(value)
     }
     return {
         "folder": task.tuned,

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TENSORS, STATE, LOOP = "model.safetensors", "state.pt", "loop.json"
 
 
-def save(
+def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict, loop: dict, keep: int
 ) -> None:
     """Write `folder/step_N` under another name, rename it when it is whole, then delete all but the newest `keep`.
@@ -63,8 +63,8 @@ def save(
     shutil.rmtree(whole, ignore_errors=True)
     unfinished.rename(whole)
     # One of a later step was passed over as damaged when this run went on from an earlier one.
-    kept = [path for path in found(folder) if path <= whole][-keep:]
-    for path in set(found(folder)) - set(kept):
+    kept = [path for path in find_checkpoints(folder) if path <= whole][-keep:]
+    for path in set(find_checkpoints(folder)) - set(kept):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -73,7 +73,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def found(folder: Path) -> list[Path]:
+def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("step_*"))
 
@@ -86,13 +86,13 @@ class Checkpoint(NamedTuple):
     loop: dict
 
 
-def newest(folder: Path) -> Checkpoint | None:
+def load_newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning.
 
     Raises:
         OSError: there are checkpoints, but none can be read.
     """
-    paths = found(folder)
+    paths = find_checkpoints(folder)
     for path in reversed(paths):
         try:
             return _read(path)
@@ -116,10 +116,10 @@ def _read(path: Path) -> Checkpoint:
 
 
 # ---------------------------------------------------------------- what a run has of it
-def collect(
+def collect_state(
     model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> tuple[dict[str, torch.Tensor], dict]:
-    """`tensors` and `state` for `save`, each whole where it is split over the ranks; all of them must call."""
+    """Return `tensors` and `state` for `save_checkpoint`, put together where they are split; all ranks must call."""
     tensors = {
         name: ranks.whole(item) for name, item in model.named_parameters() if name in ever_trained
     }
@@ -129,10 +129,10 @@ def collect(
     return tensors, state
 
 
-def put_back(
+def restore_state(
     saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:
-    """Set model, optimizer, generators and loss scale to what `collect` gave."""
+    """Set model, optimizer, generators and loss scale to what `collect_state` gave."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in saved.tensors.items():

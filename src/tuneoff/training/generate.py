@@ -15,7 +15,7 @@ class Answer(NamedTuple):
     ended: bool  # by an end token; False where `max_new_tokens` cut it off
 
 
-def generate(
+def generate_answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],

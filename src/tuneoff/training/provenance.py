@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Experiment, packages
+from tuneoff.config import Experiment, method_packages
 
 SHARED = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
 
 
-def provenance(run: Experiment, device: torch.device) -> dict:
+def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
     """What is known before the model is loaded."""
     return {
         "git": _git(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(device),
         "threads": torch.get_num_threads(),
-        "num_processes": run.num_processes,
+        "num_processes": experiment.num_processes,
         "precision": {
-            "dtype": run.dtype.name if run.dtype else None,
-            "mixed_precision": run.mixed_precision.name,
+            "dtype": experiment.dtype.name if experiment.dtype else None,
+            "mixed_precision": experiment.mixed_precision.name,
         },
     }
 
@@ -34,7 +34,7 @@ def provenance(run: Experiment, device: torch.device) -> dict:
 @cache
 def _versions() -> dict[str, str]:
     found = {}
-    for name in (*SHARED, *packages()):
+    for name in (*SHARED, *method_packages()):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -76,7 +76,7 @@ def _hardware(device: torch.device) -> dict:
     return {"cpu": cpu, "cores": os.cpu_count(), "gpu": name}
 
 
-def weights_hash(model: Any) -> str:
+def hash_weights(model: Any) -> str:
     """Sixteen hexadecimal digits over each parameter's name, shape and a sample of its values.
 
     A sample, because hashing every byte of a large model takes longer than loading it.

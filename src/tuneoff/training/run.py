@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from tuneoff.config import ConfigError, Experiment
-from tuneoff.distributed.launch import this_rank
-from tuneoff.distributed.ranks import Onlooker
+from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.ranks import SilentRecorder
 from tuneoff.methods import Method
 from tuneoff.record import RESULTS, AlreadyDone, Recorder
-from tuneoff.record import status as status_of
+from tuneoff.record import read_status as status_of
 from tuneoff.training.trainer import Diverged, Trainer
 
 
-def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
+def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> dict:
     """Train one variant in this process and write its record.
 
     Args:
@@ -32,14 +32,14 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
         Busy: another process trains in `folder`.
         AlreadyDone: with resume=auto, another process has finished this run in the meantime.
     """
-    first = this_rank() == 0
-    with closing(Recorder(folder) if first else Onlooker(folder)) as recorder:
-        if run.resume == "auto" and status_of(folder) in RESULTS:
+    first = get_rank() == 0
+    with closing(Recorder(folder) if first else SilentRecorder(folder)) as recorder:
+        if experiment.resume == "auto" and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
-        trainer = Trainer(run, method, recorder)
+        trainer = Trainer(experiment, method, recorder)
         status: str = "finished"
         error: dict | None = None
-        with on_sigterm(trainer.stop):
+        with call_on_sigterm(trainer.stop):
             try:
                 trainer.load(start)
                 trainer.fit()
@@ -48,7 +48,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
                 trainer.trackers.finish({})
                 raise
             except BaseException as caught:  # whatever it was, the record says so
-                status, error = trainer.ranks.first_failure(classify(caught), caught)
+                status, error = trainer.ranks.first_failure(classify_error(caught), caught)
             finally:
                 trainer.bar.close()
         result = recorder.finish(status, trainer.measured(), error)
@@ -57,7 +57,7 @@ def train(run: Experiment, method: Method, folder: Path, start: dict) -> dict:
 
 
 @contextmanager
-def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+def call_on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` when SIGTERM comes (what SLURM sends before it kills); elsewhere than in a main thread, never."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,7 +69,7 @@ def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def classify(error: BaseException) -> str:
+def classify_error(error: BaseException) -> str:
     """The status that an exception stands for."""
     if isinstance(error, Diverged):
         return "diverged"

@@ -8,14 +8,14 @@ from tuneoff.config import Experiment, Scheduler
 class Schedule:
     """How far a run has come, and the factor on every group's rate there."""
 
-    def __init__(self, run: Experiment, total_steps: float):
+    def __init__(self, experiment: Experiment, total_steps: float):
         """`total_steps` is infinite under `max_seconds`, whose progress is `seconds` spent in train steps."""
-        self.run, self.total_steps, self.seconds = run, total_steps, 0.0
+        self.experiment, self.total_steps, self.seconds = experiment, total_steps, 0.0
 
     def progress(self, step: int) -> float:
         """Share of the budget used at the middle of `step`: so neither end of a schedule is wasted on a rate of 0."""
-        if self.run.max_seconds is not None:
-            return min(1.0, self.seconds / self.run.max_seconds)
+        if self.experiment.max_seconds is not None:
+            return min(1.0, self.seconds / self.experiment.max_seconds)
         return min(1.0, (step + 0.5) / self.total_steps)
 
     def ended(self, step: int) -> bool:
@@ -24,10 +24,10 @@ class Schedule:
 
     def rate_factor(self, step: int) -> float:
         """Linear warm-up over `warmup_ratio`, then cosine to 0, linear to 0, or constant."""
-        done, warmup = self.progress(step), self.run.warmup_ratio
+        done, warmup = self.progress(step), self.experiment.warmup_ratio
         if done < warmup:
             return done / warmup
         rest = (done - warmup) / (1 - warmup)
-        if self.run.scheduler is Scheduler.cosine:
+        if self.experiment.scheduler is Scheduler.cosine:
             return 0.5 * (1 + math.cos(math.pi * rest))
-        return 1 - rest if self.run.scheduler is Scheduler.linear else 1.0
+        return 1 - rest if self.experiment.scheduler is Scheduler.linear else 1.0

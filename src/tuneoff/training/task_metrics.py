@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment
-from tuneoff.config.extractors import extract, normalised
+from tuneoff.config.extractors import extract_answer, normalize_answer
 from tuneoff.distributed.ranks import Ranks
-from tuneoff.measure.memory_peaks import PhaseMeter
+from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.record import Recorder
-from tuneoff.training.generate import Answer, generate
+from tuneoff.training.generate import Answer, generate_answers
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class TaskMetrics:
     """A run's task metrics: how they are measured, and what the record says."""
 
-    def __init__(self, run: Experiment, recorder: Recorder, meter: PhaseMeter, ranks: Ranks):
-        self.run, self.recorder, self.meter, self.ranks = run, recorder, meter, ranks
-        self.split = "test" if run.test else "validation"  # what the run is judged on
+    def __init__(self, experiment: Experiment, recorder: Recorder, meter: PhasePeaks, ranks: Ranks):
+        self.experiment, self.recorder, self.meter, self.ranks = experiment, recorder, meter, ranks
+        self.split = "test" if experiment.test else "validation"  # what the run is judged on
         self.exact_match: ExactMatch | None = None
         self.elsewhere: dict[
             str, float | None
@@ -43,19 +43,25 @@ class TaskMetrics:
             ConfigError: no test rows where they are asked for, no questions, none with room for an answer, or no rows
                 in the second set.
         """
-        if self.run.test and not own.splits["test"]:
+        if self.experiment.test and not own.splits["test"]:
             raise ConfigError(
-                "test", True, f"{self.run.data.name} has no test rows; data.test_share takes some"
+                "test",
+                True,
+                f"{self.experiment.data.name} has no test rows; data.test_share takes some",
             )
-        if self.run.exact_match is not None:
+        if self.experiment.exact_match is not None:
             self.exact_match = ExactMatch(
-                self.run, own.questions(self.split), self.split, own.ends(tokenizer), positions
+                self.experiment,
+                own.questions(self.split),
+                self.split,
+                own.ends(tokenizer),
+                positions,
             )
-        chosen = self.run.forgetting.data
+        chosen = self.experiment.forgetting.data
         if chosen is not None:
             try:
                 with self.meter.phase("evaluate"):
-                    found = data.load(chosen, tokenizer, self.run.max_length)
+                    found = data.load_dataset(chosen, tokenizer, self.experiment.max_length)
             except ConfigError as error:
                 raise ConfigError(f"forgetting.{error.key}", error.value, error.allowed) from error
             self._second = found.splits["validation"] or found.splits["test"]
@@ -120,7 +126,7 @@ class TaskMetrics:
 
     def values(self, losses: dict[str, float | None]) -> dict[str, float]:
         """The record's `metrics`, as far as they were measured; each is a column of the report."""
-        values, loss = {}, losses["test" if self.run.test else "final"]
+        values, loss = {}, losses["test" if self.experiment.test else "final"]
         if loss is not None:
             values["perplexity"] = (
                 math.exp(loss) if loss < 700 else math.inf
@@ -149,13 +155,13 @@ class ExactMatch:
 
     def __init__(
         self,
-        run: Experiment,
+        experiment: Experiment,
         questions: list[data.Question],
         split: str,
         ends: set[int],
         positions: float,
     ):
-        """Take the first `run.exact_match_limit` questions.
+        """Take the first `experiment.exact_match_limit` questions.
 
         A prompt that leaves no room for an answer among the model's `positions` is never asked, and counts as wrong.
 
@@ -165,25 +171,30 @@ class ExactMatch:
         Raises:
             ConfigError: there are none, or none that can be asked.
         """
-        assert run.exact_match is not None
-        self.run, self.extractor, self.split, self.seconds = run, run.exact_match, split, 0.0
+        assert experiment.exact_match is not None
+        self.experiment, self.extractor, self.split, self.seconds = (
+            experiment,
+            experiment.exact_match,
+            split,
+            0.0,
+        )
         self.ends = ends
-        self.questions = questions[: run.exact_match_limit]
+        self.questions = questions[: experiment.exact_match_limit]
         self.scores: dict[int, dict] = {}
         if not self.questions:
             raise ConfigError(
                 "exact_match",
                 self.extractor,
-                f"the {split} split of {run.data.name} has no questions: "
+                f"the {split} split of {experiment.data.name} has no questions: "
                 "it is empty, or plain text",
             )
         for row, question in enumerate(self.questions):
-            if len(question.prompt) + run.max_new_tokens > positions:
+            if len(question.prompt) + experiment.max_new_tokens > positions:
                 self.scores[row] = {"row": row, "correct": False, "too_long": len(question.prompt)}
         if self.whole:
             raise ConfigError(
                 "max_new_tokens",
-                run.max_new_tokens,
+                experiment.max_new_tokens,
                 f"leaves no prompt of the {split} split any room "
                 f"among the model's {positions} positions",
             )
@@ -193,7 +204,7 @@ class ExactMatch:
                 "positions, and count as wrong",
                 len(self.scores),
                 len(self.questions),
-                run.max_new_tokens,
+                experiment.max_new_tokens,
                 positions,
             )
 
@@ -201,17 +212,17 @@ class ExactMatch:
         """Numbers of the rows that still want an answer, by batch; the longest first, so what fits shows at once."""
         open_rows = (row for row in range(len(self.questions)) if row not in self.scores)
         rows = sorted(open_rows, key=lambda row: -len(self.questions[row].prompt))
-        size = self.run.eval_batch_size or self.run.batch_size
+        size = self.experiment.eval_batch_size or self.experiment.batch_size
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def ask(self, rows: list[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         """Generate the answers to one batch of rows, and score them."""
         started = time.perf_counter()
-        answers = generate(
+        answers = generate_answers(
             model,
             tokenizer,
             [self.questions[row].prompt for row in rows],
-            self.run.max_new_tokens,
+            self.experiment.max_new_tokens,
             self.ends,
         )
         for row, answer in zip(rows, answers, strict=True):
@@ -225,12 +236,12 @@ class ExactMatch:
             )
         )
         right = self.questions[row].answer
-        expected = extract(right, self.extractor)
+        expected = extract_answer(right, self.extractor)
         if (
             expected is None
         ):  # the data gives the bare answer, and a way to it is the model's affair
-            expected = normalised(right)
-        found = extract(text, self.extractor)
+            expected = normalize_answer(right)
+        found = extract_answer(text, self.extractor)
         return {
             "row": row,
             "correct": found == expected,
@@ -262,7 +273,7 @@ class ExactMatch:
             "split": self.split,
             "rows": len(self.questions),
             "extractor": self.extractor,
-            "max_new_tokens": self.run.max_new_tokens,
+            "max_new_tokens": self.experiment.max_new_tokens,
             "found": sum(line.get("found") is not None for line in lines),
             "cut_off": sum(not line.get("ended", True) for line in lines),
             "too_long": sum("too_long" in line for line in lines),

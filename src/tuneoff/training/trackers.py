@@ -12,10 +12,10 @@ from tuneoff.record import flatten
 log = logging.getLogger(__name__)
 
 
-def available(run: Experiment) -> list[str]:
+def available_trackers(experiment: Experiment) -> list[str]:
     """The names to give accelerate: none where the package is not installed, with one warning."""
-    name = run.tracker.name
-    if run.tracker is Tracker.none:
+    name = experiment.tracker.name
+    if experiment.tracker is Tracker.none:
         return []
     if importlib.util.find_spec(name) is None:
         log.warning("tracker=%s: the package is not installed; the run goes on without it", name)
@@ -29,7 +29,7 @@ class Trackers:
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
 
-    def start(self, run: Experiment, started: dict, folder: Path) -> None:
+    def start(self, experiment: Experiment, started: dict, folder: Path) -> None:
         """Begin, or go on with the run of `started["tracker_id"]`: group is the sweep, job type the method."""
         os.environ.setdefault("WANDB_SILENT", "true")
         settings = {
@@ -38,16 +38,16 @@ class Trackers:
             "name": folder.name,
             "dir": str(folder),
             "group": started.get("sweep") or "single",
-            "job_type": run.method,
-            "mode": run.wandb_mode.name,
-            "tags": run.tags or [],
+            "job_type": experiment.method,
+            "mode": experiment.wandb_mode.name,
+            "tags": experiment.tags or [],
         }
         config = started["config"]
         self._guard(
             lambda: self.accelerator.init_trackers(
-                run.wandb_project,
+                experiment.wandb_project,
                 flatten(config),
-                {"wandb": settings} if run.tracker is Tracker.wandb else {},
+                {"wandb": settings} if experiment.tracker is Tracker.wandb else {},
             )
         )
 

@@ -13,24 +13,24 @@ import torch
 from tqdm import tqdm
 
 from tuneoff import data
-from tuneoff.config import ConfigError, Experiment, MixedPrecision, derive
-from tuneoff.distributed.launch import this_rank
+from tuneoff.config import ConfigError, Experiment, MixedPrecision, derive_seed
+from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
-from tuneoff.measure.memory_breakdown import LiveMemory, keep_highest
-from tuneoff.measure.memory_peaks import PhaseMeter, gib
+from tuneoff.measure.memory_breakdown import MemoryBreakdown, keep_highest_peak
+from tuneoff.measure.memory_peaks import PhasePeaks, to_gib
 from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
 from tuneoff.models import optimizers
-from tuneoff.models.checks import positions, refuse_leaks, refuse_strangers
-from tuneoff.models.layers import count
-from tuneoff.models.loading import in_effect, load_model, load_tokenizer
+from tuneoff.models.checks import check_embeddings, check_packing, max_positions
+from tuneoff.models.layers import count_parameters
+from tuneoff.models.loading import load_model, load_tokenizer, runtime_facts
 from tuneoff.record import Recorder
 from tuneoff.training import checkpoint
-from tuneoff.training.provenance import provenance, weights_hash
+from tuneoff.training.provenance import collect_provenance, hash_weights
 from tuneoff.training.schedule import Schedule
 from tuneoff.training.step import Engine, summed_loss, train_step
 from tuneoff.training.task_metrics import TaskMetrics
-from tuneoff.training.trackers import Trackers, available
+from tuneoff.training.trackers import Trackers, available_trackers
 
 log = logging.getLogger(__name__)
 
@@ -46,28 +46,30 @@ class Interrupted(KeyboardInterrupt):
 class Trainer:
     """One run's parts and how they work together. Knows no method."""
 
-    def __init__(self, run: Experiment, method: Method, recorder: Recorder):
-        if run.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
+    def __init__(self, experiment: Experiment, method: Method, recorder: Recorder):
+        if experiment.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
             raise ConfigError(
-                "mixed_precision", run.mixed_precision, "needs a CUDA device; bf16 works on a CPU"
+                "mixed_precision",
+                experiment.mixed_precision,
+                "needs a CUDA device; bf16 works on a CPU",
             )
-        self.run, self.method, self.recorder = run, method, recorder
+        self.experiment, self.method, self.recorder = experiment, method, recorder
         self.ranks = Ranks(
-            mixed_precision=run.mixed_precision.name,
+            mixed_precision=experiment.mixed_precision.name,
             project_dir=recorder.folder,
-            log_with=None if this_rank() else available(run) or None,
+            log_with=None if get_rank() else available_trackers(experiment) or None,
         )
         recorder.folder = self.ranks.gather(recorder.folder.absolute())[0]
         self.accelerator, self.device = self.ranks.accelerator, self.ranks.device
         self.trackers = Trackers(self.accelerator)
-        self.meter, self.throughput = PhaseMeter(self.device), Throughput()
+        self.meter, self.throughput = PhasePeaks(self.device), Throughput()
         self.losses: dict[str, float | None] = {
             "initial": None,
             "final": None,
             "best": None,
             "test": None,
         }
-        self.metrics = TaskMetrics(run, recorder, self.meter, self.ranks)
+        self.metrics = TaskMetrics(experiment, recorder, self.meter, self.ranks)
         self.parameters, self.breakdown, self.facts = {}, {}, {}  # type: dict[str, int], dict, dict
         self.checkpoints = recorder.folder / "checkpoints"
         self.step, self.evaluated_at = 0, -1
@@ -80,42 +82,44 @@ class Trainer:
     # ------------------------------------------------------------ before
     def load(self, start: dict) -> None:
         """Load model and data, let the method prepare them, and write run.json; resume where there is a checkpoint."""
-        run = self.run
-        saved = checkpoint.newest(self.checkpoints) if run.resume != "never" else None
-        origin = provenance(run, self.device)
+        experiment = self.experiment
+        saved = checkpoint.load_newest(self.checkpoints) if experiment.resume != "never" else None
+        origin = collect_provenance(experiment, self.device)
         self.recorder.start(
             {
                 **start,
-                "method": run.method,
-                "seed": run.seed,
+                "method": experiment.method,
+                "seed": experiment.seed,
                 "provenance": origin,
                 "tracker_id": f"{start.get('identity', 'run')}-{time.time_ns():x}",
-                "budget": dict(zip(("kind", "value"), run.budget, strict=True)),
+                "budget": dict(zip(("kind", "value"), experiment.budget, strict=True)),
             },
             saved.loop if saved else None,
         )
         with self.meter.phase("load"):
-            self.tokenizer = load_tokenizer(run.model)
-            self.data = data.load(run.data, self.tokenizer, run.max_length)
+            self.tokenizer = load_tokenizer(experiment.model)
+            self.data = data.load_dataset(experiment.data, self.tokenizer, experiment.max_length)
             with self._drawing("modules"):
-                model = load_model(run)
-                origin["base_weights_hash"] = weights_hash(model)
-                ran = in_effect(model, run)
-                refuse_strangers(model, run, *self.data.extent())
+                model = load_model(experiment)
+                origin["base_weights_hash"] = hash_weights(model)
+                ran = runtime_facts(model, experiment)
+                check_embeddings(model, experiment, *self.data.extent())
                 self.model = self.method.prepare(model).to(self.device)
-            if run.packing:
-                refuse_leaks(self.model)
-            self.optimizer = self.method.make_optimizer(self.model, run)
-            self.parameters = count(
+            if experiment.packing:
+                check_packing(self.model)
+            self.optimizer = self.method.make_optimizer(self.model, experiment)
+            self.parameters = count_parameters(
                 self.model, self.method.ever_trained(self.model, self.optimizer)
             )
             self.wrapped, self.stepper = self.ranks.join(
-                self.model, self.optimizer, run.batch_size, run.max_grad_norm
+                self.model, self.optimizer, experiment.batch_size, experiment.max_grad_norm
             )
-        self.metrics.load(self.data, self.tokenizer, positions(self.model))
+        self.metrics.load(self.data, self.tokenizer, max_positions(self.model))
         self._plan()
         torch.manual_seed(
-            derive(run.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout")
+            derive_seed(
+                experiment.seed, f"dropout/{self.ranks.index}" if self.ranks.index else "dropout"
+            )
         )
         if saved:
             self._restore(saved)
@@ -127,36 +131,36 @@ class Trainer:
         )
         self.recorder.describe(
             {
-                "optimizer": optimizers.facts(self.optimizer),
+                "optimizer": optimizers.optimizer_facts(self.optimizer),
                 **ran,
                 "facts": self.method.facts(self.model),
                 "parameters": self.parameters,
             }
         )
-        self.trackers.start(run, self.recorder.run, self.recorder.folder)
-        log.info("%s: %s", run.data.name, self.data.summary())
+        self.trackers.start(experiment, self.recorder.run, self.recorder.folder)
+        log.info("%s: %s", experiment.data.name, self.data.summary())
         log.info("an example, its trained part in «»:\n%s", self.data.example)
 
     @contextmanager
     def _drawing(self, purpose: str) -> Iterator[None]:
         """Draw from torch's global generator under a seed of this purpose alone."""
         with torch.random.fork_rng():
-            torch.manual_seed(derive(self.run.seed, purpose))
+            torch.manual_seed(derive_seed(self.experiment.seed, purpose))
             yield
 
     def _plan(self) -> None:
         """Order, budget in steps, schedule, and the steps whose memory is counted."""
-        run = self.run
-        kind, value = run.budget
+        experiment = self.experiment
+        kind, value = experiment.budget
         rows = self.data.splits["train"]
-        self.plan = data.Plan(
-            data.pack(rows, run.max_length) if run.packing else rows,
-            run.seed,
-            run.batch_size * run.gradient_accumulation_steps * self.ranks.count,
+        self.plan = data.StepOrder(
+            data.pack_rows(rows, experiment.max_length) if experiment.packing else rows,
+            experiment.seed,
+            experiment.batch_size * experiment.gradient_accumulation_steps * self.ranks.count,
             value if kind == "epochs" else None,
-            run.group_by_length,
+            experiment.group_by_length,
         )
-        self.schedule = Schedule(run, self.plan.steps(kind, value))
+        self.schedule = Schedule(experiment, self.plan.steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
         # One step for each phase of the method's cycle, and the one with the longest batch.
@@ -177,7 +181,7 @@ class Trainer:
             total=None if math.isinf(total) else int(total),
             initial=self.step,
             unit="step",
-            disable=not (self.run.progress and self.ranks.first),
+            disable=not (self.experiment.progress and self.ranks.first),
             dynamic_ncols=True,
         )
         with self.meter.phase("train"):
@@ -188,7 +192,9 @@ class Trainer:
                     break
                 self._one_step(self.step)
                 self.step += 1
-                if self.stopping or (self.run.save_every and self.step % self.run.save_every == 0):
+                if self.stopping or (
+                    self.experiment.save_every and self.step % self.experiment.save_every == 0
+                ):
                     self._save()
                 if self.stopping:
                     raise Interrupted(
@@ -199,7 +205,7 @@ class Trainer:
         due = (
             ended
             or self.step == 0
-            or (self.run.eval_every and self.step % self.run.eval_every == 0)
+            or (self.experiment.eval_every and self.step % self.experiment.eval_every == 0)
         )
         if (
             not due or self.evaluated_at == self.step
@@ -220,7 +226,7 @@ class Trainer:
         if self.ranks.deepspeed:  # SIGTERM stops it all the same; `save_every` is refused
             return
         ever = self.method.ever_trained(self.model, self.optimizer)
-        tensors, state = checkpoint.collect(self.model, ever, self.optimizer, self.ranks)
+        tensors, state = checkpoint.collect_state(self.model, ever, self.optimizer, self.ranks)
         if not self.ranks.first:
             return
         loop = {
@@ -232,12 +238,12 @@ class Trainer:
             "peaks": self.peaks,
             "elsewhere": self.metrics.elsewhere,
         }
-        checkpoint.save(
-            self.checkpoints, self.step, tensors, state, loop, self.run.keep_checkpoints
+        checkpoint.save_checkpoint(
+            self.checkpoints, self.step, tensors, state, loop, self.experiment.keep_checkpoints
         )
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        checkpoint.put_back(saved, self.model, self.optimizer, self.ranks)
+        checkpoint.restore_state(saved, self.model, self.optimizer, self.ranks)
         loop = saved.loop
         self.step, self.evaluated_at, self.losses = (
             loop["step"],
@@ -253,8 +259,8 @@ class Trainer:
 
     def _one_step(self, step: int) -> None:
         rows, counted = self.plan.step_rows(step), step in self.counted
-        size, started = self.run.batch_size, time.perf_counter()
-        parts = data.deal(
+        size, started = self.experiment.batch_size, time.perf_counter()
+        parts = data.split_between_ranks(
             [rows[i : i + size] for i in range(0, len(rows), size)],
             self.ranks.index,
             self.ranks.count,
@@ -265,7 +271,9 @@ class Trainer:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model.train()
         live = (
-            LiveMemory(self.model, self.optimizer) if counted and not self.ranks.sharded else None
+            MemoryBreakdown(self.model, self.optimizer)
+            if counted and not self.ranks.sharded
+            else None
         )
         with live or nullcontext():
             result = train_step(
@@ -273,7 +281,7 @@ class Trainer:
                 self.stepper,
                 batches,
                 sum(row.labels for row in rows) / self.ranks.count,
-                self.run.max_grad_norm,
+                self.experiment.max_grad_norm,
                 self.engine,
             )
         loss, norm = result.loss.item(), self.ranks.whole(result.gradient_norm).item()
@@ -296,11 +304,11 @@ class Trainer:
             seconds,
             sum(len(row.ids) for row in rows),
             sum(padded),
-            sum(len(data.starts(row)) for row in rows),
+            sum(len(data.example_starts(row)) for row in rows),
             not counted,
         )
         if live:
-            keep_highest(self.breakdown, live.peak(), step + 1)
+            keep_highest_peak(self.breakdown, live.peak(), step + 1)
         self._log_step(step + 1, loss, norm, rates, seconds)
         self._refuse_non_finite(step + 1, loss, norm)
 
@@ -331,14 +339,14 @@ class Trainer:
             step,
         )
         self.bar.update()
-        if self.run.progress:
+        if self.experiment.progress:
             self.bar.set_postfix_str(
                 f"loss {loss:.3f}, {speed or 0:.0f} tokens/s, {self.meter.current_gib():.2f} GiB"
             )
 
     def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
         # Under fp16 the loss scale makes gradients overflow now and then, and accelerate skips that step.
-        scaled = self.run.mixed_precision is MixedPrecision.fp16
+        scaled = self.experiment.mixed_precision is MixedPrecision.fp16
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
             raise Diverged(f"diverged at step {step}: loss {loss}, gradient norm {norm}")
 
@@ -362,8 +370,8 @@ class Trainer:
         self.model.eval()
         summed = torch.zeros((), device=self.device)
         with self.meter.phase("evaluate"):
-            size = self.run.eval_batch_size or self.run.batch_size
-            for batch in data.eval_batches(
+            size = self.experiment.eval_batch_size or self.experiment.batch_size
+            for batch in data.evaluation_batches(
                 rows, size, self.tokenizer.pad_token_id, self.ranks.index, self.ranks.count
             ):
                 with self.engine.autocast():
@@ -379,7 +387,7 @@ class Trainer:
     def conclude(self) -> None:
         """The test split once and generated answers, if asked for, and the export."""
         try:
-            if self.run.test:
+            if self.experiment.test:
                 self.losses["test"] = self.evaluate("test", self.throughput.steps)
             if not self.metrics.match_answers(
                 self.model,
@@ -402,17 +410,17 @@ class Trainer:
         self.trackers.log({"metrics": self.metrics.values(self.losses)}, self.step)
 
     def _export(self) -> None:
-        if not self.run.save_model:
+        if not self.experiment.save_model:
             return
         folder = self.recorder.folder / "model"
         with self.meter.phase("export"), self._drawing("modules"):
             model = self.ranks.whole_model(
-                self.model, self.wrapped, lambda: self.method.prepare(load_model(self.run))
+                self.model, self.wrapped, lambda: self.method.prepare(load_model(self.experiment))
             )
             if not self.ranks.first:
                 return
             try:
-                self.facts = self.method.export(model, folder, self.run.export_merged)
+                self.facts = self.method.export(model, folder, self.experiment.export_merged)
                 self.tokenizer.save_pretrained(folder)
             except (
                 BaseException
@@ -423,7 +431,7 @@ class Trainer:
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
         memory = self.meter.facts(self.peaks[1:])
-        parts = {name: gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
+        parts = {name: to_gib(size) for name, size in self.breakdown.get("bytes", {}).items()}
         memory["train_breakdown_gib"] = {**parts, "at_steps": self.breakdown.get("at_steps", [])}
         metrics = self.metrics.values(self.losses)
         return {
