@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,32 @@ import pytest
 
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
 
 START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
 NONE = Limits()
+
+
+@dataclass(frozen=True)
+class CallWork(TrainWork):
+    """Calls a function in place of training, in as many ranks as it is told."""
+
+    function: Callable
+    arguments: tuple
+    processes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.processes
+
+    def run(self) -> dict:
+        self.function(*self.arguments)
+        return {"status": "finished"}
+
+
+def call_work(folder: Path, function: Callable, *arguments, ranks: int = 1) -> CallWork:
+    return CallWork(None, None, folder, START, function, arguments, ranks)
 
 
 # ---------------------------------------------------------------- work for a child
@@ -93,7 +116,7 @@ def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
 
     def run(work, *arguments, limits=NONE, **options):
-        supervisor.run_supervised(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run_supervised(call_work(tmp_path, work, *arguments), limits, **options)
         return read_json(tmp_path / "result.json")
 
     return run
@@ -132,9 +155,9 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = (
-        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import supervisor\n"
+        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import processes\n"
         "from tuneoff.sweeps import job, sweeper, tuning\n"
-        "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+        "processes.start_forkserver()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
@@ -224,13 +247,12 @@ def session(pid: int) -> list[psutil.Process]:
 
 
 LAUNCHER = """import sys
-from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
 from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits())
+folder = Path(sys.argv[2])
+supervisor.run_supervised(test_isolate.call_work(folder, test_isolate.hang, folder, 1), supervisor.Limits())
 """
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json, read_metrics
 from tuneoff.training import task_metrics, trainer
 from tuneoff.training.step import summed_loss
@@ -61,6 +63,20 @@ def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_mode
 
 
 # ---------------------------------------------------------------- two processes
+@dataclass(frozen=True)
+class PatchedWork(TrainWork):
+    """Calls a function in place of training, which may train in its turn."""
+
+    function: Callable
+
+    def run(self) -> dict:
+        return self.function(self.experiment, self.method, self.folder, self.start)
+
+
+def perform(experiment, method, folder, start) -> dict:
+    return TrainWork(experiment, method, folder, start).run()
+
+
 @pytest.fixture
 def two(settings, tmp_path):
     """`two("method=full", …)` trains in two processes that the supervisor starts, and returns (result, folder)."""
@@ -73,14 +89,8 @@ def two(settings, tmp_path):
             "method": experiment.method,
             "seed": experiment.seed,
         }
-        supervisor.run_supervised(
-            partial(work, experiment, method, folder, told),
-            folder,
-            told,
-            supervisor.Limits(),
-            tmp_path / "run.log",
-            2,
-        )
+        patched = PatchedWork(experiment, method, folder, told, work)
+        supervisor.run_supervised(patched, supervisor.Limits(), tmp_path / "run.log")
         return read_json(folder / "result.json"), folder
 
     return start
@@ -398,13 +408,14 @@ def test_accelerate_launch_understands_the_ready_files(settings, monkeypatch, na
 
 # ---------------------------------------------------------------- the launching process is killed
 LAUNCHER = """import sys
-from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_isolate
 from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits(), ranks=2)
+folder = Path(sys.argv[2])
+supervisor.run_supervised(
+    test_isolate.call_work(folder, test_isolate.hang, folder, 1, ranks=2), supervisor.Limits()
+)
 """
 
 
