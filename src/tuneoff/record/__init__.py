@@ -34,6 +34,7 @@ from tuneoff.record.schema import (
     RUN,
     SCHEMA_VERSION,
 )
+from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
 
 __all__ = [
     "ANSWERS",
@@ -55,6 +56,9 @@ __all__ = [
     "describe_error",
     "flatten",
     "is_locked",
+    "is_secret_key",
+    "mask_record",
+    "mask_secrets",
     "read_json",
     "read_metrics",
     "read_status",
