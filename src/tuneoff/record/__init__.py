@@ -14,6 +14,7 @@ from tuneoff.record.recorder import (
     AlreadyDone,
     Busy,
     Recorder,
+    SilentRecorder,
     conclude_dead_run,
     describe_error,
     is_locked,
@@ -33,6 +34,7 @@ from tuneoff.record.schema import (
     RUN,
     SCHEMA_VERSION,
 )
+from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
 
 __all__ = [
     "ANSWERS",
@@ -49,10 +51,14 @@ __all__ = [
     "AlreadyDone",
     "Busy",
     "Recorder",
+    "SilentRecorder",
     "conclude_dead_run",
     "describe_error",
     "flatten",
     "is_locked",
+    "is_secret_key",
+    "mask_record",
+    "mask_secrets",
     "read_json",
     "read_metrics",
     "read_status",
