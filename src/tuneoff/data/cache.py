@@ -6,11 +6,10 @@ A file a set, named by all that its rows depend on; whoever is first writes it, 
 import hashlib
 import json
 import logging
-import os
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import Data
 from tuneoff.data.dataset import SPLITS, DataSet, Row
+from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
 log = logging.getLogger(__name__)
-FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
 
 
 def cache_path(
@@ -49,8 +48,10 @@ def cache_path(
         version("tokenizers"),
         version("transformers"),
     ]
-    folder = Path(os.environ.get(FOLDER) or "~/.cache/tuneoff").expanduser()
-    return folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.safetensors"
+    return (
+        cache_folder()
+        / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.safetensors"
+    )
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -87,19 +88,17 @@ def write_cached_set(path: Path, result: DataSet) -> None:
         "fingerprint": result.fingerprint,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        make_private_folder(path.parent)
+        write_atomically(path, partial(save_file, tensors), private=True)
     except (OSError, SafetensorError) as error:
         log.warning("the tokenised data is not kept: %s", error)
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_cached_set(path: Path) -> DataSet | None:
-    """A set that was kept; None where there is none that can be read."""
+    """A set that was kept; None where there is none that can be read, or another user could have changed it."""
+    if not is_private(path):
+        return None
     try:
         tensors = load_file(path)
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
