@@ -14,6 +14,7 @@ from tuneoff.record.recorder import (
     AlreadyDone,
     Busy,
     Recorder,
+    SilentRecorder,
     conclude_dead_run,
     describe_error,
     is_locked,
@@ -22,10 +23,12 @@ from tuneoff.record.recorder import (
 )
 from tuneoff.record.schema import (
     ANSWERS,
+    COLUMNS,
     CURVE_POINTS,
     INCIDENTAL,
     LOCK,
     METRICS,
+    NOT_PREDICTED,
     PREDICTION,
     RESULT,
     RESULTS,
@@ -33,13 +36,16 @@ from tuneoff.record.schema import (
     RUN,
     SCHEMA_VERSION,
 )
+from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
 
 __all__ = [
     "ANSWERS",
+    "COLUMNS",
     "CURVE_POINTS",
     "INCIDENTAL",
     "LOCK",
     "METRICS",
+    "NOT_PREDICTED",
     "PREDICTION",
     "RESULT",
     "RESULTS",
@@ -49,10 +55,14 @@ __all__ = [
     "AlreadyDone",
     "Busy",
     "Recorder",
+    "SilentRecorder",
     "conclude_dead_run",
     "describe_error",
     "flatten",
     "is_locked",
+    "is_secret_key",
+    "mask_record",
+    "mask_secrets",
     "read_json",
     "read_metrics",
     "read_status",

@@ -20,6 +20,7 @@ from tuneoff.record.files import (
     write_lines,
 )
 from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
+from tuneoff.record.secrets import mask_record, mask_secrets
 
 
 def describe_error(error: BaseException) -> dict:
@@ -79,7 +80,7 @@ class Recorder:
         before = read_json(self.folder / RUN) if resumed else None
         self.run = {
             "schema_version": SCHEMA_VERSION,
-            **run,
+            **mask_record(run),
             "started_at": (before or {}).get("started_at", utc_now()),
         }
         if resumed:
@@ -106,7 +107,7 @@ class Recorder:
 
     def describe(self, more: dict) -> None:
         """Add to run.json what is known once the model and the data are there."""
-        self.run.update(more)
+        self.run.update(mask_record(more))
         if self._begun:
             write_json(self.folder / RUN, self.run)
         else:
@@ -135,7 +136,7 @@ class Recorder:
         result = {
             **self.run,
             "status": status,
-            "error": error,
+            "error": mask_secrets(error),
             "finished_at": utc_now(),
             **measured,
             "curve": thin_curve(self.curve),
@@ -151,6 +152,42 @@ class Recorder:
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
+
+
+class SilentRecorder(Recorder):
+    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.run: dict = {}
+
+    def start(self, run: dict, resumed: dict | None = None) -> None:
+        """Keep what a record would begin with."""
+        self.run = run
+
+    def describe(self, more: dict) -> None:
+        """Keep what a record would add."""
+        self.run.update(more)
+
+    def wall_seconds(self) -> float:
+        """Return 0: the first rank's clock counts."""
+        return 0.0
+
+    def log(self, line: dict) -> None:
+        """Write nothing."""
+
+    def alive(self) -> None:
+        """Write nothing."""
+
+    def keep_answers(self, lines: list[dict]) -> None:
+        """Write nothing."""
+
+    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
+        """Return the result that a record would hold."""
+        return {**self.run, "status": status, "error": error, **measured}
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def conclude_dead_run(
@@ -171,7 +208,7 @@ def conclude_dead_run(
         run = {
             "schema_version": SCHEMA_VERSION,
             "started_at": utc_now(),
-            **start,
+            **mask_record(start),
             **(read_json(folder / RUN) or {}),
         }
         curve = list(read_metrics(folder))
@@ -200,7 +237,13 @@ def conclude_dead_run(
             "killed",
         ):
             left = own  # it was stopped in an orderly way, or lost another rank, and measured
-        result = {**run, **left, "status": status, "error": error, "finished_at": utc_now()}
+        result = {
+            **run,
+            **left,
+            "status": status,
+            "error": mask_secrets(error),
+            "finished_at": utc_now(),
+        }
         write_json(folder / RUN, run)
         write_json(folder / RESULT, result)
         return result
@@ -210,7 +253,12 @@ def conclude_dead_run(
 
 def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
     """Write prediction.json, which no reader takes for a result: a run's own keys, and what was foreseen of it."""
-    content = {"schema_version": SCHEMA_VERSION, **run, "predicted_at": utc_now(), **prediction}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        **mask_record(run),
+        "predicted_at": utc_now(),
+        **prediction,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PREDICTION, content)
     return content
