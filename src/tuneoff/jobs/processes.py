@@ -147,7 +147,7 @@ def describe_rank(rank: int, ranks: int, rendezvous: socket.socket) -> dict[str,
 
 
 def start_forkserver() -> None:
-    """Start the forkserver, unless it runs: libraries imported, and no limit of threads, since each job sets its own."""
+    """Start the forkserver, unless it runs: with the libraries, and without a limit of threads (a job has its own)."""
     multiprocessing.set_forkserver_preload(PRELOAD)
     with without_environment(*worker.THREADS, "PYTORCH_NVML_BASED_CUDA_CHECK"):
         # On CUDA torch would otherwise ask the driver, after which a forked child could not use the device.
