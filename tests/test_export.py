@@ -200,7 +200,7 @@ def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     trainer = Trainer(experiment, chosen, Recorder(tmp_path))
     trainer.load({"config": config})
     trainer.fit()
-    chosen._initial = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
+    chosen.initial_adapter = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
     trainer.conclude()
     assert "conversion_error" in trainer.facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()

@@ -410,7 +410,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", "-cd", tmp_path / "conf", "method=broken", *BASE],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{tmp_path}"},
         capture_output=True,
         text=True,
     )
