@@ -63,6 +63,33 @@ def test_a_question_asks_for_the_last_answer_that_is_there(tmp_path):
     assert chatty().decode(cut.questions("test")[0].prompt).endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("tokenizer", [plain, chatty])
+def test_an_answer_that_is_marked_so_is_context_only(tmp_path, tokenizer):
+    def turn(place: int, content: str, **mark) -> dict:
+        return {"role": ("user", "assistant")[place % 2], "content": content, **mark}
+
+    turns = [turn(0, "1+1?"), turn(1, "3", weight=0), turn(2, "No."), turn(3, "2", weight=1)]
+    rows = [
+        {"messages": turns, "split": "train"},
+        {"messages": turns, "split": "test"},
+        {"messages": turns[:2], "split": "test"},
+    ]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    data = load_dataset(Data("test", str(path)), tokenizer(), 96)
+    (answer,) = texts(data, tokenizer())
+    assert answer.startswith("2<|") and "3" in data.example.partition("«")[0]
+    (question,) = data.questions("test")  # the last answer that is trained
+    assert question.answer == "2" and data.dropped["test"] == 1
+
+
+def test_what_is_not_read_is_told_and_recorded(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", pairs(3, tools=["add"], note=""))
+    data = load_dataset(Data("test", str(path)), plain(), 96)
+    assert data.summary().endswith("test 0 rows; not read: columns tools (3 rows)")
+    assert data.facts()["unread"] == {"columns": {"tools": 3}}
+    assert load_dataset(Data("test", str(path)), plain(), 96).facts() == data.facts()
+
+
 def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
     rows = [
         {"prompt": "a", "completion": "b"},

@@ -28,6 +28,8 @@ class Columns:
     prompt: str | None = None
     input: str | None = None  # what an instruction is about; follows the prompt
     completion: str | None = None
+    history: str | None = None  # pairs of a question and an answer that stand before the prompt
+    system: str | None = None  # what the system says before a conversation
     text: str | None = None
 
     def check(self, prefix: str) -> None:
@@ -37,13 +39,16 @@ class Columns:
             for item in fields(self)
             if getattr(self, item.name) is not None
         }
-        pair = [key for key in given if key in ("prompt", "input", "completion")]
-        alone = [key for key in given if key not in pair]
+        pair = [key for key in given if key in ("prompt", "input", "completion", "history")]
+        alone = [key for key in given if key in ("messages", "text")]
+        if "system" in given and "text" in given:
+            message = f"must be null where {prefix}text is given"
+            raise ConfigError(f"{prefix}system", self.system, message)
         if len(alone) + bool(pair) > 1:
-            key, other = alone[-1], (pair + alone)[0]
-            raise ConfigError(
-                f"{prefix}{key}", given[key], f"must be null where {prefix}{other} is given"
-            )
+            key = alone[-1]
+            other = (pair + alone)[0]
+            message = f"must be null where {prefix}{other} is given"
+            raise ConfigError(f"{prefix}{key}", given[key], message)
         for key in ("prompt", "completion") if pair else ():
             if key not in given:
                 raise ConfigError(

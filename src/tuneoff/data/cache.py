@@ -95,6 +95,7 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         "cut": data_set.cut,
         "dropped": data_set.dropped,
         "recipe": data_set.recipe,
+        "unread": data_set.unread,
         "fingerprint": data_set.fingerprint,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
