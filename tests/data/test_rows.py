@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file, save_file
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
 
 from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
-from tuneoff.data import cache, load_dataset
+from tuneoff.data import load_dataset
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -20,7 +21,7 @@ HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """A cache of this test's own."""
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept"
 
 
@@ -296,9 +297,25 @@ def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
     assert file.stat().st_size > 100
 
 
+@pytest.mark.parametrize("name", ["train.ids", "train.spans", "test.lengths", "rest", "digest"])
+def test_a_file_in_the_cache_that_was_changed_is_made_anew(tmp_path, kept, name, caplog):
+    """One number in a file that is whole otherwise."""
+    rows = [*pairs(20, split="train"), *pairs(5, split="test")]
+    data = Data("test", str(write_lines(tmp_path / "rows.jsonl", rows)))
+    first = load_dataset(data, plain(), 96)
+    (file,) = kept.iterdir()
+    whole = file.read_bytes()
+    tensors = load_file(file)
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[7] += 1
+    save_file(tensors, file)
+    assert load_dataset(data, plain(), 96) == first
+    assert f"{file} is damaged and made anew" in caplog.text and file.read_bytes() == whole
+
+
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "file" / "below"))
     data = load_dataset(
         Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20)))), plain(), 96
     )

@@ -7,11 +7,10 @@ write the same.
 import hashlib
 import json
 import logging
-import os
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import Data
-from tuneoff.data.dataset import SPLITS, DataSet, Row
+from tuneoff.data.dataset import SPLITS, DataSet, Row, fingerprint_rows
+from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
 log = logging.getLogger(__name__)
-FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
+DIGEST = "digest"  # the name of the tensor that holds the hash of all others
 # Settings on which the rows do not depend, or which stand in the name of the file already.
 LEFT_OUT = ("name", "path", "template")
 
@@ -58,8 +58,7 @@ def cache_path(
         version("transformers"),
     ]
     digest = hashlib.sha256(json.dumps(all_that_matters).encode()).hexdigest()
-    folder = Path(os.environ.get(FOLDER) or "~/.cache/tuneoff").expanduser()
-    return folder / f"{digest[:32]}.safetensors"
+    return cache_folder() / f"{digest[:32]}.safetensors"
 
 
 def hash_this_code() -> str:
@@ -96,29 +95,44 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         "dropped": data_set.dropped,
         "recipe": data_set.recipe,
         "unread": data_set.unread,
-        "fingerprint": data_set.fingerprint,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    tensors[DIGEST] = np.frombuffer(hash_tensors(tensors), np.uint8)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        make_private_folder(path.parent)
+        write_atomically(path, partial(save_file, tensors), private=True)
     except (OSError, SafetensorError) as error:
         log.warning("the tokenised data is not kept: %s", error)
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_cached_set(path: Path) -> DataSet | None:
-    """Return a set that was kept; None where there is none that can be read."""
+    """Return a set that was kept.
+
+    None where there is none that can be read, where another user could have changed it, or where
+    anything in it is not as it was written. The fingerprint is that of the rows that are read.
+    """
+    if not is_private(path):
+        return None
     try:
         tensors = load_file(path)
+        digest = tensors.pop(DIGEST).tobytes()
+        if digest != hash_tensors(tensors):
+            raise ValueError("its content has changed since it was written")
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
         splits = {split: list(tensors_to_rows(split, tensors)) for split in SPLITS}
-        return DataSet(splits=splits, **rest)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        log.warning("%s is damaged and made anew: %s", path, error)
         return None
+    return DataSet(splits=splits, fingerprint=fingerprint_rows(splits), **rest)
+
+
+def hash_tensors(tensors: dict[str, np.ndarray]) -> bytes:
+    """Return a hash of all that a file of the cache holds."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.digest()
 
 
 def rows_to_tensors(split: str, rows: list[Row]) -> dict[str, np.ndarray]:
