@@ -307,7 +307,7 @@ def test_a_file_in_the_cache_that_was_changed_is_made_anew(tmp_path, kept, name,
     whole = file.read_bytes()
     tensors = load_file(file)
     tensors[name] = tensors[name].copy()
-    tensors[name].flat[7] += 1
+    tensors[name].flat[3] += 1
     save_file(tensors, file)
     assert load_dataset(data, plain(), 96) == first
     assert f"{file} is damaged and made anew" in caplog.text and file.read_bytes() == whole
