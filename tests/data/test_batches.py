@@ -44,7 +44,7 @@ def padding_share(plan, steps, size):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_row_is_seen_once_an_epoch(grouped, size):
     plan = StepOrder(ROWS, 3, size, epochs=3, grouped=grouped)
-    steps = plan.steps("epochs", 3)
+    steps = plan.count_steps("epochs", 3)
     order = [index for step in range(steps) for index in plan.indices(step)]
     epochs = [order[start : start + 403] for start in (0, 403, 806)]
     assert all(sorted(epoch) == list(range(403)) for epoch in epochs)
