@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file, save_file
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
