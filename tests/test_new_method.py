@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUICK, ROOT
+from helpers import QUICK, ROOT
 
 CODE = '''
 """BitFit: only biases and norms train (Ben Zaken et al. 2022)."""
