@@ -49,7 +49,10 @@ def _keys(cls: Any) -> list[str]:
 
 
 # ---------------------------------------------------------------- keys that cannot be
-def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+InvalidKey = tuple[str, Any, str]  # the key, its value, and what is allowed
+
+
+def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
     declared = _keys(OmegaConf.get_type(cfg))
     for key in declared:
@@ -153,7 +156,8 @@ def identify_run(cfg: DictConfig) -> str:
     config = resolve_config(cfg)
     for key in incidental:
         config.pop(key, None)
-    digest = hashlib.sha256(json.dumps(_sort_keys(config), default=str).encode())
+    text = json.dumps(_sort_keys(config), default=str)
+    digest = hashlib.sha256(text.encode())
     digest.update(_hash_files("data.path", cfg.data))
     digest.update(_hash_files("forgetting.data.path", cfg.forgetting.data))
     return digest.hexdigest()[:8]

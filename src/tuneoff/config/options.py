@@ -43,9 +43,11 @@ def shorten(text: str, most: int = LONGEST_VALUE) -> str:
     """A text as part of one line: what cannot be printed is written as its code, and what is too long is cut."""
     if len(text) > most:
         text = f"{text[:most]}…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else ascii(char)[1:-1]
 
 
 class Role(Flag):
@@ -103,7 +105,7 @@ def above(
 def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
     allowed = f"must be one of {', '.join(names)}"
-    return option(default, allowed, lambda value: value in names, column=column)
+    return option(default, allowed, names.__contains__, column=column)
 
 
 def names(default: Any = None, role: Role = NO_ROLE) -> Any:
@@ -113,7 +115,8 @@ def names(default: Any = None, role: Role = NO_ROLE) -> Any:
 
 def find_settings(cls: Any, role: Role) -> tuple[str, ...]:
     """The keys of a dataclass's settings that have a role, in their order."""
-    return tuple(item.name for item in fields(cls) if item.metadata.get("role", NO_ROLE) & role)
+    roles = {item.name: item.metadata.get("role", NO_ROLE) for item in fields(cls)}
+    return tuple(key for key in roles if roles[key] & role)
 
 
 def find_columns(cls: Any) -> dict[str, str]:
