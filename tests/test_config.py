@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 import pytest
-from conftest import METHODS, ROOT
+from helpers import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
