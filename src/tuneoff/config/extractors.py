@@ -1,8 +1,9 @@
 r"""Extractors: find the answer in a text, so that an exact match compares answers alone.
 
 Every extractor is a regular expression with one group around the answer; its first match counts,
-as in GSM8K's own `extract_answer` and in lm-eval's `strict-match`. Imports neither torch nor
-transformers, since a refusal passes through here.
+as in GSM8K's own `extract_answer` and in lm-eval's `strict-match`. The package `regex` searches,
+since the standard library's `re` has no time limit. Imports neither torch nor transformers, since
+a refusal passes through here.
 """
 
 import re
@@ -12,22 +13,43 @@ EXTRACTORS = {
     "gsm8k": r"####\s*([-$]*[\d.,]+)",
     "whole": r"(?s)(.*)",
 }
+# Seconds of CPU time that one search may take. An expression that backtracks without end is one
+# of the user's settings, and the texts are whatever a model generates.
+SEARCH_SECONDS = 1.0
+# Each of these patterns takes a time that grows linearly with the text.
+THOUSANDS = re.compile(r"-?\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?")
+NUMBER = re.compile(r"-?(\d+(\.\d+)?|\.\d+)")
+
+
+class SearchTimeout(Exception):
+    """A search took longer than `SEARCH_SECONDS`."""
 
 
 def is_extractor(name: str) -> bool:
     """Return whether `name` is built in, or a regular expression with exactly one group."""
     if name in EXTRACTORS:
         return True
+    import regex
+
     try:
-        return re.compile(name).groups == 1
-    except re.error:
+        return regex.compile(name).groups == 1
+    except (regex.error, RecursionError, OverflowError):
         return False
 
 
 def extract_answer(text: str, name: str) -> str | None:
-    """Return the answer that the extractor `name` finds in `text`, normalised; None without one."""
+    """Return the answer that the extractor `name` finds in `text`, normalised; None without one.
+
+    Raises:
+        SearchTimeout: the expression takes longer than `SEARCH_SECONDS`, in any thread.
+    """
+    import regex
+
     pattern = EXTRACTORS.get(name, name)
-    match = re.search(pattern, text)
+    try:
+        match = regex.search(pattern, text, timeout=SEARCH_SECONDS)
+    except TimeoutError:
+        raise SearchTimeout(f"the search takes longer than {SEARCH_SECONDS:g} s") from None
     if match is None or match[1] is None:
         return None
     return normalize_answer(match[1])
@@ -41,7 +63,6 @@ def normalize_answer(text: str) -> str:
     """
     stripped = text.strip()
     number = stripped.replace("$", "").rstrip(".,")
-    if re.fullmatch(r"-?\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?", number):
+    if THOUSANDS.fullmatch(number):
         number = number.replace(",", "")
-    is_number = re.fullmatch(r"-?\d*\.?\d+", number)
-    return number if is_number else stripped
+    return number if NUMBER.fullmatch(number) else stripped
