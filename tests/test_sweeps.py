@@ -28,9 +28,13 @@ from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.distributed.stop import StopSignal, interrupt_on_stop_signals
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
+from tuneoff.sweeps.sweeper import GridSweeper
 
 SWEEPS = ROOT / "sweeps"
 
@@ -278,6 +282,24 @@ def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     assert ran == {"1": 1, "2": 1, "3": 1, "4": 1}, ended
     assert [process.returncode for process in both] == [0, 0]
     assert len(results(tmp_path / "sweep")) == 4
+
+
+class SignalledLauncher:
+    """A launcher that is stopped between two jobs."""
+
+    def launch(self, batch, initial_job_idx):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    sweeper = GridSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweeper.launcher = SignalledLauncher()
+    points = [Point([f"seed={seed}"], tmp_path / str(seed), False, TrainWork) for seed in (0, 1)]
+    monkeypatch.setattr(sweeper, "points", lambda arguments: points)
+    with pytest.raises(StopSignal), interrupt_on_stop_signals():
+        sweeper.sweep([])
+    assert counted(capsys.readouterr().out)["not started"] == 2
 
 
 # ---------------------------------------------------------------- isolation
