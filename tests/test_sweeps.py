@@ -284,6 +284,27 @@ def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     assert len(results(tmp_path / "sweep")) == 4
 
 
+def test_no_secret_is_written(sweep, tmp_path):
+    """Neither by Hydra, nor in a record, nor by a tracker, nor in what the user sees."""
+    secret = "s3cr3tOfMine"
+    code, out, err = sweep(
+        "-m",
+        "method=full",
+        "max_steps=1",
+        "tracker=wandb",
+        f"tags=[https://me:{secret}@host]",
+        f"+hydra.job.env_set.MY_VARIABLE={secret}",
+        "seed=0,1",
+    )
+    assert code == 0, out + err
+    assert secret not in out + err
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in paths}
+    assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names
+    assert any(path.suffix == ".wandb" for path in paths)  # which holds the command line, too
+    assert [path for path in paths if secret.encode() in path.read_bytes()] == []
+
+
 class SignalledLauncher:
     """A launcher that is stopped between two jobs."""
 
