@@ -25,7 +25,7 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         RunFailed: the run ended as anything but finished.
     """
     experiment, method = bind(cfg)
-    start = describe_start(cfg, None)
+    start = describe_start(cfg, method, None)
     if experiment.task is Task.predict:
         from tuneoff.predict import show_prediction
 

@@ -18,11 +18,11 @@ class RunFailed(RuntimeError):
     """A run that ended without a usable result; its record says why."""
 
 
-def describe_start(cfg: DictConfig, sweep: str | None) -> dict:
-    """What a run's record says of how it was started."""
+def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
+    """What a run's record says of how it was started; its config has the options in effect."""
     return {
         "identity": identify_run(cfg),
-        "config": resolve_config(cfg),
+        "config": {**resolve_config(cfg), **method.settled_options()},
         "command": ["python", *COMMAND],
         "sweep": sweep,
     }

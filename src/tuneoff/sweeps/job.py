@@ -49,7 +49,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         how = "skipped"
     else:
         start = {
-            **describe_start(cfg, sweep=Path(hydra.sweep.dir).name),
+            **describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name),
             "method": experiment.method,
             "seed": experiment.seed,
             "planned_seeds": planned_seeds(hydra, experiment.seed),
