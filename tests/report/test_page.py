@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from records import METHODS, comparison, program, ranks, record, tuning, write
 
-from tuneoff.report import cli
-from tuneoff.report.comparability import differences
-from tuneoff.report.compare import compare
+from tuneoff.report.comparability import find_differences
+from tuneoff.report.compare import make_comparisons
 from tuneoff.report.files import kept
-from tuneoff.report.page import embed
-from tuneoff.report.records import read
+from tuneoff.report.page import embed_json
+from tuneoff.report.reading import read_records
+from tuneoff.report.write_report import write_report
 
 # Runs in the page when its charts are drawn, and leaves what it saw where --dump-dom shows it.
 PROBE = """<script>
@@ -100,11 +100,11 @@ def browse(page: Path, filter_text: str, scratch: Path) -> tuple[dict, list[str]
 
 
 def report(out: Path, *folders: Path) -> Path:
-    runs, skipped = read(folders)
-    made = compare(runs, None, False)
-    cli.write(
+    runs, skipped = read_records(folders)
+    made = make_comparisons(runs, None, False)
+    write_report(
         made,
-        differences([each.runs for each in made]) if len(made) > 1 else {},
+        find_differences([each.runs for each in made]) if len(made) > 1 else {},
         skipped,
         out,
         "a title",
@@ -170,7 +170,7 @@ def test_no_text_of_a_record_becomes_markup(tmp_path):
 
 
 def test_embedded_json_ends_no_script():
-    text = embed({"title": "</script><!--", "not a number": float("nan")})
+    text = embed_json({"title": "</script><!--", "not a number": float("nan")})
     assert "<" not in text and json.loads(text) == {"title": "</script><!--", "not a number": None}
 
 
