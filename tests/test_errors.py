@@ -1,7 +1,7 @@
 """What counts as bad input and what as a fault of ours; the sentences themselves are tested in test_refusals."""
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 

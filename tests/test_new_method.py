@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from conftest import QUICK, ROOT
+from helpers import QUICK, ROOT
 
 CODE = '''
 """BitFit: only biases and norms train (Ben Zaken et al. 2022)."""

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from conftest import METHODS, ROOT
+from helpers import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook

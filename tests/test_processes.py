@@ -3,18 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from array import array
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import METHODS, QUICK, ROOT, trajectory
-from test_isolate import session
+from helpers import METHODS, ROOT, hanging_launcher, session, trajectory, wait_for
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -397,69 +393,22 @@ def test_accelerate_launch_understands_the_ready_files(settings, monkeypatch, na
 
 
 # ---------------------------------------------------------------- the launching process is killed
-LAUNCHER = """import sys
-from functools import partial
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_isolate
-from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits(), ranks=2)
-"""
-
-
 @pytest.mark.slow
 def test_sigkill_of_the_launching_process_leaves_nothing(tmp_path):
-    words = [sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path]
-    process = subprocess.Popen(words, start_new_session=True)
-    wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), process)
-    assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
-    process.kill()
-    process.wait()
-    time.sleep(2)
-    assert [left.cmdline() for left in session(process.pid)] == []
+    with hanging_launcher(tmp_path, ranks=2) as process:
+        assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
+        process.kill()
+        process.wait()
+        time.sleep(2)
+        assert [left.cmdline() for left in session(process.pid)] == []
 
 
 # ---------------------------------------------------------------- the command line
-def wait_for(condition, process, seconds=150):
-    start = time.monotonic()
-    while not condition():
-        assert process.poll() is None and time.monotonic() - start < seconds
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def launch(debug_model, tmp_path):
-    """`launch(program, "method=lora", …)` starts train.py on the small model, in a session and a folder of its own."""
-    started = []
-
-    def start(program, *words):
-        keys = {word.partition("=")[0] for word in words}
-        settled = [word for word in QUICK if word.partition("=")[0] not in keys]
-        settled += [f"model.path={debug_model}", "model.name=debug"]
-        process = subprocess.Popen(
-            [sys.executable, *program, ROOT / "train.py", *words, *settled],
-            cwd=tmp_path,
-            start_new_session=True,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for left in session(process.pid):
-            left.kill()
-        process.communicate()
-
-
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
-    process = launch(TORCHRUN, "method=lora", "tracker=wandb")
+    process = launch("method=lora", "tracker=wandb", python=TORCHRUN)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.count("validation loss") == 1 and err.count("an example, its trained part") == 1
@@ -476,7 +425,7 @@ def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
 
 @pytest.mark.slow
 def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
-    process = launch(TORCHRUN, "method=lora", "max_steps=100000", "hydra.run.dir=here")
+    process = launch("method=lora", "max_steps=100000", "hydra.run.dir=here", python=TORCHRUN)
     wait_for(lambda: (tmp_path / "here" / "metrics.jsonl").exists(), process)
     ranks = psutil.Process(process.pid).children()  # each in a session of its own
     assert len(ranks) == 2
@@ -486,7 +435,7 @@ def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
 
 def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
     process = launch(
-        [], "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"
+        "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"
     )
     wait_for(lambda: list(tmp_path.glob("sweep/full/*/metrics.jsonl")), process)
     children = psutil.Process(process.pid).children(
@@ -509,7 +458,7 @@ def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
 
 @pytest.mark.slow
 def test_a_single_run_starts_its_ranks_itself(launch, tmp_path):
-    process = launch([], "method=lora", "num_processes=2", "hydra.run.dir=here")
+    process = launch("method=lora", "num_processes=2", "hydra.run.dir=here")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert read_json(tmp_path / "here" / "result.json")["provenance"]["num_processes"] == 2

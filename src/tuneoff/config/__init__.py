@@ -17,19 +17,32 @@ from tuneoff.config.binding import (
     resolve_config,
     schemas,
 )
-from tuneoff.config.data import Columns, Data, Splits
+from tuneoff.config.choices import (
+    Dtype,
+    MixedPrecision,
+    Optimizer,
+    Scheduler,
+    Task,
+    Tracker,
+    WandbMode,
+)
+from tuneoff.config.data import Columns, Data, Forgetting, Splits
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
     ConfigError,
+    Role,
     above,
     as_names,
     at_least,
     check_ranges,
+    find_columns,
+    find_settings,
     format_value,
     names,
     one_of,
     option,
+    setting,
     suggest_nearest,
 )
 from tuneoff.config.paths import (
@@ -37,22 +50,10 @@ from tuneoff.config.paths import (
     data_hash,
     embedded_file,
     format_of,
-    list_shipped,
+    is_shipped,
     resolve_folder,
 )
-from tuneoff.config.settings import (
-    BUDGETS,
-    Dtype,
-    Experiment,
-    Forgetting,
-    MixedPrecision,
-    Optimizer,
-    Scheduler,
-    Task,
-    Tracker,
-    WandbMode,
-    derive_seed,
-)
+from tuneoff.config.settings import BUDGETS, Experiment, derive_seed
 
 __all__ = [
     "ABSENT",
@@ -66,6 +67,7 @@ __all__ = [
     "MixedPrecision",
     "Model",
     "Optimizer",
+    "Role",
     "Scheduler",
     "Splits",
     "Task",
@@ -82,12 +84,14 @@ __all__ = [
     "derive_seed",
     "embedded_file",
     "explain_unknown_key",
+    "find_columns",
     "find_invalid_keys",
     "find_method_options",
+    "find_settings",
     "format_of",
     "format_value",
     "identify_run",
-    "list_shipped",
+    "is_shipped",
     "method_packages",
     "names",
     "one_of",
@@ -95,6 +99,7 @@ __all__ = [
     "resolve_config",
     "resolve_folder",
     "schemas",
+    "setting",
     "suggest_nearest",
 ]
 

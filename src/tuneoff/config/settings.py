@@ -1,169 +1,129 @@
-"""The settings that every method shares, typed and range-checked: the data, and the experiment."""
+"""Settings: everything that every method shares, typed and checked, with what each setting is for."""
 
 import hashlib
 import os
 from dataclasses import dataclass, field
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
-from tuneoff.config.data import Data
+from tuneoff.config.choices import (
+    Dtype,
+    MixedPrecision,
+    Optimizer,
+    Scheduler,
+    Task,
+    Tracker,
+    WandbMode,
+)
+from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ConfigError,
+    Role,
     above,
     at_least,
     check_package,
     check_ranges,
+    find_settings,
     names,
     one_of,
     option,
+    setting,
 )
+from tuneoff.config.paths import is_file
 from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import RUN
 
+# What a setting is for; said beside each, and nowhere else.
+INCIDENTAL = Role.INCIDENTAL
+BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
+JUDGING = Role.JUDGING
+NOT_PREDICTED = Role.NOT_PREDICTED
 
-class Scheduler(Enum):
-    """Learning-rate schedules, as functions of progress."""
-
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-
-
-class Dtype(Enum):
-    """Types of the weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class MixedPrecision(Enum):
-    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
-
-    no = 0
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Optimizer(Enum):
-    """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
-
-    adamw = "adamw"
-    adamw_8bit = "adamw_8bit"
-    adafactor = "adafactor"
-
-
-class Tracker(Enum):
-    """Experiment trackers, through accelerate."""
-
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-    none = "none"
-
-
-class Task(Enum):
-    """What a run does: train, or only say what memory that would take."""
-
-    train = "train"
-    predict = "predict"
-
-
-class WandbMode(Enum):
-    """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
-
-    offline = "offline"
-    online = "online"
-
-
-@dataclass
-class Forgetting:
-    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
-
-    data: Data | None = None
-
-
-BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
+# What `accelerate launch` sets where it is told to split the weights.
+SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
 
 
 @dataclass
 class Experiment:
     """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
 
-    method: str = MISSING
-    task: Task = Task.train
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
+    method: str = setting(MISSING, JUDGING)
+    task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
+    model: Model = setting(Model, JUDGING)
+    data: Data = setting(Data, JUDGING)
     forgetting: Forgetting = field(default_factory=Forgetting)
 
-    lr: float = above(1e-4, 0)
+    lr: float = above(1e-4, 0, NOT_PREDICTED)
     weight_decay: float = at_least(0.0, 0)
     scheduler: Scheduler = Scheduler.cosine
     warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
     batch_size: int = at_least(8, 1)
-    eval_batch_size: int | None = at_least(None, 1)
+    eval_batch_size: int | None = at_least(None, 1, JUDGING)
     gradient_accumulation_steps: int = at_least(1, 1)
-    num_processes: int = at_least(
-        get_world_size(), 1
-    )  # ranks that share a step; each has batch_size rows a micro-step
-    max_length: int = at_least(256, 2)
-    group_by_length: bool = False  # rows of like length in one step
-    packing: bool = (
-        False  # whole examples side by side in rows of max_length; batch_size counts rows
-    )
-    epochs: float | None = above(None, 0)
-    max_steps: int | None = at_least(None, 1)
-    max_tokens: int | None = at_least(None, 1)
-    max_seconds: float | None = above(None, 0)
-    default_steps: int = at_least(100, 1)  # the budget where none of the four above is given
-    max_grad_norm: float | None = above(None, 0)
-    eval_every: int | None = at_least(None, 1)
-    test: bool = False  # evaluate the test split, once, at the end
+    # Ranks that share a step; each has batch_size rows a micro-step. Left out, it is as many as a launcher started.
+    num_processes: int = option("${world_size:}", "must be at least 1", lambda value: value >= 1)
+    max_length: int = at_least(256, 2, JUDGING)
+    # Rows of like length in one step.
+    group_by_length: bool = False
+    # Whole examples side by side in rows of max_length; batch_size counts rows.
+    packing: bool = False
+    epochs: float | None = above(None, 0, BUDGET)
+    max_steps: int | None = at_least(None, 1, BUDGET)
+    max_tokens: int | None = at_least(None, 1, BUDGET)
+    max_seconds: float | None = above(None, 0, BUDGET)
+    # The budget where none of the four above is given.
+    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
+    max_grad_norm: float | None = above(None, 0, column="Gradient clip")
+    eval_every: int | None = at_least(None, 1, JUDGING)
+    # Evaluate the test split, once, at the end.
+    test: bool = setting(False, JUDGING | NOT_PREDICTED)
     exact_match: str | None = option(
         None,
         f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
         "around the answer",
         is_extractor,
     )
-    exact_match_limit: int | None = at_least(
-        None, 1
-    )  # rows to generate answers for; null: the whole split
-    max_new_tokens: int = at_least(256, 1)  # an answer's length at most
-    save_every: int | None = at_least(None, 1)
-    keep_checkpoints: int = at_least(2, 1)
-    gib: float | None = above(
-        None, 0
-    )  # a prediction finds the largest batch_size that fits in so much
-    skip_if_over_gib: float | None = above(
-        None, 0
-    )  # predict first, and do not start what would not fit
-    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
-    dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
+    # Rows to generate answers for; null: the whole split.
+    exact_match_limit: int | None = at_least(None, 1)
+    # An answer's length at most.
+    max_new_tokens: int = at_least(256, 1)
+    save_every: int | None = at_least(None, 1, INCIDENTAL)
+    keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
+    # A prediction finds the largest batch_size that fits in so much.
+    gib: float | None = above(None, 0, INCIDENTAL)
+    # Predict first, and do not start what would not fit.
+    skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
+    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)
+    # null: float32, or bfloat16 under pure_bf16.
+    dtype: Dtype | None = None
     mixed_precision: MixedPrecision = MixedPrecision.no
     pure_bf16: bool = False
-    quantization: str | None = one_of(
-        None, "4bit", "8bit"
-    )  # of the base weights, by bitsandbytes; 4bit is NF4
+    # Of the base weights, by bitsandbytes; 4bit is NF4.
+    quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
     gradient_checkpointing: bool = False
     optimizer: Optimizer = Optimizer.adamw
-    tracker: Tracker = Tracker.wandb
-    wandb_mode: WandbMode = WandbMode.offline
-    wandb_project: str = "tuneoff"
-    tags: Any = names()
-    resume: str = "never"
-    rerun: bool = False
-    tuned: str | None = None  # a sweep's folder: each method takes its best settings from there
-    fail_fast: bool = False  # a sweep ends with its first failed job
-    job_memory_gib: float | None = above(None, 0)  # limits of a sweep's job
-    job_timeout_seconds: float | None = above(None, 0)
-    job_stall_seconds: float | None = above(None, 0)
-    save_model: bool = False
-    export_merged: bool = False
-    progress: bool = True
+    tracker: Tracker = setting(Tracker.wandb, INCIDENTAL)
+    wandb_mode: WandbMode = setting(WandbMode.offline, INCIDENTAL)
+    wandb_project: str = setting("tuneoff", INCIDENTAL)
+    tags: Any = names(role=INCIDENTAL)
+    resume: str = setting("never", INCIDENTAL)
+    rerun: bool = setting(False, INCIDENTAL)
+    # A sweep's folder: each method takes its best settings from there.
+    tuned: str | None = setting(None, INCIDENTAL)
+    # A sweep ends with its first failed job.
+    fail_fast: bool = setting(False, INCIDENTAL)
+    # Limits of a sweep's job.
+    job_memory_gib: float | None = above(None, 0, INCIDENTAL)
+    job_timeout_seconds: float | None = above(None, 0, INCIDENTAL)
+    job_stall_seconds: float | None = above(None, 0, INCIDENTAL)
+    save_model: bool = setting(False, JUDGING)
+    export_merged: bool = setting(False, JUDGING)
+    progress: bool = setting(True, INCIDENTAL)
 
     def __post_init__(self) -> None:
         self.model.check()
@@ -171,109 +131,124 @@ class Experiment:
         if self.forgetting.data is not None:
             self.forgetting.data.check("forgetting.data.")
         check_ranges(self)
+        self._check_weights_to_train()
+        self._check_budget()
+        self._settle_precision()
+        self._check_what_belongs_together()
+        self._check_quantisation()
+        self._check_attention()
+        self._check_processes()
+        self._check_sharding()
+        self._check_export_and_resume()
+
+    def _check_weights_to_train(self) -> None:
+        """Refuse to train a model that is a shape without weights, unless random ones are asked for."""
         if self.task is Task.train and self.model.pretrained and self.model.path is None:
-            raise ConfigError(
-                "model.path",
-                None,
+            allowed = (
                 "must be a folder or a hub name with weights; model.pretrained=false "
-                "draws random ones",
+                "draws random ones"
             )
+            raise ConfigError("model.path", None, allowed)
+
+    def _check_budget(self) -> None:
+        """Refuse two budgets."""
         given = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(given) > 1:
-            raise ConfigError(
-                given[1],
-                getattr(self, given[1]),
-                f"one budget a run, and {given[0]} is already given",
-            )
-        if self.pure_bf16 and self.mixed_precision is not MixedPrecision.no:
-            raise ConfigError(
-                "mixed_precision", self.mixed_precision, "must be no where pure_bf16=true"
-            )
+            allowed = f"one budget a run, and {given[0]} is already given"
+            raise ConfigError(given[1], getattr(self, given[1]), allowed)
+
+    def _settle_precision(self) -> None:
+        """Refuse types that contradict each other; set `dtype` where it is left out."""
+        mixed = self.mixed_precision
+        if self.pure_bf16 and mixed is not MixedPrecision.no:
+            raise ConfigError("mixed_precision", mixed, "must be no where pure_bf16=true")
         if self.pure_bf16 and self.dtype is Dtype.float32:
-            raise ConfigError(
-                "dtype", self.dtype, "must be bfloat16 (or left out) where pure_bf16=true"
-            )
+            allowed = "must be bfloat16 (or left out) where pure_bf16=true"
+            raise ConfigError("dtype", self.dtype, allowed)
         if self.dtype is None:
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
-        if self.dtype is Dtype.bfloat16 and self.mixed_precision is MixedPrecision.fp16:
-            raise ConfigError(
-                "mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16"
-            )
+        if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
+            raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
+
+    def _check_what_belongs_together(self) -> None:
+        """Refuse a limit of what is not done, and two ways to fill a row at once."""
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
         if self.packing and self.group_by_length:
-            raise ConfigError(
-                "group_by_length",
-                True,
-                "must be false where packing=true, whose rows are alike long",
-            )
-        self._check_kernels()
-        self._check_processes()
-        if self.export_merged and not self.save_model:
-            raise ConfigError("export_merged", True, "needs save_model=true")
-        if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
-            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+            allowed = "must be false where packing=true, whose rows are alike long"
+            raise ConfigError("group_by_length", True, allowed)
 
-    def _check_kernels(self) -> None:
-        """Refuse quantisation where it cannot be, and flash attention that is not installed."""
-        model, by = self.model, self.quantised
+    def _check_quantisation(self) -> None:
+        """Refuse quantisation where it cannot be, or where nothing is known of it."""
         if self.quantization is not None:
-            given = "quantization", self.quantization
-            if not model.pretrained:
-                raise ConfigError(
-                    *given, "needs pretrained weights, and model.pretrained=false draws random ones"
+            key = "quantization"
+            value = self.quantization
+            if not self.model.pretrained:
+                allowed = "needs pretrained weights, and model.pretrained=false draws random ones"
+                raise ConfigError(key, value, allowed)
+            if self.model.gguf_file is not None:
+                allowed = (
+                    "must be null where model.gguf_file is given, whose weights are dequantised"
                 )
-            if model.gguf_file is not None:
-                raise ConfigError(
-                    *given,
-                    "must be null where model.gguf_file is given, whose weights are dequantised",
+                raise ConfigError(key, value, allowed)
+            if self.model.quantised:
+                allowed = (
+                    f"must be null, since the weights in {self.model.path} are quantised already"
                 )
-            if model.quantised:
-                raise ConfigError(
-                    *given, f"must be null, since the weights in {model.path} are quantised already"
-                )
-            check_package(*given, "bitsandbytes", "bitsandbytes")
-        if by and (self.task is Task.predict or self.skip_if_over_gib is not None):
-            raise ConfigError(*by, "a prediction does not cover quantised weights")
-        flash = model.attention == "flash_attention_2" and self.task is Task.train
-        if flash and not (find_spec("flash_attn") or find_spec("kernels")):
-            raise ConfigError(
-                "model.attention", model.attention, "needs the package flash-attn (or kernels)"
-            )
+                raise ConfigError(key, value, allowed)
+            check_package(key, value, "bitsandbytes", "bitsandbytes")
+        predicts = self.task is Task.predict or self.skip_if_over_gib is not None
+        if predicts and self.quantised:
+            raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
+
+    def _check_attention(self) -> None:
+        """Refuse flash attention that is not installed."""
+        if self.model.attention != "flash_attention_2" or self.task is not Task.train:
+            return
+        if not find_spec("flash_attn") and not find_spec("kernels"):
+            allowed = "needs the package flash-attn (or kernels)"
+            raise ConfigError("model.attention", self.model.attention, allowed)
 
     def _check_processes(self) -> None:
-        """Refuse what several processes, or a model that is split over them, cannot do."""
-        if get_world_size() > 1 and self.num_processes != get_world_size():
+        """Refuse settings that say something else than the launcher of several processes."""
+        launched = get_world_size()
+        if launched == 1:
+            return
+        if self.num_processes != launched:
+            allowed = f"must be {launched}, as many as were launched"
+            raise ConfigError("num_processes", self.num_processes, allowed)
+        if self.task is Task.predict:
             raise ConfigError(
-                "num_processes",
-                self.num_processes,
-                f"must be {get_world_size()}, as many as were launched",
+                "task", self.task, f"needs no launcher; num_processes={launched} says it"
             )
-        if get_world_size() > 1 and self.task is Task.predict:
-            raise ConfigError(
-                "task", self.task, f"needs no launcher; num_processes={get_world_size()} says it"
-            )
-        if self.sharding == "FSDP" and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-            raise ConfigError(
-                "FSDP_VERSION", version, "must be 2, as conf/accelerate/fsdp2.yaml has it"
-            )
-        if self.sharding and self.exact_match is not None:
-            raise ConfigError(
-                "exact_match",
-                self.exact_match,
+
+    def _check_sharding(self) -> None:
+        """Refuse what a model that is split over several processes cannot do."""
+        if self.sharding is None:
+            return
+        version = os.environ.get("FSDP_VERSION", "1")
+        if self.sharding == "FSDP" and version != "2":
+            allowed = "must be 2, as conf/accelerate/fsdp2.yaml has it"
+            raise ConfigError("FSDP_VERSION", version, allowed)
+        if self.exact_match is not None:
+            allowed = (
                 f"must be null under {self.sharding}, where no process "
-                "has the model that would answer; lm-eval can ask the saved one",
+                "has the model that would answer; lm-eval can ask the saved one"
             )
-        if self.sharding and self.quantised:
-            raise ConfigError(
-                *self.quantised, f"was never tried under {self.sharding}; DDP takes it"
-            )
+            raise ConfigError("exact_match", self.exact_match, allowed)
+        if self.quantised:
+            allowed = f"was never tried under {self.sharding}; DDP takes it"
+            raise ConfigError(*self.quantised, allowed)
         if self.sharding == "DeepSpeed" and self.save_every:
-            raise ConfigError(
-                "save_every",
-                self.save_every,
-                "must be null under DeepSpeed, whose split state has a format of its own",
-            )
+            allowed = "must be null under DeepSpeed, whose split state has a format of its own"
+            raise ConfigError("save_every", self.save_every, allowed)
+
+    def _check_export_and_resume(self) -> None:
+        """Refuse an export of what is not saved, and a run to go on with that is not there."""
+        if self.export_merged and not self.save_model:
+            raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.resume not in ("never", "auto") and not is_file(Path(self.resume, RUN)):
+            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
 
     @property
     def quantised(self) -> tuple[str, str] | None:
@@ -285,15 +260,10 @@ class Experiment:
     @property
     def sharding(self) -> str | None:
         """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
-        asked = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
-        return next(
-            (
-                name
-                for key, name in asked.items()
-                if os.environ.get(key, "").lower() in ("1", "true")
-            ),
-            None,
-        )
+        for variable, name in SHARDING.items():
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                return name
+        return None
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -304,6 +274,13 @@ class Experiment:
         return "max_steps", self.default_steps
 
 
+BUDGETS = find_settings(Experiment, Role.BUDGET)
+
+
 def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7])
+
+
+# Read where a config is checked or an experiment made: what launches ranks says how many only then.
+OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)

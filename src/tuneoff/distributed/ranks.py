@@ -5,51 +5,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from tuneoff.distributed.launch import get_world_size
-from tuneoff.record import Recorder, describe_error
+from tuneoff.record import describe_error
 
 # Longer than any export or download by one rank, for which the others wait; whoever started them ends the lost ones.
 PATIENCE = timedelta(hours=12)
 TOLD = timedelta(seconds=5)
-
-
-class SilentRecorder(Recorder):
-    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.run: dict = {}
-
-    def start(self, run: dict, resumed: dict | None = None) -> None:
-        """Keep what a record would begin with."""
-        self.run = run
-
-    def describe(self, more: dict) -> None:
-        """Keep what a record would add."""
-        self.run.update(more)
-
-    def wall_seconds(self) -> float:
-        """Return 0: the first rank's clock counts."""
-        return 0.0
-
-    def log(self, line: dict) -> None:
-        """Write nothing."""
-
-    def alive(self) -> None:
-        """Write nothing."""
-
-    def keep_answers(self, lines: list[dict]) -> None:
-        """Write nothing."""
-
-    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
-        """Return the result that a record would hold."""
-        return {**self.run, "status": status, "error": error, **measured}
-
-    def close(self) -> None:
-        """Close nothing."""
 
 
 class RankLost(RuntimeError):

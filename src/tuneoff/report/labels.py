@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from tuneoff.record import COLUMNS
 from tuneoff.report.cells import format_count
 from tuneoff.report.rows import Row
 
@@ -56,7 +57,6 @@ def _config_value(key: str, row: Row) -> str:
 
 LABELS = [
     Label("precision", "Precision", _precision),
-    Label("quantization", "Quantisation", partial(_config_value, "quantization")),
-    Label("max_grad_norm", "Gradient clip", partial(_config_value, "max_grad_norm")),
+    *(Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()),
     Label(TOKENS_SEEN, "Tokens seen", _tokens_seen),
 ]

@@ -3,13 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-import vl_convert
 
 from tuneoff.record import flatten, replace_non_finite
 from tuneoff.report.caption import write_caption
@@ -17,9 +14,9 @@ from tuneoff.report.cells import MISSING
 from tuneoff.report.charts import Chart
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
-from tuneoff.report.files import kept
 from tuneoff.report.records import Run
 from tuneoff.report.table import make_columns
+from tuneoff.report.vega import load_vega
 
 # Heading, and whether its cells are figures.
 RUN_COLUMNS = {
@@ -108,7 +105,7 @@ def render_page(
         data=embed_json(content),
         style=_read_file("page.css"),
         script=_read_file("page.js"),
-        vega=_load_vega(),
+        vega=load_vega().replace("</script", "<\\/script"),
     )
 
 
@@ -124,14 +121,6 @@ def embed_json(content: Any) -> str:
 
 def _read_file(name: str) -> str:
     return files("tuneoff.report").joinpath(name).read_text("utf-8")
-
-
-@cache
-def _load_vega() -> str:
-    """Vega, Vega-Lite and vega-embed, as vl-convert ships them; it takes a second to bundle them."""
-    name = f"vega-{version('vl-convert-python')}.js"
-    script = kept(name, vl_convert.javascript_bundle)
-    return script.replace("</script", "<\\/script")
 
 
 def _count_statuses(runs: Sequence[Run]) -> str:

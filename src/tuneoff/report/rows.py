@@ -8,21 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from tuneoff.record import NOT_PREDICTED
 from tuneoff.report import stats
 from tuneoff.report.comparability import canonical_json
 from tuneoff.report.records import Run, as_number
 
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
-NOT_OF_A_PREDICTION = {
-    LEARNING_RATE,
-    "task",
-    "test",
-    "default_steps",
-    "epochs",
-    "max_steps",
-    "max_tokens",
-    "max_seconds",
-}
 
 
 @dataclass(eq=False)
@@ -198,7 +189,9 @@ def _predicts(prediction: Run, row: Row) -> bool:
     if prediction.method != row.method:
         return False
     common = prediction.setting.keys() & row.setting.keys()
-    return all(prediction.setting[key] == row.setting[key] for key in common - NOT_OF_A_PREDICTION)
+    return all(
+        prediction.setting[key] == row.setting[key] for key in common.difference(NOT_PREDICTED)
+    )
 
 
 def _row_order(row: Row) -> tuple:

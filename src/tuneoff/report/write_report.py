@@ -5,11 +5,11 @@ from pathlib import Path
 
 import vl_convert
 
+from tuneoff.record import write_atomically
 from tuneoff.report import write_tables
 from tuneoff.report.charts import Chart, make_charts
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
-from tuneoff.report.files import put
 from tuneoff.report.page import render_page
 
 MOST_CHARTED = 6  # comparisons with charts; more are a sign that the guard has much to say
@@ -40,10 +40,10 @@ def write_report(
     for comparison in comparisons[:MOST_CHARTED]:
         charts[comparison.name] = make_charts(comparison, sorted(methods))
     (folder / "charts").mkdir(parents=True, exist_ok=True)
-    put(folder / "table.md", write_tables.write_markdown(comparisons, differing))
-    put(folder / "summary.md", write_tables.write_summary(comparisons))
-    put(folder / "table.csv", write_tables.write_csv(comparisons))
-    put(folder / "table.tex", write_tables.write_latex(comparisons))
+    write_atomically(folder / "table.md", write_tables.write_markdown(comparisons, differing))
+    write_atomically(folder / "summary.md", write_tables.write_summary(comparisons))
+    write_atomically(folder / "table.csv", write_tables.write_csv(comparisons))
+    write_atomically(folder / "table.tex", write_tables.write_latex(comparisons))
     written = set()
     for name, drawn in charts.items():
         suffix = f"_{name}" if len(comparisons) > 1 else ""
@@ -51,16 +51,16 @@ def write_report(
             written.update(write_chart(chart, folder / "charts", suffix))
     _remove_others(folder / "charts", written)
     page = render_page(comparisons, charts, differing, skipped, f"Report: {title}")
-    put(folder / "report.html", page)
+    write_atomically(folder / "report.html", page)
 
 
 def write_chart(chart: Chart, folder: Path, suffix: str = "") -> list[str]:
     """Write a chart as SVG, PDF and PNG (at 2 pixels a unit); returns the names of the files."""
     svg = vl_convert.vegalite_to_svg(chart.spec, allowed_base_urls=[])
     stem = f"{chart.name}{suffix}"
-    put(folder / f"{stem}.svg", svg)
-    put(folder / f"{stem}.pdf", vl_convert.svg_to_pdf(svg))
-    put(folder / f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))
+    write_atomically(folder / f"{stem}.svg", svg)
+    write_atomically(folder / f"{stem}.pdf", vl_convert.svg_to_pdf(svg))
+    write_atomically(folder / f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))
     return [f"{stem}.{kind}" for kind in CHART_KINDS]
 
 

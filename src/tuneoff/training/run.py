@@ -10,9 +10,8 @@ import torch
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
-from tuneoff.distributed.ranks import SilentRecorder
 from tuneoff.methods import Method
-from tuneoff.record import RESULTS, AlreadyDone, Recorder
+from tuneoff.record import RESULTS, AlreadyDone, Recorder, SilentRecorder
 from tuneoff.record import read_status as status_of
 from tuneoff.training.trainer import Diverged, Trainer
 

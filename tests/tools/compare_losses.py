@@ -1,0 +1,80 @@
+"""Compares two checkouts' trainings, bit by bit: python tests/tools/compare_losses.py OLD_TREE NEW_TREE [STEPS].
+
+Every method of conf/method trains STEPS steps (20) from each tree on the embedded problem, one thread, and saves its
+model. What does not depend on the clock must be equal: each step's loss, gradient norm and rate, and the saved tensors.
+Prints a line a method; the exit code is 1 where any differs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SETTINGS = ("eval_every=10", "tracker=none", "progress=false", "save_model=true")
+
+
+def train(tree: Path, method: str, folder: Path, steps: int) -> None:
+    """Train one method from a checkout, in a process of its own."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree / "src"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TUNEOFF_CACHE": str(folder.parent / "cache"),
+    }
+    words = [f"method={method}", f"max_steps={steps}", f"hydra.run.dir={folder}", *SETTINGS]
+    subprocess.run(
+        [sys.executable, "train.py", *words],
+        cwd=tree,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+
+
+def read_trajectory(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what a clock says."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if "seconds" not in key} for line in lines]
+
+
+def read_tensors(folder: Path) -> dict[str, bytes]:
+    """The bytes of each tensor that was saved, by file and name."""
+    from safetensors import safe_open
+
+    tensors = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        if "checkpoints" in path.parts:
+            continue
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118 (a file of tensors is no mapping)
+                tensors[f"{path.relative_to(folder)}: {name}"] = file.get_tensor(name).tobytes()
+    return tensors
+
+
+def main(old: Path, new: Path, steps: int = 20) -> int:
+    """Compare all methods; returns the exit code."""
+    differing = 0
+    for path in sorted((new / "conf" / "method").glob("*.yaml")):
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = [Path(scratch, side, "run") for side in ("old", "new")]
+            for tree, folder in zip((old, new), folders, strict=True):
+                train(tree, path.stem, folder, steps)
+            one, other = map(read_trajectory, folders)
+            same_losses = one == other
+            same_tensors = read_tensors(folders[0]) == read_tensors(folders[1])
+        final = [line["validation_loss"] for line in other if "validation_loss" in line][-1]
+        differing += not (same_losses and same_tensors)
+        print(
+            f"{path.stem:<18} final loss {final:.6f}  "
+            f"losses {'equal' if same_losses else 'DIFFER'}  "
+            f"saved tensors {'equal' if same_tensors else 'DIFFER'}",
+            flush=True,
+        )
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])))
