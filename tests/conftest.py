@@ -1,12 +1,10 @@
-"""Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+"""Fixtures of all tests: no network, a small random Llama, ways to train on it, and how tests share the machine."""
 
 import gc
-import math
 import os
 import signal
 import tempfile
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -19,12 +17,18 @@ os.environ.update(
 )
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
+from helpers import (
+    METHODS,
+    QUICK,
+    complete,
+    composed,
+    end_session,
+    load_trainer,
+    save_debug_model,
+    start_training,
+)
 
-import tuneoff.cli.run_folder
-import tuneoff.methods  # noqa: F401 (methods register their options)
-from tuneoff import record
+import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml)
 from tuneoff.config import bind, resolve_config
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -34,90 +38,6 @@ CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
 os.environ.update(
     TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets"
 )
-ROOT = Path(__file__).parent.parent
-TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
-METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-QUICK = [
-    "tracker=none",
-    "progress=false",
-    "data.limit=48",
-    "max_length=96",
-    "batch_size=4",
-    "max_steps=4",
-]
-
-
-class Killed(BaseException):
-    """Stands for the moment of a SIGKILL in this process: nothing after it runs."""
-
-
-def kill_inside(trainer, due) -> None:
-    """Let a trainer's process die in the first step that is `due()`, inside its accumulation window.
-
-    That is behind the first micro-batch's backward pass, in which layer-wise GaLore has changed the weights already.
-    """
-    backward = trainer.engine.backward
-
-    def until(loss):
-        backward(loss)
-        if due():
-            raise Killed
-
-    trainer.engine.backward = until
-
-
-def trajectory(folder: Path) -> list[dict]:
-    """Everything a run has measured that does not depend on the clock."""
-    return [
-        {key: value for key, value in line.items() if "seconds" not in key}
-        for line in record.read_metrics(folder)
-    ]
-
-
-def apart(one, other) -> float:
-    """Largest difference of two numbers, tensors, or nests of them; infinite where they are not alike."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return max((apart(one[key], other[key]) for key in one), default=0.0)
-    if isinstance(one, list | tuple) and len(one) == len(other):
-        return max(map(apart, one, other), default=0.0)
-    if (
-        torch.is_tensor(one)
-        and torch.is_tensor(other)
-        and (one.shape, one.dtype) == (other.shape, other.dtype)
-    ):
-        return (
-            0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
-        )
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other)
-    return (
-        0.0
-        if not torch.is_tensor(one) and not torch.is_tensor(other) and one == other
-        else math.inf
-    )
-
-
-def save_debug_model(folder: Path, tied: bool = True) -> Path:
-    """A three-layer Llama with random weights and tiny's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,6 +47,7 @@ def imports_are_not_garbage():
     gc.freeze()
 
 
+# ---------------------------------------------------------------- a small model, and training on it here
 @pytest.fixture(scope="session")
 def debug_model(tmp_path_factory) -> Path:
     """Folder of the small tied Llama."""
@@ -137,66 +58,6 @@ def debug_model(tmp_path_factory) -> Path:
 def untied_model(tmp_path_factory) -> Path:
     """Folder of the small untied Llama."""
     return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
-
-
-@cache
-def composed(*overrides: str):
-    """The config as `train.py` composes it."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
-
-
-# ---------------------------------------------------------------- the matrix: what was measured, method by method
-FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
-COLUMNS = (
-    "equal to reference",
-    "same command twice",
-    "resume after SIGKILL",
-    "two processes",
-    "export reload",
-    "export reload in bf16",
-    "merged in bf16",
-)
-
-
-def pytest_addoption(parser):
-    parser.addoption(
-        "--matrix",
-        action="store_true",
-        help="print the largest difference that was measured, by method",
-    )
-
-
-@pytest.fixture(scope="session")
-def measured(pytestconfig):
-    """`measured("lora", "export reload", 1e-7)` keeps the largest difference of each cell, for `--matrix`."""
-    figures = pytestconfig.stash.setdefault(FIGURES, {})
-
-    def keep(method: str, column: str, difference: float) -> None:
-        assert column in COLUMNS
-        figures[method, column] = max(difference, figures.get((method, column), 0.0))
-
-    return keep
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """The matrix as Markdown, where `--matrix` asks for it."""
-    if not config.getoption("matrix"):
-        return
-    figures = config.stash.get(FIGURES, {})
-    rows = [["method", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
-    for method in METHODS:
-        rows.append(
-            [
-                method,
-                *(
-                    f"{figures[method, column]:.2g}" if (method, column) in figures else ""
-                    for column in COLUMNS
-                ),
-            ]
-        )
-    for row in rows:
-        terminalreporter.write_line(f"| {' | '.join(row)} |")
 
 
 @pytest.fixture
@@ -223,6 +84,17 @@ def settings(compose_config):
 
 
 @pytest.fixture
+def new_trainer(settings, tmp_path):
+    """`new_trainer("method=full", …)`: a trainer that has loaded; `folder=` names the place of its record."""
+
+    def load(*overrides: str, folder: Path | None = None):
+        experiment, method, config = settings(*overrides)
+        return load_trainer(experiment, method, folder or tmp_path / "run", config)
+
+    return load
+
+
+@pytest.fixture
 def run(settings, tmp_path):
     """`run("method=full", …)` trains in this process and returns the result; `folder=` names the place."""
     from tuneoff.training.run import train
@@ -237,3 +109,73 @@ def run(settings, tmp_path):
         )
 
     return start
+
+
+# ---------------------------------------------------------------- training in other processes
+@pytest.fixture
+def launch(debug_model, tmp_path):
+    """`launch("-m", "method=lora", …)` starts `train.py` on the small Llama in `tmp_path`, in a session of its own.
+
+    Of the quick settings those that are given replace the tests'. `python=` are words for the interpreter, other names
+    are variables of the environment. What is left of the session is killed at the end of the test.
+    """
+    started = []
+    settings = [*QUICK, f"model.path={debug_model}", "model.name=debug"]
+
+    def start(*words, **more):
+        started.append(start_training(complete(words, settings), tmp_path, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        end_session(process)
+
+
+# ---------------------------------------------------------------- the matrix: what was measured, method by method
+COLUMNS = (
+    "equal to reference",
+    "same command twice",
+    "resume after SIGKILL",
+    "two processes",
+    "export reload",
+    "export reload in bf16",
+    "merged in bf16",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--matrix",
+        action="store_true",
+        help="print the largest difference that was measured, by method",
+    )
+
+
+@pytest.fixture
+def measured(record_property):
+    """`measured("lora", "export reload", 1e-7)` keeps a difference for `--matrix`, in the test's report."""
+
+    def keep(method: str, column: str, difference: float) -> None:
+        assert column in COLUMNS
+        record_property("matrix", [method, column, difference])
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The matrix as Markdown, where `--matrix` asks for it: the largest difference of each cell."""
+    if not config.getoption("matrix"):
+        return
+    largest: dict[tuple[str, str], float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                if name == "matrix":
+                    method, column, difference = value
+                    largest[method, column] = max(difference, largest.get((method, column), 0.0))
+    terminalreporter.write_line(f"| {' | '.join(['method', *COLUMNS])} |")
+    terminalreporter.write_line(f"| {' | '.join(['---'] * (1 + len(COLUMNS)))} |")
+    for method in METHODS:
+        figures = [largest.get((method, column)) for column in COLUMNS]
+        cells = ["" if figure is None else f"{figure:.2g}" for figure in figures]
+        terminalreporter.write_line(f"| {' | '.join([method, *cells])} |")

@@ -6,11 +6,9 @@ import sys
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS, QUICK, bound, load_trainer
 
 from tuneoff.config import ConfigError
-from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
 
 CASES = {method: [f"method={method}"] for method in METHODS}
 CASES |= {
@@ -62,37 +60,27 @@ for line in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, debug_model, untied_model):
     """{case: (method, trained logits, a fresh process's by name, roundings, facts)}; logits are (2, 16, vocabulary)."""
-    from conftest import QUICK, ROOT
-    from hydra import compose, initialize_config_dir
-
-    from tuneoff.config import bind, resolve_config
-
     ids = torch.arange(1, 33).reshape(2, 16)
     trained, jobs = {}, []
     for case, overrides in CASES.items():
         model = untied_model if case.startswith("untied") else debug_model
         folder = tmp_path_factory.mktemp(case)
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(
-                "config",
-                overrides=[
-                    *QUICK,
-                    f"model.path={model}",
-                    "model.name=debug",
-                    "save_model=true",
-                    "export_merged=true",
-                    "data.limit=24",
-                    "max_steps=3",
-                    "lr=1e-2",
-                    *(["galore_rank=8"] if "galore" in case else []),
-                    *overrides,
-                ],
-            )
-        trainer = Trainer(*bind(cfg), Recorder(folder))
-        trainer.load({"config": resolve_config(cfg)})
+        experiment, method, config = bound(
+            *QUICK,
+            f"model.path={model}",
+            "model.name=debug",
+            "save_model=true",
+            "export_merged=true",
+            "data.limit=24",
+            "max_steps=3",
+            "lr=1e-2",
+            *(["galore_rank=8"] if "galore" in case else []),
+            *overrides,
+        )
+        trainer = load_trainer(experiment, method, folder, config)
         trainer.fit()
         with torch.no_grad():
-            trained[case] = trainer.run.method, trainer.model.eval()(input_ids=ids).logits
+            trained[case] = trainer.experiment.method, trainer.model.eval()(input_ids=ids).logits
         trainer.conclude()
         jobs.append(
             {
@@ -100,7 +88,7 @@ def exported(tmp_path_factory, debug_model, untied_model):
                 "folder": str(folder / "model"),
                 "base": str(model),
                 "facts": trainer.facts,
-                "dtype": trainer.run.dtype.name,
+                "dtype": trainer.experiment.dtype.name,
             }
         )
     subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
@@ -197,10 +185,9 @@ def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, 
 
 def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     experiment, chosen, config = settings("method=pissa", "pissa_convert=true", "save_model=true")
-    trainer = Trainer(experiment, chosen, Recorder(tmp_path))
-    trainer.load({"config": config})
+    trainer = load_trainer(experiment, chosen, tmp_path, config)
     trainer.fit()
-    chosen._initial = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
+    chosen.initial_adapter = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
     trainer.conclude()
     assert "conversion_error" in trainer.facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()

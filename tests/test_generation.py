@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 

@@ -1,23 +1,20 @@
 """A job in a child of the forkserver: what it sees, what it may use, and the record it leaves however it ends."""
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
+from helpers import START, call_work, hang, hanging_launcher, session
 
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
-from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
+from tuneoff.record import LOCK, AlreadyDone, Busy, read_json, write_json
 
-START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
 NONE = Limits()
 
 
@@ -63,14 +60,6 @@ def allocate(folder: Path, gib: float) -> None:
     )
 
 
-def hang(folder: Path, lines: int = 0) -> None:
-    for step in range(1, lines + 1):
-        with (folder / METRICS).open("a") as metrics:
-            metrics.write(json.dumps({"step": step, "loss": 1.0, "tokens": 10 * step}) + "\n")
-        time.sleep(0.3)
-    time.sleep(60)
-
-
 def finish_on_sigterm(folder: Path) -> None:
     def saved(number, frame):
         write_json(
@@ -93,7 +82,7 @@ def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
 
     def run(work, *arguments, limits=NONE, **options):
-        supervisor.run_supervised(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run_supervised(call_work(tmp_path, work, *arguments), limits, **options)
         return read_json(tmp_path / "result.json")
 
     return run
@@ -132,9 +121,9 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = (
-        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import supervisor\n"
+        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import processes\n"
         "from tuneoff.sweeps import job, sweeper, tuning\n"
-        "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+        "processes.start_forkserver()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
@@ -211,44 +200,11 @@ def test_a_living_run_gets_no_result_from_us(job, tmp_path):
 
 
 # ---------------------------------------------------------------- the launching process ends
-def session(pid: int) -> list[psutil.Process]:
-    """Every living process of the session that `pid` began."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (OSError, psutil.Error):
-            continue
-    return found
-
-
-LAUNCHER = """import sys
-from functools import partial
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_isolate
-from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits())
-"""
-
-
 @pytest.fixture
 def launcher(tmp_path):
     """A process of its own whose job hangs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path],
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-    )
-    while not (tmp_path / METRICS).exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    yield process
-    for left in session(process.pid):
-        left.kill()
-    process.wait()
+    with hanging_launcher(tmp_path) as process:
+        yield process
 
 
 def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
@@ -263,5 +219,5 @@ def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
 def test_an_interrupted_launching_process_marks_its_job(launcher, tmp_path, number):
     os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.send_signal(number)
     assert launcher.wait(10) == -signal.SIGINT
-    assert "KeyboardInterrupt" in launcher.stderr.read().decode()
+    assert "KeyboardInterrupt" in launcher.stderr.read()
     assert read_json(tmp_path / "result.json")["status"] == "interrupted"

@@ -3,11 +3,9 @@
 import math
 
 import pytest
-from conftest import METHODS, Killed, kill_inside
+from helpers import METHODS, Killed, kill_inside
 
 from tuneoff import record
-from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,11 +82,11 @@ def test_seconds_are_those_of_train_steps(run):
     )
 
 
-def test_seconds_count_on_over_a_resume(settings, tmp_path):
+def test_seconds_count_on_over_a_resume(new_trainer, tmp_path):
     """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
     budget, seen = 1.5, []
     for resume in ("never", "auto"):
-        experiment, chosen, config = settings(
+        trainer = new_trainer(
             "method=full",
             "max_steps=null",
             f"max_seconds={budget}",
@@ -97,9 +95,8 @@ def test_seconds_count_on_over_a_resume(settings, tmp_path):
             "warmup_ratio=0",
             "lr=1e-3",
             f"resume={resume}",
+            folder=tmp_path,
         )
-        trainer = Trainer(experiment, chosen, Recorder(tmp_path))
-        trainer.load({"config": config})
         if resume == "never":
             kill_inside(
                 trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2

@@ -42,14 +42,9 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
     assert peaks[1]["train"] == pytest.approx(peaks[0]["train"], abs=0.03)
 
 
-def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
+def test_the_breakdown_agrees_with_the_allocators_events(new_trainer):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
-    from tuneoff.record import Recorder
-    from tuneoff.training.trainer import Trainer
-
-    experiment, method, config = settings("method=full", "batch_size=8")
-    trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
-    trainer.load({"config": config})
+    trainer = new_trainer("method=full", "batch_size=8")
     model, optimizer = trainer.model.train(), trainer.optimizer
     batch = collate(trainer.plan.step_rows(0), 0)
     train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on

@@ -4,16 +4,14 @@ from array import array
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate
 from tuneoff.models.layers import find_decoder_layers, find_linear_layers, has_tied_head
 from tuneoff.models.loading import load_model
-from tuneoff.record import Recorder
 from tuneoff.training.step import train_step
-from tuneoff.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -28,19 +26,6 @@ def prepared(settings):
             method,
             experiment,
         )
-
-    return make
-
-
-@pytest.fixture
-def trainer(settings, tmp_path):
-    """`trainer("method=badam", …)`: a trainer that has loaded."""
-
-    def make(*overrides):
-        experiment, method, config = settings(*overrides)
-        made = Trainer(experiment, method, Recorder(tmp_path / "run"))
-        made.load({"config": config})
-        return made
 
     return make
 
@@ -142,8 +127,8 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
 
 
 # ---------------------------------------------------------------- GaLore
-def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
-    made = trainer("method=galore", "galore_rank=8")
+def test_galore_projects_linear_weights_and_leaves_the_rest(new_trainer):
+    made = new_trainer("method=galore", "galore_rank=8")
     low, rest = made.optimizer.param_groups[0], made.optimizer.param_groups[1:]
     assert (
         low["rank"] == 8
@@ -160,9 +145,9 @@ def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
         ["galore_target=[no_such]"],
     ],
 )
-def test_galore_refuses_what_the_model_cannot_give(trainer, options):
+def test_galore_refuses_what_the_model_cannot_give(new_trainer, options):
     with pytest.raises(ConfigError, match="galore_"):
-        trainer("method=galore", *options)
+        new_trainer("method=galore", *options)
 
 
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
@@ -184,8 +169,10 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
             )
 
 
-def test_layerwise_galore_clips_each_weight(trainer):
-    made = trainer("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
+def test_layerwise_galore_clips_each_weight(new_trainer):
+    made = new_trainer(
+        "method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3"
+    )
     seen = []
     inner = type(made.optimizer).__mro__[2]  # the mended package's class, behind the layer-wise one
     step = inner.step
@@ -205,13 +192,11 @@ def test_layerwise_galore_clips_each_weight(trainer):
 @pytest.mark.parametrize(
     "method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"]
 )
-def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
+def test_a_gradient_that_is_no_number_ends_as_diverged(new_trainer, method):
     from tuneoff.training.run import classify_error
 
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
-    experiment, chosen, config = settings(f"method={method}", *extra)
-    made = Trainer(experiment, chosen, Recorder(tmp_path / "run"))
-    made.load({"config": config})
+    made = new_trainer(f"method={method}", *extra)
     one_step = made._one_step
 
     def poison(step):
@@ -227,8 +212,8 @@ def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, metho
 
 
 # ---------------------------------------------------------------- BAdam
-def test_badam_blocks_last_exactly_their_interval(trainer):
-    made = trainer("method=badam", "badam_switch_interval=2", "max_steps=9")
+def test_badam_blocks_last_exactly_their_interval(new_trainer):
+    made = new_trainer("method=badam", "badam_switch_interval=2", "max_steps=9")
     active = []
     one_step = made._one_step
 
@@ -241,43 +226,42 @@ def test_badam_blocks_last_exactly_their_interval(trainer):
     assert active == [0, 0, 1, 1, 2, 2, 0, 0, 1]
 
 
-def test_badam_never_switches_at_minus_one(trainer):
-    made = trainer("method=badam", "badam_switch_interval=-1")
+def test_badam_never_switches_at_minus_one(new_trainer):
+    made = new_trainer("method=badam", "badam_switch_interval=-1")
     made.fit()
     assert made.optimizer.active_block == 0
     assert made.parameters["ever_trained"] == made.parameters["trainable"]
 
 
-def test_badam_reports_what_trains_and_what_never_does(trainer):
-    made = trainer("method=badam")
+def test_badam_reports_what_trains_and_what_never_does(new_trainer):
+    made = new_trainer("method=badam")
     assert made.parameters["ever_trained"] == 3 * made.parameters["trainable"]
     assert made.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",
         "model.norm.weight",
     ]
     made.recorder.close()
-    made = trainer("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
+    made = new_trainer("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
     assert made.recorder.run["facts"]["never_trained"] == []
     assert made.optimizer.block_num == 5
 
 
-def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, trainer):
+def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, new_trainer):
     assert run("method=badam_ratio", "max_grad_norm=0.1")["status"] == "finished"
 
 
-def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
+def test_badam_ratio_holds_its_mask_over_micro_batches(new_trainer, tmp_path):
     """Two micro-batches give the step of one batch, also where the mask is about to move."""
     weights = []
     for name, size, parts in (("one", 4, 1), ("two", 2, 2)):
-        experiment, chosen, config = settings(
+        made = new_trainer(
             "method=badam_ratio",
             "badam_switch_interval=2",
             f"batch_size={size}",
             f"gradient_accumulation_steps={parts}",
             "max_steps=2",
+            folder=tmp_path / name,
         )
-        made = Trainer(experiment, chosen, Recorder(tmp_path / name))
-        made.load({"config": config})
         made.fit()
         weights.append({n: p.detach() for n, p in made.model.named_parameters()})
     changed = 0
@@ -287,11 +271,11 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
     assert changed
 
 
-def test_random_choices_leave_the_global_generator_alone(trainer):
+def test_random_choices_leave_the_global_generator_alone(new_trainer):
     for method in ("badam", "badam_ratio"):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = trainer(
+        experiment_state = new_trainer(
             f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter"
         )
         torch.set_rng_state(before)
@@ -300,12 +284,12 @@ def test_random_choices_leave_the_global_generator_alone(trainer):
         experiment_state.recorder.close()
 
 
-def test_badam_is_silent_unless_asked(trainer, capfd):
-    made = trainer("method=badam", "badam_switch_interval=1")
+def test_badam_is_silent_unless_asked(new_trainer, capfd):
+    made = new_trainer("method=badam", "badam_switch_interval=1")
     made.fit()
     assert "trainable" not in capfd.readouterr().out
     made.recorder.close()
-    made = trainer("method=badam", "badam_verbose=1")
+    made = new_trainer("method=badam", "badam_verbose=1")
     assert "model.layers.0." in capfd.readouterr().out
 
 

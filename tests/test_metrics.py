@@ -7,14 +7,13 @@ from array import array
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
-from tuneoff.record import Recorder
-from tuneoff.training.trainer import Interrupted, Trainer
+from tuneoff.training.trainer import Interrupted
 
 SUMS = [
     ("3 and 4", "Seven.\n#### 7"),
@@ -48,13 +47,6 @@ def sums(tmp_path_factory):
     return path
 
 
-def trainer_of(settings, folder, *overrides) -> Trainer:
-    experiment, method, config = settings(*overrides)
-    trainer = Trainer(experiment, method, Recorder(folder))
-    trainer.load({"config": config})
-    return trainer
-
-
 # ---------------------------------------------------------------- exact match
 def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path):
     before = run(*LEARN, f"data.path={sums}", "max_steps=1", "lr=1e-9", folder=tmp_path / "before")
@@ -82,12 +74,12 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
 
 
 def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
-    settings, sums, tmp_path, monkeypatch
+    new_trainer, sums, tmp_path, monkeypatch
 ):
-    trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
+    trainer = new_trainer(*LEARN, f"data.path={sums}", folder=tmp_path / "all")
     lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
     monkeypatch.setattr("tuneoff.training.trainer.max_positions", lambda model: max(lengths) + 15)
-    trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
+    trainer = new_trainer(*LEARN, f"data.path={sums}", folder=tmp_path / "some")
     asked = trainer.metrics.exact_match
     trainer.conclude()
     assert [line.get("too_long") for line in asked.lines()] == [
@@ -106,7 +98,7 @@ def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
         (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows"),
     ],
 )
-def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, line):
+def test_what_could_never_be_measured_is_refused(new_trainer, tmp_path, options, line):
     rows = [
         json.dumps({"prompt": f"What is {prompt}?", "completion": completion})
         for prompt, completion in SUMS
@@ -114,27 +106,27 @@ def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, li
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
     with pytest.raises(ConfigError, match=line):
-        trainer_of(settings, tmp_path / "run", "method=full", *options)
+        new_trainer("method=full", *options, folder=tmp_path / "run")
 
 
-def test_a_split_without_questions_is_refused(settings, sums, tmp_path):
+def test_a_split_without_questions_is_refused(new_trainer, sums, tmp_path):
     alone = tmp_path / "alone.jsonl"
     alone.write_text(sums.read_text().splitlines()[0])
     for name, data in (("alone", f"data.path={alone}"), ("text", "data=stdlib")):
         with pytest.raises(
             ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
         ):
-            trainer_of(settings, tmp_path / name, "exact_match=gsm8k", data, "data.limit=1")
+            new_trainer("exact_match=gsm8k", data, "data.limit=1", folder=tmp_path / name)
     with pytest.raises(
         ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
     ):
-        trainer_of(
-            settings, tmp_path / "second", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        new_trainer(
+            "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "second"
         )
     alone.write_text("{")
     with pytest.raises(ConfigError, match="forgetting.data.path=.*: line 1"):
-        trainer_of(
-            settings, tmp_path / "broken", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        new_trainer(
+            "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "broken"
         )
 
 
@@ -180,8 +172,8 @@ def test_an_export_is_the_same_to_the_byte(run, debug_model, sums, tmp_path, met
     assert kept["do_sample"] and kept["temperature"] == 0.7
 
 
-def test_a_failed_answer_does_not_lose_the_model(settings, sums, tmp_path):
-    trainer = trainer_of(settings, tmp_path, *LEARN, f"data.path={sums}", "save_model=true")
+def test_a_failed_answer_does_not_lose_the_model(new_trainer, sums, tmp_path):
+    trainer = new_trainer(*LEARN, f"data.path={sums}", "save_model=true", folder=tmp_path)
     trainer.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
     with pytest.raises(IndexError):
         trainer.conclude()
@@ -189,16 +181,16 @@ def test_a_failed_answer_does_not_lose_the_model(settings, sums, tmp_path):
     assert "exact_match" not in trainer.measured()["metrics"]
 
 
-def test_sigterm_while_answers_are_generated(settings, sums, tmp_path):
+def test_sigterm_while_answers_are_generated(new_trainer, sums, tmp_path):
     options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=2"]
-    trainer = trainer_of(settings, tmp_path, *options)
+    trainer = new_trainer(*options, folder=tmp_path)
     trainer.fit()
     trainer.stop()
     with pytest.raises(Interrupted):
         trainer.conclude()
     assert len(trainer.metrics.exact_match.scores) == 2  # one batch
     trainer.recorder.close()
-    again = trainer_of(settings, tmp_path, *options, "resume=auto")
+    again = new_trainer(*options, "resume=auto", folder=tmp_path)
     again.fit()
     again.conclude()
     assert again.step == 2 and again.metrics.exact_match.whole
@@ -210,7 +202,7 @@ CHATML = (
 )
 
 
-def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, sums, tmp_path):
+def test_an_answer_ends_where_the_chat_template_ends_it(new_trainer, debug_model, sums, tmp_path):
     """As for a base model whose tokenizer has a chat template, and an end token that the template does not use."""
     tokenizer = AutoTokenizer.from_pretrained(debug_model)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -219,8 +211,8 @@ def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, s
     model.resize_token_embeddings(len(tokenizer))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "base")
-    trainer = trainer_of(
-        settings, tmp_path / "run", *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}"
+    trainer = new_trainer(
+        *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}", folder=tmp_path / "run"
     )
     assert trainer.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
     trainer.fit()
@@ -265,15 +257,15 @@ def test_forgetting_is_the_loss_of_the_second_set_after_less_before(run, debug_m
     assert facts["data"] == "stdlib" and facts["tokens"] > 500
 
 
-def test_a_resumed_run_keeps_what_was_before(run, settings, tmp_path):
+def test_a_resumed_run_keeps_what_was_before(run, new_trainer, tmp_path):
     options = ["method=full", *SECOND, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")
-    stopped = trainer_of(settings, tmp_path / "stopped", *options)
+    stopped = new_trainer(*options, folder=tmp_path / "stopped")
     stopped.stop()
     with pytest.raises(Interrupted):
         stopped.fit()
     stopped.recorder.close()
-    again = trainer_of(settings, tmp_path / "stopped", *options, "resume=auto")
+    again = new_trainer(*options, "resume=auto", folder=tmp_path / "stopped")
     assert again.step == 1
     again.fit()
     assert again.metrics.elsewhere == {

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf_files
 import pytest
 import torch
-from conftest import METHODS, TINY
+from helpers import METHODS, TINY
 from peft import AutoPeftModelForCausalLM, PeftModel, prepare_model_for_kbit_training
 from transformers import (
     AutoModelForCausalLM,
@@ -23,20 +23,16 @@ from tuneoff.config import ConfigError
 from tuneoff.models.loading import load_model
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.predict import predict
-from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
 
 IDS = torch.arange(1, 33).reshape(2, 16)
 
 
 @pytest.fixture
-def trained(settings, tmp_path):
+def trained(new_trainer):
     """`trained("method=lora", …)`: a trainer after its last step, and whether a frozen weight has changed."""
 
     def make(*overrides):
-        experiment, method, config = settings(*overrides)
-        trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
-        trainer.load({"config": config})
+        trainer = new_trainer(*overrides)
         before = {
             name: parameter.clone()
             for name, parameter in trainer.model.named_parameters()

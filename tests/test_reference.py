@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS
 from torch import nn
 
 from tuneoff.config import derive_seed
@@ -19,13 +19,11 @@ COMMON = (f"max_steps={STEPS}", f"lr={RATE}", "weight_decay=0.1")
 
 
 @pytest.fixture
-def trained(settings, tmp_path):
+def trained(new_trainer):
     """`trained("method=full", …)`: the trainer after its run."""
 
     def make(*overrides):
-        experiment, method, config = settings(*COMMON, *overrides)
-        trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
-        trainer.load({"config": config})
+        trainer = new_trainer(*COMMON, *overrides)
         trainer.fit()
         return trainer
 

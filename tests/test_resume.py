@@ -3,30 +3,24 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import METHODS, QUICK, ROOT, Killed, apart, kill_inside, trajectory
+from helpers import METHODS, Killed, apart, complete, kill_inside, trajectory, wait_for
 from safetensors.torch import load_file
-from test_isolate import session
 
 from tuneoff import record
 from tuneoff.cli.run_folder import check_same_run, choose_run_folder
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
-from tuneoff.record import Recorder
+from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
-from tuneoff.training.trainer import Trainer
 
 # With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
 OWN = {
@@ -67,21 +61,20 @@ def options(method, parts=2):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )
-def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, method, more):
+def test_a_run_stopped_inside_a_step_ends_bit_identical(new_trainer, tmp_path, method, more):
     """In step 8, between its micro-batches: the checkpoint of step 6 is the newest."""
     finals = []
     for name, resumes in (("whole", ["never"]), ("stopped", ["never", "auto"])):
         for resume in resumes:
-            experiment, chosen, config = settings(
+            trainer = new_trainer(
                 *options(method),
                 "max_steps=11",
                 "save_every=2",
                 "eval_every=4",
                 *more,
                 f"resume={resume}",
+                folder=tmp_path / name,
             )
-            trainer = Trainer(experiment, chosen, Recorder(tmp_path / name))
-            trainer.load({"config": config})
             if name == "stopped" and resume == "never":
                 kill_inside(trainer, lambda trainer=trainer: trainer.step == 7)
                 with pytest.raises(Killed):
@@ -156,15 +149,6 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     return step
 
 
-def wait_for(condition, seconds=600):
-    """Return what `condition` returns, as soon as it is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
-
-
 def holder(root: int, sweep: Path) -> tuple[psutil.Process, Path] | None:
     """The process below `root` that trains in a folder of `sweep`, since it has the lock open; and that folder."""
     for process in psutil.Process(root).children(recursive=True):
@@ -190,36 +174,9 @@ def weights(folder: Path) -> dict:
 
 
 @pytest.fixture
-def command(debug_model):
-    """`command("-m", …)` starts train.py on the small model."""
-    started = []
-
-    def start(*words: str) -> subprocess.Popen:
-        given = {word.partition("=")[0] for word in words}
-        others = {word.partition("=")[0]: word for word in (*QUICK, *LONG)}
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                ROOT / "train.py",
-                *words,
-                f"model.path={debug_model}",
-                "model.name=debug",
-                *(others[key] for key in others.keys() - given),
-            ],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for left in session(process.pid):
-            left.kill()
-        process.wait()
+def command(launch):
+    """`command("-m", …)` starts train.py on the small model, for a long run."""
+    return lambda *words: launch(*complete(words, LONG))
 
 
 @pytest.mark.slow
@@ -234,8 +191,8 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     sweep, whole, killed, resumed = tmp_path / "sweep", tmp_path / "whole", [], []
 
     def go_on(folder):
-        work = partial(perform, replace(experiment, resume="auto"), chosen, folder, start)
-        supervisor.run_supervised(work, folder, start, supervisor.Limits(), folder / "run.log")
+        work = TrainWork(replace(experiment, resume="auto"), chosen, folder, start)
+        supervisor.run_supervised(work, supervisor.Limits(), folder / "run.log")
         return record.read_json(folder / "result.json")["status"]
 
     def kill(moment, root, began):

@@ -24,6 +24,7 @@ from tuneoff.config import (
     Experiment,
     MixedPrecision,
     Model,
+    is_shipped,
     resolve_folder,
     suggest_nearest,
 )
@@ -59,7 +60,7 @@ _silence_libraries()
 def resolve_path(path: str) -> str:
     """The folder behind `tuneoff:NAME` (shipped with the package); any other path or hub name as it is."""
     folder = resolve_folder(path)
-    if path.startswith("tuneoff:") or folder.is_dir():
+    if is_shipped(path) or folder.is_dir():
         return str(folder.absolute())  # since an adapter's config keeps it
     return path
 

@@ -17,14 +17,20 @@ def draw_timeline(timeline: dict, folder: Path) -> Path | None:
     import altair as alt
     import vl_convert
 
-    from tuneoff.report.charts.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
+    from tuneoff.report.charts.style import (
+        CATEGORY_COLOURS,
+        HEIGHT,
+        WIDTH,
+        inline_data,
+        style_figure,
+    )
 
     moments = timeline["gib"]
     categories = [category_words(category) for category in moments[0]]
     colours = alt.Scale(domain=categories, range=CATEGORY_COLOURS)
     legend = alt.Legend(columns=2)
     title = f"Predicted memory, {timeline['step']}"
-    chart = alt.Chart(inline(_rows(moments)), title=title)
+    chart = alt.Chart(inline_data(_rows(moments)), title=title)
     chart = chart.mark_area(interpolate="step-after")
     chart = chart.encode(
         x=alt.X("progress:Q", title=TITLE_X),
@@ -32,7 +38,7 @@ def draw_timeline(timeline: dict, folder: Path) -> Path | None:
         y=alt.Y("gib:Q", title=TITLE_Y, stack="zero"),
         color=alt.Color("part:N", title=None, scale=colours, legend=legend),
     )
-    specification = styled(chart.properties(width=WIDTH, height=HEIGHT))
+    specification = style_figure(chart.properties(width=WIDTH, height=HEIGHT))
     path = folder / CHART
     path.write_text(vl_convert.vegalite_to_svg(specification))
     return path

@@ -54,7 +54,7 @@ class TaskMetrics:
                 self.experiment,
                 own.questions(self.split),
                 self.split,
-                own.ends(tokenizer),
+                own.answer_end_tokens(tokenizer),
                 positions,
             )
         chosen = self.experiment.forgetting.data

@@ -161,11 +161,11 @@ class Trainer:
             value if kind == "epochs" else None,
             experiment.group_by_length,
         )
-        self.schedule = Schedule(experiment, self.plan.steps(kind, value))
+        self.schedule = Schedule(experiment, self.plan.count_steps(kind, value))
         self.known_steps = int(min(self.schedule.total_steps, 200))
         interval = getattr(self.optimizer, "refresh_interval", 0)
         # One step for each phase of the method's cycle, and the one with the longest batch.
-        self.counted = {0, interval, self.plan.longest(self.known_steps)}
+        self.counted = {0, interval, self.plan.find_longest_step(self.known_steps)}
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.rate_factor)
         self.engine = Engine(
             self.accelerator.autocast,

@@ -21,7 +21,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     splits = open_source(Data("stdlib", "tuneoff:stdlib")).read()
-    texts = (source_row.row["text"] for source_row in splits["train"])
+    texts = (source_row.values["text"] for source_row in splits["train"])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[END],
