@@ -44,7 +44,8 @@ class Columns:
 
     def check(self, prefix: str) -> None:
         """Refuse columns that belong to different formats, and half a format."""
-        given = [item.name for item in fields(self) if getattr(self, item.name) is not None]
+        names = [item.name for item in fields(self)]
+        given = [name for name in names if getattr(self, name) is not None]
         pair = [key for key in given if key in PAIR_COLUMNS]
         alone = [key for key in given if key in ("messages", "text")]
         if len(alone) + bool(pair) > 1:
