@@ -34,7 +34,7 @@ from warm_interpreter import WarmInterpreter
 
 import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml)
 from tuneoff.config import bind, resolve_config
-from tuneoff.jobs.supervisor import PRELOAD
+from tuneoff.jobs.processes import PRELOAD
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
