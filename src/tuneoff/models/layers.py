@@ -46,22 +46,25 @@ def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         ConfigError: where the model has no list of layers.
     """
-    sizes: dict[str, int] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module):
-            sizes[path] = sum(parameter.numel() for parameter in module.parameters())
-    if not sizes:
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
+    if not lists:
         raise ConfigError(
             "model.path",
             getattr(model, "name_or_path", "") or type(model).__name__,
             "has no list of decoder layers, which this method goes by",
         )
-    largest = max(sizes.values())
-    # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
-    path = min((path for path, size in sizes.items() if size == largest), key=len)
-    layers = model.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
-    return path, layers
+
+    def size(path: str) -> tuple[int, int]:
+        weights = sum(parameter.numel() for parameter in lists[path].parameters())
+        # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
+        return weights, -len(path)
+
+    path = max(lists, key=size)
+    return path, lists[path]
 
 
 def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> Targets:
@@ -229,17 +232,16 @@ def share_of_weights(
             A tied weight counts once, by any of its names.
         added: names of parameters that the method brought along, which are none of the base model's.
     """
+    names: dict[nn.Parameter, set[str]] = {}  # of each weight, of a tied one several
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, set()).add(name)
     total = 0
     reached = 0
-    names_by_weight: dict[int, tuple[nn.Parameter, set[str]]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names_by_weight.setdefault(id(parameter), (parameter, set()))[1].add(name)
-    for parameter, names in names_by_weight.values():
-        if not names.isdisjoint(added):
-            continue
-        total += count_weights(parameter)
-        if not names.isdisjoint(covered):
-            reached += count_weights(parameter)
+    for parameter, own_names in names.items():
+        if own_names.isdisjoint(added):
+            total += count_weights(parameter)
+            if not own_names.isdisjoint(covered):
+                reached += count_weights(parameter)
     return reached / total if total else 0.0
 
 
