@@ -131,6 +131,7 @@ def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
     assert seen == [("first", 1), ("second", 2), (None, 1)]
 
 
+@pytest.mark.serial
 def test_a_job_starts_in_well_under_a_second(job, tmp_path):
     job(finish, tmp_path)  # the first may wait for the imports
     seconds = []
@@ -184,6 +185,7 @@ def test_memory_is_limited(job, tmp_path):
     )  # no limit is left behind
 
 
+@pytest.mark.serial
 def test_a_job_over_time_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, limits=Limits(timeout_seconds=1))
@@ -196,6 +198,7 @@ def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
     assert result["status"] == "timed_out" and result["loss"]["final"] == 2.5
 
 
+@pytest.mark.serial
 def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, 6, limits=Limits(stall_seconds=1.2))

@@ -409,6 +409,7 @@ def test_refused_by_the_loaded_model(tmp_path, typed):
     assert "torch" in outcome.imported
 
 
+@pytest.mark.serial
 def test_refused_within_about_a_second(tmp_path):
     def seconds(index: int) -> float:
         started = time.perf_counter()

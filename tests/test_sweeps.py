@@ -179,6 +179,7 @@ def test_a_memory_limit_and_a_killed_job(launch_sweep, sweep, tmp_path):
         "seed=1,2",
         "batch_size=4,64",
         "max_length=512",
+        "data.path=tuneoff:docstrings",
         "data.limit=400",
         "job_memory_gib=0.8",
     )
@@ -326,7 +327,7 @@ def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsy
 # ---------------------------------------------------------------- isolation
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
-    common = ["-m", "method=full", "max_steps=4", "data.limit=200"]
+    common = ["-m", "method=full", "max_steps=4", "data.path=tuneoff:docstrings", "data.limit=200"]
     assert sweep(*common, "batch_size=4", f"hydra.sweep.dir={tmp_path / 'alone'}")[0] == 0
     code, out, err = sweep(*common, "batch_size=40,4", f"hydra.sweep.dir={tmp_path / 'after'}")
     assert code == 0, out + err
@@ -361,6 +362,7 @@ def overheads(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tracker", "most"), [("none", 0.5), ("wandb", 1.5)])
+@pytest.mark.serial
 def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
     code, out, err = sweep(
         "-m", "method=glob(*)", "seed=0,1", "max_steps=2", "data.limit=24", f"tracker={tracker}"

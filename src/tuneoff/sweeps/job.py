@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,7 +56,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     else:
         resume = "never" if experiment.rerun else "auto"
         experiment = replace(experiment, resume=resume, progress=False)
-        work = work_type(experiment, method, folder, describe_job(cfg, hydra))
+        work = work_type(experiment, method, folder, describe_job(cfg, method, hydra))
         jobs_at_once = OmegaConf.select(hydra, "launcher.n_jobs") or 1
         how = run_beside_others(work, int(jobs_at_once))
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
@@ -90,9 +91,9 @@ def run_beside_others(work: Work, jobs_at_once: int) -> str:
     return RAN
 
 
-def describe_job(cfg: DictConfig, hydra: DictConfig) -> dict:
+def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     """What a record says of how its run was started, and of its place in the sweep."""
-    start = describe_start(cfg, sweep=Path(hydra.sweep.dir).name)
+    start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
     start["tuning"] = tuning.describe_tuning(cfg, list(hydra.overrides.task))
     return start
