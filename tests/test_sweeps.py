@@ -32,9 +32,9 @@ from tuneoff.distributed.stop import StopSignal, interrupt_on_stop_signals
 from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.composition import Composer
 from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
-from tuneoff.sweeps.sweeper import GridSweeper
 
 SWEEPS = ROOT / "sweeps"
 
@@ -314,6 +314,9 @@ class SignalledLauncher:
 
 
 def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    Plugins.instance()  # looks for plugins, and executes Hydra's own again: first, or there are two of their classes
+    from tuneoff.sweeps.sweeper import GridSweeper
+
     sweeper = GridSweeper()
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     sweeper.launcher = SignalledLauncher()
@@ -446,6 +449,65 @@ def test_an_option_of_the_swept_methods_alone():
     assert line == "galore_rank=128: no such option for method=lora, but for galore"
 
 
+@pytest.fixture
+def composer():
+    """A sweep's composer, whose calls of Hydra are counted in `composer.calls`."""
+    path = create_config_search_path(str(ROOT / "conf"))
+    hydra = Hydra.create_main_hydra2("train", path)
+    try:
+        words = ["hydra/sweeper=grids"]
+        config = hydra.compose_config("config", words, RunMode.MULTIRUN, False)
+        composer = Composer(hydra.config_loader, config)
+        composer.calls = []
+        compose = composer.compose
+        composer.compose = lambda words: composer.calls.append(words) or compose(words)
+        yield composer
+    finally:
+        GlobalHydra.instance().clear()
+
+
+POINTS = [
+    *([f"method={method}", "seed=3", "lr=1e-2"] for method in METHODS),
+    ["method=lora", "lora_target=[q_proj,v_proj]", "model=llama_60m", "model.pretrained=false"],
+    ["method=lora", "lora_alpha=null", "tags='a,b'", "dtype=bfloat16"],
+    ["forgetting.data=stdlib", "forgetting.data.limit=4", "data.splits.test=null", "data.limit=7"],
+    ["model=llama_60m", "model.config.hidden_size=8", "+hydra.job.env_set.A=1", "task=predict"],
+    ["hydra.sweep.subdir=${lr}/${seed}", "lr=0.5", "hydra.sweep.dir=here/${seed}"],
+]
+
+
+@pytest.mark.parametrize("overrides", POINTS, ids=" ".join)
+def test_a_point_is_what_hydra_composes(composer, overrides):
+    task = composer.compose_task(overrides)
+    whole = composer.compose(overrides)
+    assert resolve_config(task) == resolve_config(whole)
+    folder = Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+    assert composer.name_folder(overrides, task) == folder
+
+
+def test_hydra_composes_once_for_a_choice_of_groups(composer):
+    points = [
+        [f"method={method}", f"seed={seed}", f"lr={seed + 1}e-5"]
+        for method in ("lora", "full")
+        for seed in range(40)
+    ]
+    folders = set()
+    for overrides in points:
+        folders.add(composer.name_folder(overrides, composer.compose_task(overrides)))
+    assert len(folders) == 80 and len(composer.calls) == 2
+
+
+@pytest.mark.slow
+def test_two_thousand_points_in_twenty_seconds_and_little_memory():
+    plan("-m", "method=lora,full", "seed=range(0,2)")
+    seconds = time.process_time()
+    before = psutil.Process().memory_info().rss
+    points = plan("-m", "method=lora,full,galore,badam", "seed=range(0,500)")
+    assert len(points) == 2000
+    assert time.process_time() - seconds < 20
+    assert psutil.Process().memory_info().rss - before < 50 * 2**20
+
+
 def test_equal_points_are_one_job():
     assert len(plan("-m", "method=lora", "lr=1e-3,0.001,2e-3", "seed=0")) == 2
 
@@ -547,7 +609,7 @@ def tuning(tmp_path):
         trial(tmp_path, "full", lr, full)
         if lr < 0.1:
             trial(tmp_path, "lora", lr, lora)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     return tmp_path
 
 
@@ -605,7 +667,7 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
     for lr, losses in ((1e-3, (1.0, 3.0)), (1e-2, (1.8, 1.9)), (1e-1, (1.0, None))):
         for seed, loss in enumerate(losses):
             trial(tmp_path, "full", lr, loss, seed)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
 
@@ -613,7 +675,7 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
 def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
         trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 
