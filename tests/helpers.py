@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from hydra import compose, initialize_config_dir
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff import record
 from tuneoff.config import bind, resolve_config
+from tuneoff.jobs.work import TrainWork
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
@@ -210,16 +212,37 @@ def end_session(process: subprocess.Popen) -> None:
 
 
 # ---------------------------------------------------------------- a launching process whose job hangs
+@dataclass(frozen=True)
+class CallWork(TrainWork):
+    """Calls a function in place of training, in as many ranks as it is told."""
+
+    function: Callable
+    arguments: tuple
+    processes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.processes
+
+    def run(self) -> dict:
+        self.function(*self.arguments)
+        return {"status": "finished"}
+
+
+def call_work(folder: Path, function: Callable, *arguments, ranks: int = 1) -> CallWork:
+    """Work for a supervisor that calls a function; its record begins with `START`."""
+    return CallWork(None, None, folder, START, function, arguments, ranks)
+
+
 START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
 LAUNCHER = """import sys
-from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import helpers
 from tuneoff.jobs import supervisor
 folder = Path(sys.argv[2])
-supervisor.run_supervised(partial(helpers.hang, folder, 1), folder, helpers.START, supervisor.Limits(),
-                          ranks=int(sys.argv[3]))
+work = helpers.call_work(folder, helpers.hang, folder, 1, ranks=int(sys.argv[3]))
+supervisor.run_supervised(work, supervisor.Limits())
 """
 
 

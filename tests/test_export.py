@@ -187,7 +187,7 @@ def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     experiment, chosen, config = settings("method=pissa", "pissa_convert=true", "save_model=true")
     trainer = load_trainer(experiment, chosen, tmp_path, config)
     trainer.fit()
-    chosen._initial = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
+    chosen.initial_adapter = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
     trainer.conclude()
     assert "conversion_error" in trainer.facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()

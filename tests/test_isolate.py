@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import START, hang, hanging_launcher, session
+from helpers import START, call_work, hang, hanging_launcher, session
 
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
@@ -83,7 +82,7 @@ def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
 
     def run(work, *arguments, limits=NONE, **options):
-        supervisor.run_supervised(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run_supervised(call_work(tmp_path, work, *arguments), limits, **options)
         return read_json(tmp_path / "result.json")
 
     return run
@@ -122,9 +121,9 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = (
-        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import supervisor\n"
+        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import processes\n"
         "from tuneoff.sweeps import job, sweeper, tuning\n"
-        "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+        "processes.start_forkserver()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

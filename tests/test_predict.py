@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tuneoff.config import ConfigError, Optimizer, bind
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import PredictWork, TrainWork
 from tuneoff.measure.memory_breakdown import state_tensors
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
@@ -550,7 +550,8 @@ def test_a_shape_that_transformers_does_not_know_is_refused(key, message):
 
 def test_a_prediction_is_no_result(settings, tmp_path):
     run, method, config = settings("method=full", "task=predict")
-    written = perform(run, method, tmp_path, {"identity": "0", "config": config})
+    start = {"identity": "0", "config": config, "method": "full"}
+    written = PredictWork(run, method, tmp_path, start).run()
     assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
     found = read_json(tmp_path / "prediction.json")
     assert found == written and found["config"] == config
@@ -587,7 +588,8 @@ def test_a_prediction_is_no_result(settings, tmp_path):
 )
 def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path, limit, status):
     run, method, config = settings("method=full", f"skip_if_over_gib={limit}", "max_steps=1")
-    result = perform(run, method, tmp_path, {"identity": "0", "config": config})
+    start = {"identity": "0", "config": config}
+    result = TrainWork(run, method, tmp_path, start).run()
     assert result["status"] == status and result == read_json(tmp_path / "result.json")
     assert (result["prediction"]["needed_gib"] > limit) == (status == "predicted_out_of_memory")
     assert (tmp_path / "metrics.jsonl").exists() == (status == "finished")

@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import psutil
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json, read_metrics
 from tuneoff.training import task_metrics, trainer
 from tuneoff.training.step import summed_loss
@@ -57,6 +59,20 @@ def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_mode
 
 
 # ---------------------------------------------------------------- two processes
+@dataclass(frozen=True)
+class PatchedWork(TrainWork):
+    """Calls a function in place of training, which may train in its turn."""
+
+    function: Callable
+
+    def run(self) -> dict:
+        return self.function(self.experiment, self.method, self.folder, self.start)
+
+
+def perform(experiment, method, folder, start) -> dict:
+    return TrainWork(experiment, method, folder, start).run()
+
+
 @pytest.fixture
 def two(settings, tmp_path):
     """`two("method=full", …)` trains in two processes that the supervisor starts, and returns (result, folder)."""
@@ -69,14 +85,8 @@ def two(settings, tmp_path):
             "method": experiment.method,
             "seed": experiment.seed,
         }
-        supervisor.run_supervised(
-            partial(work, experiment, method, folder, told),
-            folder,
-            told,
-            supervisor.Limits(),
-            tmp_path / "run.log",
-            2,
-        )
+        patched = PatchedWork(experiment, method, folder, told, work)
+        supervisor.run_supervised(patched, supervisor.Limits(), tmp_path / "run.log")
         return read_json(folder / "result.json"), folder
 
     return start

@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,7 @@ from tuneoff import record
 from tuneoff.cli.run_folder import check_same_run, choose_run_folder
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
 
 # With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
@@ -192,8 +191,8 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     sweep, whole, killed, resumed = tmp_path / "sweep", tmp_path / "whole", [], []
 
     def go_on(folder):
-        work = partial(perform, replace(experiment, resume="auto"), chosen, folder, start)
-        supervisor.run_supervised(work, folder, start, supervisor.Limits(), folder / "run.log")
+        work = TrainWork(replace(experiment, resume="auto"), chosen, folder, start)
+        supervisor.run_supervised(work, supervisor.Limits(), folder / "run.log")
         return record.read_json(folder / "result.json")["status"]
 
     def kill(moment, root, began):

@@ -25,7 +25,8 @@ from omegaconf import OmegaConf
 
 from tuneoff import record
 from tuneoff.cli.arguments import prepare_sweep_arguments
-from tuneoff.cli.error_lines import explain_error, explain_known_error
+from tuneoff.cli.error_lines import explain_error
+from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, check_config, resolve_config
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
@@ -501,7 +502,7 @@ def tuning(tmp_path):
         trial(tmp_path, "full", lr, full)
         if lr < 0.1:
             trial(tmp_path, "lora", lr, lora)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     return tmp_path
 
 
@@ -524,14 +525,14 @@ def test_tuned_values_become_plain_overrides(tuning):
 
 def test_edges_costs_and_overridden_values_are_told(tuning):
     found = {each.method: each for each in tuned.read_tunings(str(tuning))}
-    assert found["full"].to_extend() is None and found["full"].best == {"lr": 0.001}
+    assert found["full"].describe_extension() is None and found["full"].best == {"lr": 0.001}
     assert found["full"].cost == {
         "jobs": 4,
         "tokens": 400,
         "seconds": 8.0,
     }  # the diverged trial too
     assert found["full"].space == {"lr": [1e-4, 1e-3, 1e-2, 1e-1]}
-    assert found["lora"].to_extend().splitlines()[1].strip() == (
+    assert found["lora"].describe_extension().splitlines()[1].strip() == (
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
     )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -540,26 +541,26 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
                 "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
             )
         )
-    values, notes = tuned.tuned_overrides(task, {"lr"})
+    values, notes = tuned.find_tuned_overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
     assert (
         notes[1] == "seed=0 was tuned on; a comparison needs fresh seeds"
         and "on the edge" in notes[2]
     )
-    facts = tuned.tuning_facts(task, ["method=lora", "lr=0.5"])
+    facts = tuned.describe_tuning(task, ["method=lora", "lr=0.5"])
     assert (
         facts["edge"] is True
         and facts["overridden"] == {"lr": "0.5"}
         and facts["method_cost"]["jobs"] == 3
     )
-    assert tuned.tuning_facts(task, ["lr=0.01"])["overridden"] == {}
+    assert tuned.describe_tuning(task, ["lr=0.01"])["overridden"] == {}
 
 
 def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
     for lr, losses in ((1e-3, (1.0, 3.0)), (1e-2, (1.8, 1.9)), (1e-1, (1.0, None))):
         for seed, loss in enumerate(losses):
             trial(tmp_path, "full", lr, loss, seed)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
 
@@ -567,9 +568,9 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
 def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
         trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
-    assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.to_extend() is None
+    assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 
 
 @pytest.mark.slow

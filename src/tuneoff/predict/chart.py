@@ -13,7 +13,13 @@ def draw_timeline(timeline: dict, folder: Path) -> Path | None:
     import altair as alt
     import vl_convert
 
-    from tuneoff.report.charts.style import CATEGORY_COLOURS, HEIGHT, WIDTH, inline, styled
+    from tuneoff.report.charts.style import (
+        CATEGORY_COLOURS,
+        HEIGHT,
+        WIDTH,
+        inline_data,
+        style_figure,
+    )
 
     moments = timeline["gib"]
     parts = list(moments[0])
@@ -29,7 +35,7 @@ def draw_timeline(timeline: dict, folder: Path) -> Path | None:
         for order, part in enumerate(parts)
     ]
     colours = alt.Scale(domain=[part.replace("_", " ") for part in parts], range=CATEGORY_COLOURS)
-    chart = alt.Chart(inline(rows), title=f"Predicted memory, {timeline['step']}").mark_area(
+    chart = alt.Chart(inline_data(rows), title=f"Predicted memory, {timeline['step']}").mark_area(
         interpolate="step-after"
     )
     chart = chart.encode(
@@ -40,6 +46,6 @@ def draw_timeline(timeline: dict, folder: Path) -> Path | None:
     )
     path = folder / CHART
     path.write_text(
-        vl_convert.vegalite_to_svg(styled(chart.properties(width=WIDTH, height=HEIGHT)))
+        vl_convert.vegalite_to_svg(style_figure(chart.properties(width=WIDTH, height=HEIGHT)))
     )
     return path
