@@ -1,6 +1,7 @@
 """Properties: whatever settings, rows and damaged records are drawn, there is no traceback, and nothing old changes."""
 
 import math
+import re
 from copy import deepcopy
 from dataclasses import fields
 
@@ -22,7 +23,7 @@ from tuneoff.config import (
     schemas,
 )
 
-LONGEST_LINE = 3000
+LONGEST_LINE = 1600
 
 
 def drawn(examples: int):
@@ -63,10 +64,6 @@ ODD_TEXTS = [
     "é" * 300,
     "a/b",
     "~nobody/x",
-    "~",
-    "/",
-    ".",
-    "..",
     "/dev/null",
     "a/b/c",
     "tuneoff:",
@@ -111,6 +108,9 @@ def assert_one_line(text: str) -> None:
     assert text.strip() and text == text.strip("\n")
     assert not [char for char in text if char != " " and not char.isprintable()], repr(text)
     assert len(text) < LONGEST_LINE, text[:200]
+    # A key, and what is allowed: not what Python says of its own objects.
+    assert re.match(r"[+~]*[A-Za-z][\w./@-]*(=.*)?: .", text), text
+    assert not re.search(r"NoneType|object has no|not supported between|unhashable|<.* at 0x", text)
 
 
 def written(value) -> str:
@@ -142,7 +142,7 @@ def apply_overrides(method: str, overrides: list[str]):
     return cfg
 
 
-@drawn(300)
+@drawn(250)
 @given(st.sampled_from(METHODS), st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(method, overrides):
     try:
