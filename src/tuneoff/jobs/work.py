@@ -21,6 +21,7 @@ from tuneoff.record import (
     read_status,
     write_prediction,
 )
+from tuneoff.record.secrets import mask_secrets
 
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
 NOT_STARTED = "not started"
@@ -119,6 +120,8 @@ class TrainWork(Work):
 
     def run(self) -> dict:
         """Train; where a limit of memory is set, predict first, and do not start what would not fit."""
+        # A tracker keeps the command line, too.
+        sys.argv = mask_secrets(sys.argv)
         limit = self.experiment.skip_if_over_gib
         start = self.start
         if limit is not None:

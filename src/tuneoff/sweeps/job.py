@@ -1,5 +1,6 @@
 """A sweep's job as Hydra's launchers call it: skipped where its result is there, else in a process of its own."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         KeyboardInterrupt: the user stopped the sweep; the job's record says `interrupted`.
     """
     started = time.monotonic()
+    enter_start_folder(hydra)
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
     work_type = WORKS[experiment.task]
@@ -64,6 +66,13 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     if how == RAN and experiment.fail_fast and outcome.status != "finished":
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome
+
+
+def enter_start_folder(hydra: DictConfig) -> None:
+    """Go to the folder in which the sweep was started, from which paths are: a launcher's worker may be in another."""
+    folder = Path(hydra.runtime.cwd)
+    if folder.is_dir() and folder != Path.cwd():
+        os.chdir(folder)
 
 
 def run_beside_others(work: Work, jobs_at_once: int) -> str:
