@@ -240,8 +240,8 @@ def test_a_strange_config_of_a_model_is_not_quantised(tmp_path, config):
     "overrides",
     [
         ["~lr", "++lr=abc"],
-        ["~data.splits", "++data.splits=1"],
-        ["~data.template", "++data.template=x"],
+        ["~forgetting", "++forgetting=1"],
+        ["~scheduler", "++scheduler=x"],
     ],
 )
 def test_a_key_that_is_removed_and_put_back_is_refused(overrides):

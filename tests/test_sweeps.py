@@ -28,9 +28,13 @@ from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.distributed.stop import StopSignal, interrupt_on_stop_signals
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
+from tuneoff.sweeps.sweeper import GridSweeper
 
 SWEEPS = ROOT / "sweeps"
 
@@ -175,6 +179,7 @@ def test_a_memory_limit_and_a_killed_job(launch_sweep, sweep, tmp_path):
         "seed=1,2",
         "batch_size=4,64",
         "max_length=512",
+        "data.path=tuneoff:docstrings",
         "data.limit=400",
         "job_memory_gib=0.8",
     )
@@ -280,10 +285,49 @@ def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     assert len(results(tmp_path / "sweep")) == 4
 
 
+def test_no_secret_is_written(sweep, tmp_path):
+    """Neither by Hydra, nor in a record, nor by a tracker, nor in what the user sees."""
+    secret = "s3cr3tOfMine"
+    code, out, err = sweep(
+        "-m",
+        "method=full",
+        "max_steps=1",
+        "tracker=wandb",
+        f"tags=[https://me:{secret}@host]",
+        f"+hydra.job.env_set.MY_VARIABLE={secret}",
+        "seed=0,1",
+    )
+    assert code == 0, out + err
+    assert secret not in out + err
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in paths}
+    assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names
+    assert any(path.suffix == ".wandb" for path in paths)  # which holds the command line, too
+    assert [path for path in paths if secret.encode() in path.read_bytes()] == []
+
+
+class SignalledLauncher:
+    """A launcher that is stopped between two jobs."""
+
+    def launch(self, batch, initial_job_idx):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    sweeper = GridSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweeper.launcher = SignalledLauncher()
+    points = [Point([f"seed={seed}"], tmp_path / str(seed), False, TrainWork) for seed in (0, 1)]
+    monkeypatch.setattr(sweeper, "points", lambda arguments: points)
+    with pytest.raises(StopSignal), interrupt_on_stop_signals():
+        sweeper.sweep([])
+    assert counted(capsys.readouterr().out)["not started"] == 2
+
+
 # ---------------------------------------------------------------- isolation
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
-    common = ["-m", "method=full", "max_steps=4", "data.limit=200"]
+    common = ["-m", "method=full", "max_steps=4", "data.path=tuneoff:docstrings", "data.limit=200"]
     assert sweep(*common, "batch_size=4", f"hydra.sweep.dir={tmp_path / 'alone'}")[0] == 0
     code, out, err = sweep(*common, "batch_size=40,4", f"hydra.sweep.dir={tmp_path / 'after'}")
     assert code == 0, out + err
@@ -318,6 +362,7 @@ def overheads(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tracker", "most"), [("none", 0.5), ("wandb", 1.5)])
+@pytest.mark.serial
 def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
     code, out, err = sweep(
         "-m", "method=glob(*)", "seed=0,1", "max_steps=2", "data.limit=24", f"tracker={tracker}"

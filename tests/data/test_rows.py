@@ -14,6 +14,8 @@ from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_li
 
 from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
 from tuneoff.data import load_dataset
+from tuneoff.data.loading import divide_into_chunks
+from tuneoff.data.row_formats import Example
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -123,6 +125,23 @@ def test_the_example_shows_what_is_trained(tmp_path):
         Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(2)))), chatty(), 96
     )
     assert data.example.endswith("<|im_start|>assistant\n«It is 0.<|im_end|>»\n")
+
+
+def test_the_example_acts_on_no_terminal(tmp_path):
+    rows = [{"prompt": "\x1b[31mred\x07\r\n\ttab", "completion": "\x00\x9b é ✓"}]
+    data = load_dataset(Data("test", str(write_lines(tmp_path / "a.jsonl", rows))), plain(), 96)
+    assert data.example == (
+        "### Instruction:\n\\x1b[31mred\\x07\\r\n\ttab\n\n### Response:\n«\\x00\\x9b é ✓<|end|>»"
+    )
+
+
+def test_no_more_is_tokenised_at_once_than_takes_a_moment():
+    """A signal is heard between two chunks."""
+    small = [Example([], "a" * 100, "")] * 2500
+    large = [Example([], "a" * 400_000, "")] * 3
+    talk = [Example([{"role": "user", "content": "a" * 400_000}], "", "")] * 3
+    sizes = [[len(chunk) for chunk in divide_into_chunks(rows)] for rows in (small, large, talk)]
+    assert sizes == [[1000, 1000, 500], [2, 1], [2, 1]]
 
 
 def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from tuneoff.data.printable import escape_unprintable
 from tuneoff.data.unread import describe_unread
 
 SPLITS = ("train", "validation", "test")
@@ -137,7 +138,7 @@ def fingerprint_rows(splits: dict[str, list[Row]]) -> str:
 
 
 def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a row's text with its trained parts in «»."""
+    """Return a row's text with its trained parts in «», as a terminal can show it."""
     ids = list(row.ids)
     text = ""
     shown = 0  # tokens that stand in `text` already
@@ -146,4 +147,5 @@ def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
         label = tokenizer.decode(ids[start:end])
         text += f"{context}«{label}»"
         shown = end
-    return f"{text}{tokenizer.decode(ids[shown:])}"
+    text += str(tokenizer.decode(ids[shown:]))
+    return escape_unprintable(text)

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,7 +16,10 @@ from tuneoff.data.splits import read_examples
 from tuneoff.data.templates import Template, choose_template
 from tuneoff.data.unread import UnreadParts
 
-CHUNK = 1000  # examples that are tokenised together
+# Examples that are tokenised together, and how many characters at most before the next is begun:
+# between two chunks a signal is heard, and a chunk takes a fraction of a second.
+CHUNK_EXAMPLES = 1000
+CHUNK_CHARACTERS = 500_000
 
 
 def load_dataset(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataSet:
@@ -159,9 +161,15 @@ def make_blocks(
 
 def divide_into_chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield the examples in lists that are tokenised together."""
-    remaining = iter(examples)
-    while True:
-        chunk = list(islice(remaining, CHUNK))
-        if not chunk:
-            return
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.text)
+        characters += sum(len(message["content"]) for message in example.messages)
+        if len(chunk) == CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk = []
+            characters = 0
+    if chunk:
         yield chunk
