@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -81,8 +81,12 @@ def explain_unknown_key(key: str, declared: list[str], method: str | None) -> st
 
 
 # ---------------------------------------------------------------- checking
-def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
+def bind(cfg: DictConfig, written: Collection[str] = ()) -> tuple[Experiment, Any]:
     """Return (experiment, method), each built from its own keys alone, and checked together.
+
+    Args:
+        cfg: the task's part of a composed config.
+        written: the keys on the command line, so that an option without effect is refused at its default too.
 
     Raises:
         ConfigError: for the first key that is unknown, removed, out of range, or contradicts another.
@@ -99,6 +103,7 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
         )
         key, value = experiment.quantised
         raise ConfigError(key, value, allowed)
+    method.written = frozenset(written)
     method.check(experiment)
     return experiment, method
 
@@ -134,7 +139,7 @@ def _check_nothing_is_added(task: DictConfig, overrides: list[str]) -> None:
     # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
     second_methods = [override for override in added if override.startswith("+schema=")]
     if not second_methods:
-        bind(task)
+        bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
     for override in second_methods or added:
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
 

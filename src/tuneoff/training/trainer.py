@@ -23,7 +23,8 @@ from tuneoff.methods import Method
 from tuneoff.models import optimizers
 from tuneoff.models.checks import check_embeddings, check_packing, max_positions
 from tuneoff.models.layers import count_parameters
-from tuneoff.models.loading import load_model, load_tokenizer, runtime_facts
+from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.record import Recorder
 from tuneoff.training import checkpoint
 from tuneoff.training.provenance import collect_provenance, hash_weights
