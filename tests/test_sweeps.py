@@ -28,9 +28,13 @@ from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.distributed.stop import StopSignal, interrupt_on_stop_signals
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
+from tuneoff.sweeps.sweeper import GridSweeper
 
 SWEEPS = ROOT / "sweeps"
 
@@ -279,6 +283,45 @@ def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     assert ran == {"1": 1, "2": 1, "3": 1, "4": 1}, ended
     assert [process.returncode for process in both] == [0, 0]
     assert len(results(tmp_path / "sweep")) == 4
+
+
+def test_no_secret_is_written(sweep, tmp_path):
+    """Neither by Hydra, nor in a record, nor by a tracker, nor in what the user sees."""
+    secret = "s3cr3tOfMine"
+    code, out, err = sweep(
+        "-m",
+        "method=full",
+        "max_steps=1",
+        "tracker=wandb",
+        f"tags=[https://me:{secret}@host]",
+        f"+hydra.job.env_set.MY_VARIABLE={secret}",
+        "seed=0,1",
+    )
+    assert code == 0, out + err
+    assert secret not in out + err
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in paths}
+    assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names
+    assert any(path.suffix == ".wandb" for path in paths)  # which holds the command line, too
+    assert [path for path in paths if secret.encode() in path.read_bytes()] == []
+
+
+class SignalledLauncher:
+    """A launcher that is stopped between two jobs."""
+
+    def launch(self, batch, initial_job_idx):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    sweeper = GridSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweeper.launcher = SignalledLauncher()
+    points = [Point([f"seed={seed}"], tmp_path / str(seed), False, TrainWork) for seed in (0, 1)]
+    monkeypatch.setattr(sweeper, "points", lambda arguments: points)
+    with pytest.raises(StopSignal), interrupt_on_stop_signals():
+        sweeper.sweep([])
+    assert counted(capsys.readouterr().out)["not started"] == 2
 
 
 # ---------------------------------------------------------------- isolation

@@ -85,7 +85,7 @@ def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> 
         return Targets(body, experts)
     targets = Targets({}, {})
     for name in wanted:
-        named_linears = _matching(name, linears)
+        named_linears = _matching(name, linears) or _match_tied_head(name, model, linears)
         named_experts = _matching(name, experts)
         if not named_linears and not named_experts:
             leaves = sorted({_leaf(path) for path in [*linears, *experts]})
@@ -97,6 +97,20 @@ def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> 
         targets.linears.update(named_linears)
         targets.experts.update(named_experts)
     return targets
+
+
+def _match_tied_head(
+    name: str, model: PreTrainedModel, linears: dict[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The output head by its path, where `name` is that of embeddings which share its weight; else nothing."""
+    if not has_tied_head(model):
+        return {}
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    for path, module in model.named_modules():
+        if module is embeddings and matches_segments(name, path):
+            return {own_path: layer for own_path, layer in linears.items() if layer is head}
+    return {}
 
 
 def find_linear_layers(
