@@ -57,7 +57,7 @@ def files_below(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@drawn(60)
+@drawn(20)
 @given(DAMAGE)
 def test_a_damaged_record_costs_a_line_and_changes_nothing(damage):
     with folder_with(*damage) as (root, _), TemporaryDirectory() as out:
@@ -75,7 +75,7 @@ def test_a_damaged_record_costs_a_line_and_changes_nothing(damage):
         assert "lora" in table and "full" in table
 
 
-@drawn(60)
+@drawn(100)
 @given(DAMAGE)
 def test_a_sweep_reads_a_damaged_record_as_none(damage):
     with folder_with(*damage) as (root, folder):
@@ -86,7 +86,7 @@ def test_a_sweep_reads_a_damaged_record_as_none(damage):
         before = files_below(root)
         for tuning in read_tunings(str(root)):
             assert tuning.cost["jobs"] and isinstance(tuning.best, dict)
-            tuning.to_extend()
+            tuning.describe_extension()
         read_results.cache_clear()
         assert files_below(root) == before
         result = conclude_dead_run(folder, {"method": "lora"}, "killed", {}, 1.0)
