@@ -43,6 +43,9 @@ def _silence_libraries() -> None:
     python_logging.getLogger("transformers.modeling_utils").addFilter(
         lambda line: "attention_mask" not in str(line.msg)
     )
+    # RoBERTa and others, of what `check_causality` refuses in a line of ours.
+    for handler in python_logging.getLogger("transformers").handlers:
+        handler.addFilter(lambda line: "as a standalone" not in str(line.msg))
     ignored_warnings = (
         # PEFT, of GPT-2's transposed layers: it mends that.
         "fan_in_fan_out is set to False",
