@@ -1,10 +1,11 @@
 """Fixtures of all tests: no network, a small random Llama, ways to train on it, and how tests share the machine."""
 
+import fcntl
 import gc
 import os
 import signal
 import tempfile
-from copy import deepcopy
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -23,21 +24,61 @@ from helpers import (
     complete,
     composed,
     end_session,
+    finish,
+    inherited_environment,
     load_trainer,
     save_debug_model,
+    save_small_set,
     start_training,
 )
+from warm_interpreter import WarmInterpreter
 
 import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml)
 from tuneoff.config import bind, resolve_config
+from tuneoff.jobs.processes import PRELOAD
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
-CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
+SCRATCH = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
 os.environ.update(
-    TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets"
+    TUNEOFF_CACHE=f"{SCRATCH.name}/tuneoff", HF_DATASETS_CACHE=f"{SCRATCH.name}/datasets"
 )
+# Where the processes of pytest-xdist agree whose turn it is: the first one's, which the others inherit.
+TURNS = Path(os.environ.setdefault("TUNEOFF_TESTS_TURNS", SCRATCH.name))
+
+
+# ---------------------------------------------------------------- tests side by side
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A process for each core; none beside this one where files are named, whose tests have begun sooner without."""
+    for argument in config.args:
+        if Path(argument.partition("::")[0]).is_file():
+            return 0
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def hold(path: Path, kind: int):
+    """Wait for a lock of this kind on a file, and have it."""
+    with path.open("a") as file:
+        fcntl.flock(file, kind)
+        try:
+            yield
+        finally:
+            # By itself the lock would last as long as a process that a test has forked.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that is marked `serial` waits until no other runs, and no other begins before it has ended."""
+    alone = item.get_closest_marker("serial") is not None
+    with ExitStack() as turn:
+        # Who waits to be alone keeps the others from beginning.
+        with hold(TURNS / "next", fcntl.LOCK_EX):
+            kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            turn.enter_context(hold(TURNS / "running", kind))
+        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,21 +101,28 @@ def untied_model(tmp_path_factory) -> Path:
     return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
 
 
+@pytest.fixture(scope="session")
+def small_settings(debug_model, tmp_path_factory):
+    """`small_settings(words)`: the words of a command line, and what makes a quick run on the small Llama of them."""
+    rows = save_small_set(tmp_path_factory.mktemp("rows"))
+    defaults = [*QUICK, f"model.path={debug_model}", "model.name=debug"]
+
+    def add(words):
+        has_data = any(str(word).startswith("data=") for word in words)
+        return complete(words, defaults if has_data else [*defaults, f"data.path={rows}"])
+
+    return add
+
+
 @pytest.fixture
-def compose_config(debug_model):
-    """`compose_config("method=full", …)`: the config as `train.py` composes it, on the small Llama."""
-
-    def make(*overrides: str):
-        return deepcopy(
-            composed(*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides)
-        )
-
-    return make
+def compose_config(small_settings):
+    """`compose_config("method=full", …)`: the config as `train.py` composes it, of a quick run on the small Llama."""
+    return lambda *words: composed(*small_settings(words))
 
 
 @pytest.fixture
 def settings(compose_config):
-    """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
+    """`settings("method=full", …)`: (experiment, method, config), as `train.py` binds them, of a quick run."""
 
     def make(*overrides: str):
         cfg = compose_config(*overrides)
@@ -113,22 +161,62 @@ def run(settings, tmp_path):
 
 # ---------------------------------------------------------------- training in other processes
 @pytest.fixture
-def launch(debug_model, tmp_path):
-    """`launch("-m", "method=lora", …)` starts `train.py` on the small Llama in `tmp_path`, in a session of its own.
+def launch(small_settings, tmp_path):
+    """`launch("-m", "method=lora", …)` starts a quick `train.py` in `tmp_path`, in a session of its own.
 
     Of the quick settings those that are given replace the tests'. `python=` are words for the interpreter, other names
     are variables of the environment. What is left of the session is killed at the end of the test.
     """
     started = []
-    settings = [*QUICK, f"model.path={debug_model}", "model.name=debug"]
 
     def start(*words, **more):
-        started.append(start_training(complete(words, settings), tmp_path, **more))
+        started.append(start_training(small_settings(words), tmp_path, **more))
         return started[-1]
 
     yield start
     for process in started:
         end_session(process)
+
+
+@pytest.fixture
+def launch_sweep(launch, tmp_path):
+    """`launch_sweep("-m", "method=lora,full", …)` starts one in the folder `sweep`."""
+
+    def start(*words, **environment):
+        return launch(*complete(words, [f"hydra.sweep.dir={tmp_path / 'sweep'}"]), **environment)
+
+    return start
+
+
+@pytest.fixture
+def sweep(launch_sweep):
+    """`sweep(…)` runs one to its end: (exit code, stdout, stderr)."""
+
+    def run(*words, **environment):
+        done = finish(launch_sweep(*words, **environment), seconds=170)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def warm_trainer():
+    """An interpreter that has imported all that training needs, and runs commands in forked children."""
+    interpreter = WarmInterpreter(*PRELOAD)
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture
+def command(warm_trainer, small_settings, tmp_path, tmp_path_factory):
+    """`command("method=lora", …)` runs a quick `train.py` in `tmp_path` to its end: exit code, output, errors."""
+
+    def run(*words, **environment: str):
+        scratch = tmp_path_factory.mktemp("command")
+        variables = {**inherited_environment(), **environment}
+        return warm_trainer.run(small_settings(words), tmp_path, variables, scratch)
+
+    return run
 
 
 # ---------------------------------------------------------------- the matrix: what was measured, method by method

@@ -4,11 +4,13 @@ Nothing here imports torch at its head: tests of refusals, plans and reports sta
 """
 
 import json
+import lzma
 import math
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,6 +20,8 @@ from pathlib import Path
 
 import psutil
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import tuneoff.methods  # noqa: F401 (methods register their options)
 from tuneoff import record
@@ -37,18 +41,55 @@ QUICK = [
 ]
 
 
-# ---------------------------------------------------------------- a config, a model
+CHOICES = ("method", "model", "data", "forgetting.data")  # keys that choose a file of conf
+
+
+# ---------------------------------------------------------------- a config, a model, a set
 @cache
-def composed(*overrides: str):
-    """The config as `train.py` composes it. Shared: who changes it takes a copy."""
+def compose_choices(*words: str):
+    """The config of these choices alone. Shared: who changes it takes a copy."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(words))
 
 
-def bound(*overrides: str):
+def composed(*words: str):
+    """The config as `train.py` composes it.
+
+    Hydra takes a fifth of a second to compose. So files are composed once for each choice of them, and values are put
+    in afterwards by Hydra's own function, which is its last step anyhow.
+    """
+    choices = [word for word in words if is_choice(word)]
+    values = [word for word in words if not is_choice(word)]
+    cfg = deepcopy(compose_choices(*choices))
+    parsed = OverridesParser.create().parse_overrides(values)
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+    return cfg
+
+
+def is_choice(word: str) -> bool:
+    """Whether an override adds or takes away a key, or chooses a file."""
+    return word.startswith(("+", "~")) or word.partition("=")[0] in CHOICES
+
+
+def bound(*words: str):
     """(experiment, method, config as it is recorded), as `train.py` binds them."""
-    cfg = deepcopy(composed(*overrides))
+    cfg = composed(*words)
     return *bind(cfg), resolve_config(cfg)
+
+
+def save_small_set(folder: Path) -> Path:
+    """The first 48 rows of each split of the embedded set: with `data.limit=48` the same rows, without the others."""
+    kept = Counter()
+    lines = []
+    with lzma.open(ROOT / "src" / "tuneoff" / "assets" / "corpus" / "docstrings.jsonl.xz") as file:
+        for line in file:
+            split = json.loads(line)["split"]
+            kept[split] += 1
+            if kept[split] <= 48:
+                lines.append(line)
+    path = folder / "rows.jsonl"
+    path.write_bytes(b"".join(lines))
+    return path
 
 
 def save_debug_model(folder: Path, tied: bool = True) -> Path:
@@ -151,6 +192,11 @@ def python_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), *([before] if before else [])])
 
 
+def inherited_environment() -> dict[str, str]:
+    """This process's variables, but the service that W&B leaves in them once it ran: each run starts its own."""
+    return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+
+
 def start_training(
     words: Sequence[object],
     folder: Path,
@@ -163,12 +209,10 @@ def start_training(
         python: what stands between the interpreter and `train.py`, as `-m torch.distributed.run`.
         environment: variables beside this process's own.
     """
-    # W&B leaves its service in the environment of a process that used it: each run starts its own.
-    inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, *python, ROOT / "train.py", *map(str, words)],
         cwd=folder,
-        env={**inherited, **environment},
+        env={**inherited_environment(), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

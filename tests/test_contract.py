@@ -3,14 +3,16 @@
 import pytest
 from helpers import METHODS, apart, trajectory
 
+OWN = {
+    "galore": ["galore_rank=8"],
+    "galore_layerwise": ["galore_rank=8"],
+    "badam": ["badam_switch_interval=2", "badam_switch_mode=random"],
+    "badam_ratio": ["badam_switch_interval=2"],
+}
+
 
 def own(method):
-    extra = (
-        ["galore_rank=8"]
-        if "galore" in method
-        else ["badam_switch_interval=2", "badam_switch_mode=random"]
-    )
-    return [f"method={method}", *(extra if method.startswith(("galore", "badam")) else [])]
+    return [f"method={method}", *OWN.get(method, [])]
 
 
 @pytest.mark.parametrize("method", METHODS)

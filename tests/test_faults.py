@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import METHODS, finish
@@ -13,9 +12,9 @@ from tuneoff.training import checkpoint
 
 
 @pytest.fixture
-def train(launch):
+def train(command):
     """`train(folder, "method=lora", …)` runs `train.py` to its end."""
-    return lambda folder, *words: finish(launch(f"hydra.run.dir={folder}", *words))
+    return lambda folder, *words: command(f"hydra.run.dir={folder}", *words)
 
 
 @pytest.fixture
@@ -124,15 +123,11 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
 
 
 @pytest.mark.slow
-def test_two_runs_that_start_at_once_on_one_folder(tmp_path, train):
+def test_two_runs_that_start_at_once_on_one_folder(tmp_path, launch):
     """A lock decides: one trains, the other is refused and changes nothing."""
-    with ThreadPoolExecutor(2) as pool:
-        both = list(
-            pool.map(
-                lambda _: train(tmp_path / "run", "method=full", "resume=auto", "max_steps=100"),
-                range(2),
-            )
-        )
+    words = ["hydra.run.dir=run", "method=full", "resume=auto", "max_steps=100"]
+    processes = [launch(*words), launch(*words)]
+    both = [finish(process) for process in processes]
     refused, done = sorted(both, key=lambda process: -process.returncode)
     assert done.returncode == 0, done.stderr
     assert refused.returncode == 2 and "another process" in refused.stderr.splitlines()[-1]

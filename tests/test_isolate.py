@@ -13,9 +13,17 @@ from helpers import START, call_work, hang, hanging_launcher, session
 
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
-from tuneoff.record import LOCK, AlreadyDone, Busy, read_json, write_json
+from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
 
 NONE = Limits()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_nohup():
+    """Where the tests run under nohup, their processes would inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 # ---------------------------------------------------------------- work for a child
@@ -58,6 +66,20 @@ def allocate(folder: Path, gib: float) -> None:
     finish(
         folder, sum=float(torch.ones(int(gib * 2**28)).sum()), seconds=time.perf_counter() - before
     )
+
+
+def write_with_an_old_clock(folder: Path) -> None:
+    for step in range(1, 8):
+        (folder / METRICS).write_text("x" * step)
+        os.utime(folder / METRICS, (step, step))
+        time.sleep(0.3)
+    finish(folder)
+
+
+def stop_the_forkserver_too(number: int) -> None:
+    os.kill(os.getppid(), number)
+    os.kill(os.getpid(), number)
+    time.sleep(60)
 
 
 def finish_on_sigterm(folder: Path) -> None:
@@ -109,6 +131,7 @@ def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
     assert seen == [("first", 1), ("second", 2), (None, 1)]
 
 
+@pytest.mark.serial
 def test_a_job_starts_in_well_under_a_second(job, tmp_path):
     job(finish, tmp_path)  # the first may wait for the imports
     seconds = []
@@ -162,6 +185,7 @@ def test_memory_is_limited(job, tmp_path):
     )  # no limit is left behind
 
 
+@pytest.mark.serial
 def test_a_job_over_time_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, limits=Limits(timeout_seconds=1))
@@ -174,6 +198,7 @@ def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
     assert result["status"] == "timed_out" and result["loss"]["final"] == 2.5
 
 
+@pytest.mark.serial
 def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, 6, limits=Limits(stall_seconds=1.2))
@@ -182,6 +207,18 @@ def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     )  # six lines take 1.8 s: it was not stopped while it wrote
     assert result["status"] == "timed_out" and "job_stall_seconds=1.2" in result["error"]["message"]
     assert result["curve"][-1]["step"] == 6 and result["throughput"]["tokens_seen"] == 60
+
+
+def test_a_clock_that_is_set_stops_no_job(job, tmp_path):
+    """The metrics lie on a machine whose clock is decades behind, as far as their times say."""
+    result = job(write_with_an_old_clock, tmp_path, limits=Limits(stall_seconds=1.2))
+    assert result["status"] == "finished", result["error"]
+
+
+def test_the_forkserver_outlives_what_stops_a_process_group(job, tmp_path):
+    """The job hears the signal by itself, and reports it."""
+    result = job(stop_the_forkserver_too, signal.SIGHUP)
+    assert (result["status"], result["error"]["type"]) == ("interrupted", "StopSignal")
 
 
 @pytest.mark.parametrize("kind", [Busy, AlreadyDone])
@@ -215,9 +252,14 @@ def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
     assert [process.cmdline() for process in session(launcher.pid)] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_launching_process_marks_its_job(launcher, tmp_path, number):
-    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.send_signal(number)
-    assert launcher.wait(10) == -signal.SIGINT
-    assert "KeyboardInterrupt" in launcher.stderr.read()
+    """A closed terminal sends SIGHUP to all its processes, the job and its forkserver too."""
+    to_all = number in (signal.SIGINT, signal.SIGHUP)
+    os.killpg(launcher.pid, number) if to_all else launcher.send_signal(number)
+    # As the interpreter ends of an uncaught KeyboardInterrupt, or of another exception.
+    assert launcher.wait(10) == (-signal.SIGINT if number == signal.SIGINT else 1)
+    assert (
+        "KeyboardInterrupt" if number == signal.SIGINT else "StopSignal"
+    ) in launcher.stderr.read()
     assert read_json(tmp_path / "result.json")["status"] == "interrupted"

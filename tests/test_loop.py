@@ -37,6 +37,7 @@ def test_every_method_learns_the_default_problem(run, method):
         f"method={method}",
         "model=tiny",
         "model.path=tuneoff:tiny",
+        "data.path=tuneoff:docstrings",
         "data.limit=64",
         "max_length=160",
         "max_steps=10",

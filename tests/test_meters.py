@@ -34,7 +34,7 @@ def test_a_phase_after_many_freed_blocks_starts_low():
 
 
 def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
-    settings = ["method=full", "max_steps=3", "data.limit=1500"]
+    settings = ["method=full", "max_steps=3", "data.path=tuneoff:docstrings", "data.limit=1500"]
     small = run(*settings, "eval_batch_size=4", folder=tmp_path / "small")
     large = run(*settings, "eval_batch_size=300", folder=tmp_path / "large")
     peaks = [result["memory"]["peak_gib"] for result in (small, large)]

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from tuneoff.config import ConfigError
-from tuneoff.models.loading import load_model, load_tokenizer
+from tuneoff.models.loading import load_model
+from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.predict import predict
 
 IDS = torch.arange(1, 33).reshape(2, 16)

@@ -247,6 +247,8 @@ CASES = {
     "-cd . -cn broken": "…broken.yaml, line 1: …",
     # ---- another folder, and a bad point anywhere in a grid
     "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
+    "hydra.job.chdir=true": "hydra.job.chdir=true: must be false: paths are taken from the folder in which…",
+    "-m hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
     "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",
     "-m lr=0": "lr=0.0: must be above 0",
     "-m lr=1e-3,0": "lr=0.0: must be above 0",
@@ -407,6 +409,7 @@ def test_refused_by_the_loaded_model(tmp_path, typed):
     assert "torch" in outcome.imported
 
 
+@pytest.mark.serial
 def test_refused_within_about_a_second(tmp_path):
     def seconds(index: int) -> float:
         started = time.perf_counter()

@@ -8,11 +8,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remove_refused_run
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RUN
+from tuneoff.sweeps.plan import refuse_chdir
 from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
 
 
@@ -29,6 +31,7 @@ class PreflightCheck(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
+        refuse_chdir(config)
         task = check_config(config)
         if get_rank():
             return
@@ -45,6 +48,7 @@ class PreflightCheck(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
+        refuse_chdir(config)
         self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
         self.started = time.time()
         if config.get("tuned") is not None and not has_grid_sweeper(config):
@@ -62,7 +66,9 @@ class PreflightCheck(Callback):
             raise RunFailed(unfinished)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """See whether the folder holds an earlier run."""
+        """Mask the secrets in Hydra's files, and see whether the folder holds an earlier run."""
+        if get_rank() == 0:
+            mask_hydra_files(config)
         folder = Path(config.hydra.runtime.output_dir)
         self.holds_earlier_run = (folder / RUN).exists()
 

@@ -8,6 +8,7 @@ from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
 
 EXIT_FAILED = 1
@@ -29,7 +30,8 @@ def one_line(main: Callable[[], None]) -> int:
     try:
         check_flags()
         sys.argv[1:] = prepare_sweep_arguments(written)
-        main()
+        with interrupt_on_stop_signals():
+            main()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

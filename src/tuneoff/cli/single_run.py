@@ -25,7 +25,7 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         RunFailed: the run ended as anything but finished.
     """
     experiment, method = bind(cfg)
-    start = describe_start(cfg, sweep=None)
+    start = describe_start(cfg, method, sweep=None)
     work = WORKS[experiment.task](experiment, method, folder, start)
     try:
         result = run_work(work)

@@ -4,8 +4,8 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -54,12 +54,13 @@ InvalidKey = tuple[str, Any, str]  # the key, its value, and what is allowed
 
 def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
-    declared = _keys(OmegaConf.get_type(cfg))
-    for key in declared:
-        if key not in list(cfg):
-            yield f"~{prefix}{key}", ABSENT, "cannot be removed"
-        elif OmegaConf.is_missing(cfg, key):
-            yield prefix + key, ABSENT, "must be given"
+    cls: Any = OmegaConf.get_type(cfg)
+    for item in fields(cls):
+        if _was_removed(cfg, item):
+            yield f"~{prefix}{item.name}", ABSENT, "cannot be removed"
+        elif OmegaConf.is_missing(cfg, item.name):
+            yield prefix + item.name, ABSENT, "must be given"
+    declared = _keys(cls)
     for key in map(str, cfg):
         node = cfg._get_node(key)
         if key not in declared:
@@ -67,6 +68,14 @@ def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]
             yield prefix + key, node, explain_unknown_key(f"{prefix}{key}", declared, method)
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
             yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
+
+
+def _was_removed(cfg: DictConfig, item: Field) -> bool:
+    """Whether a key is not there, or came back without the type that it is declared with."""
+    if item.name not in list(cfg):
+        return True
+    node: Any = cfg._get_node(item.name)
+    return item.type is not Any and node._metadata.ref_type is Any
 
 
 def explain_unknown_key(key: str, declared: list[str], method: str | None) -> str:
@@ -81,8 +90,12 @@ def explain_unknown_key(key: str, declared: list[str], method: str | None) -> st
 
 
 # ---------------------------------------------------------------- checking
-def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
+def bind(cfg: DictConfig, written: Collection[str] = ()) -> tuple[Experiment, Any]:
     """Return (experiment, method), each built from its own keys alone, and checked together.
+
+    Args:
+        cfg: the task's part of a composed config.
+        written: the keys on the command line, so that an option without effect is refused at its default too.
 
     Raises:
         ConfigError: for the first key that is unknown, removed, out of range, or contradicts another.
@@ -99,6 +112,7 @@ def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
         )
         key, value = experiment.quantised
         raise ConfigError(key, value, allowed)
+    method.written = frozenset(written)
     method.check(experiment)
     return experiment, method
 
@@ -134,7 +148,7 @@ def _check_nothing_is_added(task: DictConfig, overrides: list[str]) -> None:
     # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
     second_methods = [override for override in added if override.startswith("+schema=")]
     if not second_methods:
-        bind(task)
+        bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
     for override in second_methods or added:
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
 

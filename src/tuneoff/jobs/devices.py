@@ -1,15 +1,22 @@
 """Devices: which part of the machine a job gets that runs beside others, or in several processes. Asks no torch."""
 
+import hashlib
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from tempfile import gettempdir
+from typing import TextIO
 
 from omegaconf import OmegaConf
 
 from tuneoff.jobs.worker import THREADS
+from tuneoff.record.files import cache_folder, make_private_folder
+
+log = logging.getLogger(__name__)
 
 ASSIGNED = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
@@ -18,7 +25,8 @@ def visible_devices() -> list[str]:
     """The GPUs that jobs may use, by the names that CUDA_VISIBLE_DEVICES knows. Asks neither torch nor the driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name]
+        names = [name.strip() for name in visible.split(",")]
+        return [name for name in names if name]
     gpus = list(Path("/proc/driver/nvidia/gpus").glob("*"))
     return [str(index) for index in range(len(gpus))]
 
@@ -80,11 +88,43 @@ def lock_free_devices(devices: list[str], count: int, locks: ExitStack) -> list[
 
 @contextmanager
 def try_lock_device(device: str) -> Iterator[bool]:
-    """Whether `device` was free; it is ours, by a lock that dies with us, until the end."""
-    with open(f"{gettempdir()}/tuneoff-device-{os.getuid()}-{device}.lock", "a") as lock:
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    """Whether `device` was free; it is ours, by a lock that dies with us, until the end.
+
+    Where no lock can be made, for whatever reason, the device counts as taken: jobs then share devices.
+    """
+    try:
+        lock = open_lock(device)
+    except OSError as error:
+        log.warning("%s: no lock for device %s; jobs may share it", error, device)
+        yield False
+        return
+    with lock:
+        yield try_lock(lock)
+
+
+def open_lock(device: str) -> TextIO:
+    """Open the lock file of a device, in a folder that only this user writes.
+
+    Raises:
+        OSError: neither among the temporary files nor in the cache is there such a folder.
+    """
+    # A device of a MIG has slashes in its name, and a name may be longer than a file's.
+    name = hashlib.sha256(device.encode()).hexdigest()[:16]
+    temporary = Path(gettempdir()) / f"tuneoff-{os.getuid()}"
+    try:
+        make_private_folder(temporary)
+        return (temporary / f"device-{name}.lock").open("a")
+    except OSError:  # such as another user's folder of that name
+        # The cache may lie on a disk that several machines share, and each has its own devices.
+        folder = cache_folder() / "devices"
+        make_private_folder(folder)
+        return (folder / f"{socket.gethostname()}-{name}.lock").open("a")
+
+
+def try_lock(lock: TextIO) -> bool:
+    """Whether we got the lock; not where another process has it, or on a disk that knows no locks."""
+    try:
+        flock(lock, LOCK_EX | LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tuneoff.config import ABSENT, ConfigError, format_value
+from tuneoff.distributed.stop import StopSignal
 from tuneoff.record import AlreadyDone, Busy, describe_error
 
 MOST_CHARACTERS = 10_000  # of each text that a process reports
@@ -66,7 +67,8 @@ class FailureReport:
             cause = Refusal.from_error(error)
         elif isinstance(error, Busy | AlreadyDone):
             cause = error
-        return cls("failed", cut_texts(describe_error(error)), cause)
+        status = "interrupted" if isinstance(error, StopSignal) else "failed"
+        return cls(status, cut_texts(describe_error(error)), cause)
 
     @classmethod
     def from_result(cls, result: dict) -> "FailureReport":

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tuneoff.distributed.stop import ignored_stop_signals
 from tuneoff.jobs import worker
 from tuneoff.jobs.failures import FailureReport
 from tuneoff.jobs.work import Work
@@ -26,6 +27,7 @@ from tuneoff.jobs.work import Work
 # Imported once by the forkserver, for all jobs. None of these may touch CUDA: a forked child could not use it then.
 PRELOAD = [
     "tuneoff.jobs.die_with_parent",
+    "tuneoff.jobs.keep_forkserver",
     "tuneoff.jobs.worker",
     "torch",
     "transformers.models.llama.modeling_llama",
@@ -115,6 +117,7 @@ def start_processes(
                 memory_gib,
                 log_file,
                 logging.getLogger().level,
+                ignored_stop_signals(),
                 rendezvous if serves else None,
             )
             processes.append(start_process(job))

@@ -6,15 +6,12 @@ forkserver has them done once. This process imports no torch.
 """
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport, Killed, TimedOut
 from tuneoff.jobs.processes import POLL_SECONDS, RankProcess, start_processes
 from tuneoff.jobs.work import Work
@@ -49,11 +46,11 @@ def run_supervised(
         Busy: another process trains in the folder.
         AlreadyDone: another process was quicker.
         JobFailed: work that leaves no record of a failure failed.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; the work was stopped, and its record says `interrupted`.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP came; the work was stopped, and its record says `interrupted`.
     """
     earlier_result = identify_result(work)
-    started = time.time()
-    with interrupt_on_sigterm():
+    started = time.monotonic()
+    with interrupt_on_stop_signals():
         processes = start_processes(work, limits.memory_gib, log_file)
         try:
             over_time = watch_processes(processes, work, limits)
@@ -61,7 +58,7 @@ def run_supervised(
             stop_processes(processes)
             if identify_result(work) in (None, earlier_result):
                 error = describe_error(KeyboardInterrupt("stopped by the user"))
-                work.record_failure("interrupted", error, time.time() - started)
+                work.record_failure("interrupted", error, time.monotonic() - started)
             raise
     report = processes[0].report
     if report is not None and isinstance(report.cause, Busy | AlreadyDone):
@@ -73,7 +70,7 @@ def run_supervised(
     failure = explain_end(processes)
     if over_time is not None:
         failure = FailureReport("timed_out", describe_error(over_time))
-    work.record_failure(failure.status, failure.error, time.time() - started)
+    work.record_failure(failure.status, failure.error, time.monotonic() - started)
     return failure
 
 
@@ -109,28 +106,37 @@ def explain_end(processes: list[RankProcess]) -> FailureReport:
     )
 
 
-@contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM stop a sweep as Ctrl-C does, where nobody else handles it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+class ChangeWatch:
+    """Tells for how long a file has not changed, by a clock that nobody sets.
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    The file's own time is compared with nothing but itself: it may come from another machine's clock.
+    """
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def __init__(self, path: Path):
+        self._path = path
+        self._state = self._read_state()
+        self._changed_at = time.monotonic()
+
+    def _read_state(self) -> tuple[int, int, int] | None:
+        try:
+            facts = self._path.stat()
+        except OSError:
+            return None
+        return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+    def seconds_unchanged(self) -> float:
+        """Seconds since a call first saw the file as it is now."""
+        state = self._read_state()
+        if state != self._state:
+            self._state = state
+            self._changed_at = time.monotonic()
+        return time.monotonic() - self._changed_at
 
 
 def watch_processes(processes: list[RankProcess], work: Work, limits: Limits) -> TimedOut | None:
     """Wait for the processes themselves, since a queue of a dead one stays silent; stop them when over time."""
     started = time.monotonic()
-    started_wall = time.time()
+    metrics = ChangeWatch(work.folder / METRICS)
     earlier_result = identify_result(work)
     first_alone_since = math.inf
     while True:
@@ -141,8 +147,7 @@ def watch_processes(processes: list[RankProcess], work: Work, limits: Limits) ->
         if limits.timeout_seconds and now - started > limits.timeout_seconds:
             stop_processes(processes)
             return TimedOut(f"not done after job_timeout_seconds={limits.timeout_seconds:g}")
-        idle_seconds = time.time() - read_last_line_time(work.folder, started_wall)
-        if limits.stall_seconds and idle_seconds > limits.stall_seconds:
+        if limits.stall_seconds and metrics.seconds_unchanged() > limits.stall_seconds:
             kill_processes(processes)
             return TimedOut(
                 f"no new line of metrics for job_stall_seconds={limits.stall_seconds:g}"
@@ -157,14 +162,6 @@ def watch_processes(processes: list[RankProcess], work: Work, limits: Limits) ->
             if waited and identify_result(work) in (None, earlier_result):
                 kill_processes(living)
         wait([process.process.sentinel for process in living], POLL_SECONDS)
-
-
-def read_last_line_time(folder: Path, started: float) -> float:
-    """When the last line of metrics was written, in seconds of the epoch; `started` where none was."""
-    try:
-        return max(started, (folder / METRICS).stat().st_mtime)
-    except OSError:
-        return started
 
 
 def stop_processes(processes: list[RankProcess]) -> None:

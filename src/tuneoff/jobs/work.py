@@ -21,20 +21,23 @@ from tuneoff.record import (
     read_status,
     write_prediction,
 )
+from tuneoff.record.secrets import mask_secrets
 
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
 NOT_STARTED = "not started"
 
 
-def describe_start(cfg: DictConfig, sweep: str | None) -> dict:
+def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
     """What a record says of how its run was started.
 
     Args:
+        cfg: the settings as they were composed.
+        method: the method that they bind to, which knows the options in effect.
         sweep: the name of the sweep that the run is a job of; None for a single run.
     """
     return {
         "identity": identify_run(cfg),
-        "config": resolve_config(cfg),
+        "config": {**resolve_config(cfg), **method.settled_options()},
         "command": ["python", *COMMAND],
         "sweep": sweep,
         "method": cfg.method,
@@ -117,6 +120,8 @@ class TrainWork(Work):
 
     def run(self) -> dict:
         """Train; where a limit of memory is set, predict first, and do not start what would not fit."""
+        # A tracker keeps the command line, too.
+        sys.argv = mask_secrets(sys.argv)
         limit = self.experiment.skip_if_over_gib
         start = self.start
         if limit is not None:

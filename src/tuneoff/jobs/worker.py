@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.stop import STOP_SIGNALS, interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -31,6 +32,7 @@ class Job:
         payload: the pickled work. Unpickled late, within this environment.
         memory_gib: of this process at most; None: no limit.
         log_file: gets all that is logged and printed; None: it goes where the forkserver's goes.
+        ignored_signals: the stop signals that the launching process ignores.
         rendezvous: the open port at which the ranks of the job find each other, for the one that serves it.
     """
 
@@ -39,6 +41,7 @@ class Job:
     memory_gib: float | None
     log_file: Path | None
     log_level: int
+    ignored_signals: Sequence[int]
     rendezvous: socket.socket | None
 
 
@@ -46,8 +49,7 @@ def run_job(job: Job, reports: Connection) -> None:
     """Do the work in its environment and within its limits; report a failure that no record tells of."""
     os.environ.clear()
     os.environ.update(job.environ)
-    # A Ctrl-C reaches this process too, but the launching process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    receive_stop_signals(job.ignored_signals)
     server = os.getppid()
     threading.Thread(target=die_with_launcher, args=(server,), daemon=True).start()
     if job.log_file is not None:
@@ -57,7 +59,8 @@ def run_job(job: Job, reports: Connection) -> None:
         limit_memory(job.memory_gib)
         # As long as it lives, it answers.
         rendezvous = serve_rendezvous(job.rendezvous) if job.rendezvous else None  # noqa: F841
-        result = pickle.loads(job.payload).run()
+        with interrupt_on_stop_signals():
+            result = pickle.loads(job.payload).run()
         if get_rank() and result["status"] != "finished":
             reports.send(FailureReport.from_result(result))
     except BaseException as error:
@@ -69,6 +72,14 @@ def run_job(job: Job, reports: Connection) -> None:
         exit_timer = threading.Timer(GRACE_SECONDS, os._exit, (0,))
         exit_timer.daemon = True
         exit_timer.start()
+
+
+def receive_stop_signals(ignored: Sequence[int]) -> None:
+    """Hear the signals that the forkserver ignores, but for those that the launching process ignores too."""
+    # A Ctrl-C reaches this process as well, but the launching process decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
 
 def serve_rendezvous(opened: socket.socket) -> object:

@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from tuneoff.config import Experiment, check_ranges
+from tuneoff.config import ConfigError, Experiment, as_names, check_ranges
+
+# What the record says where a method trains the weight that the output head and the embeddings share.
+TIED = "the output head and the embeddings are one weight, and it trains"
 
 
 class Method:
@@ -26,6 +29,8 @@ class Method:
     keeps_base: ClassVar[bool] = False
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
+    # The keys that were written on the command line.
+    written: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -36,6 +41,29 @@ class Method:
         Raises:
             ConfigError: naming the key to change.
         """
+
+    def is_given(self, name: str) -> bool:
+        """Return whether an option was written, or has another value than its default."""
+        options = fields(self)  # type: ignore[arg-type]  # every method is a dataclass
+        defaults = {item.name: item.default for item in options}
+        value = getattr(self, name)
+        default = defaults[name]
+        if isinstance(value, list):
+            default = as_names(name, default)
+        return name in self.written or value != default
+
+    def refuse_unused(self, name: str, allowed: str) -> None:
+        """Refuse an option that was given although another option switches it off.
+
+        Raises:
+            ConfigError: saying what is allowed.
+        """
+        if self.is_given(name):
+            raise ConfigError(name, getattr(self, name), allowed)
+
+    def settled_options(self) -> dict[str, Any]:
+        """Return options whose value in effect is not the one in the config; the record has these."""
+        return {}
 
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
@@ -68,8 +96,26 @@ class Method:
         """Return the names of the parameters that the whole run may change, not only the next step."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the base model's weights that the method covers, from 0 to 1.
+
+        It is the same figure for every method: the weights that the whole run may change, those with an adapter on
+        them, or those whose gradients are projected.
+        """
+        from tuneoff.models.layers import share_of_weights
+
+        return share_of_weights(model, self.ever_trained(model, optimizer))
+
     def facts(self, model: Any) -> dict:
-        """Return further entries of the record, such as what a method leaves out."""
+        """Return further entries of the record, such as what a method leaves out.
+
+        A tied head and its embeddings are one weight, by whichever of its names it is asked for; where it trains, every
+        method says so.
+        """
+        from tuneoff.models.layers import has_tied_head
+
+        if has_tied_head(model) and model.get_input_embeddings().weight.requires_grad:
+            return {"tied_weights": TIED}
         return {}
 
     def export(self, model: Any, folder: Path, merged: bool) -> dict:

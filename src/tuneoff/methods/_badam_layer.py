@@ -94,6 +94,14 @@ class BlockOptimizer(badam.BlockOptimizer):
         if self.refresh_interval and self.global_step % self.refresh_interval == 0:
             self.switch_trainable_params()
 
+    def _grad_to_hp(self, clear_lp_grads: bool = True) -> None:
+        """As upstream, but a weight without a gradient is skipped, as torch's optimizers do; upstream asserts one."""
+        for index, weight in self.param_idx2lp.items():
+            copy = self.param_idx2hp[index]
+            copy.grad = None if weight.grad is None else weight.grad.float()
+            if clear_lp_grads:
+                weight.grad = None
+
     def switch_trainable_params(self, verbose: int | None = None) -> None:
         """As upstream, but silent at verbosity 0."""
         self.active_block = self.current_block_idx

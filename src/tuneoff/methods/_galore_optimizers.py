@@ -37,6 +37,8 @@ def choose_settings(experiment: Experiment) -> dict:
 class Projector(GaLoreProjector):
     """galore-torch's projector, mended: no LinAlgError on a non-finite gradient, and reverse_std at full rank."""
 
+    ortho_matrix: Any
+
     def get_orthogonal_matrix(self, weights: Any, rank: int, type: str) -> Any:
         """As upstream, but a gradient that is not finite raises no error.
 
@@ -58,14 +60,68 @@ class Projector(GaLoreProjector):
         return super().project_back(low_rank_grad)
 
 
+class ExpertsProjector(Projector):
+    """The same projection for each matrix of a stack of experts, whose singular vectors are its own.
+
+    The gradient has the shape (experts, m, n), or (experts · m, n) where the model keeps the experts one below the
+    other; the low-rank gradient has (experts, r, n), (experts, m, r), or (experts, r, r) for `full`.
+    """
+
+    experts: int
+    ortho_matrix: Any  # left and right singular vectors
+
+    def project(self, full_rank_grad: torch.Tensor, iter: int) -> torch.Tensor:
+        """Return the low-rank gradients of all experts; renew their projections where the interval is over."""
+        self.full_shape = full_rank_grad.shape
+        stack = full_rank_grad.reshape(self.experts, -1, full_rank_grad.shape[-1])
+        if self.ortho_matrix is None or iter % self.update_proj_gap == 0:
+            self.ortho_matrix = self._find_singular_vectors(stack)
+        left, right = self.ortho_matrix
+        low_rank_grad = stack
+        if left is not None:
+            low_rank_grad = left.mT @ low_rank_grad
+        if right is not None:
+            low_rank_grad = low_rank_grad @ right.mT
+        return low_rank_grad
+
+    def _find_singular_vectors(self, stack: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return the first r left (experts, m, r) and right (experts, r, n) singular vectors, None where unused."""
+        finite = stack.nan_to_num(0.0, 0.0, 0.0).float()
+        left, _, right = torch.linalg.svd(finite, full_matrices=False)
+        is_tall = stack.shape[1] >= stack.shape[2]
+        sides = {
+            "std": ("right" if is_tall else "left",),
+            "reverse_std": ("left" if is_tall else "right",),
+            "full": ("left", "right"),
+        }.get(self.proj_type, (self.proj_type,))
+        return [
+            left[:, :, : self.rank].to(stack.dtype) if "left" in sides else None,
+            right[:, : self.rank, :].to(stack.dtype) if "right" in sides else None,
+        ]
+
+    def project_back(self, low_rank_grad: torch.Tensor) -> torch.Tensor:
+        """Take the low-rank gradients to the shape of the parameter, scaled."""
+        left, right = self.ortho_matrix
+        stack = low_rank_grad
+        if left is not None:
+            stack = left @ stack
+        if right is not None:
+            stack = stack @ right
+        return stack.reshape(self.full_shape) * self.scale
+
+
 def make_projector(group: dict) -> Projector:
     """Return a projector as a parameter group describes it."""
-    return Projector(
+    projector_class = ExpertsProjector if "experts" in group else Projector
+    projector = projector_class(
         group["rank"],
         update_proj_gap=group["update_proj_gap"],
         scale=group["scale"],
         proj_type=group["proj_type"],
     )
+    if isinstance(projector, ExpertsProjector):
+        projector.experts = group["experts"]
+    return projector
 
 
 class PlainState:

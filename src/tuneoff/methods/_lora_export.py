@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from tuneoff.methods._lora_model import merge_adapter
 from tuneoff.models.layers import is_quantized
 
 
@@ -26,16 +27,16 @@ def save_merged(model: Any, folder: Path) -> float:
         if is_quantized(model.get_base_model()):
             base = model.unload().dequantize()
             model = PeftModel.from_pretrained(base, folder)
-        merged = model.merge_and_unload()
+        merged = merge_adapter(model)
         merged.save_pretrained(folder / "merged")
         merged_logits = merged(**inputs).logits
         return (merged_logits - trained_logits).abs().max().item()
 
 
-def save_residual_base(model: Any, folder: Path) -> int:
-    """Save in `folder/base` the frozen weights that PiSSA left, and point the adapter's config to them.
+def save_base(model: Any, folder: Path) -> int:
+    """Save in `folder/base` the frozen weights that the adapter applies to, and point the adapter's config to them.
 
-    A reload from the untouched base would draw a new SVD, and so be another model.
+    They are not the base that was loaded: PiSSA has left a residual of it, or an older adapter is merged into it.
 
     Returns:
         The size of what was saved, in bytes.
@@ -59,14 +60,17 @@ def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder:
 
     Args:
         model: the trained PiSSA model, with A (r, in) and B (out, r) of each layer.
-        initial_adapter: A0 and B0 by parameter name, as PiSSA set them before training.
+        initial_adapter: A0 and B0 by the names under which PEFT saves them, as PiSSA set them before training.
         folder: where to save.
     """
     weights = get_peft_model_state_dict(model)
     for name, initial in initial_adapter.items():
-        name = name.replace(".default", "")
         if "lora_A" in name:
             weights[name] = torch.cat([weights[name], initial], dim=0)  # (2r, in)
+        elif "lora_embedding_B" in name:  # A transposed
+            weights[name] = torch.cat([weights[name], initial], dim=1)  # (in, 2r)
+        elif "lora_embedding_A" in name:  # B transposed
+            weights[name] = torch.cat([weights[name], -initial], dim=0)  # (2r, out)
         else:
             weights[name] = torch.cat([weights[name], -initial], dim=1)  # (out, 2r)
     config = copy.deepcopy(model.peft_config["default"])

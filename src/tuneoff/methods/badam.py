@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive_seed, option
-from tuneoff.methods import Method, register
+from tuneoff.methods import TIED, Method, register
 
 # The package lists every float32 parameter; `facts` has one line.
 warnings.filterwarnings("ignore", "BAdam expect model")
@@ -60,6 +60,7 @@ class BAdam(Method):
         """Refuse a fixed block that is not named, and several processes, where the package is silently wrong."""
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
+        self._check_unused()
         if experiment.num_processes > 1:
             raise ConfigError(
                 "num_processes",
@@ -73,6 +74,16 @@ class BAdam(Method):
                 experiment.optimizer,
                 "must be adamw where badam_mode=ratio, whose Adam is its own",
             )
+
+    def _check_unused(self) -> None:
+        """Refuse options of the other mode."""
+        if self.badam_mode is Mode.layer:
+            self.refuse_unused("badam_update_ratio", "needs badam_mode=ratio")
+            self.refuse_unused("badam_mask_mode", "needs badam_mode=ratio")
+        else:
+            self.refuse_unused("badam_start_block", "needs badam_mode=layer")
+            self.refuse_unused("badam_switch_mode", "needs badam_mode=layer")
+            self.refuse_unused("badam_verbose", "needs badam_mode=layer")
 
     def prepare(self, model: Any) -> Any:
         """Freeze what never trains: embeddings and head, and in layer mode the final norm, unless included.
@@ -197,13 +208,18 @@ class BAdam(Method):
         return _names_in(model, blocks)
 
     def facts(self, model: Any) -> dict:
-        """Name what never trains, and say what float32 weights cost."""
+        """Name what never trains, and say whether a tied weight does and what float32 weights cost."""
+        from tuneoff.models.layers import has_tied_head
+
         ever_trained = _names_in(model, self.find_blocks(model))
         never_trained = []
         for name, _ in model.named_parameters():
             if name not in ever_trained:
                 never_trained.append(name)
         facts: dict = {"never_trained": never_trained}
+        embeddings = _find_weight_name(model, model.get_input_embeddings())
+        if has_tied_head(model) and embeddings in ever_trained:
+            facts["tied_weights"] = TIED
         is_float32 = next(model.parameters()).element_size() == 4
         if self.badam_mode is Mode.layer and is_float32:
             facts["float32_weights"] = (

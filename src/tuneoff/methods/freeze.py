@@ -67,17 +67,6 @@ class Freeze(Method):
             matching = _match_modules(outside, name, "freeze_extra_modules")
             _unfreeze(matching)
 
-    def facts(self, model: Any) -> dict:
-        """Say when unfreezing the head has unfrozen the tied embeddings too."""
-        from tuneoff.models.layers import has_tied_head
-
-        head = model.get_output_embeddings()
-        if head is not None and has_tied_head(model) and head.weight.requires_grad:
-            return {
-                "tied_weights": "the output head and the embeddings are one weight, and it trains"
-            }
-        return {}
-
 
 def _match_modules(modules: dict[str, Any], name: str, key: str) -> list:
     """Return the modules whose path ends in `name`, which may have several segments.

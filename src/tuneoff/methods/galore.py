@@ -88,7 +88,7 @@ class GaLore(Method):
             )
 
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
-        """Return galore-torch's optimizer, with the targeted 2-D weights in projected groups.
+        """Return galore-torch's optimizer, with the targeted matrices in projected groups.
 
         Raises:
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
@@ -107,39 +107,50 @@ class GaLore(Method):
 
     def _make_groups(self, model: Any, experiment: Experiment) -> list[dict]:
         """Split what trains into projected groups and ordinary ones, each with and without weight decay."""
-        from tuneoff.models.layers import find_linear_layers
+        from tuneoff.methods._ranks import check_rank
+        from tuneoff.models.layers import find_targets
         from tuneoff.models.optimizers import parameter_groups
 
-        layers = find_linear_layers(model, self.galore_target, "galore_target")
-        targets = {id(layer.weight) for layer in layers.values()}
-        projected = []
-        ordinary = []
+        targets = find_targets(model, self.galore_target, "galore_target")
+        check_rank(self.galore_rank, "galore_rank", targets, "galore_target")
+        # How many matrices each targeted parameter holds, by the parameter.
+        matrices = {id(layer.weight): 1 for layer in targets.linears.values()}
+        for stack in targets.experts.values():
+            matrices[id(stack.parameter)] = stack.experts
+        named_by_count: dict[int, list] = {0: []}  # 0: not projected
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if id(parameter) in targets:
-                self._check_rank(name, parameter)
-                projected.append((name, parameter))
-            else:
-                ordinary.append((name, parameter))
-        # galore-torch's names of the options.
+            if parameter.requires_grad:
+                count = matrices.get(id(parameter), 0)
+                named_by_count.setdefault(count, []).append((name, parameter))
+        ordinary = named_by_count.pop(0)
+        lr = experiment.lr
+        decay = experiment.weight_decay
+        groups = []
+        for count, named in sorted(named_by_count.items()):
+            groups += parameter_groups(named, lr, decay, **self._describe_projection(count))
+        return [*groups, *parameter_groups(ordinary, lr, decay)]
+
+    def _describe_projection(self, matrices: int) -> dict:
+        """Return the options as galore-torch names them, for parameters that hold so many matrices."""
         projection = {
             "rank": self.galore_rank,
             "update_proj_gap": self.galore_update_interval,
             "scale": self.galore_scale,
             "proj_type": self.galore_proj_type.name,
         }
-        lr = experiment.lr
-        decay = experiment.weight_decay
-        return [
-            *parameter_groups(projected, lr, decay, **projection),
-            *parameter_groups(ordinary, lr, decay),
-        ]
+        if matrices > 1:
+            projection["experts"] = (
+                matrices  # ours: each expert's matrix has a projection of its own
+            )
+        return projection
 
-    def _check_rank(self, name: str, parameter: Any) -> None:
-        """Refuse a rank above the small side of a targeted matrix."""
-        smallest = min(parameter.shape)
-        if self.galore_rank > smallest:
-            shape = "x".join(map(str, parameter.shape))
-            allowed = f"{name} is {shape}, so at most {smallest}"
-            raise ConfigError("galore_rank", self.galore_rank, allowed)
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the weights whose gradients are projected; the rest is plain Adam."""
+        from tuneoff.models.layers import share_of_weights
+
+        projected: set[int] = set()
+        for group in optimizer.param_groups:
+            if "rank" in group:
+                projected.update(id(parameter) for parameter in group["params"])
+        covered = {name for name, weight in model.named_parameters() if id(weight) in projected}
+        return share_of_weights(model, covered)

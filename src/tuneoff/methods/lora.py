@@ -4,8 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, above, at_least, names, option
-from tuneoff.methods import Method, register
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    above,
+    at_least,
+    format_value,
+    names,
+    option,
+    resolve_folder,
+)
+from tuneoff.methods import TIED, Method, register
+from tuneoff.methods._lora_stored import check_width, read_adapter, read_settings
 
 
 @register
@@ -32,9 +42,18 @@ class LoRA(Method):
     create_new_adapter: bool = False
     adapter_path: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
+        self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
+
     # ------------------------------------------------------------ refusals
     def check(self, experiment: Experiment) -> None:
-        """Refuse what PEFT cannot do, and an adapter folder that is not there."""
+        """Refuse what PEFT cannot do, options without effect, and an adapter that cannot be gone on with.
+
+        An adapter that is gone on with brings its own settings, which take the place of the options here.
+        """
+        self._check_unused()
         if self.pissa_convert:
             self._check_conversion(experiment)
         if experiment.quantised:
@@ -43,6 +62,13 @@ class LoRA(Method):
             self._check_adapter(self.adapter_path, experiment)
         elif self.create_new_adapter:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
+
+    def _check_unused(self) -> None:
+        """Refuse options that another option switches off."""
+        if not self.pissa_init:
+            self.refuse_unused("pissa_iter", "needs pissa_init=true")
+        if self.loraplus_lr_ratio is None:
+            self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
 
     def _check_conversion(self, experiment: Experiment) -> None:
         """Refuse a conversion that has nothing to convert, or nowhere to save it."""
@@ -53,6 +79,9 @@ class LoRA(Method):
             raise ConfigError("pissa_convert", True, allowed)
         if not experiment.save_model:
             raise ConfigError("pissa_convert", True, "needs save_model=true")
+        if self.create_new_adapter:
+            allowed = "is for the untouched base, into which create_new_adapter=true merges"
+            raise ConfigError("pissa_convert", True, allowed)
 
     def _check_quantised(self, key: str, value: str) -> None:
         """Refuse what would change base weights that `key` makes quantised."""
@@ -70,40 +99,64 @@ class LoRA(Method):
                 "needs create_new_adapter=true where pissa_init=true, which begins a new adapter"
             )
             raise ConfigError("adapter_path", path, allowed)
+        config = read_adapter(path)
         folder = Path(path).expanduser()
-        if not (folder / "adapter_config.json").is_file():
-            allowed = "must be a folder with an adapter_config.json"
-            raise ConfigError("adapter_path", path, allowed)
-        residual = folder / "base"  # what PiSSA leaves of the base weights
-        if not residual.is_dir():
-            return
-        base = Path(experiment.model.path or "").expanduser()
-        if base.resolve() != residual.resolve():
+        residual = folder / "base"  # the weights of its own that an adapter may apply to
+        base = resolve_folder(experiment.model.path or "")
+        if residual.is_dir() and base.resolve() != residual.resolve():
             allowed = f"must be {residual}, the weights that this adapter applies to"
             raise ConfigError("model.path", experiment.model.path, allowed)
+        check_width(path, base)
+        if not self.create_new_adapter:
+            self._take_settings(path, read_settings(config))
+
+    def _take_settings(self, path: str, settings: dict[str, Any]) -> None:
+        """Take over the settings of the adapter that is gone on with.
+
+        Raises:
+            ConfigError: an option that was given, and contradicts them.
+        """
+        for key, value in settings.items():
+            given = getattr(self, key)
+            same = given == value
+            if isinstance(given, list) and isinstance(value, list):
+                same = sorted(given) == sorted(value)
+            if self.is_given(key) and given is not None and not same:
+                allowed = (
+                    f"the adapter in {path} has {format_value(value)}, and is gone on with as it is; "
+                    "create_new_adapter=true begins a new one"
+                )
+                raise ConfigError(key, given, allowed)
+        for key, value in settings.items():
+            setattr(self, key, value)
+        self.adapter_settings = settings
+
+    def settled_options(self) -> dict[str, Any]:
+        """Return the settings of the adapter that is gone on with; none for a new one."""
+        return self.adapter_settings
 
     # ------------------------------------------------------------ the adapted model
     def prepare(self, model: Any) -> Any:
         """Return a `PeftModel` around `model`.
 
         Raises:
-            ConfigError: a target that names no linear layer.
+            ConfigError: a target that names no linear layer or that PEFT cannot adapt, a rank that a matrix cannot
+                give, or an adapter that does not fit.
         """
-        from peft import PeftModel, get_peft_model
-
+        from tuneoff.methods import _lora_model
         from tuneoff.models.layers import is_quantized
 
         if is_quantized(model):
             model = self._prepare_quantised(model)
         if self.adapter_path:
             trainable = not self.create_new_adapter
-            model = PeftModel.from_pretrained(model, self.adapter_path, is_trainable=trainable)
+            model = _lora_model.load_adapter(model, self.adapter_path, trainable)
             if not self.create_new_adapter:
                 return model
-            model = model.merge_and_unload()
-        model = get_peft_model(model, self.make_peft_config(model))
+            model = _lora_model.merge_adapter(model)
+        model = _lora_model.wrap_model(model, self.make_peft_config(model))
         if self.pissa_convert:
-            self.initial_adapter = _copy_adapter(model)
+            self.initial_adapter = _lora_model.copy_adapter(model)
         return model
 
     def _prepare_quantised(self, model: Any) -> Any:
@@ -121,24 +174,71 @@ class LoRA(Method):
         """Return PEFT's description of a new adapter for `model`."""
         from peft import LoraConfig
 
-        from tuneoff.models.layers import find_linear_names, has_tied_head
+        from tuneoff.methods._lora_targets import (
+            choose_targets,
+            name_tied_head,
+            select_modules,
+            shorten_targets,
+        )
+        from tuneoff.methods._ranks import check_rank
 
+        targets = choose_targets(model, self.lora_target, self._explain_modules_only())
+        self.left_out = targets.left_out
+        if self.pissa_init:
+            modules = select_modules(model, targets)
+            check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
         additional = self._find_additional_modules(model)
-        ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        names_an_end = any(model.get_submodule(path) in ends for path in additional or [])
+        names_tied_weight = self._names_tied_weight(model, targets.names_tied_head, additional)
+        if names_tied_weight and additional:
+            additional = name_tied_head(model, additional)
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.lora_rank,
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
-            target_modules=find_linear_names(model, self.lora_target, "lora_target"),
+            **shorten_targets(model, targets),
             modules_to_save=additional,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
-            ensure_weight_tying=names_an_end and has_tied_head(model),
+            ensure_weight_tying=names_tied_weight,
             init_lora_weights=pissa if self.pissa_init else True,  # type: ignore[arg-type]
         )
+
+    def _explain_modules_only(self) -> str | None:
+        """Return why PEFT adapts linear layers alone under these options; None where it adapts experts too."""
+        if self.use_dora:
+            return "PEFT's DoRA adapts linear layers alone"
+        if self.pissa_init:
+            return "PEFT's PiSSA adapts linear layers alone"
+        if self.lora_dropout:
+            return "PEFT adapts linear layers alone where lora_dropout is above 0"
+        return None
+
+    def _names_tied_weight(
+        self, model: Any, targets_head: bool, additional: list[str] | None
+    ) -> bool:
+        """Return whether the options name the weight that the head and the embeddings share.
+
+        Raises:
+            ConfigError: options that would part it.
+        """
+        from tuneoff.models.layers import has_tied_head
+
+        if not has_tied_head(model):
+            return False
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        trains_in_full = any(model.get_submodule(path) in ends for path in additional or [])
+        if targets_head and trains_in_full:
+            allowed = "names the tied weight, which additional_target trains in full"
+            raise ConfigError("lora_target", self.lora_target, allowed)
+        if targets_head and self.use_dora:
+            allowed = (
+                "names the weight that the head and the embeddings share, and DoRA's magnitudes "
+                "would part it; additional_target=[lm_head] trains it in full"
+            )
+            raise ConfigError("lora_target", self.lora_target, allowed)
+        return targets_head or trains_in_full
 
     def _find_additional_modules(self, model: Any) -> list[str] | None:
         """Return the whole paths of `additional_target`.
@@ -186,6 +286,27 @@ class LoRA(Method):
             groups += parameter_groups(named, rates[mark], experiment.weight_decay)
         return build_optimizer(groups, experiment)
 
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the base weights that have an adapter on them, or train in full beside it."""
+        from tuneoff.methods._lora_model import share_of_adapted
+
+        return share_of_adapted(model)
+
+    def facts(self, model: Any) -> dict:
+        """Say what `lora_target=all` leaves out, and what became of a tied weight that was named."""
+        from tuneoff.methods import _lora_model
+
+        facts: dict = {}
+        if self.left_out:
+            facts["not_adapted"] = self.left_out
+        if _lora_model.has_tied_copies(model):
+            facts["tied_weights"] = TIED
+        if _lora_model.has_tied_adapter(model):
+            facts["tied_weights"] = (
+                f"{TIED}, by one adapter in both uses; PEFT's own merging would add it twice"
+            )
+        return facts
+
     # ------------------------------------------------------------ export
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the adapter, with PiSSA also what it applies to, and with `merged` the model without adapters.
@@ -205,17 +326,10 @@ class LoRA(Method):
                 facts["conversion_error"] = f"{type(error).__name__}: {error}"
         if "converted_rank" not in facts:
             if self.pissa_init:
-                facts["residual_base_bytes"] = _lora_export.save_residual_base(model, folder)
+                facts["residual_base_bytes"] = _lora_export.save_base(model, folder)
+            elif self.create_new_adapter:
+                facts["merged_base_bytes"] = _lora_export.save_base(model, folder)
             model.save_pretrained(folder)
         if merged:
             facts["merged_logits_difference"] = _lora_export.save_merged(model, folder)
         return facts
-
-
-def _copy_adapter(model: Any) -> dict[str, Any]:
-    """Return copies of the adapter's weights by parameter name."""
-    copies = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            copies[name] = parameter.detach().clone()
-    return copies

@@ -1,9 +1,11 @@
 """A sweep's job as Hydra's launchers call it: skipped where its result is there, else in a process of its own."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,6 +47,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         KeyboardInterrupt: the user stopped the sweep; the job's record says `interrupted`.
     """
     started = time.monotonic()
+    enter_start_folder(hydra)
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
     work_type = WORKS[experiment.task]
@@ -53,7 +56,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     else:
         resume = "never" if experiment.rerun else "auto"
         experiment = replace(experiment, resume=resume, progress=False)
-        work = work_type(experiment, method, folder, describe_job(cfg, hydra))
+        work = work_type(experiment, method, folder, describe_job(cfg, method, hydra))
         jobs_at_once = OmegaConf.select(hydra, "launcher.n_jobs") or 1
         how = run_beside_others(work, int(jobs_at_once))
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
@@ -63,6 +66,13 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     if how == RAN and experiment.fail_fast and outcome.status != "finished":
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome
+
+
+def enter_start_folder(hydra: DictConfig) -> None:
+    """Go to the folder in which the sweep was started, from which paths are: a launcher's worker may be in another."""
+    folder = Path(hydra.runtime.cwd)
+    if folder.is_dir() and folder != Path.cwd():
+        os.chdir(folder)
 
 
 def run_beside_others(work: Work, jobs_at_once: int) -> str:
@@ -81,9 +91,9 @@ def run_beside_others(work: Work, jobs_at_once: int) -> str:
     return RAN
 
 
-def describe_job(cfg: DictConfig, hydra: DictConfig) -> dict:
+def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     """What a record says of how its run was started, and of its place in the sweep."""
-    start = describe_start(cfg, sweep=Path(hydra.sweep.dir).name)
+    start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
     start["tuning"] = tuning.describe_tuning(cfg, list(hydra.overrides.task))
     return start

@@ -39,6 +39,17 @@ class Point:
         return [int(text.removeprefix(SEED)) for text in named]
 
 
+def refuse_chdir(config: DictConfig) -> None:
+    """Refuse to let Hydra change the working directory, from which paths are taken.
+
+    Raises:
+        ConfigError: `hydra.job.chdir` is true.
+    """
+    if config.hydra.job.chdir:
+        allowed = "must be false: paths are taken from the folder in which the command is started"
+        raise ConfigError("hydra.job.chdir", config.hydra.job.chdir, allowed)
+
+
 class Plan:
     """Makes the points of a sweep, and gathers notes on what the user should know of them."""
 
@@ -74,6 +85,7 @@ class Plan:
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
         config = self.compose(overrides)
+        refuse_chdir(config)
         task = check_config(config)
         if task.tuned is not None:
             values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
 from tuneoff.record import RETRIED
+from tuneoff.record.secrets import mask_secrets
 
 # Of the table's lines, from the first to the last.
 OUTCOMES = (
@@ -60,7 +61,7 @@ def format_progress_line(
 def label_job(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
     """A job's name among its sweep's: the overrides that not all jobs have, or all where that leaves none."""
     own = [text for text in overrides if text.partition("=")[0] in (varied or ())]
-    return " ".join(own or overrides)
+    return " ".join(mask_secrets(list(own or overrides)))
 
 
 def format_duration(seconds: float) -> str:
@@ -147,5 +148,6 @@ def find_recorded_jobs(folder: Path, since: float) -> list[JobRow]:
     rows = []
     for job_folder, overrides in overrides_by_folder.items():
         own = [text for text in overrides if text not in common]
-        rows.append(JobRow(" ".join(own or overrides), job_folder))
+        label = " ".join(mask_secrets(own or overrides))
+        rows.append(JobRow(label, job_folder))
     return rows

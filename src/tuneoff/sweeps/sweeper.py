@@ -13,6 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
@@ -76,7 +77,8 @@ class GridSweeper(BasicSweeper):
             rows.append(JobRow(label, point.folder, point.is_done, point.work_type))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
+        OmegaConf.save(OmegaConf.create(config), folder / "multirun.yaml")
         try:
             self.launch_jobs(add_sweep_facts(points, varied), rows)
         except SweepStopped as stopped:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneoff.config import Experiment, Tracker
 from tuneoff.record import flatten
+from tuneoff.record.secrets import mask_secrets
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Trackers:
             "group": started.get("sweep") or "single",
             "job_type": experiment.method,
             "mode": experiment.wandb_mode.name,
-            "tags": experiment.tags or [],
+            "tags": mask_secrets(experiment.tags or []),
         }
         config = started["config"]
         self._guard(
