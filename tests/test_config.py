@@ -219,7 +219,7 @@ def test_a_method_says_what_its_own_options_are_for(monkeypatch):
 
 def test_a_refusal_is_one_short_line_whatever_was_typed():
     error = ConfigError("key\n", "x" * 5000 + "\x1b[31m", "must be\u2026 short")
-    assert str(error) == f"key\\n={'x' * 300}…: must be… short"
+    assert str(error) == f"key\\n={'x' * 200}…{'x' * 95}\\x1b[31m: must be… short"
     assert str(ConfigError("k", "a\tb\x1b[31m\ud800é", "no")) == "k=a\\tb\\x1b[31m\\ud800é: no"
     assert error.value.startswith("xxx") and len(error.value) > 5000
 
@@ -234,3 +234,16 @@ def test_a_long_word_resembles_nothing_and_takes_no_time():
 def test_a_strange_config_of_a_model_is_not_quantised(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     assert not Model("m", str(tmp_path)).quantised
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["~lr", "++lr=abc"],
+        ["~forgetting", "++forgetting=1"],
+        ["~scheduler", "++scheduler=x"],
+    ],
+)
+def test_a_key_that_is_removed_and_put_back_is_refused(overrides):
+    with pytest.raises(ConfigError, match=f"^{overrides[0]}: cannot be removed"):
+        bind(composed(*overrides))

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
-from helpers import METHODS, QUICK, bound, load_trainer
+from helpers import METHODS, bound, load_trainer
 
 from tuneoff.config import ConfigError
 
@@ -36,7 +37,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 ids = torch.arange(1, 33).reshape(2, 16)
 load = AutoModelForCausalLM.from_pretrained
-for line in json.loads(sys.argv[1]):
+while line := sys.stdin.readline():
+    line = json.loads(line)
     folder, base, dtype = Path(line["folder"]), line["base"], line["dtype"]
     found, roundings = {}, 0.0
     if (folder / "adapter_config.json").exists():
@@ -54,52 +56,63 @@ for line in json.loads(sys.argv[1]):
     with torch.no_grad():
         logits = {name: model.eval()(input_ids=ids).logits for name, model in found.items()}
     torch.save((logits, roundings * 2**8), folder / "logits.pt")
+    print("loaded", flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, debug_model, untied_model):
-    """{case: (method, trained logits, a fresh process's by name, roundings, facts)}; logits are (2, 16, vocabulary)."""
+def load_elsewhere():
+    """`load_elsewhere(folder=…, base=…, dtype=…)`: what a process that has never seen the trainer loads from a folder.
+
+    Returns:
+        ({way of loading: logits (2, 16, vocabulary)}, the merged model's roundings)
+    """
+    words = [sys.executable, "-c", LOAD]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def load(**export):
+        process.stdin.write(json.dumps(export) + "\n")
+        process.stdin.flush()
+        while (line := process.stdout.readline()) != "loaded\n":
+            assert line, "the process that loads has ended"
+        return torch.load(f"{export['folder']}/logits.pt")
+
+    yield load
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, small_settings, debug_model, untied_model, load_elsewhere):
+    """`exported(case)`: (method, trained logits, a fresh process's by name, roundings, facts)."""
     ids = torch.arange(1, 33).reshape(2, 16)
-    trained, jobs = {}, []
-    for case, overrides in CASES.items():
+
+    @cache
+    def export(case):
         model = untied_model if case.startswith("untied") else debug_model
         folder = tmp_path_factory.mktemp(case)
-        experiment, method, config = bound(
-            *QUICK,
+        words = [
             f"model.path={model}",
-            "model.name=debug",
             "save_model=true",
             "export_merged=true",
             "data.limit=24",
             "max_steps=3",
             "lr=1e-2",
             *(["galore_rank=8"] if "galore" in case else []),
-            *overrides,
-        )
+            *CASES[case],
+        ]
+        experiment, method, config = bound(*small_settings(words))
         trainer = load_trainer(experiment, method, folder, config)
         trainer.fit()
         with torch.no_grad():
-            trained[case] = trainer.experiment.method, trainer.model.eval()(input_ids=ids).logits
+            trained = trainer.model.eval()(input_ids=ids).logits
         trainer.conclude()
-        jobs.append(
-            {
-                "case": case,
-                "folder": str(folder / "model"),
-                "base": str(model),
-                "facts": trainer.facts,
-                "dtype": trainer.experiment.dtype.name,
-            }
+        loaded, roundings = load_elsewhere(
+            folder=str(folder / "model"), base=str(model), dtype=experiment.dtype.name
         )
-    subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
-    return {
-        job["case"]: (
-            *trained[job["case"]],
-            *torch.load(f"{job['folder']}/logits.pt"),
-            job["facts"],
-        )
-        for job in jobs
-    }
+        return experiment.method, trained, loaded, roundings, trainer.facts
+
+    return export
 
 
 def difference(one, other):
@@ -108,7 +121,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("bf16")])
 def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
-    method, trained, loaded, _, _ = exported[case]
+    method, trained, loaded, _, _ = exported(case)
     largest = max(difference(logits, trained) for logits in loaded.values())
     measured(method, "export reload", largest)
     assert largest <= 1e-5
@@ -117,7 +130,7 @@ def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("bf16")])
 def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported, measured, case):
-    method, trained, loaded, roundings, facts = exported[case]
+    method, trained, loaded, roundings, facts = exported(case)
     assert trained.dtype == loaded["once"].dtype == torch.bfloat16
     if (
         case == "bf16_converted"
@@ -135,17 +148,17 @@ def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported
         )
 
 
-def test_an_adapter_loaded_twice_is_one_adapter(exported):
-    for _, _, loaded, _, _ in exported.values():
-        if "twice" in loaded:
-            assert torch.equal(loaded["once"], loaded["twice"])
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_loaded_twice_is_one_adapter(exported, case):
+    _, _, loaded, _, _ = exported(case)
+    assert torch.equal(loaded["once"], loaded.get("twice", loaded["once"]))
 
 
 def test_the_record_says_what_an_export_costs(exported):
-    assert exported["pissa"][-1]["residual_base_bytes"] > 100_000
-    assert exported["converted"][-1]["converted_rank"] == 16
-    assert "residual_base_bytes" not in exported["converted"][-1] and exported["full"][-1] == {}
-    assert exported["lora"][-1]["merged_logits_difference"] <= 1e-5
+    assert exported("pissa")[-1]["residual_base_bytes"] > 100_000
+    assert exported("converted")[-1]["converted_rank"] == 16
+    assert "residual_base_bytes" not in exported("converted")[-1] and exported("full")[-1] == {}
+    assert exported("lora")[-1]["merged_logits_difference"] <= 1e-5
 
 
 @pytest.mark.parametrize(

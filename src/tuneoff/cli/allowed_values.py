@@ -5,7 +5,7 @@ from enum import Enum
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from tuneoff.config import Experiment, schemas
+from tuneoff.config import Experiment, schemas, shorten
 
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -70,5 +70,5 @@ def written_override(key: str, arguments: list[str]) -> str:
         name, _, value = argument.partition("=")
         name = name.lstrip("+~")
         if name == key or name.startswith(f"{key}."):
-            return f"{name}={value}"
-    return key
+            return f"{shorten(name)}={shorten(value)}"
+    return shorten(key)

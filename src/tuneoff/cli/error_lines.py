@@ -11,11 +11,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tuneoff.cli.known_errors import explain_known_error, first_line
-from tuneoff.config import ConfigError
+from tuneoff.config import ConfigError, shorten
 from tuneoff.record import Busy
 
 # The last of these packages on the way to an error says whose fault it is.
 RESPONSIBLE = ("hydra", "tuneoff", "__main__")
+# Of a line; a longer one was typed, and loses its middle.
+LONGEST_LINE = 1500
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -26,11 +28,17 @@ def error_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def explain_error(error: BaseException, arguments: list[str]) -> str | None:
-    """One line for an error that the user can mend, or None for one that is ours.
+    """One printable line for an error that the user can mend, or None for one that is ours.
 
     Args:
         arguments: the command line, to name the value that Hydra's message leaves out.
     """
+    line = find_line(error, arguments)
+    return None if line is None else shorten(line, LONGEST_LINE)
+
+
+def find_line(error: BaseException, arguments: list[str]) -> str | None:
+    """What to say of an error, however long; None for one that is ours."""
     chain = list(error_chain(error))
     for cause in chain:
         if isinstance(cause, ConfigError | Busy):

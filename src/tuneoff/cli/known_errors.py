@@ -33,6 +33,12 @@ def first_line(error: BaseException) -> str:
     return next(filter(None, lines), "")
 
 
+def find_full_key(error: BaseException) -> str | None:
+    """The key that OmegaConf writes below the message of an error that is not its own."""
+    match = re.search(r"^ *full_key: (\S+)", str(error), re.MULTILINE)
+    return match[1] if match else None
+
+
 @singledispatch
 def explain_known_error(error: BaseException, arguments: list[str]) -> str | None:
     """The line for `error`, or None where an error further in says it better.
@@ -96,9 +102,27 @@ def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
 
 @explain_known_error.register
 def _(error: ConfigTypeError, arguments: list[str]) -> str | None:
-    if "does not support deletion" not in str(error):
+    if "does not support deletion" in str(error):
+        return f"~{error.full_key}: cannot be removed"
+    if "Cannot merge DictConfig with ListConfig" in str(error):
+        written = written_override(error.full_key or "", arguments)
+        return f"{written}: must be keys with values, as in {error.full_key}.KEY=VALUE"
+    return None
+
+
+@explain_known_error.register
+def _(error: OverflowError, arguments: list[str]) -> str | None:
+    key = find_full_key(error)
+    return f"{written_override(key, arguments)}: is too large a number" if key else None
+
+
+@explain_known_error.register
+def _(error: AttributeError, arguments: list[str]) -> str | None:
+    key = find_full_key(error)
+    # OmegaConf cannot put several keys at once below a null.
+    if key is None or "object_type=NoneType" not in str(error):
         return None
-    return f"~{error.full_key}: cannot be removed"
+    return f"{written_override(key, arguments)}: is null in this config, and can be given in a YAML alone"
 
 
 @explain_known_error.register
@@ -225,6 +249,9 @@ COMPOSITION_ERRORS: dict[str, Callable[[str, list[str]], str]] = {
     r"Multiple values for (method)": explain_two_methods,
     r"Could not delete(?: from config\.)? '(.*)'(?: does not exist|\. No match)": (
         lambda key, _: f"~{key}: no such option"
+    ),
+    r"Could not delete from config\. The value of '(.*)' is": (
+        lambda key, _: f"~{key}: cannot be removed"
     ),
     r"force-add of config groups is not supported: '\+\+(.*)'": (
         lambda override, _: f"++{override}: must be written {override}"

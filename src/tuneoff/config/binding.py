@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -54,12 +54,13 @@ InvalidKey = tuple[str, Any, str]  # the key, its value, and what is allowed
 
 def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
-    declared = _keys(OmegaConf.get_type(cfg))
-    for key in declared:
-        if key not in list(cfg):
-            yield f"~{prefix}{key}", ABSENT, "cannot be removed"
-        elif OmegaConf.is_missing(cfg, key):
-            yield prefix + key, ABSENT, "must be given"
+    cls: Any = OmegaConf.get_type(cfg)
+    for item in fields(cls):
+        if _was_removed(cfg, item):
+            yield f"~{prefix}{item.name}", ABSENT, "cannot be removed"
+        elif OmegaConf.is_missing(cfg, item.name):
+            yield prefix + item.name, ABSENT, "must be given"
+    declared = _keys(cls)
     for key in map(str, cfg):
         node = cfg._get_node(key)
         if key not in declared:
@@ -67,6 +68,14 @@ def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]
             yield prefix + key, node, explain_unknown_key(f"{prefix}{key}", declared, method)
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
             yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
+
+
+def _was_removed(cfg: DictConfig, item: Field) -> bool:
+    """Whether a key is not there, or came back without the type that it is declared with."""
+    if item.name not in list(cfg):
+        return True
+    node: Any = cfg._get_node(item.name)
+    return item.type is not Any and node._metadata.ref_type is Any
 
 
 def explain_unknown_key(key: str, declared: list[str], method: str | None) -> str:

@@ -40,9 +40,10 @@ def format_value(value: Any) -> str:
 
 
 def shorten(text: str, most: int = LONGEST_VALUE) -> str:
-    """A text as part of one line: what cannot be printed is written as its code, and what is too long is cut."""
+    """A text as part of one line: what cannot be printed is written as its code, and a long one loses its middle."""
     if len(text) > most:
-        text = f"{text[:most]}…"
+        tail = most // 3
+        text = f"{text[: most - tail]}…{text[-tail:]}"
     return "".join(map(_printable, text))
 
 

@@ -37,6 +37,8 @@ def choose_settings(experiment: Experiment) -> dict:
 class Projector(GaLoreProjector):
     """galore-torch's projector, mended: no LinAlgError on a non-finite gradient, and reverse_std at full rank."""
 
+    ortho_matrix: Any
+
     def get_orthogonal_matrix(self, weights: Any, rank: int, type: str) -> Any:
         """As upstream, but a gradient that is not finite raises no error.
 
@@ -66,6 +68,7 @@ class ExpertsProjector(Projector):
     """
 
     experts: int
+    ortho_matrix: Any  # left and right singular vectors
 
     def project(self, full_rank_grad: torch.Tensor, iter: int) -> torch.Tensor:
         """Return the low-rank gradients of all experts; renew their projections where the interval is over."""

@@ -75,8 +75,9 @@ def give_zero_rows_a_direction(model: Any) -> None:
             continue
         for name, magnitude in layer.lora_magnitude_vector.items():
             if name in layer.lora_B:
-                rows = layer.lora_B[name].weight  # (out, r)
-                is_zero = magnitude.weight.view(-1, 1) == 0  # (out, 1)
+                rows: Any = layer.lora_B[name].weight  # (out, r)
+                magnitudes: Any = magnitude.weight  # (out,)
+                is_zero = magnitudes.view(-1, 1) == 0
                 rows.copy_(torch.where(is_zero, torch.full_like(rows, SMALL), rows))
 
 
@@ -119,10 +120,10 @@ def share_tied_adapter(model: Any) -> None:
     if not isinstance(head, LoraLayer) or not isinstance(embeddings, LoraLayer):
         return
     for name in list(head.lora_A):
-        down = head.lora_A[name].weight.clone()  # (r, hidden)
-        up = head.lora_B[name].weight.clone()  # (vocabulary, r)
-        embeddings.lora_embedding_B[name].copy_(down.T)
-        embeddings.lora_embedding_A[name].copy_(up.T)
+        down: Any = head.lora_A[name].weight  # (r, hidden)
+        up: Any = head.lora_B[name].weight  # (vocabulary, r)
+        embeddings.lora_embedding_B[name].copy_(down.clone().T)
+        embeddings.lora_embedding_A[name].copy_(up.clone().T)
         head.lora_A[name] = TransposedLinear(embeddings, "lora_embedding_B", name)
         head.lora_B[name] = TransposedLinear(embeddings, "lora_embedding_A", name)
 

@@ -93,7 +93,7 @@ def _generalise(path: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".*", path)
 
 
-def shorten_targets(model: Any, chosen: PeftTargets) -> dict[str, list[str]]:
+def shorten_targets(model: Any, chosen: PeftTargets) -> dict[str, Any]:
     """Return the arguments of `LoraConfig` that name the chosen targets, as briefly as their meaning allows."""
     module_paths = [path for path, _ in model.named_modules()]
     arguments = {"target_modules": shorten_names(chosen.modules, module_paths)}

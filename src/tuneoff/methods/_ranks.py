@@ -30,7 +30,7 @@ def list_shapes(targets: Targets) -> dict[str, tuple[int, int]]:
     """Return (rows, columns) of each targeted matrix by the weight's name; of stacked experts, of one's matrix."""
     shapes: dict[str, tuple[int, int]] = {}
     for path, layer in targets.linears.items():
-        rows, columns = layer.weight.shape  # type: ignore[misc, union-attr]
+        rows, columns = layer.weight.shape  # type: ignore[misc]
         shapes[f"{path}.weight"] = (int(rows), int(columns))
     for path, stack in targets.experts.items():
         shapes[path] = stack.matrix_shape

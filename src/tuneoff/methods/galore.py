@@ -148,7 +148,7 @@ class GaLore(Method):
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""
         from tuneoff.models.layers import share_of_weights
 
-        projected = set()
+        projected: set[int] = set()
         for group in optimizer.param_groups:
             if "rank" in group:
                 projected.update(id(parameter) for parameter in group["params"])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tuneoff.config import (
     ConfigError,
@@ -41,9 +41,11 @@ class LoRA(Method):
     pissa_convert: bool = False
     create_new_adapter: bool = False
     adapter_path: str | None = None
-    # Of an adapter that is gone on with, by option; and what PEFT cannot adapt, by path.
-    adapter_settings: ClassVar[dict[str, Any]] = {}
-    left_out: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
+        self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
 
     # ------------------------------------------------------------ refusals
     def check(self, experiment: Experiment) -> None:
@@ -181,7 +183,7 @@ class LoRA(Method):
         from tuneoff.methods._ranks import check_rank
 
         targets = choose_targets(model, self.lora_target, self._explain_modules_only())
-        self.left_out = targets.left_out  # type: ignore[misc]
+        self.left_out = targets.left_out
         if self.pissa_init:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")

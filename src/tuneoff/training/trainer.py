@@ -21,7 +21,12 @@ from tuneoff.measure.memory_peaks import PhasePeaks, to_gib
 from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
 from tuneoff.models import optimizers
-from tuneoff.models.checks import check_embeddings, check_packing, max_positions
+from tuneoff.models.checks import (
+    check_causality,
+    check_embeddings,
+    check_packing,
+    max_positions,
+)
 from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import load_model, runtime_facts
 from tuneoff.models.tokenizer import load_tokenizer
@@ -106,6 +111,7 @@ class Trainer:
                 ran = runtime_facts(model, experiment)
                 check_embeddings(model, experiment, *self.data.extent())
                 self.model = self.method.prepare(model).to(self.device)
+            check_causality(self.model, experiment)
             if experiment.packing:
                 check_packing(self.model)
             self.optimizer = self.method.make_optimizer(self.model, experiment)

@@ -1,0 +1,186 @@
+"""The plan of a sweep: which jobs a command line has, each with its method's own options."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import METHODS, ROOT
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from sweeping import SWEEPS, plan
+
+from tuneoff.cli.error_lines import explain_error
+from tuneoff.config import ConfigError, resolve_config
+from tuneoff.sweeps.composition import Composer
+
+
+def test_a_union_of_grids_times_common_parameters(tmp_path):
+    file = SWEEPS / "galore_rank.yaml"
+    assert file.exists()
+    grids = "hydra.sweeper.grids=[{method: lora, lora_rank: '8,64'}, {method: galore, galore_rank: '64,128'}]"
+    jobs = plan("-m", grids, "seed=0,1")
+    assert [sorted(job) for job in jobs] == [
+        sorted([f"method={method}", f"{method}_rank={rank}", f"seed={seed}"])
+        for method, ranks in (("lora", (8, 64)), ("galore", (64, 128)))
+        for rank in ranks
+        for seed in (0, 1)
+    ]
+    assert len(plan("-m", grids, "seed=0,1", "lora_rank=4")) == 6  # replaced where the grid has it
+    shared = plan(
+        "-m",
+        "hydra.sweeper.grids=[{method: lora, batch_size: '2,4'}, {method: full}]",
+        "batch_size=16",
+    )
+    assert shared == [["method=lora", "batch_size=16"], ["method=full", "batch_size=16"]]
+    assert {job[0] for job in plan("-m", grids, "method=galore")} == {"method=galore"}
+    with pytest.raises(
+        ConfigError, match="method=dora: must be one of this sweep's grids: lora, galore"
+    ):
+        plan("-m", grids, "method=dora,lora")
+    with pytest.raises(ConfigError, match="lora_rank=0: must be at least 1"):
+        plan("-m", "hydra.sweeper.grids=[{method: full}, {method: lora, lora_rank: '8,0'}]")
+
+
+def test_an_option_of_the_swept_methods_alone():
+    jobs = plan("-m", "method=galore,galore_layerwise", "galore_rank=128", "seed=0,1")
+    assert len(jobs) == 4 and all("galore_rank=128" in job for job in jobs)
+    jobs = plan("-cd", str(SWEEPS), "-cn", "galore_rank", "galore_rank=16")
+    assert len(jobs) == 6 and all("galore_rank=16" in job for job in jobs)
+    jobs = plan(
+        "-cd", str(SWEEPS), "-cn", "methods", "method=galore", "galore_target=[q_proj,v_proj]"
+    )
+    assert jobs == [["method=galore", "seed=0", "galore_target=[q_proj,v_proj]"]]
+    jobs = plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rank=64,128", "seed=0,1")
+    assert (
+        len(jobs) == 2 * len(METHODS) + 4
+    )  # twice for those of the file's methods that have the option
+    assert all(
+        ("method=galore" in " ".join(job)) == ("galore_rank" in " ".join(job)) for job in jobs
+    )
+    with pytest.raises(ConfigCompositionException):
+        plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rnk=64")
+    with pytest.raises(ConfigCompositionException) as refused:
+        plan("-m", "method=galore,lora", "galore_rank=128")
+    line = explain_error(refused.value, ["galore_rank=128"])
+    assert line == "galore_rank=128: no such option for method=lora, but for galore"
+
+
+@pytest.fixture
+def composer():
+    """A sweep's composer, whose calls of Hydra are counted in `composer.calls`."""
+    path = create_config_search_path(str(ROOT / "conf"))
+    hydra = Hydra.create_main_hydra2("train", path)
+    try:
+        words = ["hydra/sweeper=grids"]
+        config = hydra.compose_config("config", words, RunMode.MULTIRUN, False)
+        composer = Composer(hydra.config_loader, config)
+        composer.calls = []
+        compose = composer.compose
+        composer.compose = lambda words: composer.calls.append(words) or compose(words)
+        yield composer
+    finally:
+        GlobalHydra.instance().clear()
+
+
+POINTS = [
+    *([f"method={method}", "seed=3", "lr=1e-2"] for method in METHODS),
+    ["method=lora", "lora_target=[q_proj,v_proj]", "model=llama_60m", "model.pretrained=false"],
+    ["method=lora", "lora_alpha=null", "tags='a,b'", "dtype=bfloat16"],
+    ["forgetting.data=stdlib", "forgetting.data.limit=4", "data.splits.test=null", "data.limit=7"],
+    ["model=llama_60m", "model.config.hidden_size=8", "+hydra.job.env_set.A=1", "task=predict"],
+    ["hydra.sweep.subdir=${lr}/${seed}", "lr=0.5", "hydra.sweep.dir=here/${seed}"],
+]
+
+
+@pytest.mark.parametrize("overrides", POINTS, ids=" ".join)
+def test_a_point_is_what_hydra_composes(composer, overrides):
+    task = composer.compose_task(overrides)
+    whole = composer.compose(overrides)
+    assert resolve_config(task) == resolve_config(whole)
+    folder = Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+    assert composer.name_folder(overrides, task) == folder
+
+
+def test_hydra_composes_once_for_a_choice_of_groups(composer):
+    points = [
+        [f"method={method}", f"seed={seed}", f"lr={seed + 1}e-5"]
+        for method in ("lora", "full")
+        for seed in range(40)
+    ]
+    folders = set()
+    for overrides in points:
+        folders.add(composer.name_folder(overrides, composer.compose_task(overrides)))
+    assert len(folders) == 80 and len(composer.calls) == 2
+
+
+@pytest.mark.slow
+def test_two_thousand_points_in_twenty_seconds_and_little_memory():
+    plan("-m", "method=lora,full", "seed=range(0,2)")
+    seconds = time.process_time()
+    before = psutil.Process().memory_info().rss
+    points = plan("-m", "method=lora,full,galore,badam", "seed=range(0,500)")
+    assert len(points) == 2000
+    assert time.process_time() - seconds < 20
+    assert psutil.Process().memory_info().rss - before < 50 * 2**20
+
+
+def test_equal_points_are_one_job():
+    assert len(plan("-m", "method=lora", "lr=1e-3,0.001,2e-3", "seed=0")) == 2
+
+
+def test_values_of_the_command_line_replace_swept_ones():
+    jobs = plan("-cd", str(SWEEPS), "-cn", "methods", "seed=0,1,2", "method=lora,full")
+    assert len(jobs) == 6 and {job[1] for job in jobs} == {"seed=0", "seed=1", "seed=2"}
+
+
+COUNTS = {
+    "methods": len(METHODS),
+    "tune": 5 * len(METHODS),
+    "compare": 5 * len(METHODS),
+    "lora_rank": 24,
+    "galore_rank": 18,
+    "badam_switch": 12,
+    "learning_rate": 6 * len(METHODS),
+    "freeze_depth": 6,
+}
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_a_ready_sweep_has_its_jobs(name):
+    jobs = plan("-cd", str(SWEEPS), "-cn", name, *(["tuned=null"] if name == "compare" else []))
+    assert len(jobs) == COUNTS[name]
+
+
+def test_every_config_is_composed_by_a_test():
+    """Every YAML under conf and sweeps: those of `sweeps` that are not counted above are composed here."""
+    others = {path.stem for path in SWEEPS.glob("*.yaml")} - {*COUNTS, "wandb"}
+    for name in others:
+        assert plan("-cd", str(SWEEPS), "-cn", name), name
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        for path in {*(ROOT / "conf").glob("*/*.yaml")} - {
+            *(ROOT / "conf" / "accelerate").iterdir()
+        }:  # not Hydra's
+            group = path.parent.relative_to(ROOT / "conf")
+            assert hydra.compose_config(
+                "config", [f"{group}={path.stem}"], RunMode.RUN, with_log_configuration=False
+            )
+
+
+def test_the_wandb_sweep_draws_what_can_be_composed():
+    file = OmegaConf.to_container(OmegaConf.load(SWEEPS / "wandb.yaml"))
+    assert file["program"] == "train.py" and file["command"][-1] == "${args_no_hyphens}"
+    drawn = {
+        key: values.get("values", [values.get("value", values.get("min"))])
+        for key, values in file["parameters"].items()
+    }
+    words = [f"{key}={','.join(map(str, values))}" for key, values in drawn.items()]
+    assert len(plan("-m", *words, *(word for word in file["command"] if "=" in word))) == len(
+        drawn["method"]
+    )
