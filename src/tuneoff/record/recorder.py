@@ -8,7 +8,7 @@ import json
 import time
 import traceback
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
     read_json,
@@ -38,6 +38,18 @@ class Busy(RuntimeError):
 
 class AlreadyDone(RuntimeError):
     """Another process finished this run between our look and our lock."""
+
+
+class ResumePoint(NamedTuple):
+    """Where a run goes on: behind a checkpoint's last step and evaluation."""
+
+    step: int
+    evaluated_at: int
+
+    def covers(self, line: dict) -> bool:
+        """Whether a line of metrics.jsonl was written before this point; what comes after it is done again."""
+        last = self.step if "loss" in line else self.evaluated_at
+        return line["step"] <= last
 
 
 class Recorder:
@@ -71,11 +83,11 @@ class Recorder:
         self._begun = False
         self._started, self._earlier_seconds = time.perf_counter(), 0.0
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
 
         Args:
-            resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
+            resumed: where the run goes on; lines of metrics.jsonl that lie behind it are cut off.
         """
         before = read_json(self.folder / RUN) if resumed else None
         self.run = {
@@ -84,15 +96,9 @@ class Recorder:
             "started_at": (before or {}).get("started_at", utc_now()),
         }
         if resumed:
-            kept = [
-                line
-                for line in read_metrics(self.folder)
-                if line["step"] <= resumed["step" if "loss" in line else "evaluated_at"]
-            ]
-            self.curve, self._earlier_seconds = kept, resumed["wall_seconds"]
-            self.run.update(
-                tracker_id=(before or run).get("tracker_id"), resumed_at_step=resumed["step"]
-            )
+            self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
+            self.run["tracker_id"] = (before or run).get("tracker_id")
+            self.run["resumed_at_step"] = resumed.step
         if not (self.folder / RUN).exists():
             self._begin()
 
@@ -112,6 +118,14 @@ class Recorder:
             write_json(self.folder / RUN, self.run)
         else:
             self._begin()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: the seconds so far."""
+        return {"wall_seconds": self.wall_seconds()}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state()` gave."""
+        self._earlier_seconds = state["wall_seconds"]
 
     def wall_seconds(self) -> float:
         """Seconds since the run began, those before a resume included."""
@@ -161,13 +175,16 @@ class SilentRecorder(Recorder):
         self.folder = folder
         self.run: dict = {}
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Keep what a record would begin with."""
         self.run = run
 
     def describe(self, more: dict) -> None:
         """Keep what a record would add."""
         self.run.update(more)
+
+    def restore(self, state: dict) -> None:
+        """Keep nothing: the first rank's clock counts."""
 
     def wall_seconds(self) -> float:
         """Return 0: the first rank's clock counts."""
