@@ -51,19 +51,19 @@ class Killed(BaseException):
     """Stands for the moment of a SIGKILL in this process: nothing after it runs."""
 
 
-def kill_inside(trainer, due) -> None:
-    """Let a trainer's process die in the first step that is `due()`, inside its accumulation window.
+def kill_inside(training, due) -> None:
+    """Let the process of a run die in the first step that is `due()`, inside its accumulation window.
 
     That is behind the first micro-batch's backward pass, in which layer-wise GaLore has changed the weights already.
     """
-    backward = trainer.engine.backward
+    backward = training.parts.engine.backward
 
     def until(loss):
         backward(loss)
         if due():
             raise Killed
 
-    trainer.engine.backward = until
+    training.parts.engine.backward = until
 
 
 def trajectory(folder: Path) -> list[dict]:

@@ -1,25 +1,34 @@
 """Typed settings: every option of every method has a range or a type that holds, and a run's identity."""
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from enum import Enum
 
 import pytest
 from conftest import METHODS, ROOT
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
-from tuneoff import config
+from tuneoff import config, record
 from tuneoff.config import (
     ConfigError,
     Experiment,
+    Role,
     as_names,
+    at_least,
     bind,
     derive_seed,
+    find_columns,
+    find_settings,
     format_value,
     identify_run,
     schemas,
+    setting,
 )
 from tuneoff.methods import Method, register
+from tuneoff.sweeps.tuning import never_tuned
 
 
 def composed(*overrides: str):
@@ -155,3 +164,39 @@ def test_every_purpose_has_its_own_seed():
         == 6
     )
     assert derive_seed(0, "order") == derive_seed(0, "order")
+
+
+def test_the_record_names_what_the_settings_say_they_are_for():
+    """`record/schema.py` is what a report knows of the settings where omegaconf is not installed."""
+    assert find_settings(Experiment, Role.INCIDENTAL) == record.INCIDENTAL
+    assert set(find_settings(Experiment, Role.NOT_PREDICTED)) == set(record.NOT_PREDICTED)
+    assert find_columns(Experiment) == record.COLUMNS
+    assert config.BUDGETS == ("epochs", "max_steps", "max_tokens", "max_seconds")
+
+
+def test_a_method_says_what_its_own_options_are_for(monkeypatch):
+    monkeypatch.setattr(ConfigStore.instance(), "repo", deepcopy(ConfigStore.instance().repo))
+    names = ("spoken", "judged", "plain")
+
+    @dataclass
+    class Told(Method):
+        """Options with a role and without."""
+
+        spoken: int = at_least(0, 0, Role.INCIDENTAL)
+        judged: str = setting("a", Role.JUDGING)
+        plain: int = at_least(0, 0)
+
+    assert find_settings(Told, Role.INCIDENTAL | Role.JUDGING) == names[:2]
+    schema = register(Told).schema
+    first = OmegaConf.structured(schema)
+    first.model, first.data = composed().model, composed().data
+    identities = []
+    for name, value in (("spoken", 1), ("judged", "b"), ("plain", 1)):
+        other = deepcopy(first)
+        other[name] = value
+        identities.append(identify_run(other))
+    assert identities[0] == identify_run(first)
+    assert len({*identities}) == 3
+    never_tuned_keys = never_tuned()
+    assert {"spoken", "judged", "seed", "tracker", "max_steps"} <= never_tuned_keys
+    assert not never_tuned_keys & {"plain", "lr", "batch_size"}

@@ -4,7 +4,7 @@ import pytest
 from conftest import METHODS, apart, trajectory
 
 from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
+from tuneoff.training.run import Run
 
 
 def own(method):
@@ -38,11 +38,11 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(settings, tmp_pat
             f"batch_size={16 // parts}",
             f"gradient_accumulation_steps={parts}",
         )
-        trainer = Trainer(experiment, chosen, Recorder(tmp_path / str(parts)))
-        trainer.load({"config": config})
+        training = Run(experiment, chosen, Recorder(tmp_path / str(parts)))
+        training.prepare({"config": config})
         found.append({})
 
-        def look(*_, model=trainer.model, seen=found[-1]):
+        def look(*_, model=training.parts.model, seen=found[-1]):
             seen.update(
                 {
                     name: weight.grad.to_dense().clone()
@@ -53,9 +53,9 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(settings, tmp_pat
                 }
             )
 
-        trainer.optimizer.register_step_pre_hook(look)
-        trainer.fit()
-        trainer.recorder.close()
+        training.parts.optimizer.register_step_pre_hook(look)
+        training.fit()
+        training.parts.recorder.close()
     whole, *splits = found
     assert whole and all(split.keys() == whole.keys() for split in splits)
     for name, gradient in whole.items():

@@ -10,7 +10,7 @@ from conftest import METHODS
 
 from tuneoff.config import ConfigError
 from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
+from tuneoff.training.run import Run
 
 CASES = {method: [f"method={method}"] for method in METHODS}
 CASES |= {
@@ -88,19 +88,22 @@ def exported(tmp_path_factory, debug_model, untied_model):
                     *overrides,
                 ],
             )
-        trainer = Trainer(*bind(cfg), Recorder(folder))
-        trainer.load({"config": resolve_config(cfg)})
-        trainer.fit()
+        training = Run(*bind(cfg), Recorder(folder))
+        training.prepare({"config": resolve_config(cfg)})
+        training.fit()
         with torch.no_grad():
-            trained[case] = trainer.run.method, trainer.model.eval()(input_ids=ids).logits
-        trainer.conclude()
+            trained[case] = (
+                training.parts.experiment.method,
+                training.parts.model.eval()(input_ids=ids).logits,
+            )
+        training.conclude()
         jobs.append(
             {
                 "case": case,
                 "folder": str(folder / "model"),
                 "base": str(model),
-                "facts": trainer.facts,
-                "dtype": trainer.run.dtype.name,
+                "facts": training.export_facts,
+                "dtype": training.parts.experiment.dtype.name,
             }
         )
     subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
@@ -197,11 +200,11 @@ def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, 
 
 def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     experiment, chosen, config = settings("method=pissa", "pissa_convert=true", "save_model=true")
-    trainer = Trainer(experiment, chosen, Recorder(tmp_path))
-    trainer.load({"config": config})
-    trainer.fit()
+    training = Run(experiment, chosen, Recorder(tmp_path))
+    training.prepare({"config": config})
+    training.fit()
     chosen._initial = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
-    trainer.conclude()
-    assert "conversion_error" in trainer.facts
+    training.conclude()
+    assert "conversion_error" in training.export_facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
     assert (tmp_path / "model" / "base" / "model.safetensors").exists()

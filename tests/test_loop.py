@@ -7,7 +7,7 @@ from conftest import METHODS, Killed, kill_inside
 
 from tuneoff import record
 from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
+from tuneoff.training.run import Run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,23 +98,24 @@ def test_seconds_count_on_over_a_resume(settings, tmp_path):
             "lr=1e-3",
             f"resume={resume}",
         )
-        trainer = Trainer(experiment, chosen, Recorder(tmp_path))
-        trainer.load({"config": config})
+        training = Run(experiment, chosen, Recorder(tmp_path))
+        training.prepare({"config": config})
         if resume == "never":
             kill_inside(
-                trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2
+                training,
+                lambda training=training: training.parts.throughput.train_seconds > budget / 2,
             )
             with pytest.raises(Killed):
-                trainer.fit()
+                training.fit()
         else:
-            assert trainer.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
-            trainer.fit()
-        trainer.recorder.close()
+            assert training.parts.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
+            training.fit()
+        training.parts.recorder.close()
         lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
         seen = [line["step_seconds"] for line in lines]
     assert (
-        trainer.step == len(lines)
-        and budget / 2 < sum(seen[: trainer.recorder.run["resumed_at_step"]]) < budget
+        training.trainer.step == len(lines)
+        and budget / 2 < sum(seen[: training.parts.recorder.run["resumed_at_step"]]) < budget
     )
     assert budget <= sum(seen) < budget + 2 * max(seen)
     for line, before in zip(lines, [sum(seen[:index]) for index in range(len(seen))], strict=True):

@@ -45,13 +45,13 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
 def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
     from tuneoff.record import Recorder
-    from tuneoff.training.trainer import Trainer
+    from tuneoff.training.run import Run
 
     experiment, method, config = settings("method=full", "batch_size=8")
-    trainer = Trainer(experiment, method, Recorder(tmp_path / "run"))
-    trainer.load({"config": config})
-    model, optimizer = trainer.model.train(), trainer.optimizer
-    batch = collate(trainer.plan.step_rows(0), 0)
+    training = Run(experiment, method, Recorder(tmp_path / "run"))
+    training.prepare({"config": config})
+    model, optimizer = training.parts.model.train(), training.parts.optimizer
+    batch = collate(training.parts.order.step_rows(0), 0)
     train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         train_step(model, optimizer, [batch], batch.label_tokens)

@@ -13,7 +13,7 @@ from tuneoff.models.layers import find_decoder_layers, find_linear_layers, has_t
 from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
 from tuneoff.training.step import train_step
-from tuneoff.training.trainer import Trainer
+from tuneoff.training.run import Run
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def prepared(settings):
 
 
 @pytest.fixture
-def trainer(settings, tmp_path):
-    """`trainer("method=badam", …)`: a trainer that has loaded."""
+def prepared(settings, tmp_path):
+    """`prepared("method=badam", …)`: a run that is set up."""
 
     def make(*overrides):
         experiment, method, config = settings(*overrides)
-        made = Trainer(experiment, method, Recorder(tmp_path / "run"))
-        made.load({"config": config})
+        made = Run(experiment, method, Recorder(tmp_path / "run"))
+        made.prepare({"config": config})
         return made
 
     return make
@@ -142,9 +142,9 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
 
 
 # ---------------------------------------------------------------- GaLore
-def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
-    made = trainer("method=galore", "galore_rank=8")
-    low, rest = made.optimizer.param_groups[0], made.optimizer.param_groups[1:]
+def test_galore_projects_linear_weights_and_leaves_the_rest(prepared):
+    made = prepared("method=galore", "galore_rank=8")
+    low, rest = made.parts.optimizer.param_groups[0], made.parts.optimizer.param_groups[1:]
     assert (
         low["rank"] == 8
         and len(low["params"]) == 3 * 7
@@ -160,9 +160,9 @@ def test_galore_projects_linear_weights_and_leaves_the_rest(trainer):
         ["galore_target=[no_such]"],
     ],
 )
-def test_galore_refuses_what_the_model_cannot_give(trainer, options):
+def test_galore_refuses_what_the_model_cannot_give(prepared, options):
     with pytest.raises(ConfigError, match="galore_"):
-        trainer("method=galore", *options)
+        prepared("method=galore", *options)
 
 
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
@@ -184,10 +184,12 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
             )
 
 
-def test_layerwise_galore_clips_each_weight(trainer):
-    made = trainer("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
+def test_layerwise_galore_clips_each_weight(prepared):
+    made = prepared("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
     seen = []
-    inner = type(made.optimizer).__mro__[2]  # the mended package's class, behind the layer-wise one
+    inner = type(made.parts.optimizer).__mro__[
+        2
+    ]  # the mended package's class, behind the layer-wise one
     step = inner.step
 
     def watch(self, closure=None):
@@ -206,62 +208,62 @@ def test_layerwise_galore_clips_each_weight(trainer):
     "method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"]
 )
 def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
-    from tuneoff.training.run import classify_error
+    from tuneoff.training.failures import classify_error
 
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
     experiment, chosen, config = settings(f"method={method}", *extra)
-    made = Trainer(experiment, chosen, Recorder(tmp_path / "run"))
-    made.load({"config": config})
-    one_step = made._one_step
+    made = Run(experiment, chosen, Recorder(tmp_path / "run"))
+    made.prepare({"config": config})
+    one_step = made.trainer.take_step
 
     def poison(step):
         if step == 2:
-            weight = next(p for p in made.model.parameters() if p.requires_grad)
+            weight = next(p for p in made.parts.model.parameters() if p.requires_grad)
             weight.register_hook(lambda gradient: gradient * float("nan"))
         one_step(step)
 
-    made._one_step = poison
+    made.trainer.take_step = poison
     with pytest.raises(ArithmeticError, match="diverged at step 3") as caught:
         made.fit()
     assert classify_error(caught.value) == "diverged"
 
 
 # ---------------------------------------------------------------- BAdam
-def test_badam_blocks_last_exactly_their_interval(trainer):
-    made = trainer("method=badam", "badam_switch_interval=2", "max_steps=9")
+def test_badam_blocks_last_exactly_their_interval(prepared):
+    made = prepared("method=badam", "badam_switch_interval=2", "max_steps=9")
     active = []
-    one_step = made._one_step
+    one_step = made.trainer.take_step
 
     def watch(step):
-        active.append(made.optimizer.active_block)
+        active.append(made.parts.optimizer.active_block)
         one_step(step)
 
-    made._one_step = watch
+    made.trainer.take_step = watch
     made.fit()
     assert active == [0, 0, 1, 1, 2, 2, 0, 0, 1]
 
 
-def test_badam_never_switches_at_minus_one(trainer):
-    made = trainer("method=badam", "badam_switch_interval=-1")
+def test_badam_never_switches_at_minus_one(prepared):
+    made = prepared("method=badam", "badam_switch_interval=-1")
     made.fit()
-    assert made.optimizer.active_block == 0
-    assert made.parameters["ever_trained"] == made.parameters["trainable"]
+    assert made.parts.optimizer.active_block == 0
+    assert made.parts.parameters["ever_trained"] == made.parts.parameters["trainable"]
 
 
-def test_badam_reports_what_trains_and_what_never_does(trainer):
-    made = trainer("method=badam")
-    assert made.parameters["ever_trained"] == 3 * made.parameters["trainable"]
-    assert made.recorder.run["facts"]["never_trained"] == [
+def test_badam_reports_what_trains_and_what_never_does(prepared):
+    made = prepared("method=badam")
+    assert made.parts.parameters["ever_trained"] == 3 * made.parts.parameters["trainable"]
+    assert made.parts.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",
         "model.norm.weight",
     ]
-    made.recorder.close()
-    made = trainer("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
-    assert made.recorder.run["facts"]["never_trained"] == []
-    assert made.optimizer.block_num == 5
+    made.parts.recorder.close()
+    made = prepared("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
+    assert made.parts.recorder.run["facts"]["never_trained"] == []
+    assert made.parts.optimizer.block_num == 5
 
 
-def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, trainer):
+def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, prepared):
     assert run("method=badam_ratio", "max_grad_norm=0.1")["status"] == "finished"
 
 
@@ -276,10 +278,10 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
             f"gradient_accumulation_steps={parts}",
             "max_steps=2",
         )
-        made = Trainer(experiment, chosen, Recorder(tmp_path / name))
-        made.load({"config": config})
+        made = Run(experiment, chosen, Recorder(tmp_path / name))
+        made.prepare({"config": config})
         made.fit()
-        weights.append({n: p.detach() for n, p in made.model.named_parameters()})
+        weights.append({n: p.detach() for n, p in made.parts.model.named_parameters()})
     changed = 0
     for name, value in weights[0].items():
         assert (value - weights[1][name]).abs().max() <= 2e-5 * value.abs().max(), name
@@ -287,11 +289,11 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
     assert changed
 
 
-def test_random_choices_leave_the_global_generator_alone(trainer):
+def test_random_choices_leave_the_global_generator_alone(prepared):
     for method in ("badam", "badam_ratio"):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = trainer(
+        experiment_state = prepared(
             f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter"
         )
         torch.set_rng_state(before)
@@ -300,12 +302,12 @@ def test_random_choices_leave_the_global_generator_alone(trainer):
         experiment_state.recorder.close()
 
 
-def test_badam_is_silent_unless_asked(trainer, capfd):
-    made = trainer("method=badam", "badam_switch_interval=1")
+def test_badam_is_silent_unless_asked(prepared, capfd):
+    made = prepared("method=badam", "badam_switch_interval=1")
     made.fit()
     assert "trainable" not in capfd.readouterr().out
-    made.recorder.close()
-    made = trainer("method=badam", "badam_verbose=1")
+    made.parts.recorder.close()
+    made = prepared("method=badam", "badam_verbose=1")
     assert "model.layers.0." in capfd.readouterr().out
 
 

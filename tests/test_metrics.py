@@ -14,7 +14,8 @@ from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
 from tuneoff.record import Recorder
-from tuneoff.training.trainer import Interrupted, Trainer
+from tuneoff.training.failures import Interrupted
+from tuneoff.training.run import Run
 
 SUMS = [
     ("3 and 4", "Seven.\n#### 7"),
@@ -48,11 +49,11 @@ def sums(tmp_path_factory):
     return path
 
 
-def trainer_of(settings, folder, *overrides) -> Trainer:
+def prepared(settings, folder, *overrides) -> Run:
     experiment, method, config = settings(*overrides)
-    trainer = Trainer(experiment, method, Recorder(folder))
-    trainer.load({"config": config})
-    return trainer
+    training = Run(experiment, method, Recorder(folder))
+    training.prepare({"config": config})
+    return training
 
 
 # ---------------------------------------------------------------- exact match
@@ -84,12 +85,12 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
 def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
     settings, sums, tmp_path, monkeypatch
 ):
-    trainer = trainer_of(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
-    lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
-    monkeypatch.setattr("tuneoff.training.trainer.max_positions", lambda model: max(lengths) + 15)
-    trainer = trainer_of(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
-    asked = trainer.metrics.exact_match
-    trainer.conclude()
+    training = prepared(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
+    lengths = [len(question.prompt) for question in training.parts.metrics.exact_match.questions]
+    monkeypatch.setattr("tuneoff.training.setup.max_positions", lambda model: max(lengths) + 15)
+    training = prepared(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
+    asked = training.parts.metrics.exact_match
+    training.conclude()
     assert [line.get("too_long") for line in asked.lines()] == [
         n if n == max(lengths) else None for n in lengths
     ]
@@ -114,7 +115,7 @@ def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, li
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
     with pytest.raises(ConfigError, match=line):
-        trainer_of(settings, tmp_path / "run", "method=full", *options)
+        prepared(settings, tmp_path / "run", "method=full", *options)
 
 
 def test_a_split_without_questions_is_refused(settings, sums, tmp_path):
@@ -124,16 +125,16 @@ def test_a_split_without_questions_is_refused(settings, sums, tmp_path):
         with pytest.raises(
             ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
         ):
-            trainer_of(settings, tmp_path / name, "exact_match=gsm8k", data, "data.limit=1")
+            prepared(settings, tmp_path / name, "exact_match=gsm8k", data, "data.limit=1")
     with pytest.raises(
         ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
     ):
-        trainer_of(
+        prepared(
             settings, tmp_path / "second", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
         )
     alone.write_text("{")
     with pytest.raises(ConfigError, match="forgetting.data.path=.*: line 1"):
-        trainer_of(
+        prepared(
             settings, tmp_path / "broken", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
         )
 
@@ -181,27 +182,27 @@ def test_an_export_is_the_same_to_the_byte(run, debug_model, sums, tmp_path, met
 
 
 def test_a_failed_answer_does_not_lose_the_model(settings, sums, tmp_path):
-    trainer = trainer_of(settings, tmp_path, *LEARN, f"data.path={sums}", "save_model=true")
-    trainer.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
+    training = prepared(settings, tmp_path, *LEARN, f"data.path={sums}", "save_model=true")
+    training.parts.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
     with pytest.raises(IndexError):
-        trainer.conclude()
+        training.conclude()
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert "exact_match" not in trainer.measured()["metrics"]
+    assert "exact_match" not in training.measured()["metrics"]
 
 
 def test_sigterm_while_answers_are_generated(settings, sums, tmp_path):
     options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=2"]
-    trainer = trainer_of(settings, tmp_path, *options)
-    trainer.fit()
-    trainer.stop()
+    training = prepared(settings, tmp_path, *options)
+    training.fit()
+    training.session.stop.set()
     with pytest.raises(Interrupted):
-        trainer.conclude()
-    assert len(trainer.metrics.exact_match.scores) == 2  # one batch
-    trainer.recorder.close()
-    again = trainer_of(settings, tmp_path, *options, "resume=auto")
+        training.conclude()
+    assert len(training.parts.metrics.exact_match.scores) == 2  # one batch
+    training.parts.recorder.close()
+    again = prepared(settings, tmp_path, *options, "resume=auto")
     again.fit()
     again.conclude()
-    assert again.step == 2 and again.metrics.exact_match.whole
+    assert again.trainer.step == 2 and again.parts.metrics.exact_match.complete
 
 
 CHATML = (
@@ -219,16 +220,18 @@ def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, s
     model.resize_token_embeddings(len(tokenizer))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "base")
-    trainer = trainer_of(
+    training = prepared(
         settings, tmp_path / "run", *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}"
     )
-    assert trainer.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    trainer.fit()
-    trainer.conclude()
-    assert [line["generated"] for line in trainer.metrics.exact_match.lines()] == [
+    assert training.parts.metrics.exact_match.ends == {
+        tokenizer.convert_tokens_to_ids("<|im_end|>")
+    }
+    training.fit()
+    training.conclude()
+    assert [line["generated"] for line in training.parts.metrics.exact_match.lines()] == [
         answer for _, answer in SUMS
     ]
-    assert trainer.metrics.exact_match.facts()["cut_off"] == 0
+    assert training.parts.metrics.exact_match.facts()["cut_off"] == 0
 
 
 # ---------------------------------------------------------------- forgetting
@@ -268,15 +271,15 @@ def test_forgetting_is_the_loss_of_the_second_set_after_less_before(run, debug_m
 def test_a_resumed_run_keeps_what_was_before(run, settings, tmp_path):
     options = ["method=full", *SECOND, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")
-    stopped = trainer_of(settings, tmp_path / "stopped", *options)
-    stopped.stop()
+    stopped = prepared(settings, tmp_path / "stopped", *options)
+    stopped.session.stop.set()
     with pytest.raises(Interrupted):
         stopped.fit()
-    stopped.recorder.close()
-    again = trainer_of(settings, tmp_path / "stopped", *options, "resume=auto")
-    assert again.step == 1
+    stopped.parts.recorder.close()
+    again = prepared(settings, tmp_path / "stopped", *options, "resume=auto")
+    assert again.trainer.step == 1
     again.fit()
-    assert again.metrics.elsewhere == {
+    assert again.parts.evaluation.second_set_losses == {
         key: whole["metric_facts"]["forgetting"][key] for key in ("before", "after")
     }
 

@@ -91,7 +91,7 @@ class Variant:
         from tuneoff.measure.memory_breakdown import MemoryBreakdown
         from tuneoff.training.step import train_step
 
-        batch, labels = self.batch(self.plan.longest(MEMORY_STEPS))
+        batch, labels = self.batch(self.plan.find_longest_step(MEMORY_STEPS))
         with MemoryBreakdown(model, optimizer) as live:
             train_step(model, optimizer, [batch.to(device)], labels)
         return live.peak()["activations"] / 2**20

@@ -44,7 +44,7 @@ def padding_share(plan, steps, size):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_row_is_seen_once_an_epoch(grouped, size):
     plan = StepOrder(ROWS, 3, size, epochs=3, grouped=grouped)
-    steps = plan.steps("epochs", 3)
+    steps = plan.count_steps("epochs", 3)
     order = [index for step in range(steps) for index in plan.indices(step)]
     epochs = [order[start : start + 403] for start in (0, 403, 806)]
     assert all(sorted(epoch) == list(range(403)) for epoch in epochs)
@@ -88,15 +88,15 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
 def test_every_method_sees_the_same(settings, tmp_path, option):
     from tuneoff.record import Recorder
-    from tuneoff.training.trainer import Trainer
+    from tuneoff.training.run import Run
 
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
         experiment, chosen, config = settings(f"method={method}", f"{option}=true", *extra)
-        trainer = Trainer(experiment, chosen, Recorder(tmp_path / method))
-        trainer.load({"config": config})
-        seen.add(trainer.plan.order_hash(20))
+        training = Run(experiment, chosen, Recorder(tmp_path / method))
+        training.prepare({"config": config})
+        seen.add(training.parts.order.order_hash(20))
     assert len(seen) == 1
 
 
@@ -171,7 +171,8 @@ def test_budgets_count_packs_as_rows(run):
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
 def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, option):
     from tuneoff.record import Recorder, read_metrics
-    from tuneoff.training.trainer import Interrupted, Trainer
+    from tuneoff.training.failures import Interrupted
+    from tuneoff.training.run import Run
 
     def train(folder, *overrides, stop=None):
         experiment, chosen, config = settings(
@@ -185,28 +186,28 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
             "lora_dropout=0.1",
             *overrides,
         )
-        trainer = Trainer(experiment, chosen, Recorder(folder))
-        trainer.load({"config": config})
-        assert 3 < len(trainer.plan.rows) < 9 * 3  # nine steps are done when it stops
-        one_step = trainer._one_step
+        training = Run(experiment, chosen, Recorder(folder))
+        training.prepare({"config": config})
+        assert 3 < len(training.parts.order.rows) < 9 * 3  # nine steps are done when it stops
+        one_step = training.trainer.take_step
 
         def watched(step):
             if step == stop:
-                trainer.stop()  # as SIGTERM does: a checkpoint after this step, and the end
+                training.session.stop.set()  # as SIGTERM does: a checkpoint after this step, and the end
             one_step(step)
 
-        trainer._one_step = watched
+        training.trainer.take_step = watched
         if stop:
             with pytest.raises(Interrupted):
-                trainer.fit()
+                training.fit()
         else:
-            trainer.fit()
-        trainer.recorder.close()
+            training.fit()
+        training.parts.recorder.close()
         lines = [
             {key: value for key, value in line.items() if "seconds" not in key}
             for line in read_metrics(folder)
         ]
-        return lines, [parameter.detach() for parameter in trainer.model.parameters()]
+        return lines, [parameter.detach() for parameter in training.parts.model.parameters()]
 
     lines, weights = train(tmp_path / "whole")
     assert len(train(tmp_path / "stopped", stop=8)[0]) == 10

@@ -71,13 +71,13 @@ def test_conversations_that_begin_alike_ask_the_same():
     hello = {"role": "assistant", "content": "Hello."}
     for talk in ([*TALK], [hello, *TALK]):
         asked, longer = (
-            read({"messages": talk})[1].asks,
-            read({"messages": [*talk, ASKED, hello]})[1].asks,
+            read({"messages": talk})[1].first_question,
+            read({"messages": [*talk, ASKED, hello]})[1].first_question,
         )
         assert asked == longer == repr(talk[:-1])  # to the byte: earlier splits stay what they were
     assert (
-        read({"messages": [hello, ASKED, ANSWER]})[1].asks
-        != read({"messages": [hello, *TALK]})[1].asks
+        read({"messages": [hello, ASKED, ANSWER]})[1].first_question
+        != read({"messages": [hello, *TALK]})[1].first_question
     )
 
 

@@ -31,7 +31,7 @@ AWKWARD = [
 def rows(path, **settings):
     """Split -> rows."""
     splits = open_source(Data("test", str(path), **settings)).read()
-    return {name: [found.row for found in items] for name, items in splits.items()}
+    return {name: [found.values for found in items] for name, items in splits.items()}
 
 
 def write_csv(path, content):
@@ -225,8 +225,8 @@ def test_a_subset_is_read_streamed_or_not(copied, streaming):
     ).read()
     rows = {name: list(items) for name, items in found.items()}
     assert {name: len(items) for name, items in rows.items()} == {"train": 20, "test": 5}
-    assert rows["test"][1].row == {"question": "main/test-0.parquet 1", "answer": "#### 1"}
-    assert rows["test"][1].where == f"{copied}: test row 2"
+    assert rows["test"][1].values == {"question": "main/test-0.parquet 1", "answer": "#### 1"}
+    assert rows["test"][1].location == f"{copied}: test row 2"
 
 
 def test_streaming_fetches_no_more_than_is_taken(copied):
@@ -235,7 +235,7 @@ def test_streaming_fetches_no_more_than_is_taken(copied):
             "train"
         ]
     )
-    assert next(taken).row["answer"] == "#### 0"
+    assert next(taken).values["answer"] == "#### 0"
 
 
 def test_an_unknown_subset_is_refused_with_those_there_are(copied):

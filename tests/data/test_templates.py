@@ -4,9 +4,11 @@ import pytest
 from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
 
 from tuneoff.config import ConfigError, Data
+from tuneoff.data.chat_template import ChatTemplate
 from tuneoff.data.dataset import Row
+from tuneoff.data.plain_template import PlainTemplate
 from tuneoff.data.row_formats import Example
-from tuneoff.data.templates import ChatTemplate, PlainTemplate, choose_template
+from tuneoff.data.templates import choose_template
 
 LLAMA3 = """{{- bos_token }}
 {%- if strftime_now is defined %}{%- set date = strftime_now("%d %b %Y") %}{%- else %}{%- set date = "26 Jul 2024" %}

@@ -22,14 +22,18 @@ from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
     ConfigError,
+    Role,
     above,
     as_names,
     at_least,
     check_ranges,
+    find_columns,
+    find_settings,
     format_value,
     names,
     one_of,
     option,
+    setting,
     suggest_nearest,
 )
 from tuneoff.config.paths import (
@@ -66,6 +70,7 @@ __all__ = [
     "MixedPrecision",
     "Model",
     "Optimizer",
+    "Role",
     "Scheduler",
     "Splits",
     "Task",
@@ -82,8 +87,10 @@ __all__ = [
     "derive_seed",
     "embedded_file",
     "explain_unknown_key",
+    "find_columns",
     "find_invalid_keys",
     "find_method_options",
+    "find_settings",
     "format_of",
     "format_value",
     "identify_run",
@@ -95,6 +102,7 @@ __all__ = [
     "resolve_config",
     "resolve_folder",
     "schemas",
+    "setting",
     "suggest_nearest",
 ]
 

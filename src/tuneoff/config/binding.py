@@ -11,18 +11,18 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tuneoff.config.options import ABSENT, ConfigError, suggest_nearest
+from tuneoff.config.options import ABSENT, ConfigError, Role, find_settings, suggest_nearest
 from tuneoff.config.paths import data_hash
 from tuneoff.config.settings import Experiment
-from tuneoff.record import INCIDENTAL
 
 
 def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
-    store = ConfigStore.instance()
+    # Looked at where it lies, since `load` copies it.
+    stored: Any = ConfigStore.instance().repo.get("schema", {})
     return {
-        file.removesuffix(".yaml"): OmegaConf.get_type(store.load(f"schema/{file}").node)
-        for file in store.list("schema")
+        file.removesuffix(".yaml"): OmegaConf.get_type(node.node)
+        for file, node in sorted(stored.items())
     }
 
 
@@ -133,7 +133,8 @@ def resolve_config(cfg: DictConfig) -> dict:
 
 def identify_run(cfg: DictConfig) -> str:
     """Eight hexadecimal digits that name a run: a hash of what can change its result, the data's files included."""
-    plain = {key: value for key, value in resolve_config(cfg).items() if key not in INCIDENTAL}
+    incidental = find_settings(OmegaConf.get_type(cfg), Role.INCIDENTAL)
+    plain = {key: value for key, value in resolve_config(cfg).items() if key not in incidental}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for data in (cfg.data, cfg.forgetting.data):
         digest.update(b"" if data is None else data_hash(data.path).encode())

@@ -1,9 +1,9 @@
-"""How an option is declared with its range, and the one error type that becomes a one-line refusal."""
+"""Options: how a setting is declared, with its range and its role, and the error that becomes a one-line refusal."""
 
 import math
 from collections.abc import Callable
 from dataclasses import field, fields
-from enum import Enum
+from enum import Enum, Flag, auto
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,29 +30,78 @@ def format_value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def option(default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
-    """Return a dataclass field that knows its range; `None` always passes."""
-    return field(default=default, metadata={"allowed": allowed, "accepts": accepts})
+class Role(Flag):
+    """What a setting is for. One without a role changes a run's result, and may be tuned."""
+
+    INCIDENTAL = auto()  # changes no result: two runs that differ only here are the same run
+    BUDGET = auto()  # how long a run trains; a run has one
+    JUDGING = auto()  # on what and how a run is judged, so no tuning compares its values
+    NOT_PREDICTED = auto()  # a prediction foresees the same memory whatever it is
 
 
-def at_least(default: float | None, low: float) -> Any:
+NO_ROLE = Role(0)
+
+
+def setting(default: Any, role: Role = NO_ROLE) -> Any:
+    """Return a dataclass field without a range that says what it is for; a class stands for a new object of it."""
+    metadata = {"role": role}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def option(
+    default: Any,
+    allowed: str,
+    accepts: Callable[[Any], bool],
+    role: Role = NO_ROLE,
+    column: str | None = None,
+) -> Any:
+    """Return a dataclass field that knows its range; `None` always passes.
+
+    Args:
+        allowed: the range in words, beginning with `must`, for the refusal of a value outside it.
+        accepts: whether a value lies in the range.
+        column: the heading of its column in the report's table, for a setting that methods imply; it is shown where
+            rows differ in it, and named in the caption where they agree.
+    """
+    metadata = {"allowed": allowed, "accepts": accepts, "role": role, "column": column}
+    return field(default=default, metadata=metadata)
+
+
+def at_least(default: float | None, low: float, role: Role = NO_ROLE) -> Any:
     """An option in [low, infinity)."""
-    return option(default, f"must be at least {low}", lambda value: low <= value < math.inf)
+    return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 
-def above(default: float | None, low: float) -> Any:
+def above(
+    default: float | None, low: float, role: Role = NO_ROLE, column: str | None = None
+) -> Any:
     """An option in (low, infinity)."""
-    return option(default, f"must be above {low}", lambda value: low < value < math.inf)
+    allowed = f"must be above {low}"
+    return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
-def one_of(default: str | None, *names: str) -> Any:
+def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
-    return option(default, f"must be one of {', '.join(names)}", lambda value: value in names)
+    allowed = f"must be one of {', '.join(names)}"
+    return option(default, allowed, lambda value: value in names, column=column)
 
 
-def names(default: Any = None) -> Any:
+def names(default: Any = None, role: Role = NO_ROLE) -> Any:
     """A list of names: Hydra's list, the word `all`, or a comma-separated string."""
-    return field(default=default, metadata={"names": True})
+    return field(default=default, metadata={"names": True, "role": role})
+
+
+def find_settings(cls: Any, role: Role) -> tuple[str, ...]:
+    """The keys of a dataclass's settings that have a role, in their order."""
+    return tuple(item.name for item in fields(cls) if item.metadata.get("role", NO_ROLE) & role)
+
+
+def find_columns(cls: Any) -> dict[str, str]:
+    """The headings of a dataclass's settings that are columns of the report, by key."""
+    columns = {item.name: item.metadata.get("column") for item in fields(cls)}
+    return {key: heading for key, heading in columns.items() if heading}
 
 
 def check_ranges(settings: Any, prefix: str = "") -> None:

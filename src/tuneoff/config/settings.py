@@ -15,13 +15,16 @@ from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ConfigError,
+    Role,
     above,
     at_least,
     check_package,
     check_ranges,
+    find_settings,
     names,
     one_of,
     option,
+    setting,
 )
 from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import RUN
@@ -87,83 +90,88 @@ class Forgetting:
     data: Data | None = None
 
 
-BUDGETS = ("epochs", "max_steps", "max_tokens", "max_seconds")
+INCIDENTAL = Role.INCIDENTAL
+BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
+JUDGING = Role.JUDGING
+NOT_PREDICTED = Role.NOT_PREDICTED
 
 
 @dataclass
 class Experiment:
     """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
 
-    method: str = MISSING
-    task: Task = Task.train
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
+    method: str = setting(MISSING, JUDGING)
+    task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
+    model: Model = setting(Model, JUDGING)
+    data: Data = setting(Data, JUDGING)
     forgetting: Forgetting = field(default_factory=Forgetting)
 
-    lr: float = above(1e-4, 0)
+    lr: float = above(1e-4, 0, NOT_PREDICTED)
     weight_decay: float = at_least(0.0, 0)
     scheduler: Scheduler = Scheduler.cosine
     warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
     batch_size: int = at_least(8, 1)
-    eval_batch_size: int | None = at_least(None, 1)
+    eval_batch_size: int | None = at_least(None, 1, JUDGING)
     gradient_accumulation_steps: int = at_least(1, 1)
-    num_processes: int = at_least(
-        get_world_size(), 1
-    )  # ranks that share a step; each has batch_size rows a micro-step
-    max_length: int = at_least(256, 2)
-    group_by_length: bool = False  # rows of like length in one step
-    packing: bool = (
-        False  # whole examples side by side in rows of max_length; batch_size counts rows
-    )
-    epochs: float | None = above(None, 0)
-    max_steps: int | None = at_least(None, 1)
-    max_tokens: int | None = at_least(None, 1)
-    max_seconds: float | None = above(None, 0)
-    default_steps: int = at_least(100, 1)  # the budget where none of the four above is given
-    max_grad_norm: float | None = above(None, 0)
-    eval_every: int | None = at_least(None, 1)
-    test: bool = False  # evaluate the test split, once, at the end
+    # Ranks that share a step; each has batch_size rows a micro-step.
+    num_processes: int = at_least(get_world_size(), 1)
+    max_length: int = at_least(256, 2, JUDGING)
+    # Rows of like length in one step.
+    group_by_length: bool = False
+    # Whole examples side by side in rows of max_length; batch_size counts rows.
+    packing: bool = False
+    epochs: float | None = above(None, 0, BUDGET)
+    max_steps: int | None = at_least(None, 1, BUDGET)
+    max_tokens: int | None = at_least(None, 1, BUDGET)
+    max_seconds: float | None = above(None, 0, BUDGET)
+    # The budget where none of the four above is given.
+    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
+    max_grad_norm: float | None = above(None, 0, column="Gradient clip")
+    eval_every: int | None = at_least(None, 1, JUDGING)
+    # Evaluate the test split, once, at the end.
+    test: bool = setting(False, JUDGING | NOT_PREDICTED)
     exact_match: str | None = option(
         None,
         f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
         "around the answer",
         is_extractor,
     )
-    exact_match_limit: int | None = at_least(
-        None, 1
-    )  # rows to generate answers for; null: the whole split
-    max_new_tokens: int = at_least(256, 1)  # an answer's length at most
-    save_every: int | None = at_least(None, 1)
-    keep_checkpoints: int = at_least(2, 1)
-    gib: float | None = above(
-        None, 0
-    )  # a prediction finds the largest batch_size that fits in so much
-    skip_if_over_gib: float | None = above(
-        None, 0
-    )  # predict first, and do not start what would not fit
-    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
-    dtype: Dtype | None = None  # null: float32, or bfloat16 under pure_bf16
+    # Rows to generate answers for; null: the whole split.
+    exact_match_limit: int | None = at_least(None, 1)
+    # An answer's length at most.
+    max_new_tokens: int = at_least(256, 1)
+    save_every: int | None = at_least(None, 1, INCIDENTAL)
+    keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
+    # A prediction finds the largest batch_size that fits in so much.
+    gib: float | None = above(None, 0, INCIDENTAL)
+    # Predict first, and do not start what would not fit.
+    skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
+    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)
+    # null: float32, or bfloat16 under pure_bf16.
+    dtype: Dtype | None = None
     mixed_precision: MixedPrecision = MixedPrecision.no
     pure_bf16: bool = False
-    quantization: str | None = one_of(
-        None, "4bit", "8bit"
-    )  # of the base weights, by bitsandbytes; 4bit is NF4
+    # Of the base weights, by bitsandbytes; 4bit is NF4.
+    quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
     gradient_checkpointing: bool = False
     optimizer: Optimizer = Optimizer.adamw
-    tracker: Tracker = Tracker.wandb
-    wandb_mode: WandbMode = WandbMode.offline
-    wandb_project: str = "tuneoff"
-    tags: Any = names()
-    resume: str = "never"
-    rerun: bool = False
-    tuned: str | None = None  # a sweep's folder: each method takes its best settings from there
-    fail_fast: bool = False  # a sweep ends with its first failed job
-    job_memory_gib: float | None = above(None, 0)  # limits of a sweep's job
-    job_timeout_seconds: float | None = above(None, 0)
-    job_stall_seconds: float | None = above(None, 0)
-    save_model: bool = False
-    export_merged: bool = False
-    progress: bool = True
+    tracker: Tracker = setting(Tracker.wandb, INCIDENTAL)
+    wandb_mode: WandbMode = setting(WandbMode.offline, INCIDENTAL)
+    wandb_project: str = setting("tuneoff", INCIDENTAL)
+    tags: Any = names(role=INCIDENTAL)
+    resume: str = setting("never", INCIDENTAL)
+    rerun: bool = setting(False, INCIDENTAL)
+    # A sweep's folder: each method takes its best settings from there.
+    tuned: str | None = setting(None, INCIDENTAL)
+    # A sweep ends with its first failed job.
+    fail_fast: bool = setting(False, INCIDENTAL)
+    # Limits of a sweep's job.
+    job_memory_gib: float | None = above(None, 0, INCIDENTAL)
+    job_timeout_seconds: float | None = above(None, 0, INCIDENTAL)
+    job_stall_seconds: float | None = above(None, 0, INCIDENTAL)
+    save_model: bool = setting(False, JUDGING)
+    export_merged: bool = setting(False, JUDGING)
+    progress: bool = setting(True, INCIDENTAL)
 
     def __post_init__(self) -> None:
         self.model.check()
@@ -302,6 +310,9 @@ class Experiment:
             if getattr(self, key) is not None:
                 return key, getattr(self, key)
         return "max_steps", self.default_steps
+
+
+BUDGETS = find_settings(Experiment, Role.BUDGET)
 
 
 def derive_seed(seed: int, purpose: str) -> int:

@@ -1,8 +1,8 @@
 """Batches: rows become tensors, and each of several ranks gets its share."""
 
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,15 +11,20 @@ from tuneoff.data.packing import PackedRow, example_starts
 
 
 class Batch(NamedTuple):
-    """A micro-batch, padded on the right: what comes later is never attended to, so that no mask is needed."""
+    """A micro-batch, padded on the right.
 
-    input_ids: torch.Tensor  # (rows, length)
-    position_ids: (
-        torch.Tensor | None
-    )  # (rows, length), from 0 in each example; None where each row is one example
-    keep: torch.Tensor  # (label_tokens,) where a label is predicted, as row · length + position
-    labels: torch.Tensor  # (label_tokens,) the token after each of them
-    tokens: int  # non-padding tokens
+    No token attends to a later one, so padding on the right needs no attention mask.
+    """
+
+    # (rows, length)
+    input_ids: torch.Tensor
+    # (rows, length), counted from 0 in each example; None where each row is one example.
+    position_ids: torch.Tensor | None
+    # (label_tokens,): where each label is predicted, as row · length + position.
+    keep: torch.Tensor
+    # (label_tokens,): the token after each of these positions.
+    labels: torch.Tensor
+    tokens: int  # without padding
     examples: int
 
     @property
@@ -28,63 +33,77 @@ class Batch(NamedTuple):
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        moved: dict = {
-            name: item.to(device)
-            for name, item in self._asdict().items()
-            if isinstance(item, torch.Tensor)
-        }
-        return self._replace(**moved)
+        """Return the same batch on another device."""
+        tensors: dict[str, Any] = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value.to(device)
+        return self._replace(**tensors)
 
 
 def collate(rows: Sequence[Row | PackedRow], pad: int) -> Batch:
-    """Pad `rows` to the longest; where labels are is an index made here, so that a step reads nothing back."""
+    """Pad `rows` with the token `pad` to the longest of them.
+
+    Where the labels are is an index made here on the host, so that a step reads nothing back.
+    """
     length = max(len(row.ids) for row in rows)
-    packed = any(isinstance(row, PackedRow) for row in rows)
     input_ids = torch.full((len(rows), length), pad)
-    positions = torch.zeros((len(rows), length), dtype=torch.long)
-    places: list[int] = []  # of labels
+    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
+    label_indices: list[int] = []
     for index, row in enumerate(rows):
-        input_ids[index, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+        ids = torch.tensor(row.ids, dtype=torch.long)
+        input_ids[index, : len(ids)] = ids
+        offset = index * length
         for start, end in row.spans:
-            places += range(index * length + start, index * length + end)
-        # What is padded is an example of its own, which nothing is asked of.
-        bounds = sorted({*example_starts(row), len(row.ids), length})
-        for start, end in itertools.pairwise(bounds):
-            positions[index, start:end] = torch.arange(end - start)
-    labelled = torch.tensor(places, dtype=torch.long)
-    # The prediction of the token at position p is made at p - 1.
+            label_indices.extend(range(offset + start, offset + end))
+        # Padding counts as an example of its own, without labels.
+        bounds = {*example_starts(row), len(row.ids), length}
+        for start, end in pairwise(sorted(bounds)):
+            position_ids[index, start:end] = torch.arange(end - start)
+    labelled = torch.tensor(label_indices, dtype=torch.long)
+    packed = any(isinstance(row, PackedRow) for row in rows)
     return Batch(
-        input_ids,
-        positions if packed else None,
-        labelled - 1,
-        input_ids.flatten()[labelled],
-        sum(len(row.ids) for row in rows),
-        sum(len(example_starts(row)) for row in rows),
+        input_ids=input_ids,
+        position_ids=position_ids if packed else None,
+        # The token at position p is predicted at p - 1.
+        keep=labelled - 1,
+        labels=input_ids.flatten()[labelled],
+        tokens=sum(len(row.ids) for row in rows),
+        examples=sum(len(example_starts(row)) for row in rows),
     )
 
 
 def split_between_ranks(
     batches: Sequence[Sequence[Row | PackedRow]], rank: int, ranks: int
 ) -> list[Sequence[Row | PackedRow]]:
-    """This rank's micro-batches of a step or an evaluation: every `ranks`-th, so that neighbours run side by side.
+    """Return this rank's micro-batches of a step or an evaluation: every `ranks`-th one.
 
-    All ranks get equally many, since they wait for each other in each: a row without a label stands in for one.
+    Neighbours run side by side. All ranks get equally many, since they wait for each other after
+    each; a row without a label stands in for a missing one.
     """
-    blank = [Row(batches[0][0].ids[:1], ())]
-    whole = [*batches, *[blank] * (-len(batches) % ranks)]
-    return whole[rank::ranks]
+    row_without_label = Row(batches[0][0].ids[:1], ())
+    missing = -len(batches) % ranks
+    padded = [*batches]
+    for _ in range(missing):
+        padded.append([row_without_label])
+    return padded[rank::ranks]
 
 
 def evaluation_batches(
-    rows: list[Row], size: int, pad: int, rank: int = 0, ranks: int = 1
+    rows: list[Row],
+    size: int,
+    pad: int,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """All rows once, longest together, so that little is padded; a token-weighted mean does not depend on the order.
+    """Yield all rows once in batches of `size`; with several `ranks`, the share of one.
 
-    With several `ranks`, the part of one.
+    Rows of like length stand together, so that little is padded. A token-weighted mean does not
+    depend on the order.
     """
     ordered = sorted(rows, key=lambda row: len(row.ids))
-    for part in split_between_ranks(
-        [ordered[start : start + size] for start in range(0, len(ordered), size)], rank, ranks
-    ):
-        yield collate(part, pad)
+    batches = []
+    for start in range(0, len(ordered), size):
+        batches.append(ordered[start : start + size])
+    for batch in split_between_ranks(batches, rank, ranks):
+        yield collate(batch, pad)

@@ -1,6 +1,7 @@
-"""Keeps tokenised sets, so that the jobs of a sweep do not tokenise the same rows again.
+"""The cache of tokenised sets, so that the jobs of a sweep do not tokenise the same rows again.
 
-A file a set, named by all that its rows depend on; whoever is first writes it, and two at once write the same.
+A set is one file, named by all that its rows depend on. Whoever is first writes it; two at once
+write the same.
 """
 
 import hashlib
@@ -25,37 +26,53 @@ from tuneoff.data.dataset import SPLITS, DataSet, Row
 
 log = logging.getLogger(__name__)
 FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
+# Settings on which the rows do not depend, or which stand in the name of the file already.
+LEFT_OUT = ("name", "path", "template")
 
 
 def cache_path(
     content: str, data: Data, template: str, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Path:
-    """The file for a set; another one wherever content, settings, template, tokenizer or this code differ."""
-    settings = {
-        name: value
-        for name, value in asdict(data).items()
-        if name not in ("name", "path", "template")
-    }
-    code = hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    )
-    parts = [
+    """Return the file for a set.
+
+    It is another one wherever content, settings, template, tokenizer or this code differ.
+
+    Args:
+        content: a text that changes with the source's rows.
+        data: the settings.
+        template: the text of the template.
+        tokenizer: of the model.
+        max_length: tokens of a row.
+    """
+    settings = asdict(data)
+    for name in LEFT_OUT:
+        del settings[name]
+    all_that_matters = [
         content,
         settings,
         template,
         max_length,
-        tokenizer_hash(tokenizer),
-        code.hexdigest(),
+        hash_tokenizer(tokenizer),
+        hash_this_code(),
         version("tokenizers"),
         version("transformers"),
     ]
+    digest = hashlib.sha256(json.dumps(all_that_matters).encode()).hexdigest()
     folder = Path(os.environ.get(FOLDER) or "~/.cache/tuneoff").expanduser()
-    return folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.safetensors"
+    return folder / f"{digest[:32]}.safetensors"
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how a tokenizer makes ids of text."""
-    rules: Any = [
+def hash_this_code() -> str:
+    """Return a hash of the modules that make rows."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of how a tokenizer makes ids of text."""
+    rules: list[Any] = [
         type(tokenizer).__name__,
         tokenizer.special_tokens_map,
         getattr(tokenizer, "split_special_tokens", 0),
@@ -63,28 +80,22 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.is_fast:
         rules.append(tokenizer.backend_tokenizer.to_str())
     else:
-        rules += [sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs]
+        rules.append(sorted(tokenizer.get_vocab().items()))
+        rules.append(tokenizer.init_kwargs)
     return hashlib.sha256(repr(rules).encode()).hexdigest()
 
 
-def write_cached_set(path: Path, result: DataSet) -> None:
-    """Keep a set; a folder that cannot be written costs time and no more."""
+def write_cached_set(path: Path, data_set: DataSet) -> None:
+    """Keep a set. A folder that cannot be written costs time and no more."""
     tensors: dict[str, np.ndarray] = {}
-    for split, rows in result.splits.items():
-        tensors[f"{split}.ids"] = np.frombuffer(
-            b"".join(row.ids.tobytes() for row in rows), np.int32
-        )
-        tensors[f"{split}.lengths"] = np.array([len(row.ids) for row in rows], np.int64)
-        tensors[f"{split}.spans"] = np.array(
-            [span for row in rows for span in row.spans], np.int64
-        ).reshape(-1, 2)
-        tensors[f"{split}.answers"] = np.array([len(row.spans) for row in rows], np.int64)
+    for split, rows in data_set.splits.items():
+        tensors |= rows_to_tensors(split, rows)
     rest = {
-        "answers": result.answers,
-        "cut": result.cut,
-        "dropped": result.dropped,
-        "made": result.made,
-        "fingerprint": result.fingerprint,
+        "answers": data_set.answers,
+        "cut": data_set.cut,
+        "dropped": data_set.dropped,
+        "recipe": data_set.recipe,
+        "fingerprint": data_set.fingerprint,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
@@ -99,25 +110,49 @@ def write_cached_set(path: Path, result: DataSet) -> None:
 
 
 def read_cached_set(path: Path) -> DataSet | None:
-    """A set that was kept; None where there is none that can be read."""
+    """Return a set that was kept; None where there is none that can be read."""
     try:
         tensors = load_file(path)
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
-        return DataSet(splits={split: list(_rows(tensors, split)) for split in SPLITS}, **rest)
+        splits = {split: list(tensors_to_rows(split, tensors)) for split in SPLITS}
+        return DataSet(splits=splits, **rest)
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
 
 
-def _rows(tensors: dict[str, np.ndarray], split: str) -> Iterator[Row]:
-    ids, spans = (
-        tensors[f"{split}.ids"],
-        [tuple(span) for span in tensors[f"{split}.spans"].tolist()],
-    )
-    first = place = 0
-    for length, count in zip(
-        tensors[f"{split}.lengths"].tolist(), tensors[f"{split}.answers"].tolist(), strict=True
-    ):
-        yield Row(
-            array("i", ids[first : first + length].tobytes()), tuple(spans[place : place + count])
-        )
-        first, place = first + length, place + count
+def rows_to_tensors(split: str, rows: list[Row]) -> dict[str, np.ndarray]:
+    """Return the rows of a split as four tensors.
+
+    They are all ids one after another, the number of ids of each row, all spans, and the number
+    of spans of each row.
+    """
+    ids = b"".join(row.ids.tobytes() for row in rows)
+    lengths = []
+    spans: list[tuple[int, int]] = []
+    span_counts = []
+    for row in rows:
+        lengths.append(len(row.ids))
+        spans += row.spans
+        span_counts.append(len(row.spans))
+    return {
+        f"{split}.ids": np.frombuffer(ids, np.int32),
+        f"{split}.lengths": np.array(lengths, np.int64),
+        f"{split}.spans": np.array(spans, np.int64).reshape(-1, 2),
+        f"{split}.span_counts": np.array(span_counts, np.int64),
+    }
+
+
+def tensors_to_rows(split: str, tensors: dict[str, np.ndarray]) -> Iterator[Row]:
+    """Yield the rows of a split from what `rows_to_tensors` returns."""
+    ids = tensors[f"{split}.ids"]
+    lengths = tensors[f"{split}.lengths"].tolist()
+    spans = [(start, end) for start, end in tensors[f"{split}.spans"].tolist()]
+    span_counts = tensors[f"{split}.span_counts"].tolist()
+    first_id = 0
+    first_span = 0
+    for length, span_count in zip(lengths, span_counts, strict=True):
+        row_ids = ids[first_id : first_id + length].tobytes()
+        row_spans = spans[first_span : first_span + span_count]
+        yield Row(array("i", row_ids), tuple(row_spans))
+        first_id += length
+        first_span += span_count

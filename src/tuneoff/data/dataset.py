@@ -1,4 +1,4 @@
-"""What a data set is once it is read: rows of token ids that know which of them are labels."""
+"""A data set once it is read: rows of token ids that know which of them are labels."""
 
 import hashlib
 from array import array
@@ -11,12 +11,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class Row(NamedTuple):
-    """One example: token ids, and where the tokens lie that are labels (of a conversation, every answer)."""
+    """One example: token ids, and which of them are labels (of a conversation, every answer)."""
 
     ids: array
-    spans: tuple[
-        tuple[int, int], ...
-    ]  # [start, end) in order; a start is at least 1, since the first has no context
+    # [start, end) in order; a start is at least 1, since the first token has no context.
+    spans: tuple[tuple[int, int], ...]
 
     @property
     def labels(self) -> int:
@@ -25,13 +24,17 @@ class Row(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a model is asked for when it generates: the token ids up to a row's last answer, and that answer's text."""
+    """What a model is asked when it generates: the tokens up to a row's last answer."""
 
     prompt: array
-    answer: str  # whole, also where the row was cut to max_length
+    answer: str  # its text, whole also where the row was cut to max_length
 
 
-def _none_yet() -> dict[str, int]:
+def _no_rows() -> dict[str, list[Row]]:
+    return {split: [] for split in SPLITS}
+
+
+def _zero_counts() -> dict[str, int]:
     return dict.fromkeys(SPLITS, 0)
 
 
@@ -39,83 +42,100 @@ def _none_yet() -> dict[str, int]:
 class DataSet:
     """Tokenised rows by split, with what happened on the way.
 
-    `load_dataset` makes one of any `config.Data`, a second set (as forgetting needs it) as the first.
+    `load_dataset` makes one of any `config.Data`, also of the second set that forgetting needs.
     """
 
-    splits: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in SPLITS})
-    answers: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # of validation and test: each row's last one
-    cut: dict[str, int] = field(default_factory=_none_yet)  # examples longer than max_length
-    dropped: dict[str, int] = field(
-        default_factory=_none_yet
-    )  # examples without an answer, or with none left after it
-    made: dict = field(
-        default_factory=dict
-    )  # format, columns and template: how examples became rows
+    splits: dict[str, list[Row]] = field(default_factory=_no_rows)
+    # The text of each row's last answer, of validation and test.
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    # Examples longer than max_length.
+    cut: dict[str, int] = field(default_factory=_zero_counts)
+    # Examples without an answer, or with none left after the cut.
+    dropped: dict[str, int] = field(default_factory=_zero_counts)
+    # Format, columns and template: how examples became rows.
+    recipe: dict = field(default_factory=dict)
     fingerprint: str = ""
     example: str = ""
 
     def questions(self, split: str) -> list[Question]:
-        """The rows of `validation` or `test` as questions, in their order; empty where the set is text.
+        """Return the rows of `validation` or `test` as questions, in order; none of a text set.
 
         A row that was dropped (no token of an answer fits into max_length) is no question either.
         """
-        return [
-            Question(row.ids[: row.spans[-1][0]], answer)
-            for row, answer in zip(self.splits[split], self.answers.get(split, ()), strict=False)
-        ]
+        questions = []
+        answers = self.answers.get(split, ())
+        for row, answer in zip(self.splits[split], answers, strict=False):
+            start_of_answer, _ = row.spans[-1]
+            questions.append(Question(row.ids[:start_of_answer], answer))
+        return questions
 
-    def ends(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-        """The tokens that training teaches an answer to end with; a chat template's need not be the tokenizer's own."""
+    def answer_end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        """Return the special tokens that the training rows' answers end with.
+
+        A chat template ends answers by a token that need not be the tokenizer's own end token.
+        """
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        return {row.ids[row.spans[-1][1] - 1] for row in self.splits["train"]} & special
+        last_tokens = set()
+        for row in self.splits["train"]:
+            _, end = row.spans[-1]
+            last_tokens.add(row.ids[end - 1])
+        return last_tokens & special
 
     def facts(self) -> dict:
-        """What the record says about the data."""
+        """Return what the record says about the data."""
         return {
             "rows": {name: len(rows) for name, rows in self.splits.items()},
             "cut": self.cut,
             "dropped": self.dropped,
-            **self.made,
+            **self.recipe,
             "fingerprint": self.fingerprint,
         }
 
     def extent(self) -> tuple[int, int]:
-        """The length of the longest row, and the highest token."""
-        ids = [row.ids for rows in self.splits.values() for row in rows]
-        return max(map(len, ids)), max(map(max, ids))
+        """Return the length of the longest row, and the highest token id."""
+        longest = 0
+        highest = 0
+        for rows in self.splits.values():
+            for row in rows:
+                longest = max(longest, len(row.ids))
+                highest = max(highest, max(row.ids))
+        return longest, highest
 
     def summary(self) -> str:
-        """Rows of each split and what became of the others, in a line."""
+        """Return in one line the number of rows of each split, and what became of the others."""
+        parts = []
+        for split, rows in self.splits.items():
+            parts.append(f"{split} {len(rows):,} rows{self._describe_losses(split)}")
+        return ", ".join(parts)
 
-        def lost(split: str) -> str:
-            counts = {
-                "cut to max_length": self.cut[split],
-                "dropped for no answer within it": self.dropped[split],
-            }
-            told = ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
-            return f" ({told})" if told else ""
-
-        return ", ".join(
-            [f"{name} {len(rows):,} rows{lost(name)}" for name, rows in self.splits.items()]
-        )
+    def _describe_losses(self, split: str) -> str:
+        losses = []
+        if self.cut[split]:
+            losses.append(f"{self.cut[split]:,} cut to max_length")
+        if self.dropped[split]:
+            losses.append(f"{self.dropped[split]:,} dropped for no answer within it")
+        return f" ({', '.join(losses)})" if losses else ""
 
 
 def fingerprint_rows(splits: dict[str, list[Row]]) -> str:
-    """Sixteen hexadecimal digits: a hash of all token ids and label positions."""
+    """Return 16 hexadecimal digits: a hash of all token ids and label positions."""
     digest = hashlib.sha256()
-    for name in SPLITS:
-        for row in splits[name]:
-            digest.update(repr(row.spans).encode() + row.ids.tobytes())
-        digest.update(name.encode())
+    for split in SPLITS:
+        for row in splits[split]:
+            digest.update(repr(row.spans).encode())
+            digest.update(row.ids.tobytes())
+        digest.update(split.encode())
     return digest.hexdigest()[:16]
 
 
 def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The decoded example with its trained parts in «»."""
-    ids, text, done = list(row.ids), "", 0
+    """Return a row's text with its trained parts in «»."""
+    ids = list(row.ids)
+    text = ""
+    shown = 0  # tokens that stand in `text` already
     for start, end in row.spans:
-        text += f"{tokenizer.decode(ids[done:start])}«{tokenizer.decode(ids[start:end])}»"
-        done = end
-    return f"{text}{tokenizer.decode(ids[done:])}"
+        context = tokenizer.decode(ids[shown:start])
+        label = tokenizer.decode(ids[start:end])
+        text += f"{context}«{label}»"
+        shown = end
+    return f"{text}{tokenizer.decode(ids[shown:])}"

@@ -10,9 +10,21 @@ from tuneoff.data.source_rows import Source, SourceRow
 
 
 def open_with_datasets(
-    data: Data, path: str, subset: str | None = None, *, streaming: bool, **settings: Any
+    data: Data,
+    path: str,
+    subset: str | None = None,
+    *,
+    streaming: bool,
+    **settings: Any,
 ) -> Source:
-    """What `datasets` reads: a hub's set (or a folder laid out like one), or with path="parquet" files.
+    """Return a source that `datasets` reads.
+
+    Args:
+        data: the settings that an error names.
+        path: a hub's set, a folder laid out like one, or the word `parquet` for files.
+        subset: of the set.
+        streaming: whether rows are fetched as they are asked for, and nothing is kept.
+        settings: further arguments of `datasets.load_dataset_builder`.
 
     Raises:
         ConfigError: a set or a subset that is not there, or a hub that is out of reach.
@@ -21,52 +33,49 @@ def open_with_datasets(
         import datasets
 
         datasets.disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
-        logging.getLogger("datasets.packaged_modules").setLevel(
-            logging.CRITICAL
-        )  # they raise what they tell
+        # It tells of every retry.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        # They log what they raise.
+        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
         builder = datasets.load_dataset_builder(path, subset, **settings)
 
     def read() -> dict[str, Iterable[SourceRow]]:
+        splits: Any
         with as_config_error(data):
-            if not streaming:
+            if streaming:
+                splits = builder.as_streaming_dataset()
+            else:
                 builder.download_and_prepare()
-            found: Any = builder.as_streaming_dataset() if streaming else builder.as_dataset()
-        return {name: number_rows(data, found[name], name) for name in found}
+                splits = builder.as_dataset()
+        return {split: number_rows(data, splits[split], split) for split in splits}
 
     return Source(read, str(builder.cache_dir))
 
 
 def number_rows(data: Data, rows: Iterable[dict], split: str) -> Iterator[SourceRow]:
-    """The rows of one split of a set."""
+    """Yield the rows of one split of a set with their places."""
     with as_config_error(data):
-        yield from (
-            SourceRow(row, f"{data.path}: {split} row {number}")
-            for number, row in enumerate(rows, 1)
-        )
+        for number, row in enumerate(rows, 1):
+            yield SourceRow(row, f"{data.path}: {split} row {number}")
 
 
 @contextmanager
 def as_config_error(data: Data) -> Iterator[None]:
-    """Turn what `datasets`, the hub and pyarrow raise into our error."""
+    """Turn what `datasets`, the hub and pyarrow raise into a refusal in one line."""
     try:
         yield
     except Exception as error:
-        if (
-            not isinstance(error, OSError | ValueError | RuntimeError)
-            and "datasets" not in type(error).__module__
-        ):
+        usual = isinstance(error, OSError | ValueError | RuntimeError)
+        if not usual and "datasets" not in type(error).__module__:
             raise
+        cause: BaseException = error
         # `datasets` says only that generating failed; what failed stands in the cause.
-        told = (
-            error.__cause__
-            if type(error).__name__ == "DatasetGenerationError" and error.__cause__
-            else error
-        )
-        words = " ".join(str(told).split()) or type(told).__name__
+        if type(error).__name__ == "DatasetGenerationError" and error.__cause__:
+            cause = error.__cause__
+        message = " ".join(str(cause).split()) or type(cause).__name__
         if isinstance(error, ConnectionError):
-            words += "; a copy on this machine is read by data.path=FILE_OR_FOLDER"
-        key = "data.subset" if "onfig" in words and isinstance(error, ValueError) else "data.path"
-        raise ConfigError(
-            key, data.subset if key == "data.subset" else data.path, words[:500]
-        ) from error
+            message += "; a copy on this machine is read by data.path=FILE_OR_FOLDER"
+        # "BuilderConfig 'x' not found", "Config name is missing"
+        if "onfig" in message and isinstance(error, ValueError):
+            raise ConfigError("data.subset", data.subset, message[:500]) from error
+        raise ConfigError("data.path", data.path, message[:500]) from error

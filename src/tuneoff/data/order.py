@@ -1,12 +1,11 @@
-"""The order of training rows: which a step sees. Position alone decides, so that a resume needs no state.
+"""The order of training rows: which rows a step sees.
 
-`Plan.step_rows` gives a step's rows; `group_by_length` puts rows of like length into one step.
+Position alone decides, so that a resume needs no state. `StepOrder.step_rows` gives a step's rows.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 
@@ -14,9 +13,8 @@ from tuneoff.config import derive_seed
 from tuneoff.data.dataset import Row
 from tuneoff.data.packing import PackedRow
 
-GROUPED_STEPS = (
-    50  # steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many
-)
+# Steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many.
+GROUPED_STEPS = 50
 
 
 class StepOrder:
@@ -30,82 +28,122 @@ class StepOrder:
         epochs: float | None = None,
         grouped: bool = False,
     ):
-        self.rows, self.seed, self.rows_per_step, self.grouped = rows, seed, rows_per_step, grouped
-        # Where epochs are the budget, the last step is short instead of borrowing from an epoch nobody asked for.
-        self.last = math.inf if epochs is None else max(1, round(epochs * len(rows)))
-        self._epoch, self._order = -1, []  # type: tuple[int, list[int]]
+        """Take the rows of one epoch.
 
-    def steps(self, kind: str, value: float) -> float:
-        """Optimizer steps of a budget: `max_steps`, `epochs`, `max_tokens`; infinite for `max_seconds`."""
+        Args:
+            rows: the training set, packed or not.
+            seed: of the run.
+            rows_per_step: rows of an optimizer step, over all ranks and micro-batches.
+            epochs: where epochs are the budget. The last step is then short, instead of taking
+                rows from an epoch nobody asked for.
+            grouped: whether the rows of a step are of like length.
+        """
+        self.rows = rows
+        self.seed = seed
+        self.rows_per_step = rows_per_step
+        self.grouped = grouped
+        self.total_rows = math.inf
+        if epochs is not None:
+            self.total_rows = max(1, round(epochs * len(rows)))
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def count_steps(self, kind: str, value: float) -> float:
+        """Return the optimizer steps of a budget; infinite for `max_seconds`.
+
+        Args:
+            kind: `max_steps`, `epochs`, `max_tokens` or `max_seconds`.
+            value: the budget's size.
+        """
         if kind == "max_steps":
             return value
         if kind == "epochs":
-            return math.ceil(self.last / self.rows_per_step)
+            return math.ceil(self.total_rows / self.rows_per_step)
         if kind == "max_seconds":
             return math.inf
-        step = tokens = 0
+        steps = 0
+        tokens = 0
         while tokens < value:
-            tokens += sum(len(row.ids) for row in self.step_rows(step))
-            step += 1
-        return step
+            tokens += sum(len(row.ids) for row in self.step_rows(steps))
+            steps += 1
+        return steps
 
-    def longest(self, steps: int) -> int:
-        """The step among the first `steps`, but the very first, that holds the longest row: where memory is highest."""
+    def find_longest_step(self, steps: int) -> int:
+        """Return which of the first `steps` holds the longest row: where memory is highest.
 
-        def height(step: int) -> tuple[int, int]:
-            sizes = [len(row.ids) for row in self.step_rows(step)]
-            return max(sizes, default=0), sum(sizes)
+        The very first step is left out, unless it is the only one.
+        """
 
-        return max(range(1, max(2, steps)), key=height)
+        def memory_order(step: int) -> tuple[int, int]:
+            lengths = [len(row.ids) for row in self.step_rows(step)]
+            return max(lengths, default=0), sum(lengths)
+
+        return max(range(1, max(2, steps)), key=memory_order)
 
     def indices(self, step: int) -> list[int]:
-        """Row numbers of optimizer step `step` (from 0); an epoch's end may fall inside a step."""
+        """Return the row numbers of optimizer step `step` (from 0).
+
+        An epoch's end may fall inside a step.
+        """
         start = step * self.rows_per_step
-        return [
-            self._at(place)
-            for place in range(start, int(min(start + self.rows_per_step, self.last)))
-        ]
+        end = int(min(start + self.rows_per_step, self.total_rows))
+        return [self._row_at(position) for position in range(start, end)]
 
     def step_rows(self, step: int) -> list[Row | PackedRow]:
-        """Rows of optimizer step `step`, the longest first: micro-batches pad little, the step's sum is the same."""
-        return sorted(
-            (self.rows[index] for index in self.indices(step)), key=lambda row: -len(row.ids)
-        )
+        """Return the rows of optimizer step `step`, the longest first.
 
-    def _at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.rows))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, f"order/{epoch}"))
-            order = torch.randperm(len(self.rows), generator=generator).tolist()
-            if self.grouped:
-                # The first rows complete the step that the epoch before began.
-                order = self._group(order, -epoch * len(self.rows) % self.rows_per_step, generator)
-            self._epoch, self._order = epoch, order
-        return self._order[place]
-
-    def _group(self, order: list[int], begin: int, generator: torch.Generator) -> list[int]:
-        """The same rows with those of like length in one step, and the steps in drawn order.
-
-        As in LengthGroupedSampler of transformers, at most a quarter of an epoch is sorted at once, so that a step's
-        rows are others in every epoch. Rows before `begin` and after the last whole step stay where they are.
+        Micro-batches then pad little, and the step's sum is the same.
         """
-        size = self.rows_per_step
-        steps = max(0, len(order) - begin) // size
-        end, stretch = begin + steps * size, size * min(GROUPED_STEPS, max(1, steps // 4))
-        ranked: list[int] = []
-        for start in range(begin, end, stretch):
-            ranked += sorted(
-                order[start : min(start + stretch, end)],
-                key=lambda index: -len(self.rows[index].ids),
-            )
-        drawn = torch.randperm(steps, generator=generator).tolist()
-        middle = chain.from_iterable(ranked[step * size : (step + 1) * size] for step in drawn)
-        return [*order[:begin], *middle, *order[end:]]
+        rows = [self.rows[index] for index in self.indices(step)]
+        return sorted(rows, key=lambda row: -len(row.ids))
 
     def order_hash(self, steps: int = 100) -> str:
-        """Sixteen hexadecimal digits over the rows of the first steps: equal where two runs see the same data."""
+        """Return 16 hexadecimal digits that are equal where two runs see the same rows.
+
+        Args:
+            steps: how many steps are hashed, from the first.
+        """
         digest = hashlib.sha256()
         for step in range(steps):
             for row in self.step_rows(step):
                 digest.update(row.ids.tobytes())
         return digest.hexdigest()[:16]
+
+    def _row_at(self, position: int) -> int:
+        epoch, place_in_epoch = divmod(position, len(self.rows))
+        if epoch != self._epoch:
+            self._permutation = self._draw_permutation(epoch)
+            self._epoch = epoch
+        return self._permutation[place_in_epoch]
+
+    def _draw_permutation(self, epoch: int) -> list[int]:
+        seed = derive_seed(self.seed, f"order/{epoch}")
+        generator = torch.Generator().manual_seed(seed)
+        permutation = torch.randperm(len(self.rows), generator=generator).tolist()
+        if self.grouped:
+            # The first rows complete the step that the epoch before began.
+            begin = -epoch * len(self.rows) % self.rows_per_step
+            permutation = self._group(permutation, begin, generator)
+        return permutation
+
+    def _group(self, order: list[int], begin: int, generator: torch.Generator) -> list[int]:
+        """Return the same rows with those of like length in one step, and the steps drawn anew.
+
+        As in LengthGroupedSampler of transformers, at most a quarter of an epoch is sorted at
+        once, so that a step's rows are others in every epoch. Rows before `begin` and after the
+        last whole step stay where they are.
+        """
+        size = self.rows_per_step
+        steps = max(0, len(order) - begin) // size
+        end = begin + steps * size
+        # Sort within stretches of whole steps.
+        stretch = size * min(GROUPED_STEPS, max(1, steps // 4))
+        by_length: list[int] = []
+        for start in range(begin, end, stretch):
+            rows = order[start : min(start + stretch, end)]
+            by_length += sorted(rows, key=lambda index: -len(self.rows[index].ids))
+        # Draw the order of the steps.
+        middle: list[int] = []
+        for step in torch.randperm(steps, generator=generator).tolist():
+            middle += by_length[step * size : (step + 1) * size]
+        return [*order[:begin], *middle, *order[end:]]

@@ -3,19 +3,21 @@
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from itertools import accumulate, chain
 from typing import NamedTuple
 
 from tuneoff.data.dataset import Row
 
 
 class PackedRow(NamedTuple):
-    """Several examples as one row of a batch; a token sees its own example alone. Has what a `Row` has."""
+    """Several examples as one row of a batch, with the fields of a `Row`.
+
+    A token attends to its own example alone.
+    """
 
     ids: array
-    spans: tuple[
-        tuple[int, int], ...
-    ]  # no example's first token is a label, so none is predicted from another example
+    # [start, end) of the labels. No example's first token is one, so that none is predicted from
+    # the example before.
+    spans: tuple[tuple[int, int], ...]
     starts: tuple[int, ...]  # where each example begins
 
     @property
@@ -25,34 +27,45 @@ class PackedRow(NamedTuple):
 
 
 def example_starts(row: Row | PackedRow) -> tuple[int, ...]:
-    """Where the examples of a row begin."""
-    return row.starts if isinstance(row, PackedRow) else (0,)
+    """Return where the examples of a row begin."""
+    if isinstance(row, PackedRow):
+        return row.starts
+    return (0,)
 
 
 def join_rows(rows: Sequence[Row]) -> PackedRow:
-    """One row of several examples."""
-    begins = tuple(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
-    spans = (
-        (begin + start, begin + end)
-        for begin, row in zip(begins, rows, strict=True)
-        for start, end in row.spans
-    )
-    return PackedRow(array("i", chain.from_iterable(row.ids for row in rows)), tuple(spans), begins)
+    """Return one row that holds several examples, one after another."""
+    ids = array("i")
+    spans = []
+    starts = []
+    for row in rows:
+        begin = len(ids)
+        starts.append(begin)
+        for start, end in row.spans:
+            spans.append((begin + start, begin + end))
+        ids.extend(row.ids)
+    return PackedRow(ids, tuple(spans), tuple(starts))
 
 
 def pack_rows(rows: list[Row], length: int) -> list[PackedRow]:
     """Fill sequences of at most `length` tokens with whole examples, each of `rows` once.
 
-    Best fit, the longest first, over all rows at once, as in TRL (`packing_strategy="bfd"`) and in the knapsack of
-    LLaMA-Factory: which examples share a sequence is the same in every epoch, since none sees another.
+    Best-fit decreasing over all rows at once, as in TRL (`packing_strategy="bfd"`) and in the
+    knapsack of LLaMA-Factory. Which examples share a sequence is the same in every epoch; that
+    changes nothing, since none sees another.
     """
     packs: list[list[Row]] = []
-    rooms: list[tuple[int, int]] = []  # (tokens that still fit, number of the pack), in order
+    # (tokens that still fit, index of the pack), in ascending order.
+    free_space: list[tuple[int, int]] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
-        place = bisect_left(rooms, (len(row.ids), 0))
-        room, number = rooms.pop(place) if place < len(rooms) else (length, len(packs))
-        if number == len(packs):
+        size = len(row.ids)
+        smallest_fit = bisect_left(free_space, (size, 0))
+        if smallest_fit < len(free_space):
+            free, pack = free_space.pop(smallest_fit)
+        else:
+            free = length
+            pack = len(packs)
             packs.append([])
-        packs[number].append(row)
-        insort(rooms, (room - len(row.ids), number))
+        packs[pack].append(row)
+        insort(free_space, (free - size, pack))
     return [join_rows(members) for members in packs]

@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 
 class SourceRow(NamedTuple):
-    """A row as it stands in the data, and where: `FILE: line 3`."""
+    """A row as it stands in the data."""
 
-    row: dict
-    where: str
+    values: dict  # by column
+    location: str  # for messages: `FILE: line 3`
 
 
 class Source(NamedTuple):
-    """What gives a set's rows by its own split names, and a text that changes with them (empty: ships with us)."""
+    """A set that can be read."""
 
+    # Returns its rows, by its own split names.
     read: Callable[[], dict[str, Iterable[SourceRow]]]
+    # A text that changes with the rows; empty for a set that ships with the package.
     key: str

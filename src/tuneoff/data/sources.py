@@ -9,22 +9,27 @@ from tuneoff.data.source_rows import Source
 
 
 def open_source(data: Data) -> Source:
-    """Find `data`; nothing is read yet, nor fetched from the hub.
+    """Find the set that `data` names; no row is read yet, nor fetched from the hub.
 
     Raises:
         ConfigError: a set that the hub does not have or does not give.
     """
     if data.path.startswith("tuneoff:"):
-        return Source(partial(read_by_split, data, embedded_file(data.path)), "")
+        file = embedded_file(data.path)
+        return Source(partial(read_by_split, data, file), "")
     if data.on_hub:
         return open_with_datasets(
-            data, data.path, data.subset, streaming=data.streaming, revision=data.revision
+            data,
+            data.path,
+            data.subset,
+            streaming=data.streaming,
+            revision=data.revision,
         )
-    content = data_hash(data.path)
-    if data.subset or data.streaming:
-        # Not by way of the copy that `datasets` keeps, which it takes for new as long as the files' times are the same.
-        copied = open_with_datasets(
-            data, str(resolve_folder(data.path)), data.subset, streaming=True
-        )
-        return Source(copied.read, f"{content} {copied.key}")
-    return Source(partial(read_by_split, data, resolve_folder(data.path)), content)
+    folder = resolve_folder(data.path)
+    content_hash = data_hash(data.path)
+    if not data.subset and not data.streaming:
+        return Source(partial(read_by_split, data, folder), content_hash)
+    # A copy of a hub's set. Streamed, because `datasets` would take the copy that it keeps itself
+    # for a new one as long as the files' times are the same.
+    copy = open_with_datasets(data, str(folder), data.subset, streaming=True)
+    return Source(copy.read, f"{content_hash} {copy.key}")

@@ -1,86 +1,182 @@
-"""Layers: decoder layers, linear layers, head and embeddings, found through the model itself.
+"""Layers: decoder layers, linear layers, experts, head and embeddings, found through the model itself.
 
-Nothing here goes by name patterns, so that what works for Llama works for GPT-2 too.
+Nothing here goes by the name of an architecture, so that what works for Llama works for GPT-2 too.
 """
 
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tuneoff.config import ConfigError, suggest_nearest
+
+Item = TypeVar("Item")
+
+
+class ExpertStack(NamedTuple):
+    """One parameter that holds the same matrix of several experts of a mixture, one after the other."""
+
+    parameter: nn.Parameter  # (experts, rows, columns), or flat: (experts · rows, columns)
+    experts: int
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(rows, columns) of one expert's matrix."""
+        *rows, columns = self.parameter.shape
+        return math.prod(rows) // self.experts, columns
+
+
+class Targets(NamedTuple):
+    """The matrices that a method is asked to adapt, by their path in the model."""
+
+    linears: dict[str, nn.Module]  # path of the module, whose `weight` is the matrix
+    experts: dict[str, ExpertStack]  # path of the parameter
+
+    def parameter_names(self) -> set[str]:
+        """Names of the weights, as `model.named_parameters()` has them where no weight is tied."""
+        return {f"{path}.weight" for path in self.linears} | set(self.experts)
 
 
 def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return (path, layers): the module list that holds most of the model's parameters.
 
     Raises:
-        ValueError: where the model has no list of layers.
+        ConfigError: where the model has no list of layers.
     """
-    lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module)
-    }
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of decoder layers")
+    sizes: dict[str, int] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            sizes[path] = sum(parameter.numel() for parameter in module.parameters())
+    if not sizes:
+        raise ConfigError(
+            "model.path",
+            getattr(model, "name_or_path", "") or type(model).__name__,
+            "has no list of decoder layers, which this method goes by",
+        )
+    largest = max(sizes.values())
     # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
-    path = max(
-        lists, key=lambda path: (sum(p.numel() for p in lists[path].parameters()), -len(path))
-    )
-    return path, lists[path]
+    path = min((path for path, size in sizes.items() if size == largest), key=len)
+    layers = model.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    return path, layers
 
 
-def find_linear_layers(
-    model: PreTrainedModel, wanted: list[str] | None, key: str
-) -> dict[str, nn.Module]:
-    """Return linear layers (`nn.Linear`, and `Conv1D` as in GPT-2) by path.
+def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> Targets:
+    """Return the linear layers and the stacks of experts that `wanted` names.
 
     Args:
         wanted: `["all"]` for all but the output head, else names matched on whole path segments.
         key: the option to name in an error.
 
     Raises:
-        ConfigError: a name that matches no linear layer.
+        ConfigError: a name that matches neither.
     """
-    head = model.get_output_embeddings()
-    linears = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
+    linears = _all_linear_layers(model)
+    experts = find_experts(model)
     if wanted is None or wanted == ["all"]:
-        return {path: module for path, module in linears.items() if module is not head}
-    found: dict[str, nn.Module] = {}
+        head = model.get_output_embeddings()
+        body = {path: module for path, module in linears.items() if module is not head}
+        return Targets(body, experts)
+    targets = Targets({}, {})
     for name in wanted:
-        matches = {path: module for path, module in linears.items() if matches_segments(name, path)}
-        if not matches:
-            leaves = sorted({path.rpartition(".")[2] for path in linears})
+        named_linears = _matching(name, linears)
+        named_experts = _matching(name, experts)
+        if not named_linears and not named_experts:
+            leaves = sorted({_leaf(path) for path in [*linears, *experts]})
             raise ConfigError(
                 key,
                 name,
                 f"no such linear layer; there are {', '.join(leaves)}{suggest_nearest(name, leaves)}",
             )
-        found.update(matches)
-    return found
+        targets.linears.update(named_linears)
+        targets.experts.update(named_experts)
+    return targets
+
+
+def find_linear_layers(
+    model: PreTrainedModel, wanted: list[str] | None, key: str
+) -> dict[str, nn.Module]:
+    """Return the linear layers of `find_targets` by path, without the experts that are no modules."""
+    return find_targets(model, wanted, key).linears
+
+
+def find_experts(model: nn.Module) -> dict[str, ExpertStack]:
+    """Return the stacks of experts' matrices by parameter path.
+
+    transformers keeps the experts of a mixture in one parameter (Mixtral, Qwen-MoE, DeepSeek, gpt-oss, OLMoE, …),
+    which is no linear layer. The module that holds it says how many experts there are.
+    """
+    stacks: dict[str, ExpertStack] = {}
+    for path, module in model.named_modules():
+        counts = _expert_counts(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            experts = _experts_in(parameter, counts)
+            if experts:
+                stacks[f"{path}.{name}"] = ExpertStack(parameter, experts)
+    return stacks
+
+
+def _expert_counts(module: nn.Module) -> set[int]:
+    """The numbers of experts that a module's attributes give: `num_experts`, `n_shared_experts`, `moe_num_experts`."""
+    counts: set[int] = set()
+    for name, value in vars(module).items():
+        if "expert" in name and type(value) is int and value > 0:
+            counts.add(value)
+    return counts
+
+
+def _experts_in(parameter: nn.Parameter, counts: set[int]) -> int:
+    """How many experts' matrices `parameter` holds; 0 where it is no stack of them."""
+    first, *others = parameter.shape or (0,)
+    if len(others) == 2:
+        return first if first in counts else 0
+    if len(others) == 1:
+        # One below the other, as in DBRX. A bias or a router has as many rows as there are experts.
+        fitting = [count for count in counts if first > count and first % count == 0]
+        return max(fitting, default=0)
+    return 0
+
+
+def _all_linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every `nn.Linear`, and `Conv1D` as in GPT-2, by path."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
+def _matching(name: str, items: Mapping[str, Item]) -> dict[str, Item]:
+    return {path: item for path, item in items.items() if matches_segments(name, path)}
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def matches_segments(name: str, path: str) -> bool:
-    """Whether `name` is a run of whole segments of a dotted path: `mlp` and `self_attn.q_proj`, never a part of one."""
+    """Whether `name` is a run of whole segments of a dotted path: `mlp`, `self_attn.q_proj`, never a part of one."""
     return f".{name}." in f".{path}."
+
+
+def shorten_names(chosen: Collection[str], existing: Iterable[str]) -> list[str]:
+    """Names of the `chosen` paths for PEFT, which matches the end of a path: last segments, else whole paths.
+
+    Args:
+        existing: every path that PEFT compares with; last segments must mean none but the chosen.
+    """
+    leaves = {_leaf(path) for path in chosen}
+    meant = {path for path in existing if _leaf(path) in leaves}
+    return sorted(leaves if meant == set(chosen) else chosen)
 
 
 def find_linear_names(model: PreTrainedModel, wanted: list[str], key: str) -> list[str]:
     """Names of `find_linear_layers` for PEFT: last segments where they mean the same modules, else whole paths."""
-    chosen = find_linear_layers(model, wanted, key)
-    leaves = {path.rpartition(".")[2] for path in chosen}
-    meant = {path for path, module in model.named_modules() if path.rpartition(".")[2] in leaves}
-    return sorted(leaves if meant == set(chosen) else chosen)
+    modules = [path for path, _ in model.named_modules()]
+    return shorten_names(find_linear_layers(model, wanted, key), modules)
 
 
 def is_quantized(model: PreTrainedModel) -> bool:
@@ -96,17 +192,44 @@ def has_tied_head(model: PreTrainedModel) -> bool:
 
 def count_parameters(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
     """Numbers of weights as a record has them: all, those that the whole run may train, and those that train now."""
-    named = dict(model.named_parameters())
+    sizes: dict[str, int] = {}
+    trainable = 0
+    for name, parameter in model.named_parameters():
+        sizes[name] = count_weights(parameter)
+        if parameter.requires_grad:
+            trainable += sizes[name]
     return {
-        "total": sum(map(_size, named.values())),
-        "ever_trained": sum(_size(named[name]) for name in ever_trained),
-        "trainable": sum(
-            _size(parameter) for parameter in named.values() if parameter.requires_grad
-        ),
+        "total": sum(sizes.values()),
+        "ever_trained": sum(sizes[name] for name in ever_trained),
+        "trainable": trainable,
     }
 
 
-def _size(parameter: Any) -> int:
-    # A 4-bit weight lies packed, and knows the shape it stands for.
+def share_of_weights(
+    model: nn.Module, covered: Collection[str], added: Collection[str] = ()
+) -> float:
+    """Share of the base model's weights that a method covers, from 0 to 1; the same figure for every method.
+
+    Args:
+        covered: names of the base weights that the method can change: opened, projected, or with an adapter on them.
+            A tied weight counts once, by any of its names.
+        added: names of parameters that the method brought along, which are none of the base model's.
+    """
+    total = 0
+    reached = 0
+    names_by_weight: dict[int, tuple[nn.Parameter, set[str]]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names_by_weight.setdefault(id(parameter), (parameter, set()))[1].add(name)
+    for parameter, names in names_by_weight.values():
+        if not names.isdisjoint(added):
+            continue
+        total += count_weights(parameter)
+        if not names.isdisjoint(covered):
+            reached += count_weights(parameter)
+    return reached / total if total else 0.0
+
+
+def count_weights(parameter: Any) -> int:
+    """How many weights a parameter stands for: a 4-bit one lies packed, and knows its shape."""
     packed = getattr(parameter, "quant_state", None)
     return math.prod(packed.shape) if packed else parameter.numel()

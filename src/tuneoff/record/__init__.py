@@ -24,10 +24,12 @@ from tuneoff.record.recorder import (
 )
 from tuneoff.record.schema import (
     ANSWERS,
+    COLUMNS,
     CURVE_POINTS,
     INCIDENTAL,
     LOCK,
     METRICS,
+    NOT_PREDICTED,
     PREDICTION,
     RESULT,
     RESULTS,
@@ -39,10 +41,12 @@ from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
 
 __all__ = [
     "ANSWERS",
+    "COLUMNS",
     "CURVE_POINTS",
     "INCIDENTAL",
     "LOCK",
     "METRICS",
+    "NOT_PREDICTED",
     "PREDICTION",
     "RESULT",
     "RESULTS",

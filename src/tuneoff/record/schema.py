@@ -8,23 +8,38 @@ PREDICTION = "prediction.json"
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
-# Config keys that do not change a result: two runs that differ only in these are the same run.
+# What the report must know of the settings, where omegaconf may not be installed. It is said beside each setting, in
+# `config/settings.py`, and a test holds the two equal.
+# Settings that change no result: two runs that differ only in these are the same run.
 INCIDENTAL = (
+    "task",
+    "save_every",
+    "keep_checkpoints",
+    "gib",
+    "skip_if_over_gib",
     "tracker",
     "wandb_mode",
     "wandb_project",
     "tags",
-    "save_every",
-    "keep_checkpoints",
     "resume",
     "rerun",
-    "progress",
-    "task",
-    "gib",
-    "skip_if_over_gib",
     "tuned",
     "fail_fast",
     "job_memory_gib",
     "job_timeout_seconds",
     "job_stall_seconds",
+    "progress",
 )
+# Settings in which a prediction may differ from the runs that it is the prediction of.
+NOT_PREDICTED = (
+    "task",
+    "lr",
+    "epochs",
+    "max_steps",
+    "max_tokens",
+    "max_seconds",
+    "default_steps",
+    "test",
+)
+# Settings that methods imply, with the headings of their columns.
+COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}

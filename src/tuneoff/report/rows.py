@@ -7,20 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
+from tuneoff.record import NOT_PREDICTED
 from tuneoff.report import comparability, stats
 from tuneoff.report.records import Run, as_number
 
 RATE = "lr"  # a column of its own, so a row's label need not repeat it
-NOT_OF_A_PREDICTION = {
-    RATE,
-    "task",
-    "test",
-    "default_steps",
-    "epochs",
-    "max_steps",
-    "max_tokens",
-    "max_seconds",
-}
 
 
 @dataclass
@@ -169,7 +160,7 @@ def _one_a_seed(runs: list[Run]) -> list[Run]:
 
 
 def _predicts(prediction: Run, row: Row) -> bool:
-    common = (prediction.setting.keys() & row.setting.keys()) - NOT_OF_A_PREDICTION
+    common = (prediction.setting.keys() & row.setting.keys()).difference(NOT_PREDICTED)
     return prediction.method == row.method and all(
         prediction.setting[key] == row.setting[key] for key in common
     )

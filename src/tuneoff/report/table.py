@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from tuneoff.record import COLUMNS
 from tuneoff.report import stats
 from tuneoff.report.compare import DERIVED, LABELS, Comparison, Quality
 from tuneoff.report.records import as_number
@@ -157,8 +158,7 @@ def _config(key: str) -> Callable[[Row], str]:
 # Shown as columns where they differ, and in the caption where they do not.
 LABELLED: list[tuple[str, str, Callable[[Row], str]]] = [
     ("precision", "Precision", precision),
-    ("quantization", "Quantisation", _config("quantization")),
-    ("max_grad_norm", "Gradient clip", _config("max_grad_norm")),
+    *((key, heading, _config(key)) for key, heading in COLUMNS.items()),
     ("tokens_seen", "Tokens seen", _tokens_seen),
 ]
 

@@ -10,28 +10,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tuneoff.config import BUDGETS, ConfigError, format_value, resolve_config
-from tuneoff.record import INCIDENTAL, RESULT, read_json
-
-# What says on what, how long and how a setting is judged; all else may be tuned.
-NOT_TUNED = {
-    "seed",
-    "method",
-    "model",
-    "data",
-    "task",
-    "test",
-    "max_length",
-    "default_steps",
-    "eval_every",
-    "eval_batch_size",
-    "save_model",
-    "export_merged",
-    "gib",
-    "skip_if_over_gib",
-    *BUDGETS,
-    *INCIDENTAL,
-}
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    Role,
+    find_settings,
+    format_value,
+    resolve_config,
+    schemas,
+)
+from tuneoff.record import RESULT, read_json
 
 
 @dataclass
@@ -45,7 +33,7 @@ class Tuning:
     def space(self) -> dict[str, list]:
         """The rate, and every other key whose values differ between trials, with those values in order."""
         found: dict[str, list] = {}
-        for key in {key for run in self.runs for key in run["config"]} - NOT_TUNED:
+        for key in {key for run in self.runs for key in run["config"]} - never_tuned():
             values: list = []
             for run in self.runs:
                 value = run["config"].get(key)
@@ -113,6 +101,14 @@ class Tuning:
             f"{self.method}: its best {best} is on the edge of its grid; search on with\n  "
             f"{' '.join([*before, f'method={self.method}', *swept])}"
         )
+
+
+def never_tuned() -> set[str]:
+    """The settings, of all methods, that say on what and how a run is judged, or change no result."""
+    keys = set(find_settings(Experiment, Role.JUDGING | Role.INCIDENTAL))
+    for schema in schemas().values():
+        keys |= set(find_settings(schema, Role.JUDGING | Role.INCIDENTAL))
+    return keys
 
 
 def is_number(value: Any) -> bool:

@@ -101,7 +101,7 @@ def build(session: Session) -> Parts:
     engine = _make_engine(session, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     order = _make_order(session, dataset)
-    schedule = Schedule(experiment, order.steps(*experiment.budget))
+    schedule = Schedule(experiment, order.count_steps(*experiment.budget))
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
@@ -179,7 +179,7 @@ def _make_metrics(
             experiment,
             dataset.questions(split),
             split,
-            dataset.ends(tokenizer),
+            dataset.answer_end_tokens(tokenizer),
             max_positions(model),
         )
     second_set = load_second_set(session, tokenizer)
@@ -205,4 +205,4 @@ def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Sched
     """One step for each phase of the method's cycle, and the one with the longest batch."""
     interval = getattr(optimizer, "refresh_interval", 0)
     known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
-    return {0, interval, order.longest(known_steps)}
+    return {0, interval, order.find_longest_step(known_steps)}

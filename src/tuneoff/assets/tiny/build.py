@@ -21,7 +21,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     texts = (
-        found.row["text"] for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"]
+        found.values["text"]
+        for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"]
     )
     bpe.train_from_iterator(
         texts,

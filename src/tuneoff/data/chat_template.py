@@ -1,0 +1,193 @@
+"""The tokenizer's own chat template, and where in what it makes of a conversation the answers are."""
+
+import logging
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from transformers import PreTrainedTokenizerBase
+
+from tuneoff.config import ConfigError
+from tuneoff.data.plain_template import EncodedConversation
+from tuneoff.data.row_formats import Example, Message
+
+log = logging.getLogger(__name__)
+Span = tuple[int, int]
+# Two characters of the private use area, which no text means anything by: in a rendered
+# conversation they mark where an answer begins and ends.
+BEGIN = "\ue000"
+END = "\ue001"
+# A template that tells today's date would give other tokens tomorrow.
+FIXED_DATE = (
+    "{%- macro strftime_now(format) %}"
+    "{{ '26 Jul 2024' if format == '%d %b %Y' else '2024-07-26' }}"
+    "{% endmacro -%}"
+)
+
+
+class ChatTemplate:
+    """The tokenizer's own chat template.
+
+    The whole conversation is tokenised at once, as inference does it.
+    """
+
+    name = "chat"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        """Take a fast tokenizer that has a chat template."""
+        self.tokenizer = tokenizer
+        self.text = str(tokenizer.get_chat_template())
+        self.template = self.text
+        if "strftime_now" in self.text:
+            self.template = FIXED_DATE + self.text
+        self.end_pattern = compile_end_pattern(tokenizer)
+        self.warned = False
+
+    def encode(self, examples: list[Example]) -> Iterator[EncodedConversation]:
+        """Render and tokenise conversations.
+
+        Raises:
+            ConfigError: a conversation that the template refuses, or whose answers cannot be found
+                in what it makes.
+        """
+        texts = []
+        spans_in_texts = []
+        for example in examples:
+            text, spans_in_text = self.render(example)
+            texts.append(text)
+            spans_in_texts.append(spans_in_text)
+        tokens = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        for ids, offsets, spans_in_text in zip(
+            tokens["input_ids"], tokens["offset_mapping"], spans_in_texts, strict=True
+        ):
+            token_starts = [start for start, _ in offsets]
+            token_ends = [end for _, end in offsets]
+            spans = []
+            for start, end in spans_in_text:
+                # A token belongs to an answer where they overlap: some tokenizers join the space
+                # before a word to it.
+                first_token = bisect_right(token_ends, start)
+                after_last = bisect_left(token_starts, end)
+                spans.append((first_token, after_last))
+            yield EncodedConversation(ids, spans)
+
+    def render(self, example: Example) -> tuple[str, list[Span]]:
+        """Return a conversation's text, and where in it the answers lie with their end tokens.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        messages = example.messages
+        try:
+            text = self._apply(messages)
+            spans = self._find_by_marks(messages, text)
+            if not spans:
+                spans = self._find_by_prefixes(messages, text)
+        except Exception as error:  # a template is a program, which may fail in any way
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                "data.template",
+                self.name,
+                f"the chat template refuses {example.location}: {reason}; "
+                "data.template=plain takes any conversation",
+            ) from error
+        if not spans:
+            raise ConfigError(
+                "data.template",
+                self.name,
+                f"the chat template changes earlier turns or answers of {example.location}, "
+                "so that they cannot be told apart; data.template=plain keeps them",
+            )
+        return text, spans
+
+    def _apply(self, messages: list[Message], generation_prompt: bool = False) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+        return str(text)
+
+    def _find_by_marks(self, messages: list[Message], text: str) -> list[Span]:
+        """Find answers by rendering them once more with marks around them.
+
+        Returns:
+            Their [start, end) in `text`; none if the marks change what is rendered.
+        """
+        answers = 0
+        marked_messages = []
+        for message in messages:
+            if message["role"] == "assistant":
+                answers += 1
+                message = {**message, "content": mark_answer(message["content"])}
+            marked_messages.append(message)
+        # Outside, answer, outside, answer, …, outside.
+        pieces = re.split(f"[{BEGIN}{END}]", self._apply(marked_messages))
+        if len(pieces) != 2 * answers + 1 or "".join(pieces) != text:
+            return []
+        spans = []
+        end = 0
+        outsides = pieces[0:-1:2]
+        inside = pieces[1::2]
+        for outside, answer in zip(outsides, inside, strict=True):
+            start = end + len(outside)
+            end = start + len(answer)
+            spans.append((start, self._include_end_token(text, end)))
+        return spans
+
+    def _include_end_token(self, text: str, position: int) -> int:
+        """Return where the token ends that ends the answer before `position`."""
+        match = self.end_pattern.match(text, position)
+        if match:
+            return match.end()
+        if not self.warned:
+            self.warned = True
+            log.warning(
+                "the chat template ends an answer with no token of its own: "
+                "nothing teaches a model to stop"
+            )
+        return position
+
+    def _find_by_prefixes(self, messages: list[Message], text: str) -> list[Span]:
+        """Find answers by rendering the conversation turn by turn.
+
+        Marks do not work where a template takes an answer apart, to put what is thought into a
+        place of its own.
+
+        Returns:
+            Their [start, end) in `text`; none if the template rewrites earlier turns.
+        """
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._apply(messages[:index], generation_prompt=True)
+            after = self._apply(messages[: index + 1]).rstrip()
+            if not after.startswith(before) or not text.startswith(after):
+                return []
+            spans.append((len(before), len(after)))
+        return spans
+
+
+def compile_end_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return a pattern for a special token, perhaps after white space: what may end an answer."""
+    tokens = set(tokenizer.all_special_tokens)
+    for added_token in tokenizer.added_tokens_decoder.values():
+        tokens.add(added_token.content)
+    escaped = [re.escape(token) for token in tokens if token.strip()]
+    if not escaped:
+        return re.compile(r"(?!)")  # matches nothing
+    longest_first = sorted(escaped, key=len, reverse=True)
+    return re.compile(rf"\s*(?:{'|'.join(longest_first)})")
+
+
+def mark_answer(content: str) -> str:
+    """Return an answer between marks.
+
+    They stand inside the white space around it, since templates may strip that.
+    """
+    core = content.strip()
+    start = content.index(core)
+    end = start + len(core)
+    return f"{content[:start]}{BEGIN}{core}{END}{content[end:]}"

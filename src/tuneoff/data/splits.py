@@ -1,0 +1,134 @@
+"""Splits: which examples are for training, validation and test, by the set's own or by shares."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from tuneoff.config import ConfigError, Data, suggest_nearest
+from tuneoff.data.dataset import SPLITS, DataSet
+from tuneoff.data.row_formats import Example, Format, find_format, parse_rows
+from tuneoff.data.source_rows import Source, SourceRow
+
+
+def read_examples(
+    data: Data, source: Source, result: DataSet
+) -> tuple[Format, dict[str, Iterable[Example]]]:
+    """Return the set's format, and the examples of each split that there is, in the set's order.
+
+    Args:
+        data: which splits, shares and limits.
+        source: the set.
+        result: where examples without an answer are counted.
+
+    Raises:
+        ConfigError: a split that is not there, a share that gives no rows, or columns of no format.
+    """
+    rows = assign_splits(data, source.read())
+    # The first training row says the format.
+    first_row = next(rows.get("train", iter(())), None)
+    if first_row is None:
+        raise ConfigError("data.path", data.path, "no training rows")
+    row_format = find_format(data.columns, first_row)
+    rows["train"] = chain([first_row], rows["train"])
+    examples: dict[str, Iterable[Example]] = {}
+    for split, members in rows.items():
+        examples[split] = _parse_answered(row_format, members, split, result)
+    # Shares of the training rows stand in for splits that the set does not have.
+    shares = {}
+    for split in ("validation", "test"):
+        if split not in rows:
+            shares[split] = getattr(data, f"{split}_share")
+    if any(shares.values()):
+        examples |= split_examples(list(examples["train"]), shares, data.split_seed)
+    # The limits come last, so that a smaller training set is judged by the same rows.
+    limited: dict[str, Iterable[Example]] = {}
+    for split in SPLITS:
+        if split in examples:
+            limit = data.limit
+            if split != "train":
+                limit = data.eval_limit or data.limit
+            limited[split] = islice(examples[split], limit)
+    return row_format, limited
+
+
+def assign_splits(
+    data: Data, own_splits: dict[str, Iterable[SourceRow]]
+) -> dict[str, Iterator[SourceRow]]:
+    """Return the rows of the set's own splits under train, validation and test.
+
+    Raises:
+        ConfigError: a named split is not there.
+    """
+    rows: dict[str, Iterator[SourceRow]] = {}
+    for split in SPLITS:
+        name = getattr(data.splits, split)
+        if name in own_splits:
+            rows[split] = iter(own_splits[name])
+            continue
+        # A set may lack validation and test under their usual names.
+        must_be_there = split == "train" or name not in (None, split)
+        if own_splits and must_be_there:
+            there = ", ".join(own_splits)
+            hint = suggest_nearest(name, own_splits)
+            message = f"{data.path} has no such split; there are {there}{hint}"
+            raise ConfigError(f"data.splits.{split}", name, message)
+    return rows
+
+
+def _parse_answered(
+    row_format: Format, rows: Iterable[SourceRow], split: str, result: DataSet
+) -> Iterator[Example]:
+    """Yield the examples but those in which nobody answers, which are counted."""
+    for example in parse_rows(row_format, rows):
+        if example.messages or row_format.name == "text":
+            yield example
+        else:
+            result.dropped[split] += 1
+
+
+def split_examples(
+    examples: list[Example], shares: dict[str, float], seed: int
+) -> dict[str, list[Example]]:
+    """Divide examples into train and shares of them, each in the order of `examples`.
+
+    An example's place depends on what it asks and on the seed alone, not on its neighbours.
+    Examples that ask the same stay together, so that no evaluation prompt is trained on.
+
+    Args:
+        examples: the training examples.
+        shares: a number in [0, 1) for each further split.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a share that gives no example.
+    """
+    # Groups of examples that ask the same, in a drawn order: that of their hashes.
+    groups: dict[bytes, list[int]] = {}
+    for index, example in enumerate(examples):
+        text = f"{seed}/{example.first_question}"
+        key = hashlib.sha256(text.encode()).digest()
+        groups.setdefault(key, []).append(index)
+    drawn = sorted(groups)
+    split_of = ["train"] * len(examples)
+    for split, share in shares.items():
+        if not share:
+            continue
+        wanted = max(1, round(share * len(examples)))
+        missing = wanted
+        for key in list(drawn):
+            if not missing:
+                break
+            # A larger group would make the share larger than what was asked for.
+            if len(groups[key]) <= missing:
+                drawn.remove(key)
+                missing -= len(groups[key])
+                for index in groups[key]:
+                    split_of[index] = split
+        if examples and (missing == wanted or "train" not in split_of):
+            message = f"{len(examples)} training rows are too few, or ask the same"
+            raise ConfigError(f"data.{split}_share", share, message)
+    splits = ("train", *shares)
+    result: dict[str, list[Example]] = {split: [] for split in splits}
+    for example, split in zip(examples, split_of, strict=True):
+        result[split].append(example)
+    return result
