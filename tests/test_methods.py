@@ -12,8 +12,8 @@ from tuneoff.data import Row, collate
 from tuneoff.models.layers import find_decoder_layers, find_linear_layers, has_tied_head
 from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
-from tuneoff.training.step import train_step
 from tuneoff.training.run import Run
+from tuneoff.training.step import train_step
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def prepared(settings):
 
 
 @pytest.fixture
-def prepared(settings, tmp_path):
-    """`prepared("method=badam", …)`: a run that is set up."""
+def run_set_up(settings, tmp_path):
+    """`run_set_up("method=badam", …)`: a run that is set up."""
 
     def make(*overrides):
         experiment, method, config = settings(*overrides)
@@ -142,8 +142,8 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
 
 
 # ---------------------------------------------------------------- GaLore
-def test_galore_projects_linear_weights_and_leaves_the_rest(prepared):
-    made = prepared("method=galore", "galore_rank=8")
+def test_galore_projects_linear_weights_and_leaves_the_rest(run_set_up):
+    made = run_set_up("method=galore", "galore_rank=8")
     low, rest = made.parts.optimizer.param_groups[0], made.parts.optimizer.param_groups[1:]
     assert (
         low["rank"] == 8
@@ -160,9 +160,9 @@ def test_galore_projects_linear_weights_and_leaves_the_rest(prepared):
         ["galore_target=[no_such]"],
     ],
 )
-def test_galore_refuses_what_the_model_cannot_give(prepared, options):
+def test_galore_refuses_what_the_model_cannot_give(run_set_up, options):
     with pytest.raises(ConfigError, match="galore_"):
-        prepared("method=galore", *options)
+        run_set_up("method=galore", *options)
 
 
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
@@ -184,8 +184,10 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
             )
 
 
-def test_layerwise_galore_clips_each_weight(prepared):
-    made = prepared("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
+def test_layerwise_galore_clips_each_weight(run_set_up):
+    made = run_set_up(
+        "method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3"
+    )
     seen = []
     inner = type(made.parts.optimizer).__mro__[
         2
@@ -229,8 +231,8 @@ def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, metho
 
 
 # ---------------------------------------------------------------- BAdam
-def test_badam_blocks_last_exactly_their_interval(prepared):
-    made = prepared("method=badam", "badam_switch_interval=2", "max_steps=9")
+def test_badam_blocks_last_exactly_their_interval(run_set_up):
+    made = run_set_up("method=badam", "badam_switch_interval=2", "max_steps=9")
     active = []
     one_step = made.trainer.take_step
 
@@ -243,27 +245,27 @@ def test_badam_blocks_last_exactly_their_interval(prepared):
     assert active == [0, 0, 1, 1, 2, 2, 0, 0, 1]
 
 
-def test_badam_never_switches_at_minus_one(prepared):
-    made = prepared("method=badam", "badam_switch_interval=-1")
+def test_badam_never_switches_at_minus_one(run_set_up):
+    made = run_set_up("method=badam", "badam_switch_interval=-1")
     made.fit()
     assert made.parts.optimizer.active_block == 0
     assert made.parts.parameters["ever_trained"] == made.parts.parameters["trainable"]
 
 
-def test_badam_reports_what_trains_and_what_never_does(prepared):
-    made = prepared("method=badam")
+def test_badam_reports_what_trains_and_what_never_does(run_set_up):
+    made = run_set_up("method=badam")
     assert made.parts.parameters["ever_trained"] == 3 * made.parts.parameters["trainable"]
     assert made.parts.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",
         "model.norm.weight",
     ]
     made.parts.recorder.close()
-    made = prepared("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
+    made = run_set_up("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
     assert made.parts.recorder.run["facts"]["never_trained"] == []
     assert made.parts.optimizer.block_num == 5
 
 
-def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, prepared):
+def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, run_set_up):
     assert run("method=badam_ratio", "max_grad_norm=0.1")["status"] == "finished"
 
 
@@ -289,11 +291,11 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
     assert changed
 
 
-def test_random_choices_leave_the_global_generator_alone(prepared):
+def test_random_choices_leave_the_global_generator_alone(run_set_up):
     for method in ("badam", "badam_ratio"):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = prepared(
+        experiment_state = run_set_up(
             f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter"
         )
         torch.set_rng_state(before)
@@ -302,12 +304,12 @@ def test_random_choices_leave_the_global_generator_alone(prepared):
         experiment_state.recorder.close()
 
 
-def test_badam_is_silent_unless_asked(prepared, capfd):
-    made = prepared("method=badam", "badam_switch_interval=1")
+def test_badam_is_silent_unless_asked(run_set_up, capfd):
+    made = run_set_up("method=badam", "badam_switch_interval=1")
     made.fit()
     assert "trainable" not in capfd.readouterr().out
     made.parts.recorder.close()
-    made = prepared("method=badam", "badam_verbose=1")
+    made = run_set_up("method=badam", "badam_verbose=1")
     assert "model.layers.0." in capfd.readouterr().out
 
 
