@@ -24,6 +24,7 @@ from tuneoff.config import (
     find_settings,
     format_value,
     identify_run,
+    resolve_config,
     schemas,
     setting,
 )
@@ -141,6 +142,17 @@ def test_identity_changes_with_what_changes_a_result_and_with_nothing_else():
         for change in ("seed=1", "lr=7e-3", "method=dora", "data.limit=5")
     ]
     assert len({first, *others}) == 5
+
+
+def test_the_number_of_processes_is_the_launchers_when_a_config_is_checked(monkeypatch):
+    alone = composed()
+    assert bind(alone)[0].num_processes == resolve_config(alone)["num_processes"] == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = composed()
+    assert bind(launched)[0].num_processes == resolve_config(launched)["num_processes"] == 2
+    assert identify_run(launched) == identify_run(composed("num_processes=2"))
+    with pytest.raises(ConfigError, match="num_processes=3: must be 2, as many as were launched"):
+        bind(composed("num_processes=3"))
 
 
 def test_identity_changes_with_the_data_file(tmp_path):

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
 
 from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
-from tuneoff.data import cache, load_dataset
+from tuneoff.data import load_dataset
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -20,7 +20,7 @@ HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """A cache of this test's own."""
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept"
 
 
@@ -271,7 +271,7 @@ def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "file" / "below"))
     data = load_dataset(
         Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20)))), plain(), 96
     )

@@ -181,12 +181,12 @@ def test_what_is_slow_to_make_is_kept_where_that_can_be(tmp_path, monkeypatch):
         made.append("é")
         return "é"
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path))
     assert [kept("name-1", make), kept("name-1", make), kept("name-2", make)] == ["é"] * 3 and len(
         made
     ) == 2
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a folder that cannot be
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "file"))  # a folder that cannot be
     assert kept("name-1", make) == "é" and len(made) == 3
 
 

@@ -17,7 +17,16 @@ from tuneoff.config.binding import (
     resolve_config,
     schemas,
 )
-from tuneoff.config.data import Columns, Data, Splits
+from tuneoff.config.choices import (
+    Dtype,
+    MixedPrecision,
+    Optimizer,
+    Scheduler,
+    Task,
+    Tracker,
+    WandbMode,
+)
+from tuneoff.config.data import Columns, Data, Forgetting, Splits
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
@@ -41,22 +50,10 @@ from tuneoff.config.paths import (
     data_hash,
     embedded_file,
     format_of,
-    list_shipped,
+    is_shipped,
     resolve_folder,
 )
-from tuneoff.config.settings import (
-    BUDGETS,
-    Dtype,
-    Experiment,
-    Forgetting,
-    MixedPrecision,
-    Optimizer,
-    Scheduler,
-    Task,
-    Tracker,
-    WandbMode,
-    derive_seed,
-)
+from tuneoff.config.settings import BUDGETS, Experiment, derive_seed
 
 __all__ = [
     "ABSENT",
@@ -94,7 +91,7 @@ __all__ = [
     "format_of",
     "format_value",
     "identify_run",
-    "list_shipped",
+    "is_shipped",
     "method_packages",
     "names",
     "one_of",

@@ -1,23 +1,33 @@
-"""What a run is tuned on: where its rows come from, which columns count, and how they become splits and text."""
+"""Data settings: where rows come from, which columns count, and how they become splits and text."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from tuneoff.config.options import ConfigError, at_least, check_ranges, one_of, option
-from tuneoff.config.paths import ALLOWED, data_files, format_of, list_shipped
+from tuneoff.config.paths import (
+    ALLOWED,
+    data_files,
+    exists,
+    expand_user,
+    format_of,
+    is_file,
+    is_folder,
+    is_hub_name,
+    is_shipped,
+    list_shipped_sets,
+)
+
+# The columns of a format that has several.
+PAIR_COLUMNS = ("prompt", "input", "completion")
+# What only a set of the hub has.
+HUB_SETTINGS = ("subset", "streaming", "revision")
 
 
-def share() -> Any:
+def fraction(default: float) -> Any:
     """An option in [0, 1)."""
-    return option(0.0, "must be in [0, 1)", lambda value: 0 <= value < 1)
-
-
-def is_hub_name(place: str) -> bool:
-    """Whether a place that is not on this machine can be owner/name."""
-    return not place.startswith((".", "/", "~")) and place.count("/") == 1
+    return option(default, "must be in [0, 1)", lambda value: 0 <= value < 1)
 
 
 @dataclass
@@ -32,23 +42,20 @@ class Columns:
 
     def check(self, prefix: str) -> None:
         """Refuse columns that belong to different formats, and half a format."""
-        given = {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if getattr(self, item.name) is not None
-        }
-        pair = [key for key in given if key in ("prompt", "input", "completion")]
-        alone = [key for key in given if key not in pair]
+        given = [item.name for item in fields(self) if getattr(self, item.name) is not None]
+        pair = [key for key in given if key in PAIR_COLUMNS]
+        alone = [key for key in given if key not in PAIR_COLUMNS]
         if len(alone) + bool(pair) > 1:
-            key, other = alone[-1], (pair + alone)[0]
-            raise ConfigError(
-                f"{prefix}{key}", given[key], f"must be null where {prefix}{other} is given"
-            )
-        for key in ("prompt", "completion") if pair else ():
+            key = alone[-1]
+            other = pair[0] if pair else alone[0]
+            allowed = f"must be null where {prefix}{other} is given"
+            raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
+        if not pair:
+            return
+        for key in ("prompt", "completion"):
             if key not in given:
-                raise ConfigError(
-                    f"{prefix}{key}", None, f"must be given where {prefix}{pair[0]} is"
-                )
+                allowed = f"must be given where {prefix}{pair[0]} is"
+                raise ConfigError(f"{prefix}{key}", None, allowed)
 
 
 @dataclass
@@ -75,24 +82,27 @@ class Data:
 
     name: str = MISSING
     path: str = MISSING
-    subset: str | None = (
-        None  # of a hub set, or of a folder that is a copy of one: its configuration
-    )
-    revision: str | None = None  # of a hub set: a commit, branch or tag
-    streaming: bool = False  # of a hub set: fetch no more than `limit` rows of a split
+    # Of a hub set, or of a folder that is a copy of one: its configuration.
+    subset: str | None = None
+    # Of a hub set: a commit, branch or tag.
+    revision: str | None = None
+    # Of a hub set: fetch no more than `limit` rows of a split.
+    streaming: bool = False
     columns: Columns = field(default_factory=Columns)
     splits: Splits = field(default_factory=Splits)
-    validation_share: float = share()  # of the training rows, where there is no split of that name
-    test_share: float = share()
-    split_seed: int = option(
-        0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32
-    )  # never the run's seed
-    template: str = one_of(
-        "auto", "auto", "chat", "plain"
-    )  # auto: the tokenizer's chat template if there is one
-    end_token: bool = True  # after each text; false where rows are lines of one text
-    limit: int | None = at_least(None, 1)  # rows of a split
-    eval_limit: int | None = at_least(None, 1)  # of validation and test, where it is not `limit`
+    # Of the training rows, where there is no split of that name.
+    validation_share: float = fraction(0.0)
+    test_share: float = fraction(0.0)
+    # Never the run's seed, so that every seed has the same splits.
+    split_seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
+    # auto: the tokenizer's chat template if there is one.
+    template: str = one_of("auto", "auto", "chat", "plain")
+    # After each text; false where rows are lines of one text.
+    end_token: bool = True
+    # Rows of a split.
+    limit: int | None = at_least(None, 1)
+    # Rows of validation and test, where it is not `limit`.
+    eval_limit: int | None = at_least(None, 1)
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""
@@ -100,47 +110,60 @@ class Data:
         self.columns.check(f"{prefix}columns.")
         self.splits.check(f"{prefix}splits.")
         self._check_path(prefix)
+        self._check_hub_settings(prefix)
         if self.validation_share + self.test_share >= 1:
-            raise ConfigError(
-                f"{prefix}test_share",
-                self.test_share,
-                "must leave rows to train on beside the other",
-            )
-        if self.streaming and self.limit is None:
-            raise ConfigError(f"{prefix}limit", None, f"must be given where {prefix}streaming=true")
-        for key in ("validation_share", "test_share") if self.streaming else ():
-            if getattr(self, key):
-                raise ConfigError(
-                    f"{prefix}{key}", getattr(self, key), f"must be 0 where {prefix}streaming=true"
-                )
+            allowed = "must leave rows to train on beside the other"
+            raise ConfigError(f"{prefix}test_share", self.test_share, allowed)
+        if self.streaming:
+            self._check_streaming(prefix)
 
     def _check_path(self, prefix: str) -> None:
-        path = Path(self.path).expanduser()
-        if self.path.startswith("tuneoff:"):
-            files = list_shipped("corpus/*.jsonl.xz")
-            if self.path not in files:
-                raise ConfigError(f"{prefix}path", self.path, f"must be {' or '.join(files)}")
-        elif path.is_file() and format_of(path) is None:
-            raise ConfigError(f"{prefix}path", self.path, f"must end in {ALLOWED}")
-        elif not self.path or (
-            not path.exists() and (format_of(path) or not is_hub_name(self.path))
-        ):
-            raise ConfigError(
-                f"{prefix}path",
-                self.path,
-                "must be an existing file or folder, or a hub's owner/name",
-            )
-        elif path.is_dir() and not data_files(self.path):
-            raise ConfigError(f"{prefix}path", self.path, f"holds no file that ends in {ALLOWED}")
-        for key in ("subset", "streaming", "revision"):
-            if getattr(self, key) and not (self.on_hub or (path.is_dir() and key != "revision")):
-                raise ConfigError(
-                    f"{prefix}{key}",
-                    getattr(self, key),
-                    "is for sets of the hub, as path=owner/name",
-                )
+        """Refuse a path where no rows can be."""
+        key = f"{prefix}path"
+        if is_shipped(self.path):
+            shipped = list_shipped_sets()
+            if self.path not in shipped:
+                raise ConfigError(key, self.path, f"must be {' or '.join(shipped)}")
+            return
+        path = expand_user(self.path)
+        there = bool(self.path) and exists(path)
+        if is_file(path) and format_of(path) is None:
+            raise ConfigError(key, self.path, f"must end in {ALLOWED}")
+        named_like_file = format_of(path) is not None
+        on_hub = not there and is_hub_name(self.path) and not named_like_file
+        if not (is_file(path) or (there and is_folder(path)) or on_hub):
+            allowed = "must be an existing file or folder, or a hub's owner/name"
+            raise ConfigError(key, self.path, allowed)
+        if not on_hub and not data_files(path):
+            raise ConfigError(key, self.path, f"holds no file that ends in {ALLOWED}")
+
+    def _check_hub_settings(self, prefix: str) -> None:
+        """Refuse what only a set of the hub has, or a folder that is a copy of one."""
+        in_folder = not is_shipped(self.path) and is_folder(expand_user(self.path))
+        for key in HUB_SETTINGS:
+            value = getattr(self, key)
+            may_be = self.on_hub or (in_folder and key != "revision")
+            if value and not may_be:
+                allowed = "is for sets of the hub, as path=owner/name"
+                raise ConfigError(f"{prefix}{key}", value, allowed)
+
+    def _check_streaming(self, prefix: str) -> None:
+        """Refuse a stream without an end, and shares of what is not counted before it is read."""
+        if self.limit is None:
+            raise ConfigError(f"{prefix}limit", None, f"must be given where {prefix}streaming=true")
+        for key in ("validation_share", "test_share"):
+            if getattr(self, key):
+                allowed = f"must be 0 where {prefix}streaming=true"
+                raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
 
     @property
     def on_hub(self) -> bool:
         """Whether `path` names a set of the hub."""
-        return not self.path.startswith("tuneoff:") and not Path(self.path).expanduser().exists()
+        return not is_shipped(self.path) and not exists(expand_user(self.path))
+
+
+@dataclass
+class Forgetting:
+    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
+
+    data: Data | None = None

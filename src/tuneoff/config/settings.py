@@ -1,16 +1,24 @@
-"""The settings that every method shares, typed and range-checked: the data, and the experiment."""
+"""Settings: everything that every method shares, typed and checked, with what each setting is for."""
 
 import hashlib
 import os
 from dataclasses import dataclass, field
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
-from tuneoff.config.data import Data
+from tuneoff.config.choices import (
+    Dtype,
+    MixedPrecision,
+    Optimizer,
+    Scheduler,
+    Task,
+    Tracker,
+    WandbMode,
+)
+from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
@@ -26,74 +34,18 @@ from tuneoff.config.options import (
     option,
     setting,
 )
+from tuneoff.config.paths import is_file
 from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import RUN
 
-
-class Scheduler(Enum):
-    """Learning-rate schedules, as functions of progress."""
-
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-
-
-class Dtype(Enum):
-    """Types of the weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class MixedPrecision(Enum):
-    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
-
-    no = 0
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Optimizer(Enum):
-    """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
-
-    adamw = "adamw"
-    adamw_8bit = "adamw_8bit"
-    adafactor = "adafactor"
-
-
-class Tracker(Enum):
-    """Experiment trackers, through accelerate."""
-
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-    none = "none"
-
-
-class Task(Enum):
-    """What a run does: train, or only say what memory that would take."""
-
-    train = "train"
-    predict = "predict"
-
-
-class WandbMode(Enum):
-    """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
-
-    offline = "offline"
-    online = "online"
-
-
-@dataclass
-class Forgetting:
-    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
-
-    data: Data | None = None
-
-
+# What a setting is for; said beside each, and nowhere else.
 INCIDENTAL = Role.INCIDENTAL
 BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
 JUDGING = Role.JUDGING
 NOT_PREDICTED = Role.NOT_PREDICTED
+
+# What `accelerate launch` sets where it is told to split the weights.
+SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
 
 
 @dataclass
@@ -113,8 +65,8 @@ class Experiment:
     batch_size: int = at_least(8, 1)
     eval_batch_size: int | None = at_least(None, 1, JUDGING)
     gradient_accumulation_steps: int = at_least(1, 1)
-    # Ranks that share a step; each has batch_size rows a micro-step.
-    num_processes: int = at_least(get_world_size(), 1)
+    # Ranks that share a step; each has batch_size rows a micro-step. Left out, it is as many as a launcher started.
+    num_processes: int = option("${world_size:}", "must be at least 1", lambda value: value >= 1)
     max_length: int = at_least(256, 2, JUDGING)
     # Rows of like length in one step.
     group_by_length: bool = False
@@ -179,109 +131,124 @@ class Experiment:
         if self.forgetting.data is not None:
             self.forgetting.data.check("forgetting.data.")
         check_ranges(self)
+        self._check_weights_to_train()
+        self._check_budget()
+        self._settle_precision()
+        self._check_what_belongs_together()
+        self._check_quantisation()
+        self._check_attention()
+        self._check_processes()
+        self._check_sharding()
+        self._check_export_and_resume()
+
+    def _check_weights_to_train(self) -> None:
+        """Refuse to train a model that is a shape without weights, unless random ones are asked for."""
         if self.task is Task.train and self.model.pretrained and self.model.path is None:
-            raise ConfigError(
-                "model.path",
-                None,
+            allowed = (
                 "must be a folder or a hub name with weights; model.pretrained=false "
-                "draws random ones",
+                "draws random ones"
             )
+            raise ConfigError("model.path", None, allowed)
+
+    def _check_budget(self) -> None:
+        """Refuse two budgets."""
         given = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(given) > 1:
-            raise ConfigError(
-                given[1],
-                getattr(self, given[1]),
-                f"one budget a run, and {given[0]} is already given",
-            )
-        if self.pure_bf16 and self.mixed_precision is not MixedPrecision.no:
-            raise ConfigError(
-                "mixed_precision", self.mixed_precision, "must be no where pure_bf16=true"
-            )
+            allowed = f"one budget a run, and {given[0]} is already given"
+            raise ConfigError(given[1], getattr(self, given[1]), allowed)
+
+    def _settle_precision(self) -> None:
+        """Refuse types that contradict each other; set `dtype` where it is left out."""
+        mixed = self.mixed_precision
+        if self.pure_bf16 and mixed is not MixedPrecision.no:
+            raise ConfigError("mixed_precision", mixed, "must be no where pure_bf16=true")
         if self.pure_bf16 and self.dtype is Dtype.float32:
-            raise ConfigError(
-                "dtype", self.dtype, "must be bfloat16 (or left out) where pure_bf16=true"
-            )
+            allowed = "must be bfloat16 (or left out) where pure_bf16=true"
+            raise ConfigError("dtype", self.dtype, allowed)
         if self.dtype is None:
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
-        if self.dtype is Dtype.bfloat16 and self.mixed_precision is MixedPrecision.fp16:
-            raise ConfigError(
-                "mixed_precision", self.mixed_precision, "must be no or bf16 where dtype=bfloat16"
-            )
+        if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
+            raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
+
+    def _check_what_belongs_together(self) -> None:
+        """Refuse a limit of what is not done, and two ways to fill a row at once."""
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
         if self.packing and self.group_by_length:
-            raise ConfigError(
-                "group_by_length",
-                True,
-                "must be false where packing=true, whose rows are alike long",
-            )
-        self._check_kernels()
-        self._check_processes()
-        if self.export_merged and not self.save_model:
-            raise ConfigError("export_merged", True, "needs save_model=true")
-        if self.resume not in ("never", "auto") and not (Path(self.resume) / RUN).is_file():
-            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+            allowed = "must be false where packing=true, whose rows are alike long"
+            raise ConfigError("group_by_length", True, allowed)
 
-    def _check_kernels(self) -> None:
-        """Refuse quantisation where it cannot be, and flash attention that is not installed."""
-        model, by = self.model, self.quantised
+    def _check_quantisation(self) -> None:
+        """Refuse quantisation where it cannot be, or where nothing is known of it."""
         if self.quantization is not None:
-            given = "quantization", self.quantization
-            if not model.pretrained:
-                raise ConfigError(
-                    *given, "needs pretrained weights, and model.pretrained=false draws random ones"
+            key = "quantization"
+            value = self.quantization
+            if not self.model.pretrained:
+                allowed = "needs pretrained weights, and model.pretrained=false draws random ones"
+                raise ConfigError(key, value, allowed)
+            if self.model.gguf_file is not None:
+                allowed = (
+                    "must be null where model.gguf_file is given, whose weights are dequantised"
                 )
-            if model.gguf_file is not None:
-                raise ConfigError(
-                    *given,
-                    "must be null where model.gguf_file is given, whose weights are dequantised",
+                raise ConfigError(key, value, allowed)
+            if self.model.quantised:
+                allowed = (
+                    f"must be null, since the weights in {self.model.path} are quantised already"
                 )
-            if model.quantised:
-                raise ConfigError(
-                    *given, f"must be null, since the weights in {model.path} are quantised already"
-                )
-            check_package(*given, "bitsandbytes", "bitsandbytes")
-        if by and (self.task is Task.predict or self.skip_if_over_gib is not None):
-            raise ConfigError(*by, "a prediction does not cover quantised weights")
-        flash = model.attention == "flash_attention_2" and self.task is Task.train
-        if flash and not (find_spec("flash_attn") or find_spec("kernels")):
-            raise ConfigError(
-                "model.attention", model.attention, "needs the package flash-attn (or kernels)"
-            )
+                raise ConfigError(key, value, allowed)
+            check_package(key, value, "bitsandbytes", "bitsandbytes")
+        predicts = self.task is Task.predict or self.skip_if_over_gib is not None
+        if predicts and self.quantised:
+            raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
+
+    def _check_attention(self) -> None:
+        """Refuse flash attention that is not installed."""
+        if self.model.attention != "flash_attention_2" or self.task is not Task.train:
+            return
+        if not find_spec("flash_attn") and not find_spec("kernels"):
+            allowed = "needs the package flash-attn (or kernels)"
+            raise ConfigError("model.attention", self.model.attention, allowed)
 
     def _check_processes(self) -> None:
-        """Refuse what several processes, or a model that is split over them, cannot do."""
-        if get_world_size() > 1 and self.num_processes != get_world_size():
+        """Refuse settings that say something else than the launcher of several processes."""
+        launched = get_world_size()
+        if launched == 1:
+            return
+        if self.num_processes != launched:
+            allowed = f"must be {launched}, as many as were launched"
+            raise ConfigError("num_processes", self.num_processes, allowed)
+        if self.task is Task.predict:
             raise ConfigError(
-                "num_processes",
-                self.num_processes,
-                f"must be {get_world_size()}, as many as were launched",
+                "task", self.task, f"needs no launcher; num_processes={launched} says it"
             )
-        if get_world_size() > 1 and self.task is Task.predict:
-            raise ConfigError(
-                "task", self.task, f"needs no launcher; num_processes={get_world_size()} says it"
-            )
-        if self.sharding == "FSDP" and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-            raise ConfigError(
-                "FSDP_VERSION", version, "must be 2, as conf/accelerate/fsdp2.yaml has it"
-            )
-        if self.sharding and self.exact_match is not None:
-            raise ConfigError(
-                "exact_match",
-                self.exact_match,
+
+    def _check_sharding(self) -> None:
+        """Refuse what a model that is split over several processes cannot do."""
+        if self.sharding is None:
+            return
+        version = os.environ.get("FSDP_VERSION", "1")
+        if self.sharding == "FSDP" and version != "2":
+            allowed = "must be 2, as conf/accelerate/fsdp2.yaml has it"
+            raise ConfigError("FSDP_VERSION", version, allowed)
+        if self.exact_match is not None:
+            allowed = (
                 f"must be null under {self.sharding}, where no process "
-                "has the model that would answer; lm-eval can ask the saved one",
+                "has the model that would answer; lm-eval can ask the saved one"
             )
-        if self.sharding and self.quantised:
-            raise ConfigError(
-                *self.quantised, f"was never tried under {self.sharding}; DDP takes it"
-            )
+            raise ConfigError("exact_match", self.exact_match, allowed)
+        if self.quantised:
+            allowed = f"was never tried under {self.sharding}; DDP takes it"
+            raise ConfigError(*self.quantised, allowed)
         if self.sharding == "DeepSpeed" and self.save_every:
-            raise ConfigError(
-                "save_every",
-                self.save_every,
-                "must be null under DeepSpeed, whose split state has a format of its own",
-            )
+            allowed = "must be null under DeepSpeed, whose split state has a format of its own"
+            raise ConfigError("save_every", self.save_every, allowed)
+
+    def _check_export_and_resume(self) -> None:
+        """Refuse an export of what is not saved, and a run to go on with that is not there."""
+        if self.export_merged and not self.save_model:
+            raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.resume not in ("never", "auto") and not is_file(Path(self.resume, RUN)):
+            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
 
     @property
     def quantised(self) -> tuple[str, str] | None:
@@ -293,15 +260,10 @@ class Experiment:
     @property
     def sharding(self) -> str | None:
         """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
-        asked = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
-        return next(
-            (
-                name
-                for key, name in asked.items()
-                if os.environ.get(key, "").lower() in ("1", "true")
-            ),
-            None,
-        )
+        for variable, name in SHARDING.items():
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                return name
+        return None
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -318,3 +280,7 @@ BUDGETS = find_settings(Experiment, Role.BUDGET)
 def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7])
+
+
+# Read where a config is checked or an experiment made: what launches ranks says how many only then.
+OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)

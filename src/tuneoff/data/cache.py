@@ -7,11 +7,10 @@ write the same.
 import hashlib
 import json
 import logging
-import os
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import Data
 from tuneoff.data.dataset import SPLITS, DataSet, Row
+from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
 log = logging.getLogger(__name__)
-FOLDER = "TUNEOFF_CACHE"  # the environment variable that says where
 # Settings on which the rows do not depend, or which stand in the name of the file already.
 LEFT_OUT = ("name", "path", "template")
 
@@ -58,8 +57,7 @@ def cache_path(
         version("transformers"),
     ]
     digest = hashlib.sha256(json.dumps(all_that_matters).encode()).hexdigest()
-    folder = Path(os.environ.get(FOLDER) or "~/.cache/tuneoff").expanduser()
-    return folder / f"{digest[:32]}.safetensors"
+    return cache_folder() / f"{digest[:32]}.safetensors"
 
 
 def hash_this_code() -> str:
@@ -98,19 +96,20 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         "fingerprint": data_set.fingerprint,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        make_private_folder(path.parent)
+        write_atomically(path, partial(save_file, tensors), private=True)
     except (OSError, SafetensorError) as error:
         log.warning("the tokenised data is not kept: %s", error)
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_cached_set(path: Path) -> DataSet | None:
-    """Return a set that was kept; None where there is none that can be read."""
+    """Return a set that was kept.
+
+    None where there is none that can be read, or where another user could have changed it.
+    """
+    if not is_private(path):
+        return None
     try:
         tensors = load_file(path)
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from tuneoff.config import Data, data_hash, embedded_file, resolve_folder
+from tuneoff.config import Data, data_hash, embedded_file, is_shipped, resolve_folder
 from tuneoff.data.files import read_by_split
 from tuneoff.data.hub import open_with_datasets
 from tuneoff.data.source_rows import Source
@@ -14,7 +14,7 @@ def open_source(data: Data) -> Source:
     Raises:
         ConfigError: a set that the hub does not have or does not give.
     """
-    if data.path.startswith("tuneoff:"):
+    if is_shipped(data.path):
         file = embedded_file(data.path)
         return Source(partial(read_by_split, data, file), "")
     if data.on_hub:

@@ -28,6 +28,7 @@ from tuneoff.config import (
     Experiment,
     MixedPrecision,
     Model,
+    is_shipped,
     resolve_folder,
     suggest_nearest,
 )
@@ -57,7 +58,7 @@ def resolve_path(path: str) -> str:
     """The folder behind `tuneoff:NAME` (shipped with the package); any other path or hub name as it is."""
     folder = resolve_folder(path)
     # Absolute, since an adapter's config keeps it.
-    return str(folder.absolute()) if path.startswith("tuneoff:") or folder.is_dir() else path
+    return str(folder.absolute()) if is_shipped(path) or folder.is_dir() else path
 
 
 @contextmanager

@@ -3,12 +3,19 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from errno import EACCES
 from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
 from typing import Any
 
 from tuneoff.record.schema import CURVE_POINTS, METRICS
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def utc_now() -> str:
@@ -16,24 +23,76 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write atomically: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        # A NaN is not JSON; a record with one must still be readable everywhere.
-        json.dump(replace_non_finite(content), file, indent=1, allow_nan=False)
-        file.flush()
+# ---------------------------------------------------------------- writing
+def write_atomically(
+    path: Path, content: str | bytes | Callable[[Path], object], private: bool = False
+) -> None:
+    """Write a file whole: a reader sees the old file or the new one, never half of one.
+
+    Args:
+        content: text, which becomes UTF-8 with `?` for what has none; bytes; or a function that writes the path that
+            it is called with.
+        private: whether only this user may read and write the file, whatever the umask is.
+
+    Raises:
+        OSError: the file cannot be written; its `filename` is `path`. A file that was there is untouched.
+    """
+    # Named by more than the process: on a shared disk, another machine may have the same number.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.{token_hex(4)}")
+    mode = 0o600 if private else 0o666  # less what the umask takes away
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as file:
+            if isinstance(content, str):
+                file.write(content.encode("utf-8", "replace"))
+            elif isinstance(content, bytes):
+                file.write(content)
+        if callable(content):
+            content(temporary)
+        _settle(temporary, private)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)
+            error.filename2 = None
+        raise
+
+
+def _settle(path: Path, private: bool) -> None:
+    """Close a file to others where it shall be, and wait until it is on the disk."""
+    with path.open("rb+") as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)  # a function may have made the file anew
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Say of an OSError which file was written, where the system does not: a full disk has no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write an object as JSON, atomically."""
+    # A NaN is not JSON; a record with one must still be readable everywhere.
+    write_atomically(path, json.dumps(replace_non_finite(content), indent=1, allow_nan=False))
 
 
 def write_lines(path: Path, lines: list[dict]) -> None:
-    """Write JSON lines atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(
-        "".join(json.dumps(replace_non_finite(line), allow_nan=False) + "\n" for line in lines)
-    )
-    temporary.replace(path)
+    """Write JSON lines, atomically."""
+    write_atomically(path, "".join(map(format_line, lines)))
+
+
+def format_line(line: dict) -> str:
+    """A line of a JSON lines file, with its end."""
+    return json.dumps(replace_non_finite(line), allow_nan=False) + "\n"
 
 
 def replace_non_finite(value: Any) -> Any:
@@ -45,27 +104,75 @@ def replace_non_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# ---------------------------------------------------------------- reading
 def read_json(path: Path) -> dict | None:
-    """The object in `path`, or `None` where there is none that can be read."""
+    """The object in `path`, or `None` where there is none that can be read; NaN and infinity are `None`."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = replace_non_finite(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
 
 def read_metrics(folder: Path) -> Iterator[dict]:
-    """Yield the lines of metrics.jsonl; a last line that a crash cut short is left out."""
+    """Yield the lines of metrics.jsonl that have a step, up to the first that cannot be read: a crash cuts the last."""
     path = folder / METRICS
-    if path.exists():
-        with path.open() as lines:
-            for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if isinstance(content, dict) and type(content.get("step")) is int:
+                yield content
 
 
+# ---------------------------------------------------------------- what only this user may change
+def cache_folder() -> Path:
+    """The folder of what is kept between runs, there or not.
+
+    `TUNEOFF_CACHE` if it is given, else `tuneoff` in `XDG_CACHE_HOME`, else `~/.cache/tuneoff`; for a user without a
+    home, a folder of its own among the temporary ones.
+    """
+    chosen = os.environ.get("TUNEOFF_CACHE")
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if home.startswith("~"):
+        return Path(gettempdir()) / f"tuneoff-{os.getuid()}"
+    return Path(home) / "tuneoff"
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder in which only this user can change anything.
+
+    Raises:
+        PermissionError: the folder is there, and another user can change what is in it. It stays as it is, since it
+            may be a folder that others are meant to use.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.getuid():
+        raise PermissionError(EACCES, "belongs to another user", str(folder))
+    if state.st_mode & WRITABLE_BY_OTHERS:
+        raise PermissionError(EACCES, "can be changed by other users; chmod go-w", str(folder))
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file is there, belongs to this user, and no other can change it or put another in its place."""
+    try:
+        states = [path.stat(), path.parent.stat()]
+    except OSError:
+        return False
+    return all(
+        state.st_uid == os.getuid() and not state.st_mode & WRITABLE_BY_OTHERS for state in states
+    )
+
+
+# ---------------------------------------------------------------- shapes
 def flatten(content: dict, prefix: str = "") -> dict:
     """`{"a": {"b": 1}}` as `{"a/b": 1}`; lists as text. What trackers can hold."""
     flat: dict = {}

@@ -4,16 +4,17 @@ Standard library only, so that a report can read records where torch is not inst
 """
 
 import fcntl
-import json
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
+    format_line,
+    name_in_errors,
     read_json,
     read_metrics,
-    replace_non_finite,
     thin_curve,
     utc_now,
     write_json,
@@ -21,6 +22,10 @@ from tuneoff.record.files import (
 )
 from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
 from tuneoff.record.secrets import mask_record, mask_secrets
+
+# How often a lock is tried for, and the seconds in between.
+LOCK_ATTEMPTS = 5
+LOCK_SECONDS = 0.05
 
 
 def describe_error(error: BaseException) -> dict:
@@ -64,24 +69,13 @@ class Recorder:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / LOCK).open("a")
-        for attempt in range(5):
-            try:
-                # Held by the process, not by a file that a crash would leave behind.
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == 4:
-                    self._lock.close()
-                    raise Busy(f"{folder}: another process is training here") from None
-                time.sleep(
-                    0.05
-                )  # it may have been `is_locked`, which holds the lock for an instant
+        self._lock = _take_lock(folder / LOCK)
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
         self._begun = False
-        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        self._started = time.perf_counter()
+        self._earlier_seconds = 0.0
 
     def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
@@ -135,7 +129,8 @@ class Recorder:
         """Append a line to metrics.jsonl, where `step` is in it."""
         assert self._metrics is not None
         self.curve.append(line)
-        self._metrics.write(json.dumps(replace_non_finite(line), allow_nan=False) + "\n")
+        with name_in_errors(self.folder / METRICS):
+            self._metrics.write(format_line(line))
 
     def alive(self) -> None:
         """A sign of life where no line is due: a sweep kills a job that writes none for too long."""
@@ -159,13 +154,34 @@ class Recorder:
         if not self._begun:
             self._begin()
         if self._metrics is not None:
-            self._metrics.close()
+            # Where a line could not be written, `log` has said so.
+            with suppress(OSError):
+                self._metrics.close()
         write_json(self.folder / RESULT, result)
         return result
 
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
+
+
+def _take_lock(path: Path) -> TextIO:
+    """Lock a file, which is made if it is not there; return it, open for as long as the lock shall last."""
+    lock = path.open("a")
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            # Held by the process, not by a file that a crash would leave behind.
+            with name_in_errors(path):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            # It may have been `is_locked`, which holds the lock for an instant.
+            time.sleep(LOCK_SECONDS)
+        except OSError:
+            lock.close()
+            raise
+    lock.close()
+    raise Busy(f"{path.parent}: another process is training here")
 
 
 class SilentRecorder(Recorder):
@@ -228,35 +244,9 @@ def conclude_dead_run(
             **mask_record(start),
             **(read_json(folder / RUN) or {}),
         }
-        curve = list(read_metrics(folder))
-        losses = [
-            line["validation_loss"] for line in curve if line.get("validation_loss") is not None
-        ]
-        left = {
-            "parameters": run.get("parameters", {}),
-            "metrics": {},
-            "memory": {"peak_gib": {}},
-            "curve": thin_curve(curve),
-            "loss": {
-                "initial": losses[0] if losses else None,
-                "final": None,
-                "best": min(losses, default=None),
-                "test": None,
-            },
-            "throughput": {
-                "tokens_seen": max((line.get("tokens", 0) for line in curve), default=0),
-                "wall_seconds": round(wall_seconds, 3),
-            },
-        }
-        own = read_json(folder / RESULT) or {}
-        if own.get("started_at") == run["started_at"] and own.get("status") in (
-            "interrupted",
-            "killed",
-        ):
-            left = own  # it was stopped in an orderly way, or lost another rank, and measured
         result = {
             **run,
-            **left,
+            **_what_is_left(folder, run, wall_seconds),
             "status": status,
             "error": mask_secrets(error),
             "finished_at": utc_now(),
@@ -266,6 +256,38 @@ def conclude_dead_run(
         return result
     finally:
         recorder.close()
+
+
+def _what_is_left(folder: Path, run: dict, wall_seconds: float) -> dict:
+    """What a dead run has measured: as its own result says if it wrote one, else as its metrics.jsonl does."""
+    own = read_json(folder / RESULT) or {}
+    stopped = own.get("status") in ("interrupted", "killed")
+    if stopped and own.get("started_at") == run["started_at"]:
+        return own  # it was stopped in an orderly way, or lost another rank, and measured
+    curve = list(read_metrics(folder))
+    losses = _numbers(curve, "validation_loss")
+    return {
+        "parameters": run.get("parameters", {}),
+        "metrics": {},
+        "memory": {"peak_gib": {}},
+        "curve": thin_curve(curve),
+        "loss": {
+            "initial": losses[0] if losses else None,
+            "final": None,
+            "best": min(losses, default=None),
+            "test": None,
+        },
+        "throughput": {
+            "tokens_seen": max(_numbers(curve, "tokens"), default=0),
+            "wall_seconds": round(wall_seconds, 3),
+        },
+    }
+
+
+def _numbers(curve: list[dict], key: str) -> list[float]:
+    """The numbers that lines have under a key; anything else is passed over."""
+    values = [line.get(key) for line in curve]
+    return [value for value in values if isinstance(value, int | float)]
 
 
 def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
@@ -295,9 +317,9 @@ def is_locked(folder: Path) -> bool:
 
 def read_status(folder: Path) -> str | None:
     """A run's status: as its result says, else running where the lock is held, else interrupted; None for no run."""
-    result = read_json(folder / RESULT)
-    if result is not None:
-        return result.get("status")
+    status = (read_json(folder / RESULT) or {}).get("status")
+    if isinstance(status, str):
+        return status
     if is_locked(folder):
         return "running"
     return "interrupted" if (folder / RUN).exists() else None

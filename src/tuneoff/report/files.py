@@ -1,17 +1,11 @@
-"""Writes the report's files whole, and keeps between reports what is slow to make and always the same."""
+"""Kept texts: what is slow to make and always the same, kept in the user's cache folder between reports."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
+from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
-def put(path: Path, content: str | bytes) -> None:
-    """Write atomically, so that a page that is being watched is never read half."""
-    raw = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(raw)
-    temporary.replace(path)
+put = write_atomically
 
 
 def kept(name: str, make: Callable[..., str]) -> str:
@@ -19,12 +13,12 @@ def kept(name: str, make: Callable[..., str]) -> str:
 
     `name` must hold the version of whatever makes the text.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = Path(home, "tuneoff", name)
-    with suppress(OSError, UnicodeDecodeError):
-        return path.read_text("utf-8")
+    path = cache_folder() / name
+    if is_private(path):
+        with suppress(OSError, UnicodeDecodeError):
+            return path.read_text("utf-8")
     made = make()
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        put(path, made)
+        make_private_folder(path.parent)
+        write_atomically(path, made, private=True)
     return made

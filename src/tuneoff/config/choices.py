@@ -1,0 +1,56 @@
+"""Choices: the settings that are one of a few words."""
+
+from enum import Enum
+
+
+class Scheduler(Enum):
+    """Learning-rate schedules, as functions of progress."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Dtype(Enum):
+    """Types of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class MixedPrecision(Enum):
+    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
+
+    no = 0
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Optimizer(Enum):
+    """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
+
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    adafactor = "adafactor"
+
+
+class Tracker(Enum):
+    """Experiment trackers, through accelerate."""
+
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    none = "none"
+
+
+class Task(Enum):
+    """What a run does: train, or only say what memory that would take."""
+
+    train = "train"
+    predict = "predict"
+
+
+class WandbMode(Enum):
+    """Where W&B sends a run: nowhere until `wandb sync` (offline), or at once."""
+
+    offline = "offline"
+    online = "online"
