@@ -99,9 +99,11 @@ class PhasePeaks:
         """Bytes by phase and kind, the phase that runs now included."""
         if not self.phase_name:
             return self.peaks
-        before = self.peaks.get(self.phase_name, {})
-        now = {kind: max(size, before.get(kind, 0)) for kind, size in self._read().items()}
-        return {**self.peaks, self.phase_name: now}
+        highest = self._read()
+        # The phase may have been left and entered again.
+        for kind, size in self.peaks.get(self.phase_name, {}).items():
+            highest[kind] = max(size, highest[kind])
+        return {**self.peaks, self.phase_name: highest}
 
     def _read(self) -> dict[str, int]:
         if self.device.type != "cuda":
@@ -159,7 +161,7 @@ def _highest_by_phase(ranks: list[Peaks], kind: str) -> dict[str, float]:
     """GiB at the highest rank's peak, for each phase of the first rank."""
     highest = {}
     for phase in ranks[0]:
-        sizes = [rank.get(phase, {}).get(kind, 0) for rank in ranks]
+        sizes = [rank[phase][kind] for rank in ranks if phase in rank]
         highest[phase] = to_gib(max(sizes))
     return highest
 

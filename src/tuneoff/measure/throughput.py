@@ -23,7 +23,14 @@ class Throughput:
         self.padded = 0
         self.samples = 0
 
-    def add(self, seconds: float, tokens: int, padded: int, samples: int, measured: bool) -> None:
+    def add(
+        self,
+        seconds: float,
+        tokens: int,
+        padded: int,
+        samples: int,
+        measured: bool,
+    ) -> None:
         """Count one step.
 
         Args:

@@ -62,7 +62,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        tensors[name] = tensor.detach().contiguous()
     save_file(tensors, folder / TENSORS)
     torch.save(checkpoint.state, folder / STATE)
     sizes = {}

@@ -82,10 +82,12 @@ class ExactMatch:
     # ------------------------------------------------------------ answering
     def open_batches(self) -> list[list[int]]:
         """Numbers of the rows that still want an answer, by batch; the longest first, so what fits shows at once."""
-        rows = [row for row in range(len(self.questions)) if row not in self.scores]
+        every_row = range(len(self.questions))
+        rows = [row for row in every_row if row not in self.scores]
         rows.sort(key=lambda row: -len(self.questions[row].prompt))
         size = self.experiment.eval_batch_size or self.experiment.batch_size
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        starts = range(0, len(rows), size)
+        return [rows[start : start + size] for start in starts]
 
     def answer(self, rows: list[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         """Generate the answers to one batch of rows, and score them."""

@@ -132,7 +132,8 @@ class Run:
                 self.export_facts = export_model(parts)
             raise
         self.export_facts = export_model(parts)
-        parts.trackers.log({"metrics": parts.metrics.values()}, self.trainer.step)
+        values = parts.metrics.values()
+        parts.trackers.log({"metrics": values}, self.trainer.step)
 
     def _answer_questions(self) -> None:
         parts = self.parts
@@ -155,7 +156,8 @@ class Run:
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
-        facts = {**self.session.recorder.run.get("facts", {}), **self.export_facts}
+        method_facts = self.session.recorder.run.get("facts", {})
+        facts = {**method_facts, **self.export_facts}
         if not self.prepared:
             return measured_before_set_up(self.session, facts)
         parts = self.parts

@@ -17,7 +17,9 @@ def save_run_state(parts: Parts, step: int) -> None:
     tensors, state = collect_state(parts)
     if not parts.ranks.first:
         return
-    loop = {name: part.state() for name, part in parts.stateful().items()}
+    loop = {}
+    for name, part in parts.stateful().items():
+        loop[name] = part.state()
     checkpoint = Checkpoint(step, tensors, state, loop)
     save_checkpoint(parts.checkpoint_folder, checkpoint, parts.experiment.keep_checkpoints)
 

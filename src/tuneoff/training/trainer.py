@@ -125,7 +125,10 @@ class Trainer:
         """This rank's micro-batches of a step, on its device."""
         parts = self.parts
         size = parts.experiment.batch_size
-        micro_rows = [rows[start : start + size] for start in range(0, len(rows), size)]
-        own = data.split_between_ranks(micro_rows, parts.ranks.index, parts.ranks.count)
-        pad = parts.tokenizer.pad_token_id
-        return [data.collate(one, pad).to(parts.ranks.device) for one in own]
+        starts = range(0, len(rows), size)
+        micro_rows = [rows[start : start + size] for start in starts]
+        batches = []
+        for own_rows in data.split_between_ranks(micro_rows, parts.ranks.index, parts.ranks.count):
+            batch = data.collate(own_rows, parts.tokenizer.pad_token_id)
+            batches.append(batch.to(parts.ranks.device))
+        return batches
