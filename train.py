@@ -20,10 +20,10 @@ from tuneoff.sweeps import job
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> job.Outcome | None:
     """Run in this process, or as one job of a sweep in a process of its own."""
-    hydra: Any = HydraConfig.get()
-    if hydra.mode is RunMode.MULTIRUN:
-        return job.run_job(cfg, hydra)
-    single_run.run_single(cfg, Path(hydra.runtime.output_dir))
+    hydra_config: Any = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN:
+        return job.run_job(cfg, hydra_config)
+    single_run.run_single(cfg, Path(hydra_config.runtime.output_dir))
     return None
 
 

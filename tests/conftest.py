@@ -1,12 +1,11 @@
-"""Shared by all tests: no network, a small random Llama, and a way to train a variant in this process."""
+"""Fixtures of all tests: no network, a small random Llama, ways to train on it, and how tests share the machine."""
 
+import fcntl
 import gc
-import math
 import os
 import signal
 import tempfile
-from copy import deepcopy
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -19,105 +18,66 @@ os.environ.update(
 )
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
+from helpers import (
+    METHODS,
+    QUICK,
+    complete,
+    composed,
+    end_session,
+    inherited_environment,
+    prepare_run,
+    save_debug_model,
+    save_small_set,
+    start_training,
+)
+from warm_interpreter import WarmInterpreter
 
-import tuneoff.cli.run_folder
-import tuneoff.methods  # noqa: F401 (methods register their options)
-from tuneoff import record
+import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml)
 from tuneoff.config import bind, resolve_config
+from tuneoff.jobs.processes import PRELOAD
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
-CACHES = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
+SCRATCH = tempfile.TemporaryDirectory(prefix="tuneoff-tests-")
 os.environ.update(
-    TUNEOFF_CACHE=f"{CACHES.name}/tuneoff", HF_DATASETS_CACHE=f"{CACHES.name}/datasets"
+    TUNEOFF_CACHE=f"{SCRATCH.name}/tuneoff", HF_DATASETS_CACHE=f"{SCRATCH.name}/datasets"
 )
-ROOT = Path(__file__).parent.parent
-TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
-METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-QUICK = [
-    "tracker=none",
-    "progress=false",
-    "data.limit=48",
-    "max_length=96",
-    "batch_size=4",
-    "max_steps=4",
-]
+# Where the processes of pytest-xdist agree whose turn it is: the first one's, which the others inherit.
+TURNS = Path(os.environ.setdefault("TUNEOFF_TESTS_TURNS", SCRATCH.name))
 
 
-class Killed(BaseException):
-    """Stands for the moment of a SIGKILL in this process: nothing after it runs."""
+# ---------------------------------------------------------------- tests side by side
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A process for each core; none beside this one where files are named, whose tests have begun sooner without."""
+    for argument in config.args:
+        if Path(argument.partition("::")[0]).is_file():
+            return 0
+    return len(os.sched_getaffinity(0))
 
 
-def kill_inside(training, due) -> None:
-    """Let the process of a run die in the first step that is `due()`, inside its accumulation window.
-
-    That is behind the first micro-batch's backward pass, in which layer-wise GaLore has changed the weights already.
-    """
-    backward = training.parts.engine.backward
-
-    def until(loss):
-        backward(loss)
-        if due():
-            raise Killed
-
-    training.parts.engine.backward = until
+@contextmanager
+def hold(path: Path, kind: int):
+    """Wait for a lock of this kind on a file, and have it."""
+    with path.open("a") as file:
+        fcntl.flock(file, kind)
+        try:
+            yield
+        finally:
+            # By itself the lock would last as long as a process that a test has forked.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def trajectory(folder: Path) -> list[dict]:
-    """Everything a run has measured that does not depend on the clock."""
-    return [
-        {key: value for key, value in line.items() if "seconds" not in key}
-        for line in record.read_metrics(folder)
-    ]
-
-
-def apart(one, other) -> float:
-    """Largest difference of two numbers, tensors, or nests of them; infinite where they are not alike."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return max((apart(one[key], other[key]) for key in one), default=0.0)
-    if isinstance(one, list | tuple) and len(one) == len(other):
-        return max(map(apart, one, other), default=0.0)
-    if (
-        torch.is_tensor(one)
-        and torch.is_tensor(other)
-        and (one.shape, one.dtype) == (other.shape, other.dtype)
-    ):
-        return (
-            0.0 if torch.equal(one, other) else float((one.double() - other.double()).abs().max())
-        )
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other)
-    return (
-        0.0
-        if not torch.is_tensor(one) and not torch.is_tensor(other) and one == other
-        else math.inf
-    )
-
-
-def save_debug_model(folder: Path, tied: bool = True) -> Path:
-    """A three-layer Llama with random weights and tiny's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
-    return folder
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that is marked `serial` waits until no other runs, and no other begins before it has ended."""
+    alone = item.get_closest_marker("serial") is not None
+    with ExitStack() as turn:
+        # Who waits to be alone keeps the others from beginning.
+        with hold(TURNS / "next", fcntl.LOCK_EX):
+            kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            turn.enter_context(hold(TURNS / "running", kind))
+        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,6 +87,7 @@ def imports_are_not_garbage():
     gc.freeze()
 
 
+# ---------------------------------------------------------------- a small model, and training on it here
 @pytest.fixture(scope="session")
 def debug_model(tmp_path_factory) -> Path:
     """Folder of the small tied Llama."""
@@ -139,15 +100,104 @@ def untied_model(tmp_path_factory) -> Path:
     return save_debug_model(tmp_path_factory.mktemp("untied"), tied=False)
 
 
-@cache
-def composed(*overrides: str):
-    """The config as `train.py` composes it."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+@pytest.fixture(scope="session")
+def small_settings(debug_model, tmp_path_factory):
+    """`small_settings(words)`: the words of a command line, and what makes a quick run on the small Llama of them."""
+    rows = save_small_set(tmp_path_factory.mktemp("rows"))
+    defaults = [*QUICK, f"model.path={debug_model}", "model.name=debug"]
+
+    def add(words):
+        has_data = any(str(word).startswith("data=") for word in words)
+        return complete(words, defaults if has_data else [*defaults, f"data.path={rows}"])
+
+    return add
+
+
+@pytest.fixture
+def compose_config(small_settings):
+    """`compose_config("method=full", …)`: the config as `train.py` composes it, of a quick run on the small Llama."""
+    return lambda *words: composed(*small_settings(words))
+
+
+@pytest.fixture
+def settings(compose_config):
+    """`settings("method=full", …)`: (experiment, method, config), as `train.py` binds them, of a quick run."""
+
+    def make(*overrides: str):
+        cfg = compose_config(*overrides)
+        return *bind(cfg), resolve_config(cfg)
+
+    return make
+
+
+@pytest.fixture
+def new_run(settings, tmp_path):
+    """`new_run("method=full", …)`: a run that is set up; `folder=` names the place of its record."""
+
+    def load(*overrides: str, folder: Path | None = None):
+        experiment, method, config = settings(*overrides)
+        return prepare_run(experiment, method, folder or tmp_path / "run", config)
+
+    return load
+
+
+@pytest.fixture
+def run(settings, tmp_path):
+    """`run("method=full", …)` trains in this process and returns the result; `folder=` names the place."""
+    from tuneoff.training.run import train
+
+    def start(*overrides: str, folder: Path | None = None):
+        experiment, method, config = settings(*overrides)
+        return train(
+            experiment,
+            method,
+            folder or tmp_path / "run",
+            {"config": config, "command": list(overrides)},
+        )
+
+    return start
+
+
+# ---------------------------------------------------------------- training in other processes
+@pytest.fixture
+def launch(small_settings, tmp_path):
+    """`launch("-m", "method=lora", …)` starts a quick `train.py` in `tmp_path`, in a session of its own.
+
+    Of the quick settings those that are given replace the tests'. `python=` are words for the interpreter, other names
+    are variables of the environment. What is left of the session is killed at the end of the test.
+    """
+    started = []
+
+    def start(*words, **more):
+        started.append(start_training(small_settings(words), tmp_path, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        end_session(process)
+
+
+@pytest.fixture(scope="session")
+def warm_trainer():
+    """An interpreter that has imported all that training needs, and runs commands in forked children."""
+    interpreter = WarmInterpreter(*PRELOAD)
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture
+def command(warm_trainer, small_settings, tmp_path, tmp_path_factory):
+    """`command("method=lora", …)` runs a quick `train.py` in `tmp_path` to its end: exit code, output, errors."""
+
+    def run(*words, **environment: str):
+        scratch = tmp_path_factory.mktemp("command")
+        variables = {**inherited_environment(), **environment}
+        return warm_trainer.run(small_settings(words), tmp_path, variables, scratch)
+
+    return run
 
 
 # ---------------------------------------------------------------- the matrix: what was measured, method by method
-FIGURES = pytest.StashKey[dict[tuple[str, str], float]]()
 COLUMNS = (
     "equal to reference",
     "same command twice",
@@ -167,73 +217,31 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(scope="session")
-def measured(pytestconfig):
-    """`measured("lora", "export reload", 1e-7)` keeps the largest difference of each cell, for `--matrix`."""
-    figures = pytestconfig.stash.setdefault(FIGURES, {})
+@pytest.fixture
+def measured(record_property):
+    """`measured("lora", "export reload", 1e-7)` keeps a difference for `--matrix`, in the test's report."""
 
     def keep(method: str, column: str, difference: float) -> None:
         assert column in COLUMNS
-        figures[method, column] = max(difference, figures.get((method, column), 0.0))
+        record_property("matrix", [method, column, difference])
 
     return keep
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The matrix as Markdown, where `--matrix` asks for it."""
+    """The matrix as Markdown, where `--matrix` asks for it: the largest difference of each cell."""
     if not config.getoption("matrix"):
         return
-    figures = config.stash.get(FIGURES, {})
-    rows = [["method", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    largest: dict[tuple[str, str], float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                if name == "matrix":
+                    method, column, difference = value
+                    largest[method, column] = max(difference, largest.get((method, column), 0.0))
+    terminalreporter.write_line(f"| {' | '.join(['method', *COLUMNS])} |")
+    terminalreporter.write_line(f"| {' | '.join(['---'] * (1 + len(COLUMNS)))} |")
     for method in METHODS:
-        rows.append(
-            [
-                method,
-                *(
-                    f"{figures[method, column]:.2g}" if (method, column) in figures else ""
-                    for column in COLUMNS
-                ),
-            ]
-        )
-    for row in rows:
-        terminalreporter.write_line(f"| {' | '.join(row)} |")
-
-
-@pytest.fixture
-def compose_config(debug_model):
-    """`compose_config("method=full", …)`: the config as `train.py` composes it, on the small Llama."""
-
-    def make(*overrides: str):
-        return deepcopy(
-            composed(*QUICK, f"model.path={debug_model}", "model.name=debug", *overrides)
-        )
-
-    return make
-
-
-@pytest.fixture
-def settings(compose_config):
-    """`settings("method=full", …)`: (experiment, method, config), composed as `train.py` does, on the small Llama."""
-
-    def make(*overrides: str):
-        cfg = compose_config(*overrides)
-        return *bind(cfg), resolve_config(cfg)
-
-    return make
-
-
-@pytest.fixture
-def run(settings, tmp_path):
-    """`run("method=full", …)` trains in this process and returns the result; `folder=` names the place."""
-    from tuneoff.training.run import train
-
-    def start(*overrides: str, folder: Path | None = None):
-        experiment, method, config = settings(*overrides)
-        return train(
-            experiment,
-            method,
-            folder or tmp_path / "run",
-            {"config": config, "command": list(overrides)},
-        )
-
-    return start
+        figures = [largest.get((method, column)) for column in COLUMNS]
+        cells = ["" if figure is None else f"{figure:.2g}" for figure in figures]
+        terminalreporter.write_line(f"| {' | '.join([method, *cells])} |")

@@ -1,12 +1,13 @@
 """Typed settings: every option of every method has a range or a type that holds, and a run's identity."""
 
 import math
+import time
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from enum import Enum
 
 import pytest
-from conftest import METHODS, ROOT
+from helpers import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from tuneoff import config, record
 from tuneoff.config import (
     ConfigError,
     Experiment,
+    Model,
     Role,
     as_names,
     at_least,
@@ -27,6 +29,7 @@ from tuneoff.config import (
     resolve_config,
     schemas,
     setting,
+    suggest_nearest,
 )
 from tuneoff.methods import Method, register
 from tuneoff.sweeps.tuning import never_tuned
@@ -212,3 +215,35 @@ def test_a_method_says_what_its_own_options_are_for(monkeypatch):
     never_tuned_keys = never_tuned()
     assert {"spoken", "judged", "seed", "tracker", "max_steps"} <= never_tuned_keys
     assert not never_tuned_keys & {"plain", "lr", "batch_size"}
+
+
+def test_a_refusal_is_one_short_line_whatever_was_typed():
+    error = ConfigError("key\n", "x" * 5000 + "\x1b[31m", "must be\u2026 short")
+    assert str(error) == f"key\\n={'x' * 200}…{'x' * 95}\\x1b[31m: must be… short"
+    assert str(ConfigError("k", "a\tb\x1b[31m\ud800é", "no")) == "k=a\\tb\\x1b[31m\\ud800é: no"
+    assert error.value.startswith("xxx") and len(error.value) > 5000
+
+
+def test_a_long_word_resembles_nothing_and_takes_no_time():
+    started = time.process_time()
+    assert suggest_nearest("lora" * 1250, ["lora", "x" * 5000]) == ""
+    assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "5", '"quantization_config"', '{"a": 1', "[]"])
+def test_a_strange_config_of_a_model_is_not_quantised(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    assert not Model("m", str(tmp_path)).quantised
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["~lr", "++lr=abc"],
+        ["~forgetting", "++forgetting=1"],
+        ["~scheduler", "++scheduler=x"],
+    ],
+)
+def test_a_key_that_is_removed_and_put_back_is_refused(overrides):
+    with pytest.raises(ConfigError, match=f"^{overrides[0]}: cannot be removed"):
+        bind(composed(*overrides))

@@ -1,19 +1,18 @@
 """Contracts 2, 4 and 5: the same command gives the same bits, micro-batches change nothing, a seed's methods share."""
 
 import pytest
-from conftest import METHODS, apart, trajectory
+from helpers import METHODS, apart, trajectory
 
-from tuneoff.record import Recorder
-from tuneoff.training.run import Run
+OWN = {
+    "galore": ["galore_rank=8"],
+    "galore_layerwise": ["galore_rank=8"],
+    "badam": ["badam_switch_interval=2", "badam_switch_mode=random"],
+    "badam_ratio": ["badam_switch_interval=2"],
+}
 
 
 def own(method):
-    extra = (
-        ["galore_rank=8"]
-        if "galore" in method
-        else ["badam_switch_interval=2", "badam_switch_mode=random"]
-    )
-    return [f"method={method}", *(extra if method.startswith(("galore", "badam")) else [])]
+    return [f"method={method}", *OWN.get(method, [])]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -26,20 +25,19 @@ def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "galore_layerwise"])
-def test_micro_batches_hand_the_optimizer_one_batchs_gradients(settings, tmp_path, method):
+def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_run, tmp_path, method):
     """16 rows, 2 times 8, 4 times 4, of unequal lengths. (What Adam makes of the last bits is its own affair: its first
     step divides each by itself; with SGD weights agree to 1e-6, as test_step.py shows.)
     """
     found = []
     for parts in (1, 2, 4):
-        experiment, chosen, config = settings(
+        training = new_run(
             *own(method),
             "max_steps=1",
             f"batch_size={16 // parts}",
             f"gradient_accumulation_steps={parts}",
+            folder=tmp_path / str(parts),
         )
-        training = Run(experiment, chosen, Recorder(tmp_path / str(parts)))
-        training.prepare({"config": config})
         found.append({})
 
         def look(*_, model=training.parts.model, seen=found[-1]):

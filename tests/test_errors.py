@@ -1,12 +1,13 @@
 """What counts as bad input and what as a fault of ours; the sentences themselves are tested in test_refusals."""
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tuneoff import config
-from tuneoff.cli.error_lines import describe_allowed, error_chain, explain_error, find_field
+from tuneoff.cli.allowed_values import describe_allowed, find_field
+from tuneoff.cli.error_lines import error_chain, explain_error
 from tuneoff.config import binding
 from tuneoff.methods.badam import BAdam
 from tuneoff.methods.galore import GaLore

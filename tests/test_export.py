@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS, bound, prepare_run
 
 from tuneoff.config import ConfigError
-from tuneoff.record import Recorder
-from tuneoff.training.run import Run
 
 CASES = {method: [f"method={method}"] for method in METHODS}
 CASES |= {
@@ -38,7 +37,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 ids = torch.arange(1, 33).reshape(2, 16)
 load = AutoModelForCausalLM.from_pretrained
-for line in json.loads(sys.argv[1]):
+while line := sys.stdin.readline():
+    line = json.loads(line)
     folder, base, dtype = Path(line["folder"]), line["base"], line["dtype"]
     found, roundings = {}, 0.0
     if (folder / "adapter_config.json").exists():
@@ -56,65 +56,63 @@ for line in json.loads(sys.argv[1]):
     with torch.no_grad():
         logits = {name: model.eval()(input_ids=ids).logits for name, model in found.items()}
     torch.save((logits, roundings * 2**8), folder / "logits.pt")
+    print("loaded", flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, debug_model, untied_model):
-    """{case: (method, trained logits, a fresh process's by name, roundings, facts)}; logits are (2, 16, vocabulary)."""
-    from conftest import QUICK, ROOT
-    from hydra import compose, initialize_config_dir
+def load_elsewhere():
+    """`load_elsewhere(folder=…, base=…, dtype=…)`: what a process that has never seen the run loads from a folder.
 
-    from tuneoff.config import bind, resolve_config
+    Returns:
+        ({way of loading: logits (2, 16, vocabulary)}, the merged model's roundings)
+    """
+    words = [sys.executable, "-c", LOAD]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def load(**export):
+        process.stdin.write(json.dumps(export) + "\n")
+        process.stdin.flush()
+        while (line := process.stdout.readline()) != "loaded\n":
+            assert line, "the process that loads has ended"
+        return torch.load(f"{export['folder']}/logits.pt")
+
+    yield load
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, small_settings, debug_model, untied_model, load_elsewhere):
+    """`exported(case)`: (method, trained logits, a fresh process's by name, roundings, facts)."""
     ids = torch.arange(1, 33).reshape(2, 16)
-    trained, jobs = {}, []
-    for case, overrides in CASES.items():
+
+    @cache
+    def export(case):
         model = untied_model if case.startswith("untied") else debug_model
         folder = tmp_path_factory.mktemp(case)
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(
-                "config",
-                overrides=[
-                    *QUICK,
-                    f"model.path={model}",
-                    "model.name=debug",
-                    "save_model=true",
-                    "export_merged=true",
-                    "data.limit=24",
-                    "max_steps=3",
-                    "lr=1e-2",
-                    *(["galore_rank=8"] if "galore" in case else []),
-                    *overrides,
-                ],
-            )
-        training = Run(*bind(cfg), Recorder(folder))
-        training.prepare({"config": resolve_config(cfg)})
+        words = [
+            f"model.path={model}",
+            "save_model=true",
+            "export_merged=true",
+            "data.limit=24",
+            "max_steps=3",
+            "lr=1e-2",
+            *(["galore_rank=8"] if "galore" in case else []),
+            *CASES[case],
+        ]
+        experiment, method, config = bound(*small_settings(words))
+        training = prepare_run(experiment, method, folder, config)
         training.fit()
         with torch.no_grad():
-            trained[case] = (
-                training.parts.experiment.method,
-                training.parts.model.eval()(input_ids=ids).logits,
-            )
+            trained = training.parts.model.eval()(input_ids=ids).logits
         training.conclude()
-        jobs.append(
-            {
-                "case": case,
-                "folder": str(folder / "model"),
-                "base": str(model),
-                "facts": training.export_facts,
-                "dtype": training.parts.experiment.dtype.name,
-            }
+        loaded, roundings = load_elsewhere(
+            folder=str(folder / "model"), base=str(model), dtype=experiment.dtype.name
         )
-    subprocess.run([sys.executable, "-c", LOAD, json.dumps(jobs)], check=True)
-    return {
-        job["case"]: (
-            *trained[job["case"]],
-            *torch.load(f"{job['folder']}/logits.pt"),
-            job["facts"],
-        )
-        for job in jobs
-    }
+        return experiment.method, trained, loaded, roundings, training.export_facts
+
+    return export
 
 
 def difference(one, other):
@@ -123,7 +121,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("bf16")])
 def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
-    method, trained, loaded, _, _ = exported[case]
+    method, trained, loaded, _, _ = exported(case)
     largest = max(difference(logits, trained) for logits in loaded.values())
     measured(method, "export reload", largest)
     assert largest <= 1e-5
@@ -132,7 +130,7 @@ def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("bf16")])
 def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported, measured, case):
-    method, trained, loaded, roundings, facts = exported[case]
+    method, trained, loaded, roundings, facts = exported(case)
     assert trained.dtype == loaded["once"].dtype == torch.bfloat16
     if (
         case == "bf16_converted"
@@ -150,17 +148,17 @@ def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported
         )
 
 
-def test_an_adapter_loaded_twice_is_one_adapter(exported):
-    for _, _, loaded, _, _ in exported.values():
-        if "twice" in loaded:
-            assert torch.equal(loaded["once"], loaded["twice"])
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_loaded_twice_is_one_adapter(exported, case):
+    _, _, loaded, _, _ = exported(case)
+    assert torch.equal(loaded["once"], loaded.get("twice", loaded["once"]))
 
 
 def test_the_record_says_what_an_export_costs(exported):
-    assert exported["pissa"][-1]["residual_base_bytes"] > 100_000
-    assert exported["converted"][-1]["converted_rank"] == 16
-    assert "residual_base_bytes" not in exported["converted"][-1] and exported["full"][-1] == {}
-    assert exported["lora"][-1]["merged_logits_difference"] <= 1e-5
+    assert exported("pissa")[-1]["residual_base_bytes"] > 100_000
+    assert exported("converted")[-1]["converted_rank"] == 16
+    assert "residual_base_bytes" not in exported("converted")[-1] and exported("full")[-1] == {}
+    assert exported("lora")[-1]["merged_logits_difference"] <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -200,10 +198,9 @@ def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, 
 
 def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     experiment, chosen, config = settings("method=pissa", "pissa_convert=true", "save_model=true")
-    training = Run(experiment, chosen, Recorder(tmp_path))
-    training.prepare({"config": config})
+    training = prepare_run(experiment, chosen, tmp_path, config)
     training.fit()
-    chosen._initial = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
+    chosen.initial_adapter = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
     training.conclude()
     assert "conversion_error" in training.export_facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()

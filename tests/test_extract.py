@@ -1,8 +1,15 @@
 """Answers are found as GSM8K's and lm-eval's own code finds them."""
 
+import time
+
 import pytest
 
-from tuneoff.config.extractors import extract_answer, is_extractor
+from tuneoff.config.extractors import (
+    SEARCH_SECONDS,
+    extract_answer,
+    is_extractor,
+    normalize_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +71,25 @@ def test_an_expression_gives_its_group():
 )
 def test_what_is_an_extractor(name, fits):
     assert is_extractor(name) == fits
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 32_000, "1," * 16_000 + "x", "1" * 32_000 + "x", "," * 32_000]
+)
+def test_a_number_of_32000_digits_takes_no_time(text):
+    started = time.process_time()
+    assert normalize_answer(text) in (text, text.rstrip(","))
+    assert extract_answer(f"#### {text}", "gsm8k") is not None
+    assert time.process_time() - started < 1
+
+
+def test_an_expression_that_backtracks_without_end_finds_nothing_and_is_told_once(caplog):
+    started = time.process_time()
+    for _ in range(2):
+        assert extract_answer("x" * 5_000, r"(x+x+)+y") is None
+    assert time.process_time() - started < 2 * SEARCH_SECONDS + 2
+    assert caplog.text.count("exact_match=(x+x+)+y takes longer than 1 s on a text") == 1
+
+
+def test_an_expression_that_cannot_be_compiled_is_no_extractor():
+    assert not is_extractor("(" * 5_000 + "a" + ")" * 5_000)

@@ -3,31 +3,18 @@
 import json
 import os
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import METHODS, QUICK, ROOT
+from helpers import METHODS, finish
 
 from tuneoff import record
 from tuneoff.training import checkpoint
 
 
-def train(model, folder, *overrides):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            *QUICK,
-            f"model.path={model}",
-            "model.name=debug",
-            f"hydra.run.dir={folder}",
-            *overrides,
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+@pytest.fixture
+def train(command):
+    """`train(folder, "method=lora", …)` runs `train.py` to its end."""
+    return lambda folder, *words: command(f"hydra.run.dir={folder}", *words)
 
 
 @pytest.fixture
@@ -45,13 +32,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_model):
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, train):
     """LoRA's first checkpoints fit, then something else takes the space."""
     folder = small_disk / "run"
     (small_disk / "other").write_bytes(bytes(1_650_000))
-    done = train(
-        debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "keep_checkpoints=100"
-    )
+    done = train(folder, "method=lora", "save_every=1", "max_steps=9", "keep_checkpoints=100")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert (
@@ -65,7 +50,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, debug_mo
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "failed" and result["loss"]["initial"] > 0
     (small_disk / "other").unlink()
-    again = train(debug_model, folder, "method=lora", "save_every=1", "max_steps=9", "resume=auto")
+    again = train(folder, "method=lora", "save_every=1", "max_steps=9", "resume=auto")
     assert again.returncode == 0, again.stderr
     assert json.loads((folder / "result.json").read_text())["resumed_at_step"] == len(kept)
 
@@ -84,35 +69,35 @@ def test_a_disk_that_fills_up_while_the_model_is_saved(small_disk, run):
     assert (folder / "model" / "adapter_model.safetensors").exists()
 
 
-def test_a_disk_with_no_room_for_the_record(small_disk, debug_model):
+def test_a_disk_with_no_room_for_the_record(small_disk, train):
     (small_disk / "other").write_bytes(bytes(2 * 2**20 - 24_000))
-    done = train(debug_model, small_disk / "run", "method=full", "max_steps=400")
+    done = train(small_disk / "run", "method=full", "max_steps=400")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, debug_model):
+def test_a_folder_that_cannot_be_written(tmp_path, train):
     """Below a file, since root may write anywhere else."""
     (tmp_path / "file").write_text("in the way")
-    done = train(debug_model, tmp_path / "file" / "run", "method=full")
+    done = train(tmp_path / "file" / "run", "method=full")
     assert done.returncode in (1, 2)
     assert done.stderr.count("\n") == 1 and "Not a directory" in done.stderr, done.stderr
 
 
-def test_two_runs_on_one_folder(tmp_path, debug_model):
+def test_two_runs_on_one_folder(tmp_path, train):
     holder = record.Recorder(tmp_path / "run")
     assert record.is_locked(tmp_path / "run")
-    done = train(debug_model, tmp_path / "run", "method=full", "resume=auto")
+    done = train(tmp_path / "run", "method=full", "resume=auto")
     holder.close()
     assert done.returncode == 2
     assert "another process is training here" in done.stderr.splitlines()[-1]
     assert not record.is_locked(tmp_path / "run")
 
 
-def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, debug_model):
+def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
     folder, settings = tmp_path / "run", ["method=freeze", "save_every=2"]
-    assert train(debug_model, folder, *settings).returncode == 0
+    assert train(folder, *settings).returncode == 0
     before = {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -127,28 +112,22 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, debug_m
         ),
         (["resume=auto", "lr=9e-3"], f"resume=auto: {folder} holds run "),
     ):
-        done = train(debug_model, folder, *settings, *more)
+        done = train(folder, *settings, *more)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(
             f"error: {line}"
         )
         assert {path: path.read_bytes() for path in before} == before
-    done = train(debug_model, folder, *settings, "resume=auto")  # it has finished
+    done = train(folder, *settings, "resume=auto")  # it has finished
     assert (done.returncode, done.stderr) == (0, "") and "finished" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.slow
-def test_two_runs_that_start_at_once_on_one_folder(tmp_path, debug_model):
+def test_two_runs_that_start_at_once_on_one_folder(tmp_path, launch):
     """A lock decides: one trains, the other is refused and changes nothing."""
-    with ThreadPoolExecutor(2) as pool:
-        both = list(
-            pool.map(
-                lambda _: train(
-                    debug_model, tmp_path / "run", "method=full", "resume=auto", "max_steps=100"
-                ),
-                range(2),
-            )
-        )
+    words = ["hydra.run.dir=run", "method=full", "resume=auto", "max_steps=100"]
+    processes = [launch(*words), launch(*words)]
+    both = [finish(process) for process in processes]
     refused, done = sorted(both, key=lambda process: -process.returncode)
     assert done.returncode == 0, done.stderr
     assert refused.returncode == 2 and "another process" in refused.stderr.splitlines()[-1]
@@ -157,16 +136,16 @@ def test_two_runs_that_start_at_once_on_one_folder(tmp_path, debug_model):
     ]
 
 
-def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, debug_model):
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, train):
     folder = tmp_path / "run"
-    first = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2")
+    first = train(folder, "method=full", "max_steps=6", "save_every=2")
     assert first.returncode == 0, first.stderr
     whole = (folder / "metrics.jsonl").read_text()
     newest = checkpoint.find_checkpoints(folder / "checkpoints")[-1]
     with (newest / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
     (folder / "result.json").unlink()
-    again = train(debug_model, folder, "method=full", "max_steps=6", "save_every=2", "resume=auto")
+    again = train(folder, "method=full", "max_steps=6", "save_every=2", "resume=auto")
     assert again.returncode == 0, again.stderr
     assert "cannot be read" in again.stderr and "step_00000006" in again.stderr
 

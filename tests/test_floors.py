@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from conftest import ROOT
+from helpers import ROOT
 
 PACKAGE = ROOT / "src" / "tuneoff"
 # From the top floor down. A module may import from its own floor and from those below it.

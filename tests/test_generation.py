@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tuneoff.config import Model
-from tuneoff.models.loading import load_tokenizer
+from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.generate import generate_answers
 
 WIDTH = {

@@ -1,24 +1,29 @@
 """A job in a child of the forkserver: what it sees, what it may use, and the record it leaves however it ends."""
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
+from helpers import START, call_work, hang, hanging_launcher, session
 
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
 from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
 
-START = {"identity": "12345678", "method": "lora", "seed": 3, "config": {"method": "lora"}}
 NONE = Limits()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_nohup():
+    """Where the tests run under nohup, their processes would inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 # ---------------------------------------------------------------- work for a child
@@ -63,11 +68,17 @@ def allocate(folder: Path, gib: float) -> None:
     )
 
 
-def hang(folder: Path, lines: int = 0) -> None:
-    for step in range(1, lines + 1):
-        with (folder / METRICS).open("a") as metrics:
-            metrics.write(json.dumps({"step": step, "loss": 1.0, "tokens": 10 * step}) + "\n")
+def write_with_an_old_clock(folder: Path) -> None:
+    for step in range(1, 8):
+        (folder / METRICS).write_text("x" * step)
+        os.utime(folder / METRICS, (step, step))
         time.sleep(0.3)
+    finish(folder)
+
+
+def stop_the_forkserver_too(number: int) -> None:
+    os.kill(os.getppid(), number)
+    os.kill(os.getpid(), number)
     time.sleep(60)
 
 
@@ -93,7 +104,7 @@ def job(tmp_path):
     """`job(work, …)` runs it and returns the record."""
 
     def run(work, *arguments, limits=NONE, **options):
-        supervisor.run_supervised(partial(work, *arguments), tmp_path, START, limits, **options)
+        supervisor.run_supervised(call_work(tmp_path, work, *arguments), limits, **options)
         return read_json(tmp_path / "result.json")
 
     return run
@@ -120,6 +131,7 @@ def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
     assert seen == [("first", 1), ("second", 2), (None, 1)]
 
 
+@pytest.mark.serial
 def test_a_job_starts_in_well_under_a_second(job, tmp_path):
     job(finish, tmp_path)  # the first may wait for the imports
     seconds = []
@@ -132,9 +144,9 @@ def test_a_job_starts_in_well_under_a_second(job, tmp_path):
 
 def test_the_launching_process_imports_no_torch():
     script = (
-        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import supervisor\n"
+        "import sys\nfrom tuneoff.cli import main\nfrom tuneoff.jobs import processes\n"
         "from tuneoff.sweeps import job, sweeper, tuning\n"
-        "supervisor._warm_up()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+        "processes.start_forkserver()\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
@@ -173,6 +185,7 @@ def test_memory_is_limited(job, tmp_path):
     )  # no limit is left behind
 
 
+@pytest.mark.serial
 def test_a_job_over_time_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, limits=Limits(timeout_seconds=1))
@@ -185,6 +198,7 @@ def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
     assert result["status"] == "timed_out" and result["loss"]["final"] == 2.5
 
 
+@pytest.mark.serial
 def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     started = time.perf_counter()
     result = job(hang, tmp_path, 6, limits=Limits(stall_seconds=1.2))
@@ -193,6 +207,18 @@ def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     )  # six lines take 1.8 s: it was not stopped while it wrote
     assert result["status"] == "timed_out" and "job_stall_seconds=1.2" in result["error"]["message"]
     assert result["curve"][-1]["step"] == 6 and result["throughput"]["tokens_seen"] == 60
+
+
+def test_a_clock_that_is_set_stops_no_job(job, tmp_path):
+    """The metrics lie on a machine whose clock is decades behind, as far as their times say."""
+    result = job(write_with_an_old_clock, tmp_path, limits=Limits(stall_seconds=1.2))
+    assert result["status"] == "finished", result["error"]
+
+
+def test_the_forkserver_outlives_what_stops_a_process_group(job, tmp_path):
+    """The job hears the signal by itself, and reports it."""
+    result = job(stop_the_forkserver_too, signal.SIGHUP)
+    assert (result["status"], result["error"]["type"]) == ("interrupted", "StopSignal")
 
 
 @pytest.mark.parametrize("kind", [Busy, AlreadyDone])
@@ -211,44 +237,11 @@ def test_a_living_run_gets_no_result_from_us(job, tmp_path):
 
 
 # ---------------------------------------------------------------- the launching process ends
-def session(pid: int) -> list[psutil.Process]:
-    """Every living process of the session that `pid` began."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (OSError, psutil.Error):
-            continue
-    return found
-
-
-LAUNCHER = """import sys
-from functools import partial
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_isolate
-from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits())
-"""
-
-
 @pytest.fixture
 def launcher(tmp_path):
     """A process of its own whose job hangs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path],
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-    )
-    while not (tmp_path / METRICS).exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    yield process
-    for left in session(process.pid):
-        left.kill()
-    process.wait()
+    with hanging_launcher(tmp_path) as process:
+        yield process
 
 
 def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
@@ -259,9 +252,14 @@ def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
     assert [process.cmdline() for process in session(launcher.pid)] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_launching_process_marks_its_job(launcher, tmp_path, number):
-    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.send_signal(number)
-    assert launcher.wait(10) == -signal.SIGINT
-    assert "KeyboardInterrupt" in launcher.stderr.read().decode()
+    """A closed terminal sends SIGHUP to all its processes, the job and its forkserver too."""
+    to_all = number in (signal.SIGINT, signal.SIGHUP)
+    os.killpg(launcher.pid, number) if to_all else launcher.send_signal(number)
+    # As the interpreter ends of an uncaught KeyboardInterrupt, or of another exception.
+    assert launcher.wait(10) == (-signal.SIGINT if number == signal.SIGINT else 1)
+    assert (
+        "KeyboardInterrupt" if number == signal.SIGINT else "StopSignal"
+    ) in launcher.stderr.read()
     assert read_json(tmp_path / "result.json")["status"] == "interrupted"

@@ -3,11 +3,9 @@
 import math
 
 import pytest
-from conftest import METHODS, Killed, kill_inside
+from helpers import METHODS, Killed, kill_inside
 
 from tuneoff import record
-from tuneoff.record import Recorder
-from tuneoff.training.run import Run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,6 +37,7 @@ def test_every_method_learns_the_default_problem(run, method):
         f"method={method}",
         "model=tiny",
         "model.path=tuneoff:tiny",
+        "data.path=tuneoff:docstrings",
         "data.limit=64",
         "max_length=160",
         "max_steps=10",
@@ -84,11 +83,11 @@ def test_seconds_are_those_of_train_steps(run):
     )
 
 
-def test_seconds_count_on_over_a_resume(settings, tmp_path):
+def test_seconds_count_on_over_a_resume(new_run, tmp_path):
     """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
     budget, seen = 1.5, []
     for resume in ("never", "auto"):
-        experiment, chosen, config = settings(
+        training = new_run(
             "method=full",
             "max_steps=null",
             f"max_seconds={budget}",
@@ -97,13 +96,11 @@ def test_seconds_count_on_over_a_resume(settings, tmp_path):
             "warmup_ratio=0",
             "lr=1e-3",
             f"resume={resume}",
+            folder=tmp_path,
         )
-        training = Run(experiment, chosen, Recorder(tmp_path))
-        training.prepare({"config": config})
         if resume == "never":
             kill_inside(
-                training,
-                lambda training=training: training.parts.throughput.train_seconds > budget / 2,
+                training, lambda training=training: training.parts.throughput.train_seconds > budget / 2
             )
             with pytest.raises(Killed):
                 training.fit()

@@ -37,7 +37,7 @@ def test_a_phase_after_many_freed_blocks_starts_low():
 
 
 def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
-    settings = ["method=full", "max_steps=3", "data.limit=1500"]
+    settings = ["method=full", "max_steps=3", "data.path=tuneoff:docstrings", "data.limit=1500"]
     small = run(*settings, "eval_batch_size=4", folder=tmp_path / "small")
     large = run(*settings, "eval_batch_size=300", folder=tmp_path / "large")
     peaks = [result["memory"]["peak_gib"] for result in (small, large)]
@@ -45,14 +45,9 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
     assert peaks[1]["train"] == pytest.approx(peaks[0]["train"], abs=0.03)
 
 
-def test_the_breakdown_agrees_with_the_allocators_events(settings, tmp_path):
+def test_the_breakdown_agrees_with_the_allocators_events(new_run):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
-    from tuneoff.record import Recorder
-    from tuneoff.training.run import Run
-
-    experiment, method, config = settings("method=full", "batch_size=8")
-    training = Run(experiment, method, Recorder(tmp_path / "run"))
-    training.prepare({"config": config})
+    training = new_run("method=full", "batch_size=8")
     model, optimizer = training.parts.model.train(), training.parts.optimizer
     batch = collate(training.parts.order.step_rows(0), 0)
     train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on

@@ -4,15 +4,13 @@ from array import array
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate
 from tuneoff.models.layers import find_decoder_layers, find_linear_layers, has_tied_head
 from tuneoff.models.loading import load_model
-from tuneoff.record import Recorder
-from tuneoff.training.run import Run
 from tuneoff.training.step import train_step
 
 
@@ -28,19 +26,6 @@ def prepared(settings):
             method,
             experiment,
         )
-
-    return make
-
-
-@pytest.fixture
-def run_set_up(settings, tmp_path):
-    """`run_set_up("method=badam", …)`: a run that is set up."""
-
-    def make(*overrides):
-        experiment, method, config = settings(*overrides)
-        made = Run(experiment, method, Recorder(tmp_path / "run"))
-        made.prepare({"config": config})
-        return made
 
     return make
 
@@ -142,8 +127,8 @@ def test_pissa_starts_from_the_models_own_function(prepared, debug_model):
 
 
 # ---------------------------------------------------------------- GaLore
-def test_galore_projects_linear_weights_and_leaves_the_rest(run_set_up):
-    made = run_set_up("method=galore", "galore_rank=8")
+def test_galore_projects_linear_weights_and_leaves_the_rest(new_run):
+    made = new_run("method=galore", "galore_rank=8")
     low, rest = made.parts.optimizer.param_groups[0], made.parts.optimizer.param_groups[1:]
     assert (
         low["rank"] == 8
@@ -160,9 +145,9 @@ def test_galore_projects_linear_weights_and_leaves_the_rest(run_set_up):
         ["galore_target=[no_such]"],
     ],
 )
-def test_galore_refuses_what_the_model_cannot_give(run_set_up, options):
+def test_galore_refuses_what_the_model_cannot_give(new_run, options):
     with pytest.raises(ConfigError, match="galore_"):
-        run_set_up("method=galore", *options)
+        new_run("method=galore", *options)
 
 
 @pytest.mark.parametrize("kind", ["std", "reverse_std", "right", "left", "full"])
@@ -184,14 +169,12 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
             )
 
 
-def test_layerwise_galore_clips_each_weight(run_set_up):
-    made = run_set_up(
+def test_layerwise_galore_clips_each_weight(new_run):
+    made = new_run(
         "method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3"
     )
     seen = []
-    inner = type(made.parts.optimizer).__mro__[
-        2
-    ]  # the mended package's class, behind the layer-wise one
+    inner = type(made.parts.optimizer).__mro__[2]  # the mended package's class, behind the layer-wise one
     step = inner.step
 
     def watch(self, closure=None):
@@ -209,13 +192,11 @@ def test_layerwise_galore_clips_each_weight(run_set_up):
 @pytest.mark.parametrize(
     "method", ["full", "galore", "galore_layerwise", "badam", "badam_ratio", "lora"]
 )
-def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, method):
+def test_a_gradient_that_is_no_number_ends_as_diverged(new_run, method):
     from tuneoff.training.failures import classify_error
 
     extra = ["galore_rank=8", "galore_update_interval=2"] if "galore" in method else []
-    experiment, chosen, config = settings(f"method={method}", *extra)
-    made = Run(experiment, chosen, Recorder(tmp_path / "run"))
-    made.prepare({"config": config})
+    made = new_run(f"method={method}", *extra)
     one_step = made.trainer.take_step
 
     def poison(step):
@@ -231,8 +212,8 @@ def test_a_gradient_that_is_no_number_ends_as_diverged(settings, tmp_path, metho
 
 
 # ---------------------------------------------------------------- BAdam
-def test_badam_blocks_last_exactly_their_interval(run_set_up):
-    made = run_set_up("method=badam", "badam_switch_interval=2", "max_steps=9")
+def test_badam_blocks_last_exactly_their_interval(new_run):
+    made = new_run("method=badam", "badam_switch_interval=2", "max_steps=9")
     active = []
     one_step = made.trainer.take_step
 
@@ -245,43 +226,42 @@ def test_badam_blocks_last_exactly_their_interval(run_set_up):
     assert active == [0, 0, 1, 1, 2, 2, 0, 0, 1]
 
 
-def test_badam_never_switches_at_minus_one(run_set_up):
-    made = run_set_up("method=badam", "badam_switch_interval=-1")
+def test_badam_never_switches_at_minus_one(new_run):
+    made = new_run("method=badam", "badam_switch_interval=-1")
     made.fit()
     assert made.parts.optimizer.active_block == 0
     assert made.parts.parameters["ever_trained"] == made.parts.parameters["trainable"]
 
 
-def test_badam_reports_what_trains_and_what_never_does(run_set_up):
-    made = run_set_up("method=badam")
+def test_badam_reports_what_trains_and_what_never_does(new_run):
+    made = new_run("method=badam")
     assert made.parts.parameters["ever_trained"] == 3 * made.parts.parameters["trainable"]
     assert made.parts.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",
         "model.norm.weight",
     ]
     made.parts.recorder.close()
-    made = run_set_up("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
+    made = new_run("method=badam", "badam_include_embedding=true", "badam_include_lm_head=true")
     assert made.parts.recorder.run["facts"]["never_trained"] == []
     assert made.parts.optimizer.block_num == 5
 
 
-def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, run_set_up):
+def test_badam_ratio_has_no_untied_head_to_need_and_can_be_clipped(run, new_run):
     assert run("method=badam_ratio", "max_grad_norm=0.1")["status"] == "finished"
 
 
-def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
+def test_badam_ratio_holds_its_mask_over_micro_batches(new_run, tmp_path):
     """Two micro-batches give the step of one batch, also where the mask is about to move."""
     weights = []
     for name, size, parts in (("one", 4, 1), ("two", 2, 2)):
-        experiment, chosen, config = settings(
+        made = new_run(
             "method=badam_ratio",
             "badam_switch_interval=2",
             f"batch_size={size}",
             f"gradient_accumulation_steps={parts}",
             "max_steps=2",
+            folder=tmp_path / name,
         )
-        made = Run(experiment, chosen, Recorder(tmp_path / name))
-        made.prepare({"config": config})
         made.fit()
         weights.append({n: p.detach() for n, p in made.parts.model.named_parameters()})
     changed = 0
@@ -291,25 +271,26 @@ def test_badam_ratio_holds_its_mask_over_micro_batches(settings, tmp_path):
     assert changed
 
 
-def test_random_choices_leave_the_global_generator_alone(run_set_up):
-    for method in ("badam", "badam_ratio"):
+def test_random_choices_leave_the_global_generator_alone(new_run):
+    for method, option in (
+        ("badam", "badam_switch_mode=random"),
+        ("badam_ratio", "badam_mask_mode=scatter"),
+    ):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = run_set_up(
-            f"method={method}", "badam_switch_mode=random", "badam_mask_mode=scatter"
-        )
+        experiment_state = new_run(f"method={method}", option)
         torch.set_rng_state(before)
         experiment_state.optimizer.switch_trainable_params() if method == "badam" else None
         assert torch.equal(torch.get_rng_state(), before)
         experiment_state.recorder.close()
 
 
-def test_badam_is_silent_unless_asked(run_set_up, capfd):
-    made = run_set_up("method=badam", "badam_switch_interval=1")
+def test_badam_is_silent_unless_asked(new_run, capfd):
+    made = new_run("method=badam", "badam_switch_interval=1")
     made.fit()
     assert "trainable" not in capfd.readouterr().out
     made.parts.recorder.close()
-    made = run_set_up("method=badam", "badam_verbose=1")
+    made = new_run("method=badam", "badam_verbose=1")
     assert "model.layers.0." in capfd.readouterr().out
 
 

@@ -7,15 +7,13 @@ from array import array
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
-from tuneoff.record import Recorder
 from tuneoff.training.failures import Interrupted
-from tuneoff.training.run import Run
 
 SUMS = [
     ("3 and 4", "Seven.\n#### 7"),
@@ -49,13 +47,6 @@ def sums(tmp_path_factory):
     return path
 
 
-def prepared(settings, folder, *overrides) -> Run:
-    experiment, method, config = settings(*overrides)
-    training = Run(experiment, method, Recorder(folder))
-    training.prepare({"config": config})
-    return training
-
-
 # ---------------------------------------------------------------- exact match
 def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path):
     before = run(*LEARN, f"data.path={sums}", "max_steps=1", "lr=1e-9", folder=tmp_path / "before")
@@ -83,12 +74,12 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
 
 
 def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
-    settings, sums, tmp_path, monkeypatch
+    new_run, sums, tmp_path, monkeypatch
 ):
-    training = prepared(settings, tmp_path / "all", *LEARN, f"data.path={sums}")
+    training = new_run(*LEARN, f"data.path={sums}", folder=tmp_path / "all")
     lengths = [len(question.prompt) for question in training.parts.metrics.exact_match.questions]
     monkeypatch.setattr("tuneoff.training.setup.max_positions", lambda model: max(lengths) + 15)
-    training = prepared(settings, tmp_path / "some", *LEARN, f"data.path={sums}")
+    training = new_run(*LEARN, f"data.path={sums}", folder=tmp_path / "some")
     asked = training.parts.metrics.exact_match
     training.conclude()
     assert [line.get("too_long") for line in asked.lines()] == [
@@ -107,7 +98,7 @@ def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
         (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows"),
     ],
 )
-def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, line):
+def test_what_could_never_be_measured_is_refused(new_run, tmp_path, options, line):
     rows = [
         json.dumps({"prompt": f"What is {prompt}?", "completion": completion})
         for prompt, completion in SUMS
@@ -115,27 +106,27 @@ def test_what_could_never_be_measured_is_refused(settings, tmp_path, options, li
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
     with pytest.raises(ConfigError, match=line):
-        prepared(settings, tmp_path / "run", "method=full", *options)
+        new_run("method=full", *options, folder=tmp_path / "run")
 
 
-def test_a_split_without_questions_is_refused(settings, sums, tmp_path):
+def test_a_split_without_questions_is_refused(new_run, sums, tmp_path):
     alone = tmp_path / "alone.jsonl"
     alone.write_text(sums.read_text().splitlines()[0])
     for name, data in (("alone", f"data.path={alone}"), ("text", "data=stdlib")):
         with pytest.raises(
             ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
         ):
-            prepared(settings, tmp_path / name, "exact_match=gsm8k", data, "data.limit=1")
+            new_run("exact_match=gsm8k", data, "data.limit=1", folder=tmp_path / name)
     with pytest.raises(
         ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
     ):
-        prepared(
-            settings, tmp_path / "second", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        new_run(
+            "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "second"
         )
     alone.write_text("{")
     with pytest.raises(ConfigError, match="forgetting.data.path=.*: line 1"):
-        prepared(
-            settings, tmp_path / "broken", "forgetting.data=stdlib", f"forgetting.data.path={alone}"
+        new_run(
+            "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "broken"
         )
 
 
@@ -181,8 +172,8 @@ def test_an_export_is_the_same_to_the_byte(run, debug_model, sums, tmp_path, met
     assert kept["do_sample"] and kept["temperature"] == 0.7
 
 
-def test_a_failed_answer_does_not_lose_the_model(settings, sums, tmp_path):
-    training = prepared(settings, tmp_path, *LEARN, f"data.path={sums}", "save_model=true")
+def test_a_failed_answer_does_not_lose_the_model(new_run, sums, tmp_path):
+    training = new_run(*LEARN, f"data.path={sums}", "save_model=true", folder=tmp_path)
     training.parts.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
     with pytest.raises(IndexError):
         training.conclude()
@@ -190,16 +181,16 @@ def test_a_failed_answer_does_not_lose_the_model(settings, sums, tmp_path):
     assert "exact_match" not in training.measured()["metrics"]
 
 
-def test_sigterm_while_answers_are_generated(settings, sums, tmp_path):
+def test_sigterm_while_answers_are_generated(new_run, sums, tmp_path):
     options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=2"]
-    training = prepared(settings, tmp_path, *options)
+    training = new_run(*options, folder=tmp_path)
     training.fit()
     training.session.stop.set()
     with pytest.raises(Interrupted):
         training.conclude()
     assert len(training.parts.metrics.exact_match.scores) == 2  # one batch
     training.parts.recorder.close()
-    again = prepared(settings, tmp_path, *options, "resume=auto")
+    again = new_run(*options, "resume=auto", folder=tmp_path)
     again.fit()
     again.conclude()
     assert again.trainer.step == 2 and again.parts.metrics.exact_match.complete
@@ -211,7 +202,7 @@ CHATML = (
 )
 
 
-def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, sums, tmp_path):
+def test_an_answer_ends_where_the_chat_template_ends_it(new_run, debug_model, sums, tmp_path):
     """As for a base model whose tokenizer has a chat template, and an end token that the template does not use."""
     tokenizer = AutoTokenizer.from_pretrained(debug_model)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -220,12 +211,10 @@ def test_an_answer_ends_where_the_chat_template_ends_it(settings, debug_model, s
     model.resize_token_embeddings(len(tokenizer))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "base")
-    training = prepared(
-        settings, tmp_path / "run", *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}"
+    training = new_run(
+        *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}", folder=tmp_path / "run"
     )
-    assert training.parts.metrics.exact_match.ends == {
-        tokenizer.convert_tokens_to_ids("<|im_end|>")
-    }
+    assert training.parts.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
     training.fit()
     training.conclude()
     assert [line["generated"] for line in training.parts.metrics.exact_match.lines()] == [
@@ -268,15 +257,15 @@ def test_forgetting_is_the_loss_of_the_second_set_after_less_before(run, debug_m
     assert facts["data"] == "stdlib" and facts["tokens"] > 500
 
 
-def test_a_resumed_run_keeps_what_was_before(run, settings, tmp_path):
+def test_a_resumed_run_keeps_what_was_before(run, new_run, tmp_path):
     options = ["method=full", *SECOND, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")
-    stopped = prepared(settings, tmp_path / "stopped", *options)
+    stopped = new_run(*options, folder=tmp_path / "stopped")
     stopped.session.stop.set()
     with pytest.raises(Interrupted):
         stopped.fit()
     stopped.parts.recorder.close()
-    again = prepared(settings, tmp_path / "stopped", *options, "resume=auto")
+    again = new_run(*options, "resume=auto", folder=tmp_path / "stopped")
     assert again.trainer.step == 1
     again.fit()
     assert again.parts.evaluation.second_set_losses == {

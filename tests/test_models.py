@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf_files
 import pytest
 import torch
-from conftest import METHODS, TINY
+from helpers import METHODS, TINY
 from peft import AutoPeftModelForCausalLM, PeftModel, prepare_model_for_kbit_training
 from transformers import (
     AutoModelForCausalLM,
@@ -20,22 +20,19 @@ from transformers import (
 )
 
 from tuneoff.config import ConfigError
-from tuneoff.models.loading import load_model, load_tokenizer
+from tuneoff.models.loading import load_model
+from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.predict import predict
-from tuneoff.record import Recorder
-from tuneoff.training.run import Run
 
 IDS = torch.arange(1, 33).reshape(2, 16)
 
 
 @pytest.fixture
-def trained(settings, tmp_path):
+def trained(new_run):
     """`trained("method=lora", …)`: a run after its last step, and whether a frozen weight has changed."""
 
     def make(*overrides):
-        experiment, method, config = settings(*overrides)
-        training = Run(experiment, method, Recorder(tmp_path / "run"))
-        training.prepare({"config": config})
+        training = new_run(*overrides)
         before = {
             name: parameter.clone()
             for name, parameter in training.parts.model.named_parameters()
@@ -187,8 +184,7 @@ def test_adapters_train_on_quantised_weights(trained, debug_model, bits, method)
         assert stored["bnb_4bit_quant_type"] == "nf4" and stored["bnb_4bit_use_double_quant"]
     adapters = sum(p.numel() for n, p in training.parts.model.named_parameters() if p.requires_grad)
     assert (
-        training.parts.parameters["total"]
-        == sum(p.numel() for p in unquantised.parameters()) + adapters
+        training.parts.parameters["total"] == sum(p.numel() for p in unquantised.parameters()) + adapters
     )
     expected = logits(training.parts.model)
     training.conclude()

@@ -7,21 +7,21 @@ from itertools import accumulate
 
 import pytest
 import torch
-from conftest import METHODS, ROOT
+from helpers import METHODS, ROOT
 from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tuneoff.config import ConfigError, Optimizer, bind
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import PredictWork, TrainWork
 from tuneoff.measure.memory_breakdown import state_tensors
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
 from tuneoff.models.loading import build_model, load_model
 from tuneoff.predict import predict
 from tuneoff.predict.chart import draw_timeline
-from tuneoff.predict.fake_tensors import FakeMode
+from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.largest_batch import find_largest_batch
 from tuneoff.predict.predictor import Predictor, make_worst_batch
 from tuneoff.record import read_json
@@ -131,7 +131,7 @@ def compare(run, method, peaks: bool = True) -> None:
         predictor.train("first step", run.batch_size)
     steady = predictor.train("steady step", run.batch_size)
     timeline = [dict(live) for live in steady.live.timeline()]
-    assert steady.bytes["parameters"] == real["parameters"]
+    assert steady.bytes_by_category["parameters"] == real["parameters"]
     assert timeline[-1]["optimizer_state"] == real["optimizer_state"]
     assert seen == real["gradients"]
     counted = max(live["gradients"] for live in timeline)
@@ -141,7 +141,7 @@ def compare(run, method, peaks: bool = True) -> None:
     # Between two optimizer steps a gradient may be there twice, once in each of two types; and one that an optimizer
     # takes inside the backward pass is gone before its step.
     assert max(largest, *seen) <= counted <= max(seen) + largest
-    assert not peaks or steady.peak == pytest.approx(real["peak"], rel=0.03)
+    assert not peaks or steady.peak_bytes == pytest.approx(real["peak"], rel=0.03)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -215,7 +215,8 @@ def test_the_other_phases_equal_real_ones(settings, method):
         step(_)
 
     found = {
-        moment.name or moment.phase: moment.peak for moment in predictor.moments(run.batch_size)
+        moment.name or moment.phase: moment.peak_bytes
+        for moment in predictor.moments(run.batch_size)
     }
     assert found["first step"] == pytest.approx(real(step), rel=0.03)
     if method == "badam":
@@ -449,13 +450,13 @@ def test_the_initialisation_of_principal_components_is_a_phase_of_its_own(settin
         method: settings(f"method={method}", "model.pretrained=false")[:2]
         for method in ("lora", "pissa")
     }
-    plain, principal = (Predictor(*pair).before for pair in runs.values())
+    plain, principal = (Predictor(*pair).moments_before_training for pair in runs.values())
     assert [moment.phase for moment in principal] == ["prepare", "load"]
     # At least the float32 copy of a matrix and its residual, 64 x 96 each, while its components are computed.
-    assert principal[0].peak >= plain[0].peak + 2 * 4 * 64 * 96
-    assert principal[1].peak == plain[1].peak
+    assert principal[0].peak_bytes >= plain[0].peak_bytes + 2 * 4 * 64 * 96
+    assert principal[1].peak_bytes == plain[1].peak_bytes
     run, method = runs["pissa"]
-    assert principal[0].peak == pytest.approx(
+    assert principal[0].peak_bytes == pytest.approx(
         allocated(method.prepare, lambda: load_model(run)), rel=0.03
     )
 
@@ -502,7 +503,7 @@ def test_the_largest_batch_is_the_one_before_the_first_that_does_not_fit(setting
     assert tried[found["batch_size"]] <= 0.6 < tried[found["batch_size"] + 1]
     again = Predictor(run, method)
     again.train("first step", 4)
-    assert again.train("steady step", found["batch_size"]).rounded / GIB == pytest.approx(
+    assert again.train("steady step", found["batch_size"]).rounded_bytes / GIB == pytest.approx(
         tried[found["batch_size"]] - 0.5, abs=1e-3
     )
 
@@ -550,7 +551,8 @@ def test_a_shape_that_transformers_does_not_know_is_refused(key, message):
 
 def test_a_prediction_is_no_result(settings, tmp_path):
     run, method, config = settings("method=full", "task=predict")
-    written = perform(run, method, tmp_path, {"identity": "0", "config": config})
+    start = {"identity": "0", "config": config, "method": "full"}
+    written = PredictWork(run, method, tmp_path, start).run()
     assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
     found = read_json(tmp_path / "prediction.json")
     assert found == written and found["config"] == config
@@ -587,7 +589,8 @@ def test_a_prediction_is_no_result(settings, tmp_path):
 )
 def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path, limit, status):
     run, method, config = settings("method=full", f"skip_if_over_gib={limit}", "max_steps=1")
-    result = perform(run, method, tmp_path, {"identity": "0", "config": config})
+    start = {"identity": "0", "config": config}
+    result = TrainWork(run, method, tmp_path, start).run()
     assert result["status"] == status and result == read_json(tmp_path / "result.json")
     assert (result["prediction"]["needed_gib"] > limit) == (status == "predicted_out_of_memory")
     assert (tmp_path / "metrics.jsonl").exists() == (status == "finished")

@@ -3,25 +3,23 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import METHODS, QUICK, ROOT, trajectory
-from test_isolate import session
+from helpers import METHODS, ROOT, hanging_launcher, session, trajectory, wait_for
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json, read_metrics
 from tuneoff.training import exact_match, trainer
 from tuneoff.training.step import summed_loss
@@ -61,6 +59,20 @@ def test_the_row_that_stands_in_adds_nothing_but_reaches_every_weight(debug_mode
 
 
 # ---------------------------------------------------------------- two processes
+@dataclass(frozen=True)
+class PatchedWork(TrainWork):
+    """Calls a function in place of training, which may train in its turn."""
+
+    function: Callable
+
+    def run(self) -> dict:
+        return self.function(self.experiment, self.method, self.folder, self.start)
+
+
+def perform(experiment, method, folder, start) -> dict:
+    return TrainWork(experiment, method, folder, start).run()
+
+
 @pytest.fixture
 def two(settings, tmp_path):
     """`two("method=full", …)` trains in two processes that the supervisor starts, and returns (result, folder)."""
@@ -73,14 +85,8 @@ def two(settings, tmp_path):
             "method": experiment.method,
             "seed": experiment.seed,
         }
-        supervisor.run_supervised(
-            partial(work, experiment, method, folder, told),
-            folder,
-            told,
-            supervisor.Limits(),
-            tmp_path / "run.log",
-            2,
-        )
+        patched = PatchedWork(experiment, method, folder, told, work)
+        supervisor.run_supervised(patched, supervisor.Limits(), tmp_path / "run.log")
         return read_json(folder / "result.json"), folder
 
     return start
@@ -397,69 +403,22 @@ def test_accelerate_launch_understands_the_ready_files(settings, monkeypatch, na
 
 
 # ---------------------------------------------------------------- the launching process is killed
-LAUNCHER = """import sys
-from functools import partial
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_isolate
-from tuneoff.jobs import supervisor
-supervisor.run_supervised(partial(test_isolate.hang, Path(sys.argv[2]), 1), Path(sys.argv[2]), test_isolate.START,
-                          supervisor.Limits(), ranks=2)
-"""
-
-
 @pytest.mark.slow
 def test_sigkill_of_the_launching_process_leaves_nothing(tmp_path):
-    words = [sys.executable, "-c", LAUNCHER, Path(__file__).parent, tmp_path]
-    process = subprocess.Popen(words, start_new_session=True)
-    wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), process)
-    assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
-    process.kill()
-    process.wait()
-    time.sleep(2)
-    assert [left.cmdline() for left in session(process.pid)] == []
+    with hanging_launcher(tmp_path, ranks=2) as process:
+        assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
+        process.kill()
+        process.wait()
+        time.sleep(2)
+        assert [left.cmdline() for left in session(process.pid)] == []
 
 
 # ---------------------------------------------------------------- the command line
-def wait_for(condition, process, seconds=150):
-    start = time.monotonic()
-    while not condition():
-        assert process.poll() is None and time.monotonic() - start < seconds
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def launch(debug_model, tmp_path):
-    """`launch(program, "method=lora", …)` starts train.py on the small model, in a session and a folder of its own."""
-    started = []
-
-    def start(program, *words):
-        keys = {word.partition("=")[0] for word in words}
-        settled = [word for word in QUICK if word.partition("=")[0] not in keys]
-        settled += [f"model.path={debug_model}", "model.name=debug"]
-        process = subprocess.Popen(
-            [sys.executable, *program, ROOT / "train.py", *words, *settled],
-            cwd=tmp_path,
-            start_new_session=True,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for left in session(process.pid):
-            left.kill()
-        process.communicate()
-
-
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
-    process = launch(TORCHRUN, "method=lora", "tracker=wandb")
+    process = launch("method=lora", "tracker=wandb", python=TORCHRUN)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.count("validation loss") == 1 and err.count("an example, its trained part") == 1
@@ -476,7 +435,7 @@ def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
 
 @pytest.mark.slow
 def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
-    process = launch(TORCHRUN, "method=lora", "max_steps=100000", "hydra.run.dir=here")
+    process = launch("method=lora", "max_steps=100000", "hydra.run.dir=here", python=TORCHRUN)
     wait_for(lambda: (tmp_path / "here" / "metrics.jsonl").exists(), process)
     ranks = psutil.Process(process.pid).children()  # each in a session of its own
     assert len(ranks) == 2
@@ -486,7 +445,7 @@ def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
 
 def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
     process = launch(
-        [], "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"
+        "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"
     )
     wait_for(lambda: list(tmp_path.glob("sweep/full/*/metrics.jsonl")), process)
     children = psutil.Process(process.pid).children(
@@ -509,7 +468,7 @@ def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
 
 @pytest.mark.slow
 def test_a_single_run_starts_its_ranks_itself(launch, tmp_path):
-    process = launch([], "method=lora", "num_processes=2", "hydra.run.dir=here")
+    process = launch("method=lora", "num_processes=2", "hydra.run.dir=here")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert read_json(tmp_path / "here" / "result.json")["provenance"]["num_processes"] == 2

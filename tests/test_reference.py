@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS
 from torch import nn
 
 from tuneoff.config import derive_seed
@@ -19,13 +19,11 @@ COMMON = (f"max_steps={STEPS}", f"lr={RATE}", "weight_decay=0.1")
 
 
 @pytest.fixture
-def trained(settings, tmp_path):
+def trained(new_run):
     """`trained("method=full", …)`: a run after its last step."""
 
     def make(*overrides):
-        experiment, method, config = settings(*COMMON, *overrides)
-        training = Run(experiment, method, Recorder(tmp_path / "run"))
-        training.prepare({"config": config})
+        training = new_run(*COMMON, *overrides)
         training.fit()
         return training
 
@@ -272,9 +270,7 @@ ORDERS = {
 @pytest.mark.parametrize("mode", ["ascending", "descending", "random", "fixed"])
 def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert_same, mode):
     start = "badam_start_block=1" if mode == "fixed" else "badam_start_block=null"
-    training = trained(
-        "method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start
-    )
+    training = trained("method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start)
     model = base(training).requires_grad_(False)
     layers = model.model.layers
     order = ORDERS.get(mode)

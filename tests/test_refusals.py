@@ -7,13 +7,14 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, python_path
+from warm_interpreter import WarmInterpreter
 
-ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 # Whatever the shipped checkpoint's state, and without a tracker's files.
 BASE = ["model.pretrained=false", "tracker=none"]
@@ -246,6 +247,8 @@ CASES = {
     "-cd . -cn broken": "…broken.yaml, line 1: …",
     # ---- another folder, and a bad point anywhere in a grid
     "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
+    "hydra.job.chdir=true": "hydra.job.chdir=true: must be false: paths are taken from the folder in which…",
+    "-m hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
     "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",
     "-m lr=0": "lr=0.0: must be above 0",
     "-m lr=1e-3,0": "lr=0.0: must be above 0",
@@ -284,6 +287,22 @@ MODEL_CASES = {
 }
 
 
+# Each as a real process beside the forked one: one of each section. (Those with variables or -m are real processes alone.)
+REAL = [
+    "packing=2",
+    "learning_rate=1",
+    "~lr",
+    "lr=null",
+    "scheduler=foo",
+    "method=galore_layerwise max_grad_norm=1",
+    "export_merged=true",
+    "model.path=/nowhere",
+    "'lr=${foo}'",
+    "-cd . -cn broken",
+    "hydra.run.dir=custom/deep lr=0",
+]
+
+
 @dataclass
 class Outcome:
     """How one command ended, and what it left."""
@@ -299,63 +318,59 @@ def contents(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def command(typed: str, folder: Path) -> Outcome:
-    """Run `python train.py` as typed in `folder`, which holds a file, a finished run and models without weights."""
-    work, hook = folder / "work", folder / "hook"
-    for place in (work / "done", work / "done" / "empty", work / "quantised", work / "opt", hook):
-        place.mkdir(parents=True)
+def lay_out(work: Path) -> None:
+    """Fill the folder of a command: a file, a finished run, and models without weights."""
+    for name in ("done/empty", "quantised", "opt"):
+        (work / name).mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
     (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
     (work / "opt" / "config.json").write_text(json.dumps(OPT))
-    (hook / "sitecustomize.py").write_text(HOOK)
-    before, words, environment = contents(work), shlex.split(typed), dict(os.environ)
-    while words and re.match(r"[A-Z_]+=", words[0]):
-        name, _, value = words.pop(0).partition("=")
-        environment[name] = value
-    given = os.environ.get("PYTHONPATH")  # of a checkout that is not the installed one
-    environment |= {
-        "PYTHONPATH": os.pathsep.join([str(hook), *([given] if given else [])]),
-        "IMPORTED": str(folder / "imported"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    settled = [setting for setting in BASE if setting.partition("=")[0] not in typed]
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *words, *settled],
+
+
+def in_a_process(words: list[str], work: Path, environment: dict[str, str], scratch: Path):
+    """Run `python train.py` as the shell does."""
+    (scratch / "sitecustomize.py").write_text(HOOK)
+    environment["PYTHONPATH"] = python_path(scratch)
+    environment["IMPORTED"] = str(scratch / "imported")
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *words],
         cwd=work,
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert (work / "mine.txt").read_text() == "kept" and before <= contents(work), (
-        "something was deleted"
-    )
-    return Outcome(
-        done.returncode,
-        done.stdout,
-        done.stderr,
-        set((folder / "imported").read_text().split()),
-        contents(work) - before,
-    )
 
 
-def run_all(cases: dict[str, str], base: Path) -> dict[str, Outcome]:
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        folders = (base / str(index) for index in range(len(cases)))
-        return dict(zip(cases, pool.map(command, cases, folders), strict=True))
+def outcome_of(typed: str, folder: Path, run: Callable = in_a_process) -> Outcome:
+    """What came of a command as it is typed, leading NAME=value words included."""
+    work, scratch = folder / "work", folder / "scratch"
+    scratch.mkdir()
+    lay_out(work)
+    before = contents(work)
+    words = shlex.split(typed)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+    words += [setting for setting in BASE if setting.partition("=")[0] not in typed]
+    done = run(words, work, environment, scratch)
+    assert (work / "mine.txt").read_text() == "kept", "a file was changed"
+    assert before <= contents(work), "something was deleted"
+    imported = set((scratch / "imported").read_text().split())
+    left = contents(work) - before
+    return Outcome(done.returncode, done.stdout, done.stderr, imported, left)
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory):
-    return run_all(CASES, tmp_path_factory.mktemp("refused"))
-
-
-@pytest.fixture(scope="module")
-def refused_by_model(tmp_path_factory):
-    return run_all(MODEL_CASES, tmp_path_factory.mktemp("refused_by_model"))
+def warm():
+    """A process that has the imports of `train.py`, and forks a child for each command."""
+    interpreter = WarmInterpreter()
+    yield interpreter
+    interpreter.close()
 
 
 def check(outcome: Outcome, line: str) -> None:
@@ -364,30 +379,42 @@ def check(outcome: Outcome, line: str) -> None:
     assert (outcome.code, outcome.out, outcome.left) == (2, "", set())
 
 
+def needs_a_process(typed: str) -> bool:
+    """Whether a command reads variables when it is imported, or launches others."""
+    return typed.startswith("-m ") or re.match(r"[A-Z_]+=", typed) is not None
+
+
 @pytest.mark.parametrize("typed", CASES)
-def test_refused_before_torch(refused, typed):
-    check(refused[typed], CASES[typed])
-    assert not refused[typed].imported & HEAVY
-    assert "tuneoff.config" in refused[typed].imported  # the hook works
+def test_refused_before_torch(warm, tmp_path, typed):
+    outcome = outcome_of(typed, tmp_path, in_a_process if needs_a_process(typed) else warm.run)
+    check(outcome, CASES[typed])
+    assert not outcome.imported & HEAVY
+    assert "tuneoff.config" in outcome.imported  # the hook works
+    assert "+" not in outcome.err or "+" in typed, "no refusal advises a plus"
+
+
+@pytest.mark.parametrize("typed", REAL)
+def test_a_process_of_its_own_says_the_same(tmp_path, typed):
+    outcome = outcome_of(typed, tmp_path)
+    check(outcome, CASES[typed])
+    assert not outcome.imported & HEAVY
+    assert "tuneoff.config" in outcome.imported
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", MODEL_CASES)
-def test_refused_by_the_loaded_model(refused_by_model, typed):
-    check(refused_by_model[typed], MODEL_CASES[typed])
-    assert "torch" in refused_by_model[typed].imported
+def test_refused_by_the_loaded_model(tmp_path, typed):
+    outcome = outcome_of(typed, tmp_path)
+    check(outcome, MODEL_CASES[typed])
+    assert "torch" in outcome.imported
 
 
-def test_refusals_never_advise_a_plus(refused):
-    assert not [
-        typed for typed, outcome in refused.items() if "+" in outcome.err and "+" not in typed
-    ]
-
-
+@pytest.mark.serial
 def test_refused_within_about_a_second(tmp_path):
     def seconds(index: int) -> float:
         started = time.perf_counter()
-        command("method=galore_layerwise max_grad_norm=1", tmp_path / str(index))
+        (tmp_path / str(index)).mkdir()
+        outcome_of("method=galore_layerwise max_grad_norm=1", tmp_path / str(index))
         return time.perf_counter() - started
 
     assert (
@@ -410,7 +437,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", "-cd", tmp_path / "conf", "method=broken", *BASE],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
         capture_output=True,
         text=True,
     )

@@ -3,30 +3,24 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import METHODS, QUICK, ROOT, Killed, apart, kill_inside, trajectory
+from helpers import METHODS, Killed, apart, complete, kill_inside, trajectory, wait_for
 from safetensors.torch import load_file
-from test_isolate import session
 
 from tuneoff import record
 from tuneoff.cli.run_folder import check_same_run, choose_run_folder
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.work import perform
-from tuneoff.record import Recorder
+from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
-from tuneoff.training.run import Run
 
 # With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
 OWN = {
@@ -67,21 +61,20 @@ def options(method, parts=2):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )
-def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, method, more):
+def test_a_run_stopped_inside_a_step_ends_bit_identical(new_run, tmp_path, method, more):
     """In step 8, between its micro-batches: the checkpoint of step 6 is the newest."""
     finals = []
     for name, resumes in (("whole", ["never"]), ("stopped", ["never", "auto"])):
         for resume in resumes:
-            experiment, chosen, config = settings(
+            training = new_run(
                 *options(method),
                 "max_steps=11",
                 "save_every=2",
                 "eval_every=4",
                 *more,
                 f"resume={resume}",
+                folder=tmp_path / name,
             )
-            training = Run(experiment, chosen, Recorder(tmp_path / name))
-            training.prepare({"config": config})
             if name == "stopped" and resume == "never":
                 kill_inside(training, lambda training=training: training.trainer.step == 7)
                 with pytest.raises(Killed):
@@ -92,9 +85,7 @@ def test_a_run_stopped_inside_a_step_ends_bit_identical(settings, tmp_path, meth
             training.parts.recorder.close()
         finals.append((trajectory(tmp_path / name), dict(training.parts.model.named_parameters())))
         saved = checkpoint.load_newest(tmp_path / name / "checkpoints")
-        assert saved.tensors.keys() == training.parts.method.ever_trained(
-            training.parts.model, training.parts.optimizer
-        )
+        assert saved.tensors.keys() == training.parts.method.ever_trained(training.parts.model, training.parts.optimizer)
     assert len([line for line in finals[0][0] if "loss" in line]) == 11
     assert [apart(one, other) for one, other in zip(*finals, strict=True)] == [0, 0]
 
@@ -152,17 +143,10 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     wait_for(lambda: not record.is_locked(folder))
     if victim == job.pid and moment == "writing":
         assert list((folder / "checkpoints").glob(".step_*"))
-    assert checkpoint.load_newest(folder / "checkpoints").step >= 3  # though only one is kept
+    assert (
+        checkpoint.load_newest(folder / "checkpoints").step >= 3
+    )  # though only one is kept
     return step
-
-
-def wait_for(condition, seconds=600):
-    """Return what `condition` returns, as soon as it is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
 
 
 def holder(root: int, sweep: Path) -> tuple[psutil.Process, Path] | None:
@@ -190,36 +174,9 @@ def weights(folder: Path) -> dict:
 
 
 @pytest.fixture
-def command(debug_model):
-    """`command("-m", …)` starts train.py on the small model."""
-    started = []
-
-    def start(*words: str) -> subprocess.Popen:
-        given = {word.partition("=")[0] for word in words}
-        others = {word.partition("=")[0]: word for word in (*QUICK, *LONG)}
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                ROOT / "train.py",
-                *words,
-                f"model.path={debug_model}",
-                "model.name=debug",
-                *(others[key] for key in others.keys() - given),
-            ],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for left in session(process.pid):
-            left.kill()
-        process.wait()
+def command(launch):
+    """`command("-m", …)` starts train.py on the small model, for a long run."""
+    return lambda *words: launch(*complete(words, LONG))
 
 
 @pytest.mark.slow
@@ -234,8 +191,8 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     sweep, whole, killed, resumed = tmp_path / "sweep", tmp_path / "whole", [], []
 
     def go_on(folder):
-        work = partial(perform, replace(experiment, resume="auto"), chosen, folder, start)
-        supervisor.run_supervised(work, folder, start, supervisor.Limits(), folder / "run.log")
+        work = TrainWork(replace(experiment, resume="auto"), chosen, folder, start)
+        supervisor.run_supervised(work, supervisor.Limits(), folder / "run.log")
         return record.read_json(folder / "result.json")["status"]
 
     def kill(moment, root, began):
@@ -284,7 +241,9 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
     assert "interrupted" in process.stderr.read().splitlines()[-1]
     result = record.read_json(folder / "result.json")
     assert result["status"] == "interrupted" and result["error"]["type"] == "Interrupted"
-    assert checkpoint.load_newest(folder / "checkpoints").step == result["curve"][-1]["step"]
+    assert (
+        checkpoint.load_newest(folder / "checkpoints").step == result["curve"][-1]["step"]
+    )
     for place in (folder, whole):
         process = command("resume=auto", f"hydra.run.dir={place}")
         assert process.wait() == 0, process.stderr.read()
@@ -295,11 +254,7 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
 # ---------------------------------------------------------------- checkpoints
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     for step in (2, 4, 6):
-        checkpoint.save_checkpoint(
-            tmp_path,
-            checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}),
-            keep=2,
-        )
+        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}), keep=2)
     assert [path.name for path in checkpoint.find_checkpoints(tmp_path)] == [
         "step_00000004",
         "step_00000006",
@@ -315,13 +270,9 @@ def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
 
 def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(
-            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
-        )
+        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2)
     (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
-    checkpoint.save_checkpoint(
-        tmp_path, checkpoint.Checkpoint(3, {"weight": torch.ones(3)}, {}, {}), keep=1
-    )  # gone on from 2, then SIGTERM
+    checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(3, {"weight": torch.ones(3)}, {}, {}), keep=1)  # gone on from 2, then SIGTERM
     assert checkpoint.load_newest(tmp_path).step == 3
 
 
@@ -337,9 +288,7 @@ class Trap:
 
 def test_a_pickled_object_is_passed_over(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(
-            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
-        )
+        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2)
     newest = tmp_path / "step_00000004"
     torch.save({"optimizer": Trap(tmp_path / "sprung")}, newest / "state.pt")
     loop = json.loads((newest / "loop.json").read_text())

@@ -6,14 +6,13 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import METHODS, QUICK, ROOT
+from helpers import METHODS, ROOT, complete, finish, python_path, session, wait_for
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
@@ -23,63 +22,41 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
-from test_isolate import session
 
 from tuneoff import record
 from tuneoff.cli.arguments import prepare_sweep_arguments
-from tuneoff.cli.error_lines import explain_error, explain_known_error
+from tuneoff.cli.error_lines import explain_error
+from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.distributed.stop import StopSignal, interrupt_on_stop_signals
+from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps import tuning as tuned
+from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
+from tuneoff.sweeps.sweeper import GridSweeper
 
 SWEEPS = ROOT / "sweeps"
 
 
 # ---------------------------------------------------------------- running one
 @pytest.fixture
-def launch(debug_model, tmp_path):
-    """`launch("-m", "method=lora,full", …)` starts a sweep on the small model, in a session of its own."""
-    started = []
+def launch_sweep(launch, tmp_path):
+    """`launch_sweep("-m", "method=lora,full", …)` starts one in the folder `sweep`."""
 
     def start(*words, **environment):
-        settled = [
-            word
-            for word in [
-                *QUICK,
-                f"model.path={debug_model}",
-                "model.name=debug",
-                f"hydra.sweep.dir={tmp_path / 'sweep'}",
-            ]
-            if word.split("=")[0] not in {str(given).split("=")[0] for given in words}
-        ]
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "train.py", *map(str, words), *settled],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
-        started.append(process)
-        return process
+        return launch(*complete(words, [f"hydra.sweep.dir={tmp_path / 'sweep'}"]), **environment)
 
-    yield start
-    for process in started:
-        for left in session(process.pid):
-            left.kill()
-        process.wait()
+    return start
 
 
 @pytest.fixture
-def sweep(launch):
+def sweep(launch_sweep):
     """`sweep(…)` runs one to its end: (exit code, stdout, stderr)."""
 
     def run(*words, **environment):
-        process = launch(*words, **environment)
-        out, err = process.communicate(timeout=170)
-        return process.returncode, out, err
+        done = finish(launch_sweep(*words, **environment), seconds=170)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
@@ -108,14 +85,6 @@ def job_of(launcher: subprocess.Popen) -> psutil.Process:
     return found[-1]
 
 
-def wait_for(condition, process, seconds=60):
-    start = time.monotonic()
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - start < seconds
-        time.sleep(0.02)
-
-
 def reached(folder: Path, step: int):
     """Whether any job below `folder` has logged a step."""
     return lambda: any(
@@ -137,7 +106,7 @@ def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
         *grid,
         "hydra.sweeper.grids=[{method: full}, {method: freeze, freeze_trainable_layers: '1,99'}]",
     ]
-    code, out, err = sweep(*words, PYTHONPATH=str(hook), IMPORTED=str(hook))
+    code, out, err = sweep(*words, PYTHONPATH=python_path(hook), IMPORTED=str(hook))
     assert code == 1 and counted(out) == {"failed": 2, "finished": 4, "skipped": 0}, out + err
     assert err.splitlines()[-1] == "error: 2 of 6 jobs failed; the same command tries them again"
     assert len(re.findall(r"^\[\d/6\] (?:finished|failed): method=.*  [\d.]+ s", err, re.M)) == 6
@@ -195,9 +164,9 @@ def test_a_sweep_fails_as_long_as_a_job_of_it_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_memory_limit_and_a_killed_job(launch, sweep, tmp_path):
+def test_a_memory_limit_and_a_killed_job(launch_sweep, sweep, tmp_path):
     folder = tmp_path / "sweep"
-    process = launch("-m", "method=full", "max_steps=60,4")
+    process = launch_sweep("-m", "method=full", "max_steps=60,4")
     wait_for(reached(folder, 3), process)
     job_of(process).kill()
     out, err = process.communicate(timeout=60)
@@ -210,6 +179,7 @@ def test_a_memory_limit_and_a_killed_job(launch, sweep, tmp_path):
         "seed=1,2",
         "batch_size=4,64",
         "max_length=512",
+        "data.path=tuneoff:docstrings",
         "data.limit=400",
         "job_memory_gib=0.8",
     )
@@ -267,9 +237,9 @@ def test_fail_fast_stops_at_the_first_failure(sweep, tmp_path):
     assert err.splitlines()[-1].startswith("error: fail_fast=true: failed:")
 
 
-def test_sigkill_of_the_sweep_and_its_resume(launch, sweep, tmp_path):
+def test_sigkill_of_the_sweep_and_its_resume(launch_sweep, sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1", "max_steps=40", "save_every=2"]
-    process = launch(*words)
+    process = launch_sweep(*words)
     wait_for(reached(tmp_path / "sweep", 7), process)
     process.kill()
     process.wait()
@@ -282,9 +252,9 @@ def test_sigkill_of_the_sweep_and_its_resume(launch, sweep, tmp_path):
     assert read_json(folder / "result.json")["resumed_at_step"] >= 6
 
 
-def test_ctrl_c_once_and_the_same_command_goes_on(launch, sweep, tmp_path):
+def test_ctrl_c_once_and_the_same_command_goes_on(launch_sweep, sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1", "max_steps=60"]
-    process = launch(*words)
+    process = launch_sweep(*words)
     wait_for(reached(tmp_path / "sweep", 5), process)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -305,9 +275,9 @@ def test_ctrl_c_once_and_the_same_command_goes_on(launch, sweep, tmp_path):
     assert read_json(folder / "result.json")["resumed_at_step"] >= 5
 
 
-def test_two_launchers_share_a_sweep(launch, tmp_path):
+def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1,2,3"]
-    both = [launch(*words), launch(*words)]
+    both = [launch_sweep(*words), launch_sweep(*words)]
     ended = [process.communicate(timeout=100) for process in both]
     ran = Counter(re.findall(r"\[(\d)/4\] finished:", ended[0][1] + ended[1][1]))
     assert ran == {"1": 1, "2": 1, "3": 1, "4": 1}, ended
@@ -315,10 +285,49 @@ def test_two_launchers_share_a_sweep(launch, tmp_path):
     assert len(results(tmp_path / "sweep")) == 4
 
 
+def test_no_secret_is_written(sweep, tmp_path):
+    """Neither by Hydra, nor in a record, nor by a tracker, nor in what the user sees."""
+    secret = "s3cr3tOfMine"
+    code, out, err = sweep(
+        "-m",
+        "method=full",
+        "max_steps=1",
+        "tracker=wandb",
+        f"tags=[https://me:{secret}@host]",
+        f"+hydra.job.env_set.MY_VARIABLE={secret}",
+        "seed=0,1",
+    )
+    assert code == 0, out + err
+    assert secret not in out + err
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in paths}
+    assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names
+    assert any(path.suffix == ".wandb" for path in paths)  # which holds the command line, too
+    assert [path for path in paths if secret.encode() in path.read_bytes()] == []
+
+
+class SignalledLauncher:
+    """A launcher that is stopped between two jobs."""
+
+    def launch(self, batch, initial_job_idx):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    sweeper = GridSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweeper.launcher = SignalledLauncher()
+    points = [Point([f"seed={seed}"], tmp_path / str(seed), False, TrainWork) for seed in (0, 1)]
+    monkeypatch.setattr(sweeper, "points", lambda arguments: points)
+    with pytest.raises(StopSignal), interrupt_on_stop_signals():
+        sweeper.sweep([])
+    assert counted(capsys.readouterr().out)["not started"] == 2
+
+
 # ---------------------------------------------------------------- isolation
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
-    common = ["-m", "method=full", "max_steps=4", "data.limit=200"]
+    common = ["-m", "method=full", "max_steps=4", "data.path=tuneoff:docstrings", "data.limit=200"]
     assert sweep(*common, "batch_size=4", f"hydra.sweep.dir={tmp_path / 'alone'}")[0] == 0
     code, out, err = sweep(*common, "batch_size=40,4", f"hydra.sweep.dir={tmp_path / 'after'}")
     assert code == 0, out + err
@@ -353,6 +362,7 @@ def overheads(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tracker", "most"), [("none", 0.5), ("wandb", 1.5)])
+@pytest.mark.serial
 def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
     code, out, err = sweep(
         "-m", "method=glob(*)", "seed=0,1", "max_steps=2", "data.limit=24", f"tracker={tracker}"
@@ -537,7 +547,7 @@ def tuning(tmp_path):
         trial(tmp_path, "full", lr, full)
         if lr < 0.1:
             trial(tmp_path, "lora", lr, lora)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     return tmp_path
 
 
@@ -560,14 +570,14 @@ def test_tuned_values_become_plain_overrides(tuning):
 
 def test_edges_costs_and_overridden_values_are_told(tuning):
     found = {each.method: each for each in tuned.read_tunings(str(tuning))}
-    assert found["full"].to_extend() is None and found["full"].best == {"lr": 0.001}
+    assert found["full"].describe_extension() is None and found["full"].best == {"lr": 0.001}
     assert found["full"].cost == {
         "jobs": 4,
         "tokens": 400,
         "seconds": 8.0,
     }  # the diverged trial too
     assert found["full"].space == {"lr": [1e-4, 1e-3, 1e-2, 1e-1]}
-    assert found["lora"].to_extend().splitlines()[1].strip() == (
+    assert found["lora"].describe_extension().splitlines()[1].strip() == (
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
     )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -576,26 +586,26 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
                 "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
             )
         )
-    values, notes = tuned.tuned_overrides(task, {"lr"})
+    values, notes = tuned.find_tuned_overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
     assert (
         notes[1] == "seed=0 was tuned on; a comparison needs fresh seeds"
         and "on the edge" in notes[2]
     )
-    facts = tuned.tuning_facts(task, ["method=lora", "lr=0.5"])
+    facts = tuned.describe_tuning(task, ["method=lora", "lr=0.5"])
     assert (
         facts["edge"] is True
         and facts["overridden"] == {"lr": "0.5"}
         and facts["method_cost"]["jobs"] == 3
     )
-    assert tuned.tuning_facts(task, ["lr=0.01"])["overridden"] == {}
+    assert tuned.describe_tuning(task, ["lr=0.01"])["overridden"] == {}
 
 
 def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
     for lr, losses in ((1e-3, (1.0, 3.0)), (1e-2, (1.8, 1.9)), (1e-1, (1.0, None))):
         for seed, loss in enumerate(losses):
             trial(tmp_path, "full", lr, loss, seed)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
 
@@ -603,9 +613,9 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
 def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
         trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
-    tuned._records.cache_clear()
+    tuned.read_results.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
-    assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.to_extend() is None
+    assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 
 
 @pytest.mark.slow
@@ -663,7 +673,7 @@ hydra:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
-def test_a_launcher_runs_a_real_sweep(launch, tmp_path, launcher):
+def test_a_launcher_runs_a_real_sweep(launch_sweep, tmp_path, launcher):
     """Six jobs on two cores: two cannot work and stop nothing, two have a variable of their own that no other sees."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     (tmp_path / "six.yaml").write_text(SIX)
@@ -672,7 +682,7 @@ def test_a_launcher_runs_a_real_sweep(launch, tmp_path, launcher):
         "joblib": ["hydra.launcher.n_jobs=2"],
         "ray": ["hydra.launcher.ray.init.num_cpus=2"],
     }.get(launcher, [])
-    process = launch(*words)
+    process = launch_sweep(*words)
     out, err = process.communicate(timeout=280)
     assert process.returncode == 1 and counted(out) == {"failed": 2, "finished": 4, "skipped": 0}, (
         out + err
@@ -684,14 +694,14 @@ def test_a_launcher_runs_a_real_sweep(launch, tmp_path, launcher):
     }
     assert threads == {(1, 1), (2, 2)}
     assert {tuple(each["planned_seeds"]) for each in finished} == {(0, 1)}
-    process = launch(*words)
+    process = launch_sweep(*words)
     out, err = process.communicate(timeout=280)
     assert counted(out) == {"failed": 2, "finished": 0, "skipped": 4}, out + err
 
 
 @pytest.mark.slow
-def test_sigkill_under_joblib_leaves_nothing(launch, tmp_path):
-    process = launch(
+def test_sigkill_under_joblib_leaves_nothing(launch_sweep, tmp_path):
+    process = launch_sweep(
         "-m",
         "method=lora",
         "seed=0,1",

@@ -1,19 +1,17 @@
 """Trackers see the run's values, and no failure of theirs spoils a run."""
 
 import json
-import os
 import signal
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import QUICK, ROOT
+from helpers import python_path
 
 BLOCK, HEADER = 32768, 7
+RUN = "hydra.run.dir=run"
 
 
 def records(path: Path):
@@ -127,48 +125,28 @@ def test_tensorboard_holds_the_same(run, tmp_path):
     assert losses == pytest.approx([line["loss"] for line in result["curve"] if "loss" in line])
 
 
-def train(folder, model, *overrides, **environment):
-    # Without the service that W&B has left in this process's environment: each run starts its own.
-    inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            *QUICK,
-            "tracker=wandb",
-            f"model.path={model}",
-            f"hydra.run.dir={folder}",
-            *overrides,
-        ],
-        env={**inherited, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def finished(folder):
     return json.loads((folder / "result.json").read_text())["status"]
 
 
-def test_without_the_package_there_is_one_warning(tmp_path, debug_model):
+def test_without_the_package_there_is_one_warning(tmp_path, launch):
     hide = tmp_path / "hide"
     hide.mkdir()
     (hide / "sitecustomize.py").write_text(
         "import sys\nsys.modules['wandb'] = None  # as if not installed\n"
     )
-    process = train(tmp_path / "run", debug_model, PYTHONPATH=str(hide))
+    process = launch("tracker=wandb", RUN, PYTHONPATH=python_path(hide))
     error = process.communicate()[1]
     assert process.returncode == 0, error
     assert error.count("wandb") == 1 and "goes on without it" in error
     assert finished(tmp_path / "run") == "finished"
 
 
-def test_no_network_is_one_warning(tmp_path, debug_model):
+def test_no_network_is_one_warning(tmp_path, launch):
     """`online` with a server that refuses connections, and a key that was never valid."""
-    process = train(
-        tmp_path / "run",
-        debug_model,
+    process = launch(
+        "tracker=wandb",
+        RUN,
         "wandb_mode=online",
         WANDB_MODE="online",
         WANDB_API_KEY="0" * 40,
@@ -182,9 +160,9 @@ def test_no_network_is_one_warning(tmp_path, debug_model):
 
 
 @pytest.mark.slow
-def test_a_killed_service_does_not_stop_the_run(tmp_path, debug_model):
+def test_a_killed_service_does_not_stop_the_run(tmp_path, launch):
     folder = tmp_path / "run"
-    process = train(folder, debug_model, "max_steps=150")
+    process = launch("tracker=wandb", RUN, "max_steps=150")
     metrics = folder / "metrics.jsonl"
     while not (metrics.exists() and '"step": 5,' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]

@@ -4,7 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from conftest import TINY
+from helpers import TINY
 
 # SmolLM2-135M-Instruct's own, as its tokenizer has it.
 SMOLLM2 = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system

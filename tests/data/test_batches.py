@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 import torch
-from conftest import METHODS
+from helpers import METHODS, trajectory
 
 from tuneoff.data import PackedRow, Row, StepOrder, collate, join_rows, pack_rows
 from tuneoff.data.packing import example_starts
@@ -86,16 +86,13 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
 
 
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
-def test_every_method_sees_the_same(settings, tmp_path, option):
-    from tuneoff.record import Recorder
-    from tuneoff.training.run import Run
-
+def test_every_method_sees_the_same(new_run, tmp_path, option):
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
-        experiment, chosen, config = settings(f"method={method}", f"{option}=true", *extra)
-        training = Run(experiment, chosen, Recorder(tmp_path / method))
-        training.prepare({"config": config})
+        training = new_run(
+            f"method={method}", f"{option}=true", *extra, folder=tmp_path / method
+        )
         seen.add(training.parts.order.order_hash(20))
     assert len(seen) == 1
 
@@ -169,13 +166,11 @@ def test_budgets_count_packs_as_rows(run):
 
 
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
-def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, option):
-    from tuneoff.record import Recorder, read_metrics
+def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_run, tmp_path, option):
     from tuneoff.training.failures import Interrupted
-    from tuneoff.training.run import Run
 
     def train(folder, *overrides, stop=None):
-        experiment, chosen, config = settings(
+        training = new_run(
             "method=lora",
             f"{option}=true",
             "data.limit=24",
@@ -185,9 +180,8 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
             "max_steps=12",
             "lora_dropout=0.1",
             *overrides,
+            folder=folder,
         )
-        training = Run(experiment, chosen, Recorder(folder))
-        training.prepare({"config": config})
         assert 3 < len(training.parts.order.rows) < 9 * 3  # nine steps are done when it stops
         one_step = training.trainer.take_step
 
@@ -203,11 +197,7 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(settings, tmp_path, o
         else:
             training.fit()
         training.parts.recorder.close()
-        lines = [
-            {key: value for key, value in line.items() if "seconds" not in key}
-            for line in read_metrics(folder)
-        ]
-        return lines, [parameter.detach() for parameter in training.parts.model.parameters()]
+        return trajectory(folder), [parameter.detach() for parameter in training.parts.model.parameters()]
 
     lines, weights = train(tmp_path / "whole")
     assert len(train(tmp_path / "stopped", stop=8)[0]) == 10

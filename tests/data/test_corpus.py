@@ -12,6 +12,7 @@ import pytest
 
 from tuneoff.assets.corpus import build as build_corpus
 from tuneoff.assets.corpus.build import fold
+from tuneoff.assets.corpus.library import RELEASE, WrongRelease, find_functions
 
 CORPUS = Path(build_corpus.__file__).parent
 FILES = ("docstrings.jsonl.xz", "stdlib.jsonl.xz")
@@ -47,7 +48,7 @@ def test_files_are_small_and_licensed():
     for name in FILES:
         assert (CORPUS / name).stat().st_size <= 2_000_000
     licence = (CORPUS / "LICENSE.txt").read_text(encoding="utf-8")
-    assert f"CPython {build_corpus.RELEASE}" in licence
+    assert f"CPython {RELEASE}" in licence
     assert "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2" in licence
 
 
@@ -81,7 +82,7 @@ def test_no_evaluation_pair_is_in_the_pretraining_text(pairs, texts):
     whole = fold("\n".join(row["text"] for row in texts))
     assert not [row["name"] for row in held_out if fold(row["prompt"]) in whole]
     # The text holds functions with their docstrings, which hides a copy from the search above.
-    functions = [parts for row in texts for parts in build_corpus.functions(row["text"])]
+    functions = [parts for row in texts for parts in find_functions(row["text"])]
     known = {fold(part) for _, *parts in functions for part in parts}
     assert not [
         row["name"] for row in held_out if {fold(row["prompt"]), fold(row["completion"])} & known
@@ -111,14 +112,14 @@ def test_no_function_keeps_a_docstring(pairs):
 
 def test_other_releases_are_refused(tmp_path):
     (tmp_path / "ast.py").write_text("pass\n", encoding="utf-8")
-    with pytest.raises(build_corpus.WrongRelease):
+    with pytest.raises(WrongRelease):
         build_corpus.build(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(
-    ".".join(map(str, sys.version_info[:3])) != build_corpus.RELEASE,
-    reason=f"the corpus is rebuilt from the library of CPython {build_corpus.RELEASE}",
+    ".".join(map(str, sys.version_info[:3])) != RELEASE,
+    reason=f"the corpus is rebuilt from the library of CPython {RELEASE}",
 )
 def test_rebuilding_gives_the_same_bytes(tmp_path):
     build_corpus.build(Path(sysconfig.get_path("stdlib")), tmp_path)

@@ -3,8 +3,9 @@
 import pytest
 
 from tuneoff.config import Columns, ConfigError
-from tuneoff.data.row_formats import find_format, parse_rows
+from tuneoff.data.row_formats import Example, find_format, parse_rows
 from tuneoff.data.source_rows import SourceRow
+from tuneoff.data.unread import UnreadParts
 
 ASKED = {"role": "user", "content": "What is 1 + 1?"}
 ANSWER = {"role": "assistant", "content": "2"}
@@ -18,10 +19,21 @@ SHAREGPT = [
 
 def read(row: dict, **columns):
     """The format's name and the first example of a set of one row."""
+    return read_with_counts(row, **columns)[:2]
+
+
+def read_with_counts(row: dict, **columns):
+    """The same, and what of the row is not read."""
     found = SourceRow(row, "rows.jsonl: line 1")
     form = find_format(Columns(**columns), found)
-    (example,) = parse_rows(form, [found])
-    return form.name, example
+    unread = UnreadParts()
+    (example,) = parse_rows(form, [found], unread)
+    return form.name, example, unread.facts()
+
+
+def said(*turns: str) -> list[dict]:
+    """Messages of turns written as `user: text`."""
+    return [dict(zip(("role", "content"), turn.split(": "), strict=True)) for turn in turns]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,82 @@ def test_a_format_is_found_by_its_columns(name, row, messages):
     assert (found, example.messages) == (name, messages)
 
 
+def test_what_the_system_says_and_a_history_are_read():
+    turns = said("user: What is 1 + 1?", "assistant: 2")
+    system = {"role": "system", "content": "Count."}
+    history = [["What is 0 + 0?", "0"], ["What is 0 + 1?", 1]]
+    before = said("user: What is 0 + 0?", "assistant: 0", "user: What is 0 + 1?", "assistant: 1")
+    alpaca = {
+        "instruction": "What is 1 + 1?",
+        "output": "2",
+        "history": history,
+        "system": "Count.",
+    }
+    assert read(alpaca) == ("alpaca", Example([system, *before, *turns], "", "rows.jsonl: line 1"))
+    for row in (
+        {"conversations": SHAREGPT[1:], "system": "Count.", "tools": "[]"},
+        {"conversations": SHAREGPT, "system": "Count."},
+        {"messages": turns, "system": "Count."},
+        {"prompt": "What is 1 + 1?", "completion": "2", "system": "Count."},
+    ):
+        assert read_with_counts(row)[1:] == (Example(TALK, "", "rows.jsonl: line 1"), {})
+    for nothing in (None, "", " ", [], "[]"):
+        row = {"instruction": "What is 1 + 1?", "output": "2", "history": nothing}
+        assert read(row)[1].messages == turns
+    row = {"q": "What is 1 + 1?", "a": "2", "who": "Count.", "past": [["What is 0 + 0?", "0"]]}
+    named = {"prompt": "q", "completion": "a", "system": "who", "history": "past"}
+    assert read(row, **named)[1].messages == [system, *before[:2], *turns]
+    assert read({"messages": turns, "who": "Count."}, system="who")[1].messages == TALK
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss_mask", "loss"])
+@pytest.mark.parametrize(("off", "on"), [(0, 1), ("0", "1"), (False, True), (0.0, 1.0), (0, None)])
+def test_a_turn_that_is_marked_so_is_not_trained(key, off, on):
+    wrong, right = (
+        {**ANSWER, "content": text, key: mark} for text, mark in (("3", off), ("2", on))
+    )
+    turns = [ASKED, wrong, {"role": "user", "content": "No."}, right]
+    example = read({"messages": turns})[1]
+    assert example.messages == said(
+        "user: What is 1 + 1?", "assistant: 3", "user: No.", "assistant: 2"
+    )
+    assert example.untrained == {0}
+    # Nothing is learned from what follows the last trained answer.
+    assert read({"messages": [ASKED, right, ASKED, wrong]})[1].messages == [ASKED, ANSWER]
+    assert read({"messages": [ASKED, wrong]})[1].messages == []
+
+
+def test_what_is_not_read_is_counted():
+    thought = {**ANSWER, "reasoning_content": "One and one.", "name": None, "id": ""}
+    row = {"messages": [{**ASKED, "train": True}, thought], "tools": "[{}]", "id": 7, "images": []}
+    assert read_with_counts(row)[2] == {
+        "columns": {"id": 1, "tools": 1},
+        "turn_keys": {"a mark to train on the user": 1, "reasoning_content": 1},
+    }
+    pair = {"prompt": "a", "completion": "", "split": "train", "": "3", "note": None}
+    assert read_with_counts(pair)[2] == {
+        "columns": {"(a column without a name)": 1},
+        "empty_answers": 1,
+    }
+    named = {"prompt": "a", "completion": "b", "system": "c"}
+    assert read_with_counts(named, prompt="prompt", completion="completion")[2] == {
+        "columns": {"system": 1}
+    }
+
+
+def test_a_turn_may_have_the_keys_of_both_forms():
+    """As a parquet file has them that was put together from two sets."""
+    openai = {"role": "user", "content": "What is 1 + 1?", "from": None, "value": None}
+    sharegpt = {"role": None, "content": None, "from": "gpt", "value": "2"}
+    assert read({"messages": [openai, sharegpt]})[1].messages == [ASKED, ANSWER]
+
+
+def test_text_in_parts_is_read_and_the_developer_is_the_system():
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "1 + 1?"}]
+    turns = [{"role": "developer", "content": "Count."}, {"role": "user", "content": parts}, ANSWER]
+    assert read({"messages": turns})[1].messages == TALK
+
+
 def test_columns_can_be_named():
     row = {"question": "What is 1 + 1?", "answer": 2, "about": None, "text": "no"}
     assert read(row, prompt="question", input="about", completion="answer")[1].messages == [
@@ -64,7 +152,7 @@ def test_columns_can_be_named():
     ]
     assert read({"dialog": TALK}, messages="dialog")[1].messages == TALK
     assert read({"body": "Words.", "text": "others"}, text="body")[1].text == "Words."
-    assert read({"text": "Words."}) == ("text", ([], "Words.", "rows.jsonl: line 1"))
+    assert read({"text": "Words."}) == ("text", Example([], "Words.", "rows.jsonl: line 1"))
 
 
 def test_conversations_that_begin_alike_ask_the_same():
@@ -134,6 +222,71 @@ def test_a_conversation_ends_with_its_last_answer():
             {},
             "line 1: conversations has a turn of role None",
         ),
+        (
+            {"messages": [{"role": "user", "from": "gpt", "content": "a"}]},
+            {},
+            "line 1: messages has a turn with role=user and from=gpt; which",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a", "value": "b"}]},
+            {},
+            "line 1: messages has a turn whose content and value differ",
+        ),
+        (
+            {"messages": [*TALK, {**ANSWER, "content": "", "tool_calls": [{"name": "add"}]}]},
+            {},
+            "line 1: messages has a turn with tool_calls, which no template here takes",
+        ),
+        (
+            {"messages": [*TALK, {**ANSWER, "content": "", "function_call": {"name": "add"}}]},
+            {},
+            "line 1: messages has a turn with function_call",
+        ),
+        (
+            {"messages": [*TALK, {**ANSWER, "weight": "0.5"}]},
+            {},
+            "line 1: messages has a turn with weight='0.5'; must be 0 or 1",
+        ),
+        (
+            {"messages": [*TALK, {**ANSWER, "weight": 0, "train": True}]},
+            {},
+            "line 1: messages has a turn whose weight and train differ",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "a"}]}]},
+            {},
+            "line 1: messages' content has a part of type 'image_url'; only text is read",
+        ),
+        (
+            {"messages": TALK, "system": "Be kind."},
+            {},
+            "line 1: system differs from the turn of the system",
+        ),
+        (
+            {"instruction": "a", "output": "b", "history": [["c"]]},
+            {},
+            "line 1: history must be a list of pairs",
+        ),
+        (
+            {"instruction": "a", "output": "b", "history": "c"},
+            {},
+            "line 1: history must be a list of pairs",
+        ),
+        (
+            {"text": "a", "system": "b"},
+            {"system": "system"},
+            "^data.columns.system=system: must be null where the rows are text",
+        ),
+        (
+            {"version": "1", "data": [{"prompt": "a", "completion": "b"}]},
+            {},
+            "has columns version, data; needs .*; if data holds the rows, save that list as the file$",
+        ),
+        (
+            {"half \ud83d": "a", "two\nlines\x1b[31m": "b", "": "c"},
+            {},
+            r"has columns half .ud83d, two.nlines.x1b.31m, \(a column without a name\); needs",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(row, columns, message):
@@ -144,4 +297,4 @@ def test_what_does_not_fit_is_refused_with_its_place(row, columns, message):
 def test_a_later_row_without_a_column_is_named():
     form = find_format(Columns(), SourceRow({"prompt": "a", "completion": "b"}, "line 1"))
     with pytest.raises(ConfigError, match="line 5: has no completion, as the first row has"):
-        list(parse_rows(form, [SourceRow({"prompt": "a"}, "line 5")]))
+        list(parse_rows(form, [SourceRow({"prompt": "a"}, "line 5")], UnreadParts()))

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file, save_file
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
 
 from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
 from tuneoff.data import load_dataset
+from tuneoff.data.loading import divide_into_chunks
+from tuneoff.data.row_formats import Example
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -63,6 +66,33 @@ def test_a_question_asks_for_the_last_answer_that_is_there(tmp_path):
     assert chatty().decode(cut.questions("test")[0].prompt).endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("tokenizer", [plain, chatty])
+def test_an_answer_that_is_marked_so_is_context_only(tmp_path, tokenizer):
+    def turn(place: int, content: str, **mark) -> dict:
+        return {"role": ("user", "assistant")[place % 2], "content": content, **mark}
+
+    turns = [turn(0, "1+1?"), turn(1, "3", weight=0), turn(2, "No."), turn(3, "2", weight=1)]
+    rows = [
+        {"messages": turns, "split": "train"},
+        {"messages": turns, "split": "test"},
+        {"messages": turns[:2], "split": "test"},
+    ]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    data = load_dataset(Data("test", str(path)), tokenizer(), 96)
+    (answer,) = texts(data, tokenizer())
+    assert answer.startswith("2<|") and "3" in data.example.partition("«")[0]
+    (question,) = data.questions("test")  # the last answer that is trained
+    assert question.answer == "2" and data.dropped["test"] == 1
+
+
+def test_what_is_not_read_is_told_and_recorded(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", pairs(3, tools=["add"], note=""))
+    data = load_dataset(Data("test", str(path)), plain(), 96)
+    assert data.summary().endswith("test 0 rows; not read: columns tools (3 rows)")
+    assert data.facts()["unread"] == {"columns": {"tools": 3}}
+    assert load_dataset(Data("test", str(path)), plain(), 96).facts() == data.facts()
+
+
 def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
     rows = [
         {"prompt": "a", "completion": "b"},
@@ -95,6 +125,23 @@ def test_the_example_shows_what_is_trained(tmp_path):
         Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(2)))), chatty(), 96
     )
     assert data.example.endswith("<|im_start|>assistant\n«It is 0.<|im_end|>»\n")
+
+
+def test_the_example_acts_on_no_terminal(tmp_path):
+    rows = [{"prompt": "\x1b[31mred\x07\r\n\ttab", "completion": "\x00\x9b é ✓"}]
+    data = load_dataset(Data("test", str(write_lines(tmp_path / "a.jsonl", rows))), plain(), 96)
+    assert data.example == (
+        "### Instruction:\n\\x1b[31mred\\x07\\r\n\ttab\n\n### Response:\n«\\x00\\x9b é ✓<|end|>»"
+    )
+
+
+def test_no_more_is_tokenised_at_once_than_takes_a_moment():
+    """A signal is heard between two chunks."""
+    small = [Example([], "a" * 100, "")] * 2500
+    large = [Example([], "a" * 400_000, "")] * 3
+    talk = [Example([{"role": "user", "content": "a" * 400_000}], "", "")] * 3
+    sizes = [[len(chunk) for chunk in divide_into_chunks(rows)] for rows in (small, large, talk)]
+    assert sizes == [[1000, 1000, 500], [2, 1], [2, 1]]
 
 
 def test_text_is_cut_into_blocks_with_or_without_end_tokens(tmp_path):
@@ -267,6 +314,22 @@ def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
     file.write_bytes(file.read_bytes()[:100])
     assert load_dataset(data, plain(), 96) == first
     assert file.stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", ["train.ids", "train.spans", "test.lengths", "rest", "digest"])
+def test_a_file_in_the_cache_that_was_changed_is_made_anew(tmp_path, kept, name, caplog):
+    """One number in a file that is whole otherwise."""
+    rows = [*pairs(20, split="train"), *pairs(5, split="test")]
+    data = Data("test", str(write_lines(tmp_path / "rows.jsonl", rows)))
+    first = load_dataset(data, plain(), 96)
+    (file,) = kept.iterdir()
+    whole = file.read_bytes()
+    tensors = load_file(file)
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[3] += 1
+    save_file(tensors, file)
+    assert load_dataset(data, plain(), 96) == first
+    assert f"{file} is damaged and made anew" in caplog.text and file.read_bytes() == whole
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):

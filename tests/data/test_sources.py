@@ -7,9 +7,10 @@ import logging
 import lzma
 
 import pytest
-from sets import pairs, write_lines
+from sets import pairs, plain, write_lines
 
 from tuneoff.config import ConfigError, Data, Splits
+from tuneoff.data import load_dataset
 from tuneoff.data.hub import open_with_datasets
 from tuneoff.data.sources import open_source
 
@@ -158,6 +159,29 @@ BROKEN = {
         "rows.csv",
         "prompt,completion\na,b\né,b\n".encode("latin-1"),
     ): r"line 3: not UTF-8 \(byte 0xe9\)",
+    (
+        "rows.jsonl",
+        GOOD + b'{"prompt": "a", "completion": "b", "prompt": "c"}\n',
+    ): "line 2: 'prompt' twice",
+    (
+        "rows.jsonl",
+        b'{"messages": [{"role": "user", "role": "user"}]}',
+    ): "line 1: 'role' twice in one obj",
+    (
+        "rows.json",
+        b'[{"prompt": "a"},\n\n {"prompt": "b", "x": [{"y": 1, "y": 2}]}\n]',
+    ): "line 3: 'y' twice in one object",
+    ("rows.json", b'[{"prompt": "a"}\n {"prompt": "b"}]'): "line 2, column 2: Expecting ',' del",
+    ("rows.json", b'[{"prompt": "a"}]\n[]'): "line 2, column 1: Extra data",
+    ("rows.json", b'[{"prompt": "a"}, '): "line 1, column 19: Expecting value",
+    ("rows.json", b'[{"prompt": "a"}'): "line 1, column 17: Expecting ',' delimiter",
+    (
+        "rows.json",
+        b'{\n "data": [\n  {"prompt": "a"}',
+    ): "line 3, column 18: Expecting ',' delimiter",
+    ("rows.jsonl", b'{\n "prompt": "a"}'): "line 1, .*; in JSON lines an object stands on one line",
+    ("rows.csv", b"prompt,completion,prompt\na,b,c\n"): "line 1: the header has prompt twice",
+    ("rows.csv", b"\nprompt,,completion,completion,\n"): "line 2: the header has completion twice",
     ("rows.jsonl.gz", gzip.compress(GOOD * 2000)[:-20]): "line [0-9]+: .*ended before",
     ("rows.jsonl.gz", GOOD): "line 1: Not a gzipped file",
     ("rows.jsonl.xz", b"nothing of xz"): "line 1: .*not supported",
@@ -177,6 +201,46 @@ def test_what_cannot_be_read_is_refused_with_its_place(
         caught.value
     )
     assert not caplog.records  # the error is all that is told
+
+
+def test_parquet_with_a_name_twice_is_refused(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "rows.parquet"
+    texts = pyarrow.array(["a"])
+    parquet.write_table(pyarrow.Table.from_arrays([texts] * 3, ["prompt", "text", "text"]), path)
+    with pytest.raises(ConfigError, match=r"^data.path=.*rows.parquet: has the column text twice$"):
+        rows(path)
+    turn = pyarrow.StructArray.from_arrays([texts, texts, texts], ["role", "content", "role"])
+    turns = pyarrow.ListArray.from_arrays([0, 1], turn)
+    parquet.write_table(pyarrow.table({"messages": turns}), path)
+    with pytest.raises(ConfigError, match="has the column messages.list.element.role twice$"):
+        rows(path)
+
+
+def test_a_column_may_have_no_name(tmp_path):
+    """Pandas writes its index so, and a comma at the end of each line makes one."""
+    path = tmp_path / "rows.csv"
+    path.write_text(",prompt,completion,\n0,a,b,\n1,c,d,\n")
+    assert rows(path)["train"][1] == {"prompt": "c", "completion": "d", "": "1"}
+    data = load_dataset(Data("test", str(path)), plain(), 96)
+    assert data.summary().startswith(
+        "train 2 rows, validation 0 rows, test 0 rows; "
+        "not read: columns (a column without a name) (2 rows)"
+    )
+    assert data.example == "### Instruction:\na\n\n### Response:\n«b<|end|>»"
+
+
+def test_an_object_over_several_lines_is_one_row(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(pairs(1)[0], indent=2))
+    assert rows(path) == {"train": pairs(1)}
+    path.write_text(json.dumps({"data": pairs(3)}, indent=2))
+    with pytest.raises(
+        ConfigError, match="has columns data; needs .*; if data holds the rows, save"
+    ):
+        load_dataset(Data("test", str(path)), plain(), 96)
 
 
 def test_packed_parquet_is_refused_by_its_name(tmp_path):

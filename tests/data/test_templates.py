@@ -1,5 +1,8 @@
 """The loss is on answers and their end tokens and on nothing else, whatever a chat template makes of a conversation."""
 
+import threading
+import time
+
 import pytest
 from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
 
@@ -9,6 +12,7 @@ from tuneoff.data.dataset import Row
 from tuneoff.data.plain_template import PlainTemplate
 from tuneoff.data.row_formats import Example
 from tuneoff.data.templates import choose_template
+from tuneoff.data.time_limit import TimeLimit, TimeLimitExceeded
 
 LLAMA3 = """{{- bos_token }}
 {%- if strftime_now is defined %}{%- set date = strftime_now("%d %b %Y") %}{%- else %}{%- set date = "26 Jul 2024" %}
@@ -130,6 +134,55 @@ def test_what_a_template_refuses_is_told_with_its_place():
         answers(STRICT, turns("a", "b", system="Be kind."))
     with pytest.raises(ConfigError, match="refuses rows.jsonl: line 7: can only concatenate str"):
         answers("{{ messages[0].content + 1 }}", turns("a", "b"))
+
+
+LOOPS = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_a_template_that_loops_is_refused_within_its_time(monkeypatch, in_main_thread):
+    """Without SIGALRM: this is not always the main thread."""
+    monkeypatch.setattr("tuneoff.data.chat_template.RENDER_SECONDS", 0.3)
+    caught = []
+
+    def encode():
+        try:
+            list(ChatTemplate(new_tokenizer(LOOPS + SMOLLM2)).encode([TALK]))
+        except ConfigError as error:
+            caught.append(str(error))
+
+    started = time.process_time()
+    if in_main_thread:
+        encode()
+    else:
+        thread = threading.Thread(target=encode)
+        thread.start()
+        thread.join()
+    assert time.process_time() - started < 5
+    (line,) = caught
+    assert line.startswith(
+        "data.template=chat: the chat template takes longer than 0.3 s for rows.jsonl: line 7; "
+    )
+
+
+def test_a_time_limit_hits_nothing_behind_it():
+    for _ in range(20):
+        try:
+            with TimeLimit(0.0) as limit:
+                for _ in range(20_000):
+                    limit.restart()
+        except TimeLimitExceeded:
+            pass
+        for _ in range(50_000):  # an exception that came late would come here
+            pass
+    with TimeLimit(60.0):
+        time.sleep(0.3)
+
+
+def test_private_use_characters_in_what_is_said_are_no_marks():
+    odd = turns("\ue000?", "\ue001 and \ue000.", "And?", "\ue002", system="\ue001")
+    found = [text.strip() for text in answers(MOVING, odd)]
+    assert found == ["\ue001 and \ue000.<|end|>", "\ue002<|end|>"]
 
 
 def test_an_answer_without_an_end_token_is_told_once(caplog):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuneoff.report.compare import Comparison, compare
-from tuneoff.report.records import read
+from tuneoff.report.compare import Comparison, make_comparisons
+from tuneoff.report.reading import read_records
 
 METHODS = sorted(
     path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml")
@@ -260,7 +260,7 @@ def prediction(method: str, **config) -> dict:
 
 def load(*folders: Path, baseline: str | None = None, strict: bool = False) -> list[Comparison]:
     """The comparisons of the records in `folders`."""
-    return compare(read(folders)[0], baseline, strict)
+    return make_comparisons(read_records(folders)[0], baseline, strict)
 
 
 def program(*names: str) -> str:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
-from tuneoff.report import cli
-from tuneoff.report.charts.costs import Chart, charts
+from tuneoff.report.charts import Chart, make_charts
 from tuneoff.report.charts.style import CATEGORY_COLOURS, COLOURS
+from tuneoff.report.write_report import write_chart
 
 
 def drawn(made) -> dict[str, Chart]:
-    return {chart.name: chart for chart in charts(made, METHODS)}
+    return {chart.name: chart for chart in make_charts(made, METHODS)}
 
 
 def layers(chart: Chart) -> list[dict]:
@@ -150,7 +150,7 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
         assert any(titles) and (
             name not in units or any(units[name] in str(title) for title in titles)
         )
-        cli.draw(chart, tmp_path, "")
+        write_chart(chart, tmp_path, "")
         width = float((tmp_path / f"{name}.svg").read_text().split('width="')[1].split('"')[0])
         # In a column of 3.3 inches (238 pt) the smallest type, 11 units, must be 6 pt or more.
         assert 11 * 238 / width >= 6, (name, width)
@@ -158,7 +158,7 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
 
 def test_svg_pdf_and_png_come_from_the_same_specification(everything, tmp_path):
     chart = everything["quality_memory"]
-    assert cli.draw(chart, tmp_path, "") == [
+    assert write_chart(chart, tmp_path, "") == [
         "quality_memory.svg",
         "quality_memory.pdf",
         "quality_memory.png",
@@ -277,7 +277,7 @@ def test_ablation_lines_join_rows_that_differ_in_one_key(everything):
 
 
 def test_ticks_of_a_setting_are_its_values(everything, tmp_path):
-    cli.draw(everything["ablation_some_interval"], tmp_path, "")
+    write_chart(everything["ablation_some_interval"], tmp_path, "")
     shown = (tmp_path / "ablation_some_interval.svg").read_text()
     assert ">50<" in shown and ">200<" in shown
 

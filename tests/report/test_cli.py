@@ -157,6 +157,7 @@ def test_watch_fills_in_as_a_sweep_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
     """With 1,000 lines of metrics each, which a report must not need to read; imports included.
 

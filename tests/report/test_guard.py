@@ -5,9 +5,9 @@ import json
 import pytest
 from records import METHODS, load, prediction, record, write
 
-from tuneoff.report.comparability import differences
+from tuneoff.report.comparability import find_differences
 from tuneoff.report.records import ReportError
-from tuneoff.report.table import columns
+from tuneoff.report.table import make_columns
 
 
 def change(content: dict, path: str, value) -> dict:
@@ -44,7 +44,7 @@ def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, va
     two_kinds(tmp_path, path, value)
     made = load(tmp_path)
     assert [len(each.rows) for each in made] == [1, 1]
-    found = differences([each.runs for each in made])
+    found = find_differences([each.runs for each in made])
     assert list(found) == [name] and len(set(found[name])) == 2
     with pytest.raises(ReportError, match=f"differ in {name}"):
         load(tmp_path, strict=True)
@@ -69,9 +69,7 @@ def test_models_without_a_path_are_told_apart_by_their_config(tmp_path):
     ]
 
     def why(*places: int) -> dict:
-        return differences(
-            [made[place].runs or [row.prediction for row in made[place].rows] for place in places]
-        )
+        return find_differences([made[place].guarded_runs for place in places])
 
     assert {key: set(values) for key, values in why(0, 1).items()} == {
         "model": {"tuneoff:tiny", "llama_60m"}
@@ -99,7 +97,7 @@ def test_the_same_method_and_setting_is_not_averaged_over_two_budgets(tmp_path):
 def test_what_a_method_implies_is_a_labelled_column(tmp_path, path, value, title, shown):
     two_kinds(tmp_path, path, value)
     (made,) = load(tmp_path, strict=True)
-    (column,) = [column for column in columns(made) if column.title == title]
+    (column,) = [column for column in make_columns(made) if column.title == title]
     assert {cell.text for cell in column.cells} == shown
 
 
@@ -119,7 +117,7 @@ def test_a_type_of_weights_stands_beside_another_though_its_weights_hash_differe
         write(tmp_path / f"b{seed}", change(other, "provenance/base_weights_hash", "another hash"))
     (made,) = load(tmp_path, strict=True, baseline=METHODS[0])
     assert made.difference(made.qualities[0], made.rows[1]).n == 3
-    (column,) = [column for column in columns(made) if column.title == title]
+    (column,) = [column for column in make_columns(made) if column.title == title]
     assert [cell.text for cell in column.cells] == shown
 
 

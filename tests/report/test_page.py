@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from records import METHODS, comparison, program, ranks, record, tuning, write
 
-from tuneoff.report import cli
-from tuneoff.report.comparability import differences
-from tuneoff.report.compare import compare
-from tuneoff.report.files import kept
-from tuneoff.report.page import embed
-from tuneoff.report.records import read
+from tuneoff.report import vega
+from tuneoff.report.comparability import find_differences
+from tuneoff.report.compare import make_comparisons
+from tuneoff.report.page import embed_json
+from tuneoff.report.reading import read_records
+from tuneoff.report.write_report import write_report
 
 # Runs in the page when its charts are drawn, and leaves what it saw where --dump-dom shows it.
 PROBE = """<script>
@@ -100,11 +100,11 @@ def browse(page: Path, filter_text: str, scratch: Path) -> tuple[dict, list[str]
 
 
 def report(out: Path, *folders: Path) -> Path:
-    runs, skipped = read(folders)
-    made = compare(runs, None, False)
-    cli.write(
+    runs, skipped = read_records(folders)
+    made = make_comparisons(runs, None, False)
+    write_report(
         made,
-        differences([each.runs for each in made]) if len(made) > 1 else {},
+        find_differences([each.runs for each in made]) if len(made) > 1 else {},
         skipped,
         out,
         "a title",
@@ -170,24 +170,49 @@ def test_no_text_of_a_record_becomes_markup(tmp_path):
 
 
 def test_embedded_json_ends_no_script():
-    text = embed({"title": "</script><!--", "not a number": float("nan")})
+    text = embed_json({"title": "</script><!--", "not a number": float("nan")})
     assert "<" not in text and json.loads(text) == {"title": "</script><!--", "not a number": None}
 
 
-def test_what_is_slow_to_make_is_kept_where_that_can_be(tmp_path, monkeypatch):
+@pytest.fixture
+def bundled(tmp_path, monkeypatch) -> list[str]:
+    """Vega's bundle is a short text here; a line is added each time that it is made."""
     made: list[str] = []
 
-    def make() -> str:
+    def make(snippet: None) -> str:
         made.append("é")
-        return "é"
+        return "é\n" * 100
 
-    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path))
-    assert [kept("name-1", make), kept("name-1", make), kept("name-2", make)] == ["é"] * 3 and len(
-        made
-    ) == 2
+    monkeypatch.setattr(vega.vl_convert, "javascript_bundle", make)
+    monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "cache"))
+    return made
+
+
+def load_again() -> str:
+    vega.load_vega.cache_clear()
+    return vega.load_vega()
+
+
+def test_vega_is_bundled_once_where_it_can_be_kept(tmp_path, monkeypatch, bundled):
+    assert [load_again(), load_again()] == ["é\n" * 100] * 2 and len(bundled) == 1
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TUNEOFF_CACHE", str(tmp_path / "file"))  # a folder that cannot be
-    assert kept("name-1", make) == "é" and len(made) == 3
+    assert load_again() == "é\n" * 100 and len(bundled) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"// sha256 0\n", "half", "changed"])
+def test_a_damaged_vega_file_is_made_anew(tmp_path, bundled, damage):
+    """Empty, no text, torn or changed: a page without charts would come of it, with exit code 0, for ever."""
+    load_again()
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+    if damage == "half":
+        damage = whole[: len(whole) // 2]
+    elif damage == "changed":
+        damage = whole.replace(b"\n\xc3", b"\nE", 1)
+    path.write_bytes(damage)
+    assert load_again() == "é\n" * 100 and len(bundled) == 2
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("words", ["src=", "href=", "@import", "url("])

@@ -9,26 +9,27 @@ from records import METHODS, load, prediction, record, write
 
 from tuneoff.record import Recorder
 from tuneoff.report import cli
-from tuneoff.report.page import render
-from tuneoff.report.records import ReportError, read
+from tuneoff.report.page import render_page
+from tuneoff.report.reading import read_records
+from tuneoff.report.records import ReportError
 
 
 def everything(folder: Path) -> None:
     """All that a report makes of records, but for files: it must not raise."""
     from tuneoff.report import write_tables
-    from tuneoff.report.charts.costs import charts
+    from tuneoff.report.charts import make_charts
 
     made = load(folder)
     drawn = {
-        each.name: charts(each, sorted({row.method for each in made for row in each.rows}))
+        each.name: make_charts(each, sorted({row.method for each in made for row in each.rows}))
         for each in made
     }
     assert (
-        write_tables.markdown(made, {})
-        and write_tables.comma_separated(made)
-        and write_tables.latex(made)
+        write_tables.write_markdown(made, {})
+        and write_tables.write_csv(made)
+        and write_tables.write_latex(made)
     )
-    assert render(made, drawn, {}, [], "title").startswith("<!doctype html>")
+    assert render_page(made, drawn, {}, [], "title").startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_file_that_is_no_record_is_skipped_with_a_line(tmp_path, content, reas
     (tmp_path / "bad" / "result.json").write_bytes(
         content if isinstance(content, bytes) else content.encode()
     )
-    runs, skipped = read([tmp_path])
+    runs, skipped = read_records([tmp_path])
     assert [run.method for run in runs] == [METHODS[0]]
     (line,) = skipped
     assert "bad/result.json" in line and reason in line and "\n" not in line
@@ -62,7 +63,7 @@ def test_a_file_that_is_no_record_is_skipped_with_a_line(tmp_path, content, reas
 def test_a_half_written_result_leaves_an_interrupted_run(tmp_path):
     folder = write(tmp_path / "run", record(METHODS[0]))
     (folder / "result.json").write_text((folder / "result.json").read_text()[:900])
-    (run,), (line,) = read([tmp_path])
+    (run,), (line,) = read_records([tmp_path])
     assert run.status == "interrupted" and "result.json" in line
 
 
@@ -74,16 +75,16 @@ def test_a_running_run_has_the_curve_of_its_metrics(tmp_path):
         recorder.log(line)
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
-    (run,), _ = read([tmp_path])
+    (run,), _ = read_records([tmp_path])
     assert run.status == "running" and len(run.curve.train) == 5
     recorder.close()
-    (run,), _ = read([tmp_path])
+    (run,), _ = read_records([tmp_path])
     assert run.status == "interrupted"
 
 
 def test_a_thinned_curve_ends_at_the_measured_training_time(tmp_path):
     write(tmp_path, record(METHODS[0], steps=1000, points=40))
-    (run,), _ = read([tmp_path])
+    (run,), _ = read_records([tmp_path])
     seconds = run.curve.train[:, 2]
     assert seconds[-1] == pytest.approx(run.number("throughput.train_seconds"))
     assert (seconds[1:] > seconds[:-1]).all()
@@ -94,17 +95,19 @@ def test_order_does_not_depend_on_the_command_line(tmp_path):
     for index, method in enumerate(METHODS[:3]):
         write(tmp_path / f"{9 - index}", record(method))
     parts = sorted(tmp_path.iterdir())
-    assert [run.folder for run in read(parts)[0]] == [run.folder for run in read(parts[::-1])[0]]
+    assert [run.folder for run in read_records(parts)[0]] == [
+        run.folder for run in read_records(parts[::-1])[0]
+    ]
 
 
 def test_the_same_folder_twice_is_read_once(tmp_path):
     write(tmp_path / "a", record(METHODS[0]))
-    assert len(read([tmp_path, tmp_path / "a"])[0]) == 1
+    assert len(read_records([tmp_path, tmp_path / "a"])[0]) == 1
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ReportError, match="no such folder"):
-        read([tmp_path / "nowhere"])
+        read_records([tmp_path / "nowhere"])
 
 
 ODD = [None, "text", 7, -1.5, [], [1, "a", None], {}, {"a": {"b": 1}}, True, float("nan"), 10**400]

@@ -4,14 +4,22 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from tuneoff.report.stats import ALPHA, estimate, front, holm, judge, over_examples, paired_p
+from tuneoff.report.stats import (
+    ALPHA,
+    adjust_by_holm,
+    bootstrap_examples,
+    estimate_mean,
+    find_pareto_front,
+    judge_columns,
+    paired_p_values,
+)
 
 SEEDS = (3, 5, 10)
 
 
 def test_interval_is_the_textbook_one():
     # t(0.975, 4) = 2.7764 (any printed table); sd of 1..5 is 1.5811
-    found = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
+    found = estimate_mean([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.mean == 3.0 and found.n == 5
     assert found.half == pytest.approx(2.7764451 * 1.5811388 / 5**0.5, rel=1e-6)
     low, high = reference.t.interval(0.95, 4, loc=3.0, scale=reference.sem([1, 2, 3, 4, 5]))
@@ -23,24 +31,24 @@ def test_interval_is_the_textbook_one():
     [([], "none"), ([1.0], None), ([1.0, 2.0], None), ([1.0, np.nan, 2.0], None)],
 )
 def test_fewer_than_three_seeds_have_no_interval(values, half):
-    found = estimate(values)
+    found = estimate_mean(values)
     assert found is None if half == "none" else found.half is None
 
 
 def test_the_bootstrap_over_examples_covers_the_truth():
     rng, hits = np.random.default_rng(5), 0
     for _ in range(400):
-        low, high = over_examples((rng.random((3, 300)) < 0.4).mean(axis=0))
+        low, high = bootstrap_examples((rng.random((3, 300)) < 0.4).mean(axis=0))
         hits += low <= 0.4 <= high
     assert 0.93 <= hits / 400 <= 0.97
-    assert over_examples(np.zeros(12)) is None
+    assert bootstrap_examples(np.zeros(12)) is None
 
 
 def test_paired_p_is_scipys_also_with_missing_seeds():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 6, 7))
     second[2, :3] = np.nan
-    for row, p in enumerate(paired_p(first - second)):
+    for row, p in enumerate(paired_p_values(first - second)):
         kept = ~np.isnan(second[row])
         assert p == pytest.approx(
             reference.ttest_rel(first[row][kept], second[row][kept]).pvalue, rel=1e-9
@@ -49,13 +57,13 @@ def test_paired_p_is_scipys_also_with_missing_seeds():
 
 def test_no_test_without_three_pairs_or_without_spread():
     assert np.isnan(
-        paired_p(np.array([[1.0, 2.0, np.nan], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))
+        paired_p_values(np.array([[1.0, 2.0, np.nan], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]))
     ).all()
 
 
 def test_holm_on_a_worked_example():
     # Sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, made monotone; a missing test does not count.
-    found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
+    found = adjust_by_holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     assert found == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
 
 
@@ -64,7 +72,7 @@ def test_intervals_cover_the_truth(seeds):
     rng = np.random.default_rng(seeds)
     hits = 0
     for sample in rng.normal(2.9, 0.03, size=(4000, seeds)):
-        found = estimate(sample)
+        found = estimate_mean(sample)
         hits += abs(found.mean - 2.9) <= found.half
     assert 0.93 <= hits / 4000 <= 0.97
 
@@ -77,7 +85,7 @@ def test_equal_methods_are_seldom_told_apart(seeds, columns):
     false = 0
     for _ in range(reports):
         shared = rng.normal(size=seeds)
-        verdicts = judge(
+        verdicts = judge_columns(
             [shared + rng.normal(size=(11, seeds)) for _ in range(columns)], baseline=4
         )
         false += any((verdict.p < ALPHA).any() or verdict.bold.any() for verdict in verdicts)
@@ -86,7 +94,7 @@ def test_equal_methods_are_seldom_told_apart(seeds, columns):
 
 def test_without_a_baseline_too():
     rng = np.random.default_rng(1)
-    false = sum(judge([rng.normal(size=(11, 5))], None)[0].bold.any() for _ in range(600))
+    false = sum(judge_columns([rng.normal(size=(11, 5))], None)[0].bold.any() for _ in range(600))
     assert false / 600 <= 0.07
 
 
@@ -94,7 +102,7 @@ def test_real_differences_are_found_and_ties_share_bold():
     rng = np.random.default_rng(2)
     truth = np.array([0.0, 0.0, 1.0, 1.0, 2.0])
     values = rng.normal(size=6) + 0.05 * rng.normal(size=(5, 6)) + truth[:, None]
-    (verdict,) = judge([values], baseline=2)
+    (verdict,) = judge_columns([values], baseline=2)
     assert (verdict.p < ALPHA).tolist() == [True, True, False, False, True]
     assert verdict.bold.tolist() == [True, True, False, False, False]
     assert np.isnan(verdict.p[2])
@@ -105,7 +113,7 @@ def test_what_differs_from_a_best_baseline_is_not_bold():
     rng = np.random.default_rng(3)
     for _ in range(300):
         values = rng.normal(size=5) + 0.3 * rng.normal(size=(11, 5)) + 0.2 * np.arange(11)[:, None]
-        (verdict,) = judge([values], baseline=0)
+        (verdict,) = judge_columns([values], baseline=0)
         if verdict.bold[0] and values.mean(axis=1).argmin() == 0:
             assert not (verdict.bold & (verdict.p < ALPHA)).any()
 
@@ -114,7 +122,7 @@ def test_rows_with_missing_seeds_are_judged_on_common_seeds():
     values = np.array(
         [[1.0, 1.1, 1.2, 1.3], [2.0, 2.2, np.nan, 2.3], [np.nan, np.nan, np.nan, 0.1]]
     )
-    (verdict,) = judge([values], baseline=0)
+    (verdict,) = judge_columns([values], baseline=0)
     assert verdict.p[1] == pytest.approx(
         reference.ttest_rel([2.0, 2.2, 2.3], [1.0, 1.1, 1.3]).pvalue
     )
@@ -122,5 +130,5 @@ def test_rows_with_missing_seeds_are_judged_on_common_seeds():
 
 
 def test_front():
-    assert front([(3, 1), (1, 3), (2, 2), (2, 3), (4, 1)]) == [1, 2, 0]
-    assert front([]) == []
+    assert find_pareto_front([(3, 1), (1, 3), (2, 2), (2, 3), (4, 1)]) == [1, 2, 0]
+    assert find_pareto_front([]) == []

@@ -11,15 +11,16 @@ from records import METHODS, comparison, load, prediction, program, ranks, recor
 from scipy import stats as reference
 
 from tuneoff.report import write_tables
-from tuneoff.report.caption import caption
+from tuneoff.report.caption import write_caption
+from tuneoff.report.cells import difference_cell, estimate_cell, format_count, format_rate
 from tuneoff.report.stats import Estimate
-from tuneoff.report.table import columns, scientific, short, spread_cell
+from tuneoff.report.table import make_columns
 
 BASELINE = METHODS[4]
 
 
 def lines(made) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(write_tables.comma_separated(made))))
+    return list(csv.DictReader(io.StringIO(write_tables.write_csv(made))))
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def record_of(made, method: str, seed: int):
 
 
 def test_nothing_is_dropped(made):
-    text = write_tables.markdown(made, {})
+    text = write_tables.write_markdown(made, {})
     assert [line["method"] for line in lines(made)] == METHODS
     outcome = {line["method"]: line["outcome"] for line in lines(made)}
     assert (
@@ -78,16 +79,16 @@ def test_nothing_is_dropped(made):
 
 
 def test_a_rate_on_the_edge_of_its_grid_is_flagged(made):
-    (rate,) = [column for column in columns(made[0]) if column.key == "lr"]
+    (rate,) = [column for column in make_columns(made[0]) if column.key == "lr"]
     assert [cell.text.endswith(" (edge)") for cell in rate.cells] == [
         index == 3 for index in range(len(METHODS))
     ]
-    (tried,) = [column for column in columns(made[0]) if column.key == "lr_space"]
+    (tried,) = [column for column in make_columns(made[0]) if column.key == "lr_space"]
     assert (rate.cells[0].text, tried.cells[0].text) == ("1e-3", "5 in [1e-4, 1e-2]")
 
 
 def test_caption_says_how_it_was_judged(made):
-    text = caption(made[0])
+    text = write_caption(made[0])
     for said in (
         "Student-t",
         "paired-t",
@@ -104,7 +105,7 @@ def test_fewer_than_three_seeds_show_no_interval_and_the_table_says_why(tmp_path
     for method in METHODS[:2]:
         for seed in range(2):
             write(tmp_path / f"{method}{seed}", record(method, seed))
-    text = write_tables.markdown(load(tmp_path), {})
+    text = write_tables.write_markdown(load(tmp_path), {})
     assert "±" not in text and "No interval for any row: fewer than 3 seeds have finished" in text
     assert "\\*" not in text.split("Budget")[0] and "**" not in text
 
@@ -122,7 +123,7 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     for place in ("a", "b"):
         write(tmp_path / place, record(METHODS[0], 0))
     (made,) = load(tmp_path)
-    assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in caption(made)
+    assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in write_caption(made)
 
 
 def test_a_task_metric_has_its_direction(tmp_path):
@@ -135,7 +136,7 @@ def test_a_task_metric_has_its_direction(tmp_path):
             }
             write(tmp_path / f"{method}{seed}", content)
     (made,) = load(tmp_path, baseline=METHODS[1])
-    found = {column.title: column for column in columns(made)}
+    found = {column.title: column for column in make_columns(made)}
     assert [cell.bold for cell in found["Exact match ↑"].cells] == [True, False]
     assert found["Δ exact match"].cells[0].text.endswith("*") and "Forgetting ↓" in found
 
@@ -148,7 +149,7 @@ def test_perplexity_is_shown_and_not_tested_a_second_time(tmp_path):
             write(tmp_path / f"{method}{seed}", content)
     (made,) = load(tmp_path)
     assert (
-        "Perplexity" in (titles := [column.title for column in columns(made)])
+        "Perplexity" in (titles := [column.title for column in make_columns(made)])
         and "Δ perplexity" not in titles
     )
     assert [quality.key for quality in made.qualities] == ["loss_test"]
@@ -189,11 +190,11 @@ def test_test_examples_have_a_bootstrap_of_their_own(tmp_path, seeds):
         ).confidence_interval
         assert float(line[f"{key}_examples_low"]) == pytest.approx(low, abs=0.006)
         assert float(line[f"{key}_examples_high"]) == pytest.approx(high, abs=0.006)
-    found = {column.title: column.cells[1].text for column in columns(made)}
+    found = {column.title: column.cells[1].text for column in make_columns(made)}
     assert ("±" in found["Exact match ↑"]) == (seeds == 5) and found["Exact match ↑"].endswith("]")
     assert found["Δ exact match"].startswith(
         "+0.0"
-    ) and "bootstrap over the 200 examples" in caption(made)
+    ) and "bootstrap over the 200 examples" in write_caption(made)
     assert "[" not in found["Test loss"]
 
 
@@ -207,8 +208,8 @@ def test_scores_that_cannot_be_paired_give_no_bootstrap(tmp_path, scores):
     )
     write(tmp_path / f"{METHODS[1]}0", other)
     (made,) = load(tmp_path, baseline=METHODS[0])
-    assert made.examples(made.qualities[1], made.rows[0]) is not None
-    of_seeds = made.rows[1].scores("exact_match")
+    assert made.example_scores(made.qualities[1], made.rows[0]) is not None
+    of_seeds = made.rows[1].scores_by_seed("exact_match")
     assert sorted(of_seeds) == ([] if scores == "01" else [1, 2])
 
 
@@ -217,15 +218,15 @@ def test_a_prediction_stands_in_the_row_of_its_setting(tmp_path):
     for index, method in enumerate(METHODS[:2]):
         write(tmp_path / f"predicted{index}", prediction(method), "prediction.json")
     (made,) = load(tmp_path, strict=True)
-    assert [(len(row.runs), row.prediction is not None) for row in made.rows] == [
+    assert [(len(row.runs), row.predicted_run is not None) for row in made.rows] == [
         (1, True),
         (0, True),
     ]
-    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    found = {column.title: [cell.text for cell in column.cells] for column in make_columns(made)}
     assert found["Predicted peak train (GiB)"] == ["0.25", "0.25"] and found[
         "Card needed (GiB)"
     ] == ["0.75", "0.75"]
-    assert "Largest batch" not in found and "Predicted: tensors alone" in caption(made)
+    assert "Largest batch" not in found and "Predicted: tensors alone" in write_caption(made)
 
 
 def test_a_prediction_does_not_depend_on_the_rate_and_says_what_fits(tmp_path):
@@ -237,7 +238,7 @@ def test_a_prediction_does_not_depend_on_the_rate_and_says_what_fits(tmp_path):
         "prediction.json",
     )
     (made,) = load(tmp_path)
-    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    found = {column.title: [cell.text for cell in column.cells] for column in make_columns(made)}
     assert found["Largest batch"] == ["6 in 24 GiB"] * 3
 
 
@@ -251,7 +252,7 @@ def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
     write(tmp_path / "a", refused)
     write(tmp_path / "b", record(METHODS[1]))
     (made,) = load(tmp_path)
-    found = {column.title: [cell.text for cell in column.cells] for column in columns(made)}
+    found = {column.title: [cell.text for cell in column.cells] for column in make_columns(made)}
     assert (
         found["Card needed (GiB)"] == ["31.50", "–"]
         and found["Outcome"][0] == "predicted out of memory 1"
@@ -259,7 +260,7 @@ def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
 
 
 def test_the_summary_has_what_decides_and_fits_a_readme(made):
-    table, said = write_tables.summary(made).split("\n\n")
+    table, said = write_tables.write_summary(made).split("\n\n")
     head, _, *rows = table.splitlines()
     assert head.strip("| ").split(" | ") == [
         "Method",
@@ -280,9 +281,9 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     parts = sorted(tmp_path.iterdir())
     first, second = load(tmp_path), load(*parts[::-1])
     for write_as in (
-        write_tables.comma_separated,
-        write_tables.latex,
-        lambda made: write_tables.markdown(made, {}),
+        write_tables.write_csv,
+        write_tables.write_latex,
+        lambda made: write_tables.write_markdown(made, {}),
     ):
         assert write_as(first) == write_as(second)
 
@@ -305,13 +306,15 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     ],
 )
 def test_digits_follow_the_interval(mean, half, text):
-    assert spread_cell(Estimate(mean, half, 5)).text == text
+    assert estimate_cell(Estimate(mean, half, 5)).text == text
 
 
 def test_a_difference_of_one_seed_has_the_decimals_of_what_it_is_taken_from():
-    assert spread_cell(Estimate(0.00123456, None, 1), of=Estimate(3.7601, None, 1)).text == "+0.001"
     assert (
-        spread_cell(Estimate(-0.4321, 0.012, 5), of=Estimate(3.7601, 0.2, 5)).text
+        difference_cell(Estimate(0.00123456, None, 1), Estimate(3.7601, None, 1)).text == "+0.001"
+    )
+    assert (
+        difference_cell(Estimate(-0.4321, 0.012, 5), Estimate(3.7601, 0.2, 5)).text
         == "−0.432 ± 0.012"
     )
 
@@ -320,7 +323,7 @@ def test_a_difference_of_one_seed_has_the_decimals_of_what_it_is_taken_from():
     ("rate", "text"), [(1e-3, "1e-3"), (0.000316, "3.16e-4"), (5e-5, "5e-5"), (2, "2e0")]
 )
 def test_rates_are_powers_of_ten(rate, text):
-    assert scientific(rate) == text
+    assert format_rate(rate) == text
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_rates_are_powers_of_ten(rate, text):
     ],
 )
 def test_counts_have_three_digits(count, text):
-    assert short(count) == text
+    assert format_count(count) == text
 
 
 NASTY = "=cmd|' & % $ # _ {x} ~ ^ \\ <b>é漢</b> `*"
@@ -353,7 +356,7 @@ def nasty(tmp_path: Path) -> Path:
 
 def test_text_is_escaped(tmp_path):
     made = load(nasty(tmp_path))
-    table = write_tables.markdown(made, {}).split("\n\n")[0].splitlines()
+    table = write_tables.write_markdown(made, {}).split("\n\n")[0].splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<" not in "".join(table)
     assert any(line["method"].startswith("'=cmd") for line in lines(made))
@@ -361,7 +364,7 @@ def test_text_is_escaped(tmp_path):
 
 def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_path):
     answered(tmp_path, 5)
-    parts = write_tables.latex(load(tmp_path)).split("\\begin{tabular}")[1:]
+    parts = write_tables.write_latex(load(tmp_path)).split("\\begin{tabular}")[1:]
     heads = [
         part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts
     ]
@@ -384,7 +387,7 @@ def test_latex_compiles(tmp_path, fill, alone):
     pdflatex, out = program("pdflatex"), tmp_path / "tex"
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
-    (out / "table.tex").write_text(write_tables.latex(made))
+    (out / "table.tex").write_text(write_tables.write_latex(made))
     (out / "paper.tex").write_text(
         "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
         "Before. \\input{table} After.\\end{document}"

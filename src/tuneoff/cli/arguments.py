@@ -4,7 +4,7 @@ import re
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,8 @@ SILENT = [
     "hydra.job_logging.handlers.file.filename=/dev/null",
     "hydra.job_logging.root.level=WARNING",
 ]
+# A word, or a list of words, that sweeps nothing.
+PLAIN_VALUE = r"[\w.+/-]+|\[[^\[\]()]*\]"
 
 
 def check_flags() -> None:
@@ -40,41 +42,48 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     the sweeper alone. Only options that not every method has are written so.
     """
     flags = get_args_parser().parse_args(arguments)
-    chosen = read_primary_config(flags)
-    by_itself = (
-        "hydra.mode=MULTIRUN" in arguments or OmegaConf.select(chosen, "hydra.mode") == "MULTIRUN"
-    )
-    multirun = flags.multirun or by_itself
-    if multirun and get_world_size() > 1:
-        raise ConfigError(
-            "WORLD_SIZE",
-            get_world_size(),
-            f"a sweep needs no launcher: leave it out, and write num_processes={get_world_size()}",
-        )
-    if not multirun:
+    primary_config = read_primary_config(flags)
+    sweeps_by_itself = OmegaConf.select(primary_config, "hydra.mode") == "MULTIRUN"
+    is_sweep = flags.multirun or sweeps_by_itself or "hydra.mode=MULTIRUN" in arguments
+    if not is_sweep:
         return [*arguments, *SILENT] if get_rank() else arguments
-    plain = re.compile(rf"({'|'.join(find_method_options())})=([\w.+/-]+|\[[^\[\]()]*\])")
-    arguments = [
-        plain.sub(r"\1=choice(\2)", word) if plain.fullmatch(word) else word for word in arguments
-    ]
-    named = [word for word in arguments if word.startswith("hydra/sweeper=")]
-    named += [item for item in chosen.get("defaults") or [] if "override hydra/sweeper" in item]
+    ranks = get_world_size()
+    if ranks > 1:
+        allowed = f"a sweep needs no launcher: leave it out, and write num_processes={ranks}"
+        raise ConfigError("WORLD_SIZE", ranks, allowed)
+    plain_option = re.compile(rf"({'|'.join(find_method_options())})=({PLAIN_VALUE})")
+    prepared = []
+    for word in arguments:
+        match = plain_option.fullmatch(word)
+        prepared.append(f"{match[1]}=choice({match[2]})" if match else word)
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
-    return arguments if named else [*arguments, "hydra/sweeper=grids"]
+    if not names_sweeper(arguments, primary_config):
+        prepared.append("hydra/sweeper=grids")
+    return prepared
+
+
+def names_sweeper(arguments: list[str], primary_config: DictConfig) -> bool:
+    """Whether the command line or the sweep's file chooses a sweeper."""
+    if any(word.startswith("hydra/sweeper=") for word in arguments):
+        return True
+    defaults = primary_config.get("defaults") or []
+    return any("override hydra/sweeper" in item for item in defaults)
 
 
 def read_primary_config(flags: Namespace) -> DictConfig:
     """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
-    folders = [
-        Path(flags.config_dir or flags.config_path or "."),
-        Path(sys.argv[0]).parent / "conf",
-    ]
-    paths = [
-        folder / f"{(flags.config_name or 'config').removesuffix('.yaml')}.yaml"
-        for folder in folders
-    ]
-    try:
-        found: Any = OmegaConf.load(next(path for path in paths if path.is_file()))
-    except (StopIteration, OSError, MarkedYAMLError):
-        found = None
-    return found if OmegaConf.is_dict(found) else OmegaConf.create()
+    name = (flags.config_name or "config").removesuffix(".yaml")
+    given_folder = Path(flags.config_dir or flags.config_path or ".")
+    own_folder = Path(sys.argv[0]).parent / "conf"
+    for folder in (given_folder, own_folder):
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            continue
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, MarkedYAMLError):
+            break
+        if isinstance(config, DictConfig):
+            return config
+        break
+    return OmegaConf.create()

@@ -1,4 +1,4 @@
-"""Hydra's callback: the pre-flight check of a run or a sweep, and the end of one."""
+"""The callback that Hydra calls: the pre-flight check of a run or a sweep, and the end of one."""
 
 import time
 from pathlib import Path
@@ -8,66 +8,75 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remove_refused_run
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
-from tuneoff.jobs.work import RunFailed
+from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RUN
+from tuneoff.sweeps.plan import refuse_chdir
 from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
 
 
+def has_grid_sweeper(config: DictConfig) -> bool:
+    """Whether the sweep is our sweeper's, which checks its points and prints its table itself."""
+    return config.hydra.sweeper._target_.endswith(".GridSweeper")
+
+
 class PreflightCheck(Callback):
-    """Hydra calls this before it makes a folder: there a config, or a point of a grid, is still refused in time.
+    """Checks a config, or a point of a grid, before Hydra makes a folder, so that a refusal leaves nothing.
 
     Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
+        refuse_chdir(config)
         task = check_config(config)
         if get_rank():
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
-        if (folder / RUN).exists() and task.resume == "never" and not task.rerun:
-            raise ConfigError(
-                "hydra.run.dir", folder, "holds a run already, and rerun=true would replace it"
-            )
-        if (folder / RUN).exists() and task.resume != "never":
-            check_same_run(task, folder)
-        self.there = deepest_existing_folder(folder)
+        if (folder / RUN).exists():
+            if task.resume != "never":
+                check_same_run(task, folder)
+            elif not task.rerun:
+                allowed = "holds a run already, and rerun=true would replace it"
+                raise ConfigError("hydra.run.dir", folder, allowed)
+        self.existing_folder = deepest_existing_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
-        self.there, self.began = deepest_existing_folder(Path(config.hydra.sweep.dir)), time.time()
-        if config.get("tuned") is not None and not config.hydra.sweeper._target_.endswith(
-            ".GridSweeper"
-        ):
-            raise ConfigError(
-                "tuned", config.tuned, "needs hydra/sweeper=grids, which puts the values in"
-            )
+        refuse_chdir(config)
+        self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
+        self.started = time.time()
+        if config.get("tuned") is not None and not has_grid_sweeper(config):
+            allowed = "needs hydra/sweeper=grids, which puts the values in"
+            raise ConfigError("tuned", config.tuned, allowed)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
-        if not config.hydra.sweeper._target_.endswith(".GridSweeper"):
-            rows = find_recorded_jobs(Path(config.hydra.sweep.dir), self.began)
-            print(format_sweep_table(rows))
-            if failed := describe_unfinished(rows):
-                raise RunFailed(failed)
+        if has_grid_sweeper(config):
+            return
+        rows = find_recorded_jobs(Path(config.hydra.sweep.dir), self.started)
+        print(format_sweep_table(rows))
+        unfinished = describe_unfinished(rows)
+        if unfinished:
+            raise RunFailed(unfinished)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """See whether the folder holds an earlier run."""
-        self.earlier = (Path(config.hydra.runtime.output_dir) / RUN).exists()
+        """Mask the secrets in Hydra's files, and see whether the folder holds an earlier run."""
+        if get_rank() == 0:
+            mask_hydra_files(config)
+        folder = Path(config.hydra.runtime.output_dir)
+        self.holds_earlier_run = (folder / RUN).exists()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""
-        if (
-            isinstance(job_return._return_value, ConfigError)
-            and get_rank() == 0
-            and not self.earlier
-        ):
-            remove_refused_run(Path(config.hydra.runtime.output_dir), self.there)
+        refused = isinstance(job_return._return_value, ConfigError)
+        if refused and get_rank() == 0 and not self.holds_earlier_run:
+            remove_refused_run(Path(config.hydra.runtime.output_dir), self.existing_folder)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise a single run's error here, where Hydra does not yet print a line of its own."""

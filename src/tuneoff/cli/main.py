@@ -8,40 +8,59 @@ from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.distributed.launch import get_rank
-from tuneoff.jobs.work import RunFailed
+from tuneoff.distributed.stop import interrupt_on_stop_signals
+from tuneoff.jobs.failures import RunFailed
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130  # as a shell has it of a process that Ctrl-C ended
 
 # Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not for ever.
-warnings.filterwarnings(
-    "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
-)
+VALIDATED_BY_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+warnings.filterwarnings("ignore", message=VALIDATED_BY_NAME)
+# Of these Hydra only warns.
+RAISED_WARNINGS = (f"Callback {PreflightCheck.__name__}", "provider=.* is not available")
 
 
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
-    for passed_over in (
-        f"Callback {PreflightCheck.__name__}",
-        "provider=.* is not available",
-    ):  # Hydra only warns of these
-        warnings.filterwarnings("error", message=passed_over)
+    for message in RAISED_WARNINGS:
+        warnings.filterwarnings("error", message=message)
     written = sys.argv[1:]
     try:
         check_flags()
         sys.argv[1:] = prepare_sweep_arguments(written)
-        main()
+        with interrupt_on_stop_signals():
+            main()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     except Exception as caught:
-        raised = (
-            caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
-        )
-    failed = isinstance(raised, RunFailed)
-    line = str(raised) if failed else explain_error(raised, written)
-    if line is None and isinstance(raised, OSError):  # a full disk, a folder that cannot be written
-        failed, line = True, f"{raised.filename or 'output folder'}: {raised.strerror or raised}"
+        error = unwrap_warning(caught)
+    return report_error(error, written)
+
+
+def unwrap_warning(error: Exception) -> BaseException:
+    """What a callback raised, where Hydra has made a warning of it."""
+    if isinstance(error, UserWarning) and error.__context__ is not None:
+        return error.__context__
+    return error
+
+
+def report_error(error: BaseException, arguments: list[str]) -> int:
+    """Print the line of an error, in the first rank, and return the exit code; raise one that is a fault of ours."""
+    exit_code = EXIT_FAILED
+    if isinstance(error, RunFailed):
+        line: str | None = str(error)
+    else:
+        line = explain_error(error, arguments)
+        if line is not None:
+            exit_code = EXIT_REFUSED
+        elif isinstance(error, OSError):  # a full disk, a folder that cannot be written
+            line = f"{error.filename or 'output folder'}: {error.strerror or error}"
     if line is None:
-        raise raised
+        raise error
     if get_rank() == 0:
         print(f"error: {line}", file=sys.stderr)
-    return 1 if failed else 2
+    return exit_code

@@ -7,6 +7,13 @@ from omegaconf import DictConfig, OmegaConf
 from tuneoff.config import ConfigError, check_config, identify_run
 from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_json, read_status
 
+WRITTEN_BY_HYDRA = (
+    "run.log",
+    ".hydra/config.yaml",
+    ".hydra/hydra.yaml",
+    ".hydra/overrides.yaml",
+)
+
 
 def check_and_identify(*, _root_: DictConfig) -> str:
     """`${identity:}`: names a run's folder, so a config is refused before any folder is made."""
@@ -16,16 +23,16 @@ def check_and_identify(*, _root_: DictConfig) -> str:
 def choose_run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
     """`${run_folder:PARENT,TIME}`: a single run's new folder, or with `resume` the one to go on in."""
     task = check_config(_root_)
-    name, resume = identify_run(task), task.resume
-    if resume == "auto":
-        earlier = sorted(Path(parent).glob(f"*_{name}"), reverse=True)
-        return str(
-            next(
-                (folder for folder in earlier if read_status(folder) in RETRIED),
-                f"{parent}/{time}_{name}",
-            )
-        )
-    return f"{parent}/{time}_{name}" if resume == "never" else resume
+    identity = identify_run(task)
+    new_folder = f"{parent}/{time}_{identity}"
+    if task.resume == "never":
+        return new_folder
+    if task.resume != "auto":
+        return task.resume
+    for folder in sorted(Path(parent).glob(f"*_{identity}"), reverse=True):
+        if read_status(folder) in RETRIED:
+            return str(folder)
+    return new_folder
 
 
 def check_same_run(task: DictConfig, folder: Path) -> None:
@@ -34,26 +41,25 @@ def check_same_run(task: DictConfig, folder: Path) -> None:
     Raises:
         ConfigError: what is there has another identity.
     """
-    found, name = (read_json(folder / RUN) or {}).get("identity"), identify_run(task)
-    if found != name:
-        raise ConfigError(
-            "resume", task.resume, f"{folder} holds run {found}, and these settings make {name}"
-        )
+    earlier = (read_json(folder / RUN) or {}).get("identity")
+    identity = identify_run(task)
+    if earlier != identity:
+        allowed = f"{folder} holds run {earlier}, and these settings make {identity}"
+        raise ConfigError("resume", task.resume, allowed)
 
 
 def deepest_existing_folder(folder: Path) -> Path:
-    """The deepest folder on the way to `folder` that is there."""
+    """The deepest folder on the way to `folder` that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
-def remove_refused_run(folder: Path, there: Path) -> None:
-    """Remove a refused run's files and the empty folders around them, up to one that was `there` before."""
-    made_by_hydra = ("run.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
-    for name in (RUN, METRICS, RESULT, LOCK, *made_by_hydra):
+def remove_refused_run(folder: Path, existing_folder: Path) -> None:
+    """Remove a refused run's files and the empty folders around them, up to one that existed before."""
+    for name in (RUN, METRICS, RESULT, LOCK, *WRITTEN_BY_HYDRA):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / ".hydra", folder, *folder.parents):
-        if path == there or not path.is_dir() or any(path.iterdir()):
+        if path == existing_folder or not path.is_dir() or any(path.iterdir()):
             break
         path.rmdir()
 

@@ -1,52 +1,87 @@
-"""The closing table of a run: what it came to, in a few aligned lines."""
+"""Closing tables: what a single run came to, in a few aligned lines."""
 
 from collections.abc import Iterator
+from functools import singledispatch
 from pathlib import Path
+
+from tuneoff.jobs.work import PredictWork, TrainWork, Work
+
+
+@singledispatch
+def print_summary(work: Work, result: dict) -> None:
+    """Print what the work came to. Each kind of work has a table of its own."""
+    raise NotImplementedError(type(work).__name__)
+
+
+@print_summary.register
+def _(work: TrainWork, result: dict) -> None:
+    print(format_run_summary(result, work.folder))
+
+
+@print_summary.register
+def _(work: PredictWork, result: dict) -> None:
+    from tuneoff.predict import show_prediction
+
+    show_prediction(result, work.folder)
 
 
 def format_run_summary(result: dict, folder: Path) -> str:
-    """What a run came to, in a few aligned lines."""
-    parameters, loss, memory = result["parameters"], result["loss"], result["memory"]
+    """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
-    if parameters:
-        share = 100 * parameters["trainable"] / parameters["total"]
-        rows.append(
-            ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,} ({share:.2f} %)")
-        )
-        if parameters["ever_trained"] != parameters["trainable"]:
-            rows.append(("ever trained", f"{parameters['ever_trained']:,}"))
-    shown = [f"{loss[key]:.4f}" if loss[key] is not None else "-" for key in ("initial", "final")]
-    rows.append(("validation loss", " → ".join(shown)))
+    rows += summarize_parameters(result["parameters"])
+    rows.append(("validation loss", format_losses(result["loss"])))
     rows += summarize_metrics(result)
-    speed = result["throughput"]["tokens_per_second"]
+    # What a run did not come to measure, or whose process died, is not in its record.
+    speed = result["throughput"].get("tokens_per_second")
     rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
-    peaks = ", ".join(f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items())
-    rows.append((f"peak GiB ({memory['measure']})", peaks))
+    memory = result["memory"]
+    if memory["peak_gib"]:
+        peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
+        rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
+def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
+    """The lines on how many parameters train, as far as the run came to count them."""
+    if not parameters:
+        return
+    total = parameters["total"]
+    trainable = parameters["trainable"]
+    percent = 100 * trainable / total
+    yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
+    if parameters["ever_trained"] != trainable:
+        yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def format_losses(loss: dict) -> str:
+    """`5.6570 → 3.7840`, with a dash for what was not measured."""
+    ends = (loss["initial"], loss["final"])
+    return " → ".join("-" if end is None else f"{end:.4f}" for end in ends)
+
+
 def summarize_metrics(result: dict) -> Iterator[tuple[str, str]]:
-    """The closing table's lines on task metrics, as far as they were measured."""
-    values, facts = result["metrics"], result.get("metric_facts", {})
+    """The lines on task metrics, as far as they were measured."""
+    values = result["metrics"]
+    facts = result.get("metric_facts", {})
     if values.get("perplexity") is not None:
-        yield "perplexity", f"{values['perplexity']:,.2f} ({facts['perplexity']['split']})"
+        split = facts["perplexity"]["split"]
+        yield "perplexity", f"{values['perplexity']:,.2f} ({split})"
     if "exact_match" in values:
-        on = facts["exact_match"]
-        yield (
-            "exact match",
-            (
-                f"{100 * values['exact_match']:.1f} % ({on['scores'].count('1')} of {on['rows']} "
-                f"{on['split']} rows, {on['seconds']:.0f} s)"
-            ),
-        )
+        yield "exact match", format_exact_match(values["exact_match"], facts["exact_match"])
     if "forgetting" in values:
-        on = facts["forgetting"]
-        yield (
-            "forgetting",
-            (
-                f"{values['forgetting']:+.4f} nats per token of {on['data']} "
-                f"({on['before']:.4f} → {on['after']:.4f})"
-            ),
-        )
+        yield "forgetting", format_forgetting(values["forgetting"], facts["forgetting"])
+
+
+def format_exact_match(share: float, facts: dict) -> str:
+    """`62.5 % (5 of 8 test rows, 3 s)`."""
+    hits = facts["scores"].count("1")
+    counted = f"{hits} of {facts['rows']} {facts['split']} rows"
+    return f"{100 * share:.1f} % ({counted}, {facts['seconds']:.0f} s)"
+
+
+def format_forgetting(difference: float, facts: dict) -> str:
+    """`+0.0312 nats per token of stdlib (3.1000 → 3.1312)`."""
+    losses = f"{facts['before']:.4f} → {facts['after']:.4f}"
+    return f"{difference:+.4f} nats per token of {facts['data']} ({losses})"

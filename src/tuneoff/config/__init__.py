@@ -43,6 +43,7 @@ from tuneoff.config.options import (
     one_of,
     option,
     setting,
+    shorten,
     suggest_nearest,
 )
 from tuneoff.config.paths import (
@@ -100,6 +101,7 @@ __all__ = [
     "resolve_folder",
     "schemas",
     "setting",
+    "shorten",
     "suggest_nearest",
 ]
 

@@ -4,8 +4,8 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,6 +16,7 @@ from tuneoff.config.paths import data_hash
 from tuneoff.config.settings import Experiment
 
 
+# ---------------------------------------------------------------- the methods' options
 def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
     # Looked at where it lies, since `load` copies it.
@@ -28,74 +29,101 @@ def schemas() -> dict[str, Any]:
 
 def method_packages() -> list[str]:
     """The packages that do the registered methods."""
-    return sorted({name for schema in schemas().values() for name in schema.options.packages})
+    packages: set[str] = set()
+    for schema in schemas().values():
+        packages.update(schema.options.packages)
+    return sorted(packages)
 
 
-def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def find_method_options() -> set[str]:
+    """The options that not every method has."""
+    options: set[str] = set()
+    for schema in schemas().values():
+        options.update(_keys(schema))
+    return options - set(_keys(Experiment))
+
+
+def _keys(cls: Any) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [item.name for item in fields(cls)]
+
+
+# ---------------------------------------------------------------- keys that cannot be
+InvalidKey = tuple[str, Any, str]  # the key, its value, and what is allowed
+
+
+def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
-    declared: Any = OmegaConf.get_type(cfg)
-    known = [item.name for item in fields(declared)]
-    for key in known:
-        if key not in list(cfg):
-            yield f"~{prefix}{key}", ABSENT, "cannot be removed"
-        elif OmegaConf.is_missing(cfg, key):
-            yield prefix + key, ABSENT, "must be given"
+    cls: Any = OmegaConf.get_type(cfg)
+    for item in fields(cls):
+        if _was_removed(cfg, item):
+            yield f"~{prefix}{item.name}", ABSENT, "cannot be removed"
+        elif OmegaConf.is_missing(cfg, item.name):
+            yield prefix + item.name, ABSENT, "must be given"
+    declared = _keys(cls)
     for key in map(str, cfg):
         node = cfg._get_node(key)
-        if key not in known:
-            yield (
-                prefix + key,
-                node,
-                explain_unknown_key(f"{prefix}{key}", known, OmegaConf.select(cfg, "method")),
-            )
+        if key not in declared:
+            method = OmegaConf.select(cfg, "method")
+            yield prefix + key, node, explain_unknown_key(f"{prefix}{key}", declared, method)
         elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
             yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
 
 
-def explain_unknown_key(key: str, known: list[str], method: str | None) -> str:
+def _was_removed(cfg: DictConfig, item: Field) -> bool:
+    """Whether a key is not there, or came back without the type that it is declared with."""
+    if item.name not in list(cfg):
+        return True
+    node: Any = cfg._get_node(item.name)
+    return item.type is not Any and node._metadata.ref_type is Any
+
+
+def explain_unknown_key(key: str, declared: list[str], method: str | None) -> str:
     """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
     parent, _, name = key.rpartition(".")
     if parent:
-        return f"no such option in {parent}" + (
-            suggest_nearest(name, known) or f"; there are {', '.join(known)}"
-        )
-    owners = [
-        owner
-        for owner, schema in schemas().items()
-        if name in (item.name for item in fields(schema))
-    ]
-    elsewhere = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, known)
-    return f"no such option for method={method}{elsewhere}"
+        nearest = suggest_nearest(name, declared) or f"; there are {', '.join(declared)}"
+        return f"no such option in {parent}{nearest}"
+    owners = [owner for owner, schema in schemas().items() if name in _keys(schema)]
+    hint = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, declared)
+    return f"no such option for method={method}{hint}"
 
 
-def bind(cfg: DictConfig) -> tuple[Experiment, Any]:
+# ---------------------------------------------------------------- checking
+def bind(cfg: DictConfig, written: Collection[str] = ()) -> tuple[Experiment, Any]:
     """Return (experiment, method), each built from its own keys alone, and checked together.
+
+    Args:
+        cfg: the task's part of a composed config.
+        written: the keys on the command line, so that an option without effect is refused at its default too.
 
     Raises:
         ConfigError: for the first key that is unknown, removed, out of range, or contradicts another.
     """
     for key, value, allowed in find_invalid_keys(cfg):
         raise ConfigError(key, value, allowed)
-    whole: Any = OmegaConf.to_object(cfg)
-    experiment, method = _pick(Experiment, whole), _pick(whole.options, whole)
+    composed: Any = OmegaConf.to_object(cfg)
+    experiment = _build(Experiment, composed)
+    method = _build(composed.options, composed)
     if experiment.quantised and not method.keeps_base:
-        key, value = experiment.quantised
-        raise ConfigError(
-            key,
-            value,
+        allowed = (
             f"method={experiment.method} trains the base weights, and quantised ones cannot "
-            "be trained; adapters on top of them can",
+            "be trained; adapters on top of them can"
         )
+        key, value = experiment.quantised
+        raise ConfigError(key, value, allowed)
+    method.written = frozenset(written)
     method.check(experiment)
     return experiment, method
 
 
-def _pick(cls: type, whole: Any) -> Any:
-    return cls(**{item.name: getattr(whole, item.name) for item in fields(cls)})
+def _build(cls: type, composed: Any) -> Any:
+    """An object of a dataclass, with its own part of a composed config."""
+    return cls(**{key: getattr(composed, key) for key in _keys(cls)})
 
 
 def check_config(cfg: DictConfig) -> DictConfig:
-    """The task's part of a composed config.
+    """Return the task's part of a composed config, once it is known to bind.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -103,25 +131,26 @@ def check_config(cfg: DictConfig) -> DictConfig:
     task = copy.deepcopy(cfg)
     with open_dict(task):
         hydra = task.pop("hydra", None)
-    written = list(hydra.overrides.task) if hydra else []
-    added = [text for text in written if re.match(r"\+[^+]", text)]
-    # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
-    second = [text for text in added if text.startswith("+schema=")]
-    if not second:
-        bind(task)  # it knows the key's nearest name
-    for override in second or added:
-        raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
-    for key, _, value in (text.partition("=") for text in written):
-        # OmegaConf takes any number, and much else, for a boolean.
-        if isinstance(OmegaConf.select(task, key), bool) and value.lower() not in ("true", "false"):
+    overrides = list(hydra.overrides.task) if hydra else []
+    _check_nothing_is_added(task, overrides)
+    # OmegaConf takes any number, and much else, for a boolean.
+    for override in overrides:
+        key, _, value = override.partition("=")
+        is_boolean = isinstance(OmegaConf.select(task, key), bool)
+        if is_boolean and value.lower() not in ("true", "false"):
             raise ConfigError(key, value, "must be true or false")
     return task
 
 
-def find_method_options() -> set[str]:
-    """The options that not every method has."""
-    shared = {item.name for item in fields(Experiment)}
-    return {item.name for schema in schemas().values() for item in fields(schema)} - shared
+def _check_nothing_is_added(task: DictConfig, overrides: list[str]) -> None:
+    """Refuse what a `+` adds, and what cannot be bound, which knows a key's nearest name."""
+    added = [override for override in overrides if re.match(r"\+[^+]", override)]
+    # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
+    second_methods = [override for override in added if override.startswith("+schema=")]
+    if not second_methods:
+        bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
+    for override in second_methods or added:
+        raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
 
 
 # ---------------------------------------------------------------- identity
@@ -132,13 +161,41 @@ def resolve_config(cfg: DictConfig) -> dict:
 
 
 def identify_run(cfg: DictConfig) -> str:
-    """Eight hexadecimal digits that name a run: a hash of what can change its result, the data's files included."""
+    """Eight hexadecimal digits that name a run: a hash of what can change its result, the data's files included.
+
+    Raises:
+        ConfigError: a file of the data that cannot be read.
+    """
     incidental = find_settings(OmegaConf.get_type(cfg), Role.INCIDENTAL)
-    plain = {key: value for key, value in resolve_config(cfg).items() if key not in incidental}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-    for data in (cfg.data, cfg.forgetting.data):
-        digest.update(b"" if data is None else data_hash(data.path).encode())
+    config = resolve_config(cfg)
+    for key in incidental:
+        config.pop(key, None)
+    text = json.dumps(_sort_keys(config), default=str)
+    digest = hashlib.sha256(text.encode())
+    digest.update(_hash_files("data.path", cfg.data))
+    digest.update(_hash_files("forgetting.data.path", cfg.forgetting.data))
     return digest.hexdigest()[:8]
+
+
+def _sort_keys(value: Any) -> Any:
+    """The same content with every dictionary in the order of its keys as text; JSON's own order takes no mixed ones."""
+    if isinstance(value, dict):
+        named = {str(key): item for key, item in value.items()}
+        return {key: _sort_keys(named[key]) for key in sorted(named)}
+    if isinstance(value, list):
+        return [_sort_keys(item) for item in value]
+    return value
+
+
+def _hash_files(key: str, data: DictConfig | None) -> bytes:
+    """The hash of a set's files as bytes; empty without a set or without files."""
+    if data is None:
+        return b""
+    try:
+        return data_hash(data.path).encode()
+    except OSError as error:
+        reason = f"{error.filename} cannot be read: {error.strerror}"
+        raise ConfigError(key, data.path, reason) from error
 
 
 ConfigStore.instance().store(name="experiment", node=Experiment)

@@ -20,7 +20,7 @@ from tuneoff.config.paths import (
 )
 
 # The columns of a format that has several.
-PAIR_COLUMNS = ("prompt", "input", "completion")
+PAIR_COLUMNS = ("prompt", "input", "completion", "history")
 # What only a set of the hub has.
 HUB_SETTINGS = ("subset", "streaming", "revision")
 
@@ -38,18 +38,24 @@ class Columns:
     prompt: str | None = None
     input: str | None = None  # what an instruction is about; follows the prompt
     completion: str | None = None
+    history: str | None = None  # pairs of a question and an answer that stand before the prompt
+    system: str | None = None  # what the system says before a conversation
     text: str | None = None
 
     def check(self, prefix: str) -> None:
         """Refuse columns that belong to different formats, and half a format."""
-        given = [item.name for item in fields(self) if getattr(self, item.name) is not None]
+        names = [item.name for item in fields(self)]
+        given = [name for name in names if getattr(self, name) is not None]
         pair = [key for key in given if key in PAIR_COLUMNS]
-        alone = [key for key in given if key not in PAIR_COLUMNS]
+        alone = [key for key in given if key in ("messages", "text")]
         if len(alone) + bool(pair) > 1:
             key = alone[-1]
             other = pair[0] if pair else alone[0]
             allowed = f"must be null where {prefix}{other} is given"
             raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
+        if self.system is not None and self.text is not None:
+            allowed = f"must be null where {prefix}text is given"
+            raise ConfigError(f"{prefix}system", self.system, allowed)
         if not pair:
             return
         for key in ("prompt", "completion"):

@@ -1,22 +1,31 @@
 """Options: how a setting is declared, with its range and its role, and the error that becomes a one-line refusal."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 from enum import Enum, Flag, auto
 from importlib.util import find_spec
 from typing import Any
+
+# No line of a refusal is longer than a few of the terminal's, whatever was typed.
+LONGEST_VALUE = 300
+# A longer word resembles none of ours, and comparing it takes seconds.
+LONGEST_WORD = 60
+
+ABSENT = object()
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used: the key, the value given (if there is one), and what is allowed."""
 
     def __init__(self, key: str, value: object, allowed: str):
-        self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}{'' if value is ABSENT else f'={format_value(value)}'}: {allowed}")
-
-
-ABSENT = object()
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+        written = shorten(key)
+        if value is not ABSENT:
+            written += f"={shorten(format_value(value))}"
+        super().__init__(f"{written}: {allowed}")
 
 
 def format_value(value: Any) -> str:
@@ -28,6 +37,18 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
+
+
+def shorten(text: str, most: int = LONGEST_VALUE) -> str:
+    """A text as part of one line: what cannot be printed is written as its code, and a long one loses its middle."""
+    if len(text) > most:
+        tail = most // 3
+        text = f"{text[: most - tail]}…{text[-tail:]}"
+    return "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else ascii(char)[1:-1]
 
 
 class Role(Flag):
@@ -85,7 +106,7 @@ def above(
 def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
     allowed = f"must be one of {', '.join(names)}"
-    return option(default, allowed, lambda value: value in names, column=column)
+    return option(default, allowed, names.__contains__, column=column)
 
 
 def names(default: Any = None, role: Role = NO_ROLE) -> Any:
@@ -95,7 +116,8 @@ def names(default: Any = None, role: Role = NO_ROLE) -> Any:
 
 def find_settings(cls: Any, role: Role) -> tuple[str, ...]:
     """The keys of a dataclass's settings that have a role, in their order."""
-    return tuple(item.name for item in fields(cls) if item.metadata.get("role", NO_ROLE) & role)
+    roles = {item.name: item.metadata.get("role", NO_ROLE) for item in fields(cls)}
+    return tuple(key for key in roles if roles[key] & role)
 
 
 def find_columns(cls: Any) -> dict[str, str]:
@@ -111,14 +133,15 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
         ConfigError: for the first option whose value is not allowed.
     """
     for item in fields(settings):
+        key = prefix + item.name
         value = getattr(settings, item.name)
         if item.metadata.get("names"):
             if value is None and item.default is not None:
-                raise ConfigError(prefix + item.name, None, "must name modules, or be the word all")
-            setattr(settings, item.name, as_names(prefix + item.name, value))
+                raise ConfigError(key, None, "must name modules, or be the word all")
+            setattr(settings, item.name, as_names(key, value))
         accepts = item.metadata.get("accepts")
         if accepts and value is not None and not accepts(value):
-            raise ConfigError(prefix + item.name, value, item.metadata["allowed"])
+            raise ConfigError(key, value, item.metadata["allowed"])
 
 
 def as_names(key: str, value: Any) -> list[str] | None:
@@ -129,17 +152,19 @@ def as_names(key: str, value: Any) -> list[str] | None:
     """
     if value is None:
         return None
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(
-        isinstance(part, str) and part.strip() for part in parts
-    ):
+    written = value.split(",") if isinstance(value, str) else value
+    if not isinstance(written, list | tuple):
         raise ConfigError(key, value, f"must be names, as in {key}=[one,two]")
-    parts = [part.strip() for part in parts]
-    if not parts or len(set(parts)) < len(parts):
+    names = []
+    for name in written:
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(key, value, f"must be names, as in {key}=[one,two]")
+        names.append(name.strip())
+    if not names or len(set(names)) < len(names):
         raise ConfigError(key, value, "must hold at least one name, and none twice")
-    if "all" in parts and len(parts) > 1:
+    if "all" in names and len(names) > 1:
         raise ConfigError(key, value, "all stands alone")
-    return parts
+    return names
 
 
 def check_package(key: str, value: Any, package: str, extra: str) -> None:
@@ -181,10 +206,12 @@ ELSEWHERE = {
 }
 
 
-def suggest_nearest(word: str, known: Any) -> str:
+def suggest_nearest(word: str, known: Iterable[object]) -> str:
     """`; did you mean …?` where a known name is close to `word`, or is what others call it; else nothing."""
     if word in ELSEWHERE:
         return f"; did you mean {ELSEWHERE[word]}?"
+    if len(word) > LONGEST_WORD:
+        return ""
     from difflib import get_close_matches
 
     close = get_close_matches(word, [str(name) for name in known], n=3)

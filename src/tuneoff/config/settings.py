@@ -143,7 +143,8 @@ class Experiment:
 
     def _check_weights_to_train(self) -> None:
         """Refuse to train a model that is a shape without weights, unless random ones are asked for."""
-        if self.task is Task.train and self.model.pretrained and self.model.path is None:
+        has_weights = self.model.path is not None or not self.model.pretrained
+        if self.task is Task.train and not has_weights:
             allowed = (
                 "must be a folder or a hub name with weights; model.pretrained=false "
                 "draws random ones"
@@ -247,7 +248,8 @@ class Experiment:
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
-        if self.resume not in ("never", "auto") and not is_file(Path(self.resume, RUN)):
+        names_run = self.resume in ("never", "auto") or is_file(Path(self.resume, RUN))
+        if not names_run:
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
 
     @property
@@ -279,7 +281,8 @@ BUDGETS = find_settings(Experiment, Role.BUDGET)
 
 def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7])
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7])
 
 
 # Read where a config is checked or an experiment made: what launches ranks says how many only then.

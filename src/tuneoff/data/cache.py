@@ -21,10 +21,11 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import Data
-from tuneoff.data.dataset import SPLITS, DataSet, Row
+from tuneoff.data.dataset import SPLITS, DataSet, Row, fingerprint_rows
 from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
 log = logging.getLogger(__name__)
+DIGEST = "digest"  # the name of the tensor that holds the hash of all others
 # Settings on which the rows do not depend, or which stand in the name of the file already.
 LEFT_OUT = ("name", "path", "template")
 
@@ -93,9 +94,10 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         "cut": data_set.cut,
         "dropped": data_set.dropped,
         "recipe": data_set.recipe,
-        "fingerprint": data_set.fingerprint,
+        "unread": data_set.unread,
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
+    tensors[DIGEST] = np.frombuffer(hash_tensors(tensors), np.uint8)
     try:
         make_private_folder(path.parent)
         write_atomically(path, partial(save_file, tensors), private=True)
@@ -106,17 +108,31 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
 def read_cached_set(path: Path) -> DataSet | None:
     """Return a set that was kept.
 
-    None where there is none that can be read, or where another user could have changed it.
+    None where there is none that can be read, where another user could have changed it, or where
+    anything in it is not as it was written. The fingerprint is that of the rows that are read.
     """
     if not is_private(path):
         return None
     try:
         tensors = load_file(path)
+        digest = tensors.pop(DIGEST).tobytes()
+        if digest != hash_tensors(tensors):
+            raise ValueError("its content has changed since it was written")
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
         splits = {split: list(tensors_to_rows(split, tensors)) for split in SPLITS}
-        return DataSet(splits=splits, **rest)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        log.warning("%s is damaged and made anew: %s", path, error)
         return None
+    return DataSet(splits=splits, fingerprint=fingerprint_rows(splits), **rest)
+
+
+def hash_tensors(tensors: dict[str, np.ndarray]) -> bytes:
+    """Return a hash of all that a file of the cache holds."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.digest()
 
 
 def rows_to_tensors(split: str, rows: list[Row]) -> dict[str, np.ndarray]:

@@ -10,13 +10,15 @@ from transformers import PreTrainedTokenizerBase
 from tuneoff.config import ConfigError
 from tuneoff.data.plain_template import EncodedConversation
 from tuneoff.data.row_formats import Example, Message
+from tuneoff.data.time_limit import TimeLimit, TimeLimitExceeded
 
 log = logging.getLogger(__name__)
 Span = tuple[int, int]
-# Two characters of the private use area, which no text means anything by: in a rendered
-# conversation they mark where an answer begins and ends.
-BEGIN = "\ue000"
-END = "\ue001"
+# Characters of the private use area. Two that a conversation does not hold mark in what is rendered
+# of it where an answer begins and ends.
+PRIVATE_USE = [chr(code) for code in range(0xE000, 0xF900)]
+# Seconds of CPU time for one conversation; the usual ones take less than a thousandth.
+RENDER_SECONDS = 10.0
 # A template that tells today's date would give other tokens tomorrow.
 FIXED_DATE = (
     "{%- macro strftime_now(format) %}"
@@ -52,10 +54,22 @@ class ChatTemplate:
         """
         texts = []
         spans_in_texts = []
-        for example in examples:
-            text, spans_in_text = self.render(example)
-            texts.append(text)
-            spans_in_texts.append(spans_in_text)
+        location = ""
+        try:
+            with TimeLimit(RENDER_SECONDS) as limit:
+                for example in examples:
+                    location = example.location
+                    limit.restart()
+                    text, spans_in_text = self.render(example)
+                    texts.append(text)
+                    spans_in_texts.append(spans_in_text)
+        except TimeLimitExceeded as error:
+            raise ConfigError(
+                "data.template",
+                self.name,
+                f"the chat template takes longer than {RENDER_SECONDS:g} s for {location}; "
+                "data.template=plain takes any conversation",
+            ) from error
         tokens = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         for ids, offsets, spans_in_text in zip(
             tokens["input_ids"], tokens["offset_mapping"], spans_in_texts, strict=True
@@ -115,15 +129,17 @@ class ChatTemplate:
         Returns:
             Their [start, end) in `text`; none if the marks change what is rendered.
         """
+        begin, end_mark = choose_marks(text)
         answers = 0
         marked_messages = []
         for message in messages:
             if message["role"] == "assistant":
                 answers += 1
-                message = {**message, "content": mark_answer(message["content"])}
+                marked = mark_answer(message["content"], begin, end_mark)
+                message = {**message, "content": marked}
             marked_messages.append(message)
         # Outside, answer, outside, answer, …, outside.
-        pieces = re.split(f"[{BEGIN}{END}]", self._apply(marked_messages))
+        pieces = re.split(f"[{begin}{end_mark}]", self._apply(marked_messages))
         if len(pieces) != 2 * answers + 1 or "".join(pieces) != text:
             return []
         spans = []
@@ -182,7 +198,21 @@ def compile_end_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile(rf"\s*(?:{'|'.join(longest_first)})")
 
 
-def mark_answer(content: str) -> str:
+def choose_marks(text: str) -> tuple[str, str]:
+    """Return two characters that a text does not hold.
+
+    Raises:
+        ValueError: it holds all 6,400 of the private use area.
+    """
+    free = [character for character in PRIVATE_USE[:2] if character not in text]
+    if len(free) < 2:
+        free = sorted(set(PRIVATE_USE).difference(text))
+    if len(free) < 2:
+        raise ValueError("no characters are left to mark answers with")
+    return free[0], free[1]
+
+
+def mark_answer(content: str, begin: str, end_mark: str) -> str:
     """Return an answer between marks.
 
     They stand inside the white space around it, since templates may strip that.
@@ -190,4 +220,4 @@ def mark_answer(content: str) -> str:
     core = content.strip()
     start = content.index(core)
     end = start + len(core)
-    return f"{content[:start]}{BEGIN}{core}{END}{content[end:]}"
+    return f"{content[:start]}{begin}{core}{end_mark}{content[end:]}"

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from tuneoff.data.printable import escape_unprintable
+from tuneoff.data.unread import describe_unread
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -54,6 +57,8 @@ class DataSet:
     dropped: dict[str, int] = field(default_factory=_zero_counts)
     # Format, columns and template: how examples became rows.
     recipe: dict = field(default_factory=dict)
+    # Parts of rows that no format reads, as `UnreadParts.facts` counts them.
+    unread: dict = field(default_factory=dict)
     fingerprint: str = ""
     example: str = ""
 
@@ -83,13 +88,16 @@ class DataSet:
 
     def facts(self) -> dict:
         """Return what the record says about the data."""
-        return {
+        facts = {
             "rows": {name: len(rows) for name, rows in self.splits.items()},
             "cut": self.cut,
             "dropped": self.dropped,
             **self.recipe,
             "fingerprint": self.fingerprint,
         }
+        if self.unread:
+            facts["unread"] = self.unread
+        return facts
 
     def extent(self) -> tuple[int, int]:
         """Return the length of the longest row, and the highest token id."""
@@ -102,11 +110,12 @@ class DataSet:
         return longest, highest
 
     def summary(self) -> str:
-        """Return in one line the number of rows of each split, and what became of the others."""
+        """Return in one line the rows of each split, what became of others, and what is not read."""
         parts = []
         for split, rows in self.splits.items():
             parts.append(f"{split} {len(rows):,} rows{self._describe_losses(split)}")
-        return ", ".join(parts)
+        unread = describe_unread(self.unread)
+        return ", ".join(parts) + (f"; {unread}" if unread else "")
 
     def _describe_losses(self, split: str) -> str:
         losses = []
@@ -129,7 +138,7 @@ def fingerprint_rows(splits: dict[str, list[Row]]) -> str:
 
 
 def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a row's text with its trained parts in «»."""
+    """Return a row's text with its trained parts in «», as a terminal can show it."""
     ids = list(row.ids)
     text = ""
     shown = 0  # tokens that stand in `text` already
@@ -138,4 +147,5 @@ def show_example(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
         label = tokenizer.decode(ids[start:end])
         text += f"{context}«{label}»"
         shown = end
-    return f"{text}{tokenizer.decode(ids[shown:])}"
+    text += str(tokenizer.decode(ids[shown:]))
+    return escape_unprintable(text)

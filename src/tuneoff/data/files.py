@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Data, data_files, format_of
-from tuneoff.data.hub import open_with_datasets
+from tuneoff.data.hub import as_config_error, open_with_datasets
+from tuneoff.data.printable import list_columns
 from tuneoff.data.source_rows import SourceRow
-from tuneoff.data.text_formats import UnreadableFile, read_csv, read_json, read_json_lines
+from tuneoff.data.text_formats import (
+    UnreadableFile,
+    find_repeated,
+    read_csv,
+    read_json,
+    read_json_lines,
+)
 
 Reader = Callable[[Any], Iterator[tuple[dict, str]]]  # of an open binary file
 READERS: dict[str | None, Reader] = {
@@ -118,8 +125,30 @@ def read_file(data: Data, path: Path) -> Iterator[SourceRow]:
 
 
 def read_parquet(data: Data, path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a parquet file."""
+    """Yield the rows of a parquet file.
+
+    Raises:
+        ConfigError: what pyarrow cannot read, or a column or a field that is there twice.
+    """
+    refuse_repeated_columns(data, path)
     source = open_with_datasets(data, "parquet", streaming=True, data_files=str(path.absolute()))
     rows = source.read()["train"]
     for number, row in enumerate(rows, 1):
         yield SourceRow(row.values, f"{path}: row {number}")
+
+
+def refuse_repeated_columns(data: Data, path: Path) -> None:
+    """Refuse a parquet file that has a column twice, or a field of a column, at any depth.
+
+    Raises:
+        ConfigError: naming the column.
+    """
+    with as_config_error(data):
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            names = [file.schema.column(index).path for index in range(len(file.schema))]
+    repeated = find_repeated(names)
+    if repeated:
+        message = f"has the column {list_columns(repeated)} twice"
+        raise ConfigError("data.path", path, message)

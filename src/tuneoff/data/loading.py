@@ -2,20 +2,24 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Data
 from tuneoff.data import cache
+from tuneoff.data.boundaries import find_begin_tokens, find_label_spans
 from tuneoff.data.dataset import DataSet, Row, fingerprint_rows, show_example
 from tuneoff.data.row_formats import Example
 from tuneoff.data.source_rows import Source
 from tuneoff.data.sources import open_source
 from tuneoff.data.splits import read_examples
 from tuneoff.data.templates import Template, choose_template
+from tuneoff.data.unread import UnreadParts
 
-CHUNK = 1000  # examples that are tokenised together
+# Examples that are tokenised together, and how many characters at most before the next is begun:
+# between two chunks a signal is heard, and a chunk takes a fraction of a second.
+CHUNK_EXAMPLES = 1000
+CHUNK_CHARACTERS = 500_000
 
 
 def load_dataset(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataSet:
@@ -50,14 +54,17 @@ def tokenize_dataset(data: Data, source: Source, template: Template, max_length:
         ConfigError: as `load_dataset`.
     """
     result = DataSet()
-    row_format, examples = read_examples(data, source, result)
-    result.recipe = {"format": row_format.name, "columns": row_format.columns}
+    unread = UnreadParts()
+    row_format, examples = read_examples(data, source, result, unread)
     for split, members in examples.items():
         if row_format.name == "text":
             blocks = make_blocks(members, template.tokenizer, max_length, data.end_token)
             result.splits[split] = list(blocks)
         else:
             add_conversations(members, template, max_length, split, result)
+    result.unread = unread.facts()
+    columns = row_format.recorded_columns(unread.used_columns)
+    result.recipe = {"format": row_format.name, "columns": columns}
     if row_format.name != "text":
         result.recipe["template"] = template.name
         result.recipe["template_text"] = template.text
@@ -96,12 +103,14 @@ def add_conversations(
             # What is left of each answer within max_length.
             spans_left = []
             last_answer = ""
-            for (start, end), answer in zip(spans, answers, strict=True):
+            for number, (start, end) in enumerate(spans):
+                if number in example.untrained:
+                    continue
                 start = max(1, start)
                 end = min(end, max_length)
                 if start < end:
                     spans_left.append((start, end))
-                    last_answer = answer
+                    last_answer = answers[number]
             if len(ids) > max_length:
                 result.cut[split] += 1
             if not spans_left:
@@ -121,31 +130,46 @@ def make_blocks(
 ) -> Iterator[Row]:
     """Yield blocks of `max_length` tokens from the texts in their order.
 
+    Where texts begin and end is said in `boundaries`.
+
     Args:
         examples: the texts.
         tokenizer: makes tokens of them.
         max_length: tokens of a block; the last may be shorter.
-        end_token: whether the tokenizer's end token follows each text.
+        end_token: whether the tokenizer's end token follows each text. Otherwise the examples are
+            lines of one text, which begins once.
     """
+    begin_tokens = find_begin_tokens(tokenizer)
     stream = array("i")
+    is_begin = bytearray()  # for each token of the stream
     for chunk in divide_into_chunks(examples):
         texts = [example.text for example in chunk]
         for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+            if end_token or not stream:
+                stream.extend(begin_tokens)
+                is_begin.extend(1 for _ in begin_tokens)
             stream.extend(ids)
             if end_token:
                 stream.append(tokenizer.eos_token_id)
+            is_begin.extend(bytes(len(stream) - len(is_begin)))
     for start in range(0, len(stream), max_length):
-        block = stream[start : start + max_length]
-        # The first token of a block has no predecessor in it, so it is context only.
-        if len(block) > 1:
-            yield Row(block, ((1, len(block)),))
+        end = start + max_length
+        spans = find_label_spans(is_begin[start:end])
+        if spans:
+            yield Row(stream[start:end], tuple(spans))
 
 
 def divide_into_chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield the examples in lists that are tokenised together."""
-    remaining = iter(examples)
-    while True:
-        chunk = list(islice(remaining, CHUNK))
-        if not chunk:
-            return
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.text)
+        characters += sum(len(message["content"]) for message in example.messages)
+        if len(chunk) == CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk = []
+            characters = 0
+    if chunk:
         yield chunk

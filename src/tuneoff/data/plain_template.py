@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from tuneoff.data.boundaries import find_begin_tokens
 from tuneoff.data.row_formats import Example, Message
 
 HEADINGS = {
@@ -35,6 +36,7 @@ class PlainTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         """Take the tokenizer of the model."""
         self.tokenizer = tokenizer
+        self.begin_tokens = find_begin_tokens(tokenizer)
         # What the record says: the headings with each role's name where its words stand.
         self.text = ""
         for role, heading in HEADINGS.items():
@@ -42,30 +44,23 @@ class PlainTemplate:
 
     def encode(self, examples: list[Example]) -> Iterator[EncodedConversation]:
         """Tokenise conversations."""
-        pieces = [split_into_pieces(example.messages) for example in examples]
-        first_pieces = [texts[0] for texts in pieces]
-        later_pieces = []
-        for texts in pieces:
-            later_pieces += texts[1:]
-        # Where the tokenizer has a token that begins a text, the first piece gets it.
-        first_ids = iter(self._tokenize(first_pieces, True))
-        later_ids = iter(self._tokenize(later_pieces, False))
-        for texts in pieces:
-            ids = list(next(first_ids))
+        conversations = [split_into_pieces(example.messages) for example in examples]
+        all_pieces = []
+        for pieces in conversations:
+            all_pieces += pieces
+        tokenized = self.tokenizer(all_pieces, add_special_tokens=False)
+        ids_of_pieces = iter(tokenized["input_ids"])
+        for pieces in conversations:
+            ids = list(self.begin_tokens)
             spans = []
-            for index in range(1, len(texts)):
-                piece_ids = list(next(later_ids))
+            for index in range(len(pieces)):
+                piece_ids = list(next(ids_of_pieces))
                 is_answer = index % 2 == 1
                 if is_answer:
                     piece_ids.append(self.tokenizer.eos_token_id)
                     spans.append((len(ids), len(ids) + len(piece_ids)))
                 ids += piece_ids
             yield EncodedConversation(ids, spans)
-
-    def _tokenize(self, texts: list[str], special_tokens: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        return self.tokenizer(texts, add_special_tokens=special_tokens)["input_ids"]
 
 
 def split_into_pieces(messages: list[Message]) -> list[str]:

@@ -1,15 +1,24 @@
 """Row formats: what a row says in each of the usual ones, a conversation with answers or text."""
 
-import math
-import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tuneoff.config import Columns, ConfigError, suggest_nearest
+from tuneoff.data.conversations import (
+    Message,
+    Turn,
+    as_text,
+    cut_after_last_label,
+    parse_turns,
+    read_optional_text,
+    read_text,
+    refuse_row,
+)
+from tuneoff.data.printable import list_columns, show_column
 from tuneoff.data.source_rows import SourceRow
+from tuneoff.data.unread import UnreadParts, is_empty
 
-Message = dict[str, str]  # role (system, user or assistant) and content
 # Columns by what they hold. The first that fits counts: a set with a text beside its parts
 # (Alpaca's) is read by the parts.
 FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -19,17 +28,9 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     ("alpaca", {"prompt": "instruction", "input": "input", "completion": "output"}),
     ("text", {"text": "text"}),
 )
-OPTIONAL = "input"
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-}
-# A turn's role and content under the names of OpenAI's format, and of ShareGPT's.
-TURN_KEYS = {"role": "from", "content": "value"}
+# Columns that any row may lack. All formats of conversations have the last; the usual names of
+# the last two are these words.
+OPTIONAL = ("input", "history", "system")
 
 
 class Format(NamedTuple):
@@ -38,6 +39,11 @@ class Format(NamedTuple):
     name: str
     columns: dict[str, str]
 
+    def recorded_columns(self, used: set[str]) -> dict[str, str]:
+        """Return the columns for the record: of history and system only those that were used."""
+        unused = {"history", "system"} - used
+        return {role: name for role, name in self.columns.items() if role not in unused}
+
 
 class Example(NamedTuple):
     """A row's content: a conversation that ends with an answer, or text."""
@@ -45,6 +51,8 @@ class Example(NamedTuple):
     messages: list[Message]
     text: str
     location: str
+    # Numbers of the answers that are context only, counted from 0 among the answers.
+    untrained: frozenset[int] = frozenset()
 
     @property
     def first_question(self) -> str:
@@ -67,7 +75,7 @@ def find_format(columns: Columns, first_row: SourceRow) -> Format:
     Raises:
         ConfigError: a named column that is not there, or columns that make no known format.
     """
-    there = ", ".join(first_row.values)
+    there = list_columns(first_row.values)
     given = asdict(columns)
     named = {role: given[role] for role in given if given[role] is not None}
     for role, name in named.items():
@@ -79,117 +87,134 @@ def find_format(columns: Columns, first_row: SourceRow) -> Format:
         return Format("text", named)
     if "messages" in named:
         return Format("messages", named)
-    if named:
+    if "prompt" in named:
         return Format("prompt_completion", named)
     for format_name, usual_columns in FORMATS:
-        needed = [name for role, name in usual_columns.items() if role != OPTIONAL]
+        needed = [name for role, name in usual_columns.items() if role not in OPTIONAL]
         if all(name in first_row.values for name in needed):
-            return Format(format_name, usual_columns)
+            return Format(format_name, usual_columns | find_optional(format_name, named))
     raise ConfigError(
         "data.path",
         first_row.location,
         f"has columns {there}; needs messages, conversations, prompt and completion, "
         "instruction and output, or text; others are named, as data.columns.prompt=question "
-        "data.columns.completion=answer",
+        f"data.columns.completion=answer{hint_at_wrapped_rows(first_row)}",
     )
 
 
-def parse_rows(row_format: Format, rows: Iterable[SourceRow]) -> Iterator[Example]:
+def find_optional(format_name: str, named: dict[str, str]) -> dict[str, str]:
+    """Return where the system's words and the history are, of a format found by its columns.
+
+    Raises:
+        ConfigError: `named` names the system's column, and the format is text.
+    """
+    if format_name == "text":
+        for role, name in named.items():
+            raise ConfigError(f"data.columns.{role}", name, "must be null where the rows are text")
+        return {}
+    optional = {"system": "system"}
+    if format_name in ("prompt_completion", "alpaca"):
+        optional["history"] = "history"
+    return optional | named
+
+
+def hint_at_wrapped_rows(row: SourceRow) -> str:
+    """Return a hint where what was read as a row seems to hold all rows of a file."""
+    for name, value in row.values.items():
+        is_list = isinstance(value, list) and len(value) > 0
+        if is_list and all(isinstance(item, dict) for item in value):
+            return f"; if {show_column(name)} holds the rows, save that list as the file"
+    return ""
+
+
+def parse_rows(
+    row_format: Format, rows: Iterable[SourceRow], unread: UnreadParts
+) -> Iterator[Example]:
     """Yield the content of each row.
+
+    Args:
+        row_format: the format of all rows.
+        rows: the rows.
+        unread: counts what the rows hold that is not read.
 
     Raises:
         ConfigError: a row without a column, with a value that is no text, or with an unknown role.
     """
     columns = row_format.columns
     for row in rows:
+        unread.count_columns(row, columns.values())
         if "text" in columns:
             text = read_text(row, columns["text"])
             yield Example([], text, row.location)
-        elif "messages" in columns:
-            conversation = parse_conversation(row, columns["messages"])
-            yield Example(conversation, "", row.location)
         else:
-            yield Example(parse_pair(row, columns), "", row.location)
+            turns = parse_conversation(row, columns, unread)
+            yield make_example(turns, row.location, unread)
 
 
-def parse_pair(row: SourceRow, columns: dict[str, str]) -> list[Message]:
-    """Return a prompt, with its input below it, and a completion as two turns."""
-    prompt = read_text(row, columns["prompt"])
-    input_column = columns.get("input", "")
-    value = row.values.get(input_column)
-    if value is not None:
-        input_text = as_text(row, value, input_column)
-        if input_text.strip():
-            prompt += f"\n\n{input_text}"
-    completion = read_text(row, columns["completion"])
-    return [
-        {"role": "user", "content": prompt},
-        {"role": "assistant", "content": completion},
-    ]
-
-
-def parse_conversation(row: SourceRow, column: str) -> list[Message]:
-    """Return the turns of a conversation up to its last answer; none where nobody answers."""
-    turns = read_column(row, column)
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        message = f"{column} must be a list of turns with role and content"
-        raise ConfigError("data.path", row.location, message)
-    messages = [parse_turn(row, column, turn) for turn in turns]
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    return messages
-
-
-def parse_turn(row: SourceRow, column: str, turn: dict) -> Message:
-    """Return one turn of a conversation."""
-    values = {}
-    for key, sharegpt_key in TURN_KEYS.items():
-        values[key] = turn.get(key, turn.get(sharegpt_key))
-    role = values["role"]
-    if not isinstance(role, str) or role not in ROLES:
-        allowed = ", ".join(ROLES)
-        message = f"{column} has a turn of role {reprlib.repr(role)}; must be one of {allowed}"
-        raise ConfigError("data.path", row.location, message)
-    content = as_text(row, values["content"], f"{column}' content")
-    return {"role": ROLES[role], "content": content}
-
-
-def read_column(row: SourceRow, column: str) -> Any:
-    """Return a row's value."""
-    if column not in row.values:
-        message = f"has no {column}, as the first row has"
-        raise ConfigError("data.path", row.location, message)
-    return row.values[column]
-
-
-def read_text(row: SourceRow, column: str) -> str:
-    """Return a row's value as text."""
-    return as_text(row, read_column(row, column), column)
-
-
-def as_text(row: SourceRow, value: Any, name: str) -> str:
-    """Return a value as text, and a number as Python writes it.
-
-    Only parquet gives numbers: text formats give theirs as text.
-
-    Args:
-        row: where the value stands.
-        value: the value.
-        name: what an error calls it.
+def parse_conversation(row: SourceRow, columns: dict[str, str], unread: UnreadParts) -> list[Turn]:
+    """Return all turns of a row, whether they are given as a list or in columns.
 
     Raises:
-        ConfigError: the value is no text, or no whole text.
+        ConfigError: as `parse_rows`, or two different words of the system.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):
-        value = str(value)
-    if not isinstance(value, str):
-        kind = type(value).__name__
-        message = f"{name} must be text, not {kind} {reprlib.repr(value)}"
-        raise ConfigError("data.path", row.location, message)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # "\ud83d" alone, as a broken JSON writer leaves it
-        message = f"{name} holds half a character ({error.reason})"
-        raise ConfigError("data.path", row.location, message) from error
-    return value
+    if "messages" in columns:
+        turns = parse_turns(row, columns["messages"], unread)
+    else:
+        turns = parse_history(row, columns.get("history"))
+        if turns:
+            unread.used_columns.add("history")
+        turns += parse_pair(row, columns)
+    system = read_optional_text(row, columns.get("system"))
+    if not system:
+        return turns
+    unread.used_columns.add("system")
+    if turns and turns[0].role == "system":
+        if turns[0].content != system:
+            message = f"{show_column(columns['system'])} differs from the turn of the system"
+            raise refuse_row(row, message)
+        return turns
+    return [Turn("system", system), *turns]
+
+
+def parse_pair(row: SourceRow, columns: dict[str, str]) -> list[Turn]:
+    """Return a prompt, with its input below it, and a completion as two turns."""
+    prompt = read_text(row, columns["prompt"])
+    input_text = read_optional_text(row, columns.get("input"))
+    if input_text:
+        prompt += f"\n\n{input_text}"
+    completion = read_text(row, columns["completion"])
+    return [Turn("user", prompt), Turn("assistant", completion)]
+
+
+def parse_history(row: SourceRow, column: str | None) -> list[Turn]:
+    """Return the turns before a prompt, which Alpaca's format has as pairs of texts.
+
+    Raises:
+        ConfigError: what is no list of pairs.
+    """
+    if column is None or is_empty(row.values.get(column)):
+        return []
+    pairs = row.values[column]
+    turns = []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            name = show_column(column)
+            raise refuse_row(row, f"{name} must be a list of pairs, each a question and an answer")
+        question, answer = pair
+        turns.append(Turn("user", as_text(row, question, column)))
+        turns.append(Turn("assistant", as_text(row, answer, column)))
+    return turns
+
+
+def make_example(turns: list[Turn], location: str, unread: UnreadParts) -> Example:
+    """Return a conversation up to its last trained answer; without messages where there is none."""
+    turns = cut_after_last_label(turns)
+    answers = [turn for turn in turns if turn.is_answer]
+    untrained = set()
+    for number, answer in enumerate(answers):
+        if not answer.trained:
+            untrained.add(number)
+        elif not answer.content.strip():
+            unread.empty_answers += 1
+    messages = [turn.to_message() for turn in turns]
+    return Example(messages, "", location, frozenset(untrained))

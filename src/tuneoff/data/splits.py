@@ -8,10 +8,11 @@ from tuneoff.config import ConfigError, Data, suggest_nearest
 from tuneoff.data.dataset import SPLITS, DataSet
 from tuneoff.data.row_formats import Example, Format, find_format, parse_rows
 from tuneoff.data.source_rows import Source, SourceRow
+from tuneoff.data.unread import UnreadParts
 
 
 def read_examples(
-    data: Data, source: Source, result: DataSet
+    data: Data, source: Source, result: DataSet, unread: UnreadParts
 ) -> tuple[Format, dict[str, Iterable[Example]]]:
     """Return the set's format, and the examples of each split that there is, in the set's order.
 
@@ -19,6 +20,7 @@ def read_examples(
         data: which splits, shares and limits.
         source: the set.
         result: where examples without an answer are counted.
+        unread: where parts of rows that are not read are counted.
 
     Raises:
         ConfigError: a split that is not there, a share that gives no rows, or columns of no format.
@@ -32,7 +34,7 @@ def read_examples(
     rows["train"] = chain([first_row], rows["train"])
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():
-        examples[split] = _parse_answered(row_format, members, split, result)
+        examples[split] = _parse_answered(row_format, members, split, result, unread)
     # Shares of the training rows stand in for splits that the set does not have.
     shares = {}
     for split in ("validation", "test"):
@@ -76,10 +78,14 @@ def assign_splits(
 
 
 def _parse_answered(
-    row_format: Format, rows: Iterable[SourceRow], split: str, result: DataSet
+    row_format: Format,
+    rows: Iterable[SourceRow],
+    split: str,
+    result: DataSet,
+    unread: UnreadParts,
 ) -> Iterator[Example]:
     """Yield the examples but those in which nobody answers, which are counted."""
-    for example in parse_rows(row_format, rows):
+    for example in parse_rows(row_format, rows, unread):
         if example.messages or row_format.name == "text":
             yield example
         else:

@@ -1,11 +1,14 @@
-"""Imported first by the forkserver: ends it with the process that started it, at once and without its clean-up.
+"""The parent-death signal: ends a process, which imports this, at once when the process that started it ends.
 
-It would end by itself, but only after the imports it is in and the teardown of torch, which take seconds.
+The forkserver, which imports this first, would also end by itself, but only after the imports it is in and the
+teardown of torch, which take seconds.
 """
 
 import ctypes
 import signal
 
-PR_SET_PDEATHSIG = 1
-if hasattr(ctypes.CDLL(None), "prctl"):  # Linux
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+PR_SET_PDEATHSIG = 1  # of Linux' <sys/prctl.h>
+
+libc = ctypes.CDLL(None)
+if hasattr(libc, "prctl"):  # Linux
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a job's process does before and after its work: the other side of `supervisor.py`, run by the forkserver."""
+"""The worker: what a job's process does before and after its work; the forkserver forks it, a supervisor watches it."""
 
 import logging
 import multiprocessing
@@ -9,71 +9,95 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tuneoff.distributed.launch import get_rank
-from tuneoff.record import describe_error
+from tuneoff.distributed.stop import STOP_SIGNALS, interrupt_on_stop_signals
+from tuneoff.jobs.failures import FailureReport
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GRACE_SECONDS = 15.0  # for what a library still wants to finish when the record is whole
 GIB = 2**30
 
 
-def main(
-    environ: Mapping[str, str],
-    payload: bytes,
-    memory_gib: float | None,
-    log_file: Path | None,
-    log_level: int,
-    errors: Connection,
-    meeting_place: socket.socket | None,
-) -> None:
-    """Do the work in the environment it was given (the forkserver keeps that of its first start)."""
+@dataclass
+class Job:
+    """What a process is started with.
+
+    Attributes:
+        environ: the whole environment, since the forkserver keeps that of its first start.
+        payload: the pickled work. Unpickled late, within this environment.
+        memory_gib: of this process at most; None: no limit.
+        log_file: gets all that is logged and printed; None: it goes where the forkserver's goes.
+        ignored_signals: the stop signals that the launching process ignores.
+        rendezvous: the open port at which the ranks of the job find each other, for the one that serves it.
+    """
+
+    environ: Mapping[str, str]
+    payload: bytes
+    memory_gib: float | None
+    log_file: Path | None
+    log_level: int
+    ignored_signals: Sequence[int]
+    rendezvous: socket.socket | None
+
+
+def run_job(job: Job, reports: Connection) -> None:
+    """Do the work in its environment and within its limits; report a failure that no record tells of."""
     os.environ.clear()
-    os.environ.update(environ)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a Ctrl-C reaches us too, but the launching process decides
-    threading.Thread(target=_die_with_the_launcher, args=(os.getppid(),), daemon=True).start()
-    if log_file is not None:
-        _write_all_to(log_file, log_level)
+    os.environ.update(job.environ)
+    receive_stop_signals(job.ignored_signals)
+    server = os.getppid()
+    threading.Thread(target=die_with_launcher, args=(server,), daemon=True).start()
+    if job.log_file is not None:
+        redirect_output(job.log_file, job.log_level)
     try:
-        _limit_threads()
-        _limit_memory(memory_gib)
-        host = _answer(meeting_place) if meeting_place else None  # noqa: F841 (as long as it lives, it answers)
-        result = pickle.loads(payload)()
+        limit_threads()
+        limit_memory(job.memory_gib)
+        # As long as it lives, it answers.
+        rendezvous = serve_rendezvous(job.rendezvous) if job.rendezvous else None  # noqa: F841
+        with interrupt_on_stop_signals():
+            result = pickle.loads(job.payload).run()
         if get_rank() and result["status"] != "finished":
-            _tell(errors, result["status"], result["error"])
+            reports.send(FailureReport.from_result(result))
     except BaseException as error:
-        if log_file is not None:  # else the launching process says it at the same place
+        if job.log_file is not None:  # else the launching process says it at the same place
             logging.getLogger(__name__).error("%s: %s", type(error).__name__, error)
-        _tell(errors, "failed", describe_error(error))
+        reports.send(FailureReport.from_error(error))
     finally:
         # The record is whole; a thread that a library still waits for must not hold up the sweep.
-        last = threading.Timer(GRACE_SECONDS, os._exit, (0,))
-        last.daemon = True
-        last.start()
+        exit_timer = threading.Timer(GRACE_SECONDS, os._exit, (0,))
+        exit_timer.daemon = True
+        exit_timer.start()
 
 
-def _tell(errors: Connection, status: str, error: dict) -> None:
-    # Shorter than a pipe holds: nobody reads it before this process ends.
-    errors.send({"status": status, **{key: text[-10_000:] for key, text in error.items()}})
+def receive_stop_signals(ignored: Sequence[int]) -> None:
+    """Hear the signals that the forkserver ignores, but for those that the launching process ignores too."""
+    # A Ctrl-C reaches this process as well, but the launching process decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
 
-def _answer(meeting_place: socket.socket) -> object:
+def serve_rendezvous(opened: socket.socket) -> object:
     """The store where the ranks of a job find each other, at the port that the launching process has opened."""
     from torch.distributed import TCPStore
 
-    host, port = meeting_place.getsockname()
+    host, port = opened.getsockname()
     return TCPStore(
-        host, port, is_master=True, wait_for_workers=False, master_listen_fd=meeting_place.detach()
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=opened.detach(),
     )
 
 
-def _die_with_the_launcher(server: int) -> None:
-    """A SIGKILL of the launching process reaches nobody else: watch it, and the forkserver that tells how we end."""
+def die_with_launcher(server: int) -> None:
+    """Watch the launching process, whose SIGKILL reaches nobody else, and the forkserver `server`; end with either."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
     while launcher.is_alive() and os.getppid() == server:
@@ -81,45 +105,46 @@ def _die_with_the_launcher(server: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write_all_to(path: Path, level: int) -> None:
+def redirect_output(path: Path, log_level: int) -> None:
+    """Append to a file all that this process logs and prints, its libraries written in C too."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    for standard_output in (1, 2):
+        os.dup2(file, standard_output)
     os.close(file)
-    log_as_rank(level)
+    log_as_rank(log_level)
 
 
 def log_as_rank(level: int, *more: logging.Handler) -> None:
     """Log to stderr and `more`; a rank beside the first only what is wrong, and under its number."""
     rank = get_rank()
-    logging.basicConfig(
-        level=max(level, logging.WARNING) if rank else level,
-        force=True,
-        format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-        handlers=[logging.StreamHandler(sys.stderr), *more],
-    )
+    message = "%(message)s"
+    if rank:
+        level = max(level, logging.WARNING)
+        message = f"rank {rank}: {message}"
+    handlers = [logging.StreamHandler(sys.stderr), *more]
+    logging.basicConfig(level=level, force=True, format=message, handlers=handlers)
 
 
-def _limit_threads() -> None:
-    """OpenMP read its environment when the forkserver imported torch; set what this job's says."""
-    threads = next(
-        (os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()), None
-    )
-    if threads is not None:
+def limit_threads() -> None:
+    """Set the threads that this job's environment says: OpenMP read another when the forkserver imported torch."""
+    values = [os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()]
+    if values:
         import torch
 
-        torch.set_num_threads(int(threads))
+        torch.set_num_threads(int(values[0]))
 
 
-def _limit_memory(memory_gib: float | None) -> None:
+def limit_memory(memory_gib: float | None) -> None:
     """Make allocations beyond the limit fail: the device's where there is one, else this process's own data."""
     if memory_gib is None:
         return
     import torch
 
+    limit = memory_gib * GIB
     if torch.cuda.is_available():
         device = int(os.environ.get("LOCAL_RANK", 0))
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib * GIB / total), device)
+        share = min(1.0, limit / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
         return
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * GIB),) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))

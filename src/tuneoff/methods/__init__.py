@@ -1,6 +1,8 @@
-"""The contract of a fine-tuning method, and its discovery.
+"""The contract of a fine-tuning method, and how methods are found.
 
-Every module found here, or in a `tuneoff/methods` folder elsewhere on Python's path, is a method family.
+A method is one Python file (a dataclass of its options, with the hooks below) and one YAML for each choice of
+`method=`. Every module of this package is imported here, and so is every module of a folder `tuneoff/methods` elsewhere
+on Python's path. A module whose name begins with an underscore is a part of a method, and no method itself.
 """
 
 from dataclasses import dataclass, fields
@@ -11,70 +13,136 @@ from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from tuneoff.config import Experiment, check_ranges
+from tuneoff.config import ConfigError, Experiment, as_names, check_ranges
+
+# What the record says where a method trains the weight that the output head and the embeddings share.
+TIED = "the output head and the embeddings are one weight, and it trains"
 
 
 class Method:
-    """The hooks of a fine-tuning method, with the defaults that suit most. A method is a dataclass of its options."""
+    """The hooks of a fine-tuning method, in the order in which a run calls them.
 
-    keeps_base = False  # whether the base weights stay as they are, so that they may be quantised
-    packages: ClassVar[
-        tuple[str, ...]
-    ] = ()  # what does the method, as pip knows it: every record names its version
+    A method is a dataclass of its options that overrides what it needs; the defaults are full fine-tuning.
+    """
+
+    # Whether the base weights stay as they are, so that they may be quantised.
+    keeps_base: ClassVar[bool] = False
+    # The packages that do the method, as pip names them; every record holds their versions.
+    packages: ClassVar[tuple[str, ...]] = ()
+    # The keys that were written on the command line.
+    written: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse combinations with the shared settings, before torch is imported.
+        """Refuse options that contradict each other or the shared settings, before torch is imported.
 
         Raises:
             ConfigError: naming the key to change.
         """
 
+    def is_given(self, name: str) -> bool:
+        """Return whether an option was written, or has another value than its default."""
+        options = fields(self)  # type: ignore[arg-type]  # every method is a dataclass
+        defaults = {item.name: item.default for item in options}
+        value = getattr(self, name)
+        default = defaults[name]
+        if isinstance(value, list):
+            default = as_names(name, default)
+        return name in self.written or value != default
+
+    def refuse_unused(self, name: str, allowed: str) -> None:
+        """Refuse an option that was given although another option switches it off.
+
+        Raises:
+            ConfigError: saying what is allowed.
+        """
+        if self.is_given(name):
+            raise ConfigError(name, getattr(self, name), allowed)
+
+    def settled_options(self) -> dict[str, Any]:
+        """Return options whose value in effect is not the one in the config; the record has these."""
+        return {}
+
     def prepare(self, model: Any) -> Any:
-        """Freeze or wrap; return the model to train. New weights are drawn from torch's seeded global generator."""
+        """Freeze or wrap `model`; return the model to train.
+
+        New weights are drawn from torch's global generator, which is seeded for this call.
+
+        Raises:
+            ConfigError: naming an option that this model cannot give.
+        """
         return model
 
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return a `torch.optim.Optimizer` over what trains.
 
-        It may offer more: `gradient_norm()` where it steps inside backward; `refresh_interval`, the steps after which
-        its memory repeats (set to 1, the next step is one that refreshes); `extra_state_tensors()` for what it keeps
-        outside `state`; `costly_phases()` and `enter_phase(n)` where what trains changes in turn.
+        The optimizer may offer more than PyTorch asks of one:
+
+        - `gradient_norm()`: the global norm of the last step, where it steps inside the backward pass.
+        - `refresh_interval`: the number of steps after which its memory repeats; set to 1, the next step refreshes.
+        - `extra_state_tensors()`: the tensors that it keeps outside `state`.
+        - `costly_phases()` and `enter_phase(phase)`: where what trains changes in turn, the phases that may need the
+          most memory, and a switch to one of them.
         """
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
-        return build_optimizer(
-            parameter_groups(model.named_parameters(), experiment.lr, experiment.weight_decay),
-            experiment,
-        )
+        named = model.named_parameters()
+        groups = parameter_groups(named, experiment.lr, experiment.weight_decay)
+        return build_optimizer(groups, experiment)
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
-        """Names of the parameters that the whole run may change; more than `requires_grad` says for block methods."""
+        """Return the names of the parameters that the whole run may change, not only the next step."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    def export(self, model: Any, folder: Path, merged: bool) -> dict:
-        """Save the trained model so that `from_pretrained` reproduces it; return facts for the record."""
-        model.save_pretrained(folder)
-        return {}
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the base model's weights that the method covers, from 0 to 1.
+
+        It is the same figure for every method: the weights that the whole run may change, those with an adapter on
+        them, or those whose gradients are projected.
+        """
+        from tuneoff.models.layers import share_of_weights
+
+        return share_of_weights(model, self.ever_trained(model, optimizer))
 
     def facts(self, model: Any) -> dict:
-        """Further entries of the record, such as what a method converted or left out."""
+        """Return further entries of the record, such as what a method leaves out.
+
+        A tied head and its embeddings are one weight, by whichever of its names it is asked for; where it trains, every
+        method says so.
+        """
+        from tuneoff.models.layers import has_tied_head
+
+        if has_tied_head(model) and model.get_input_embeddings().weight.requires_grad:
+            return {"tied_weights": TIED}
+        return {}
+
+    def export(self, model: Any, folder: Path, merged: bool) -> dict:
+        """Save the trained model so that `from_pretrained` reproduces it.
+
+        Args:
+            model: what `prepare` returned, trained.
+            folder: where to save.
+            merged: whether to save a model without adapters too, where the method has adapters.
+
+        Returns:
+            Facts for the record, such as what was converted.
+        """
+        model.save_pretrained(folder)
         return {}
 
 
 def register(cls: type) -> type:
-    """Store options + experiment as one schema, named like the module; return the method class as it was.
+    """Store a method's options together with the shared settings as one typed schema, named like the method's module.
+
+    Returns:
+        The class as it was, so that this is a decorator.
 
     Raises:
         TypeError: where an option has the name of a hook or of a shared setting, which it would shadow.
     """
-    clash = {item.name for item in fields(cls)} & (
-        set(dir(Method)) | {item.name for item in fields(Experiment)}
-    )
-    if clash:
-        raise TypeError(f"{cls.__name__}: option names already taken: {', '.join(sorted(clash))}")
+    _check_option_names(cls)
     # The composed class only types the keys: each half validates itself when `bind` builds it.
     body = {
         "options": cls,
@@ -84,11 +152,27 @@ def register(cls: type) -> type:
     }
     schema: Any = dataclass(type(cls.__name__, (cls, Experiment), body))
     cls.schema = schema  # type: ignore[attr-defined]  # found under its name, a launcher can pickle a config
-    name = cls.__module__.rpartition(".")[2]
-    ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")
+    module = cls.__module__.rpartition(".")[2]
+    store = ConfigStore.instance()
+    store.store(group="schema", name=module, node=schema, package="_global_")
     return cls
 
 
+def _check_option_names(cls: type) -> None:
+    """Refuse an option that would shadow a hook or a shared setting."""
+    taken = set(dir(Method))
+    taken.update(item.name for item in fields(Experiment))
+    clashes = sorted(item.name for item in fields(cls) if item.name in taken)
+    if clashes:
+        raise TypeError(f"{cls.__name__}: option names already taken: {', '.join(clashes)}")
+
+
+def _import_methods() -> None:
+    """Import every method, so that it registers itself."""
+    for module in iter_modules(__path__):
+        if not module.name.startswith("_"):
+            import_module(f"{__name__}.{module.name}")
+
+
 __path__ = extend_path(__path__, __name__)
-for module in iter_modules(__path__):
-    import_module(f"{__name__}.{module.name}")
+_import_methods()

@@ -1,5 +1,6 @@
 """Freeze tuning: only some decoder layers, or some modules in them, train."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from tuneoff.methods import Method, register
 @register
 @dataclass
 class Freeze(Method):
-    """Train the last n decoder layers (n < 0: the first), with LLaMA-Factory's option names."""
+    """The last n decoder layers train (n < 0: the first). The option names are LLaMA-Factory's."""
 
     freeze_trainable_layers: int = option(
         2, "must not be 0: n > 0 trains the last n layers, n < 0 the first", bool
@@ -19,78 +20,78 @@ class Freeze(Method):
     freeze_extra_modules: Any = names()
 
     def prepare(self, model: Any) -> Any:
-        """Freeze everything, then open what the options name. Returns the same model.
+        """Freeze everything, then unfreeze what the options name. Returns the same model.
 
         Raises:
             ConfigError: more layers than the model has, or a module that does not exist.
         """
         from tuneoff.models.layers import find_decoder_layers
 
-        prefix, layers = find_decoder_layers(model)
-        count = abs(self.freeze_trainable_layers)
-        if count > len(layers):
-            raise ConfigError(
-                "freeze_trainable_layers",
-                self.freeze_trainable_layers,
-                f"this model has {len(layers)} decoder layers",
-            )
+        path, layers = find_decoder_layers(model)
+        chosen = self._choose_layers(layers)
         model.requires_grad_(False)
-        chosen = layers[-count:] if self.freeze_trainable_layers > 0 else layers[:count]
         for layer in chosen:
-            wanted = (
-                [""] if self.freeze_trainable_modules == ["all"] else self.freeze_trainable_modules
-            )
-            self._open(layer, wanted, "freeze_trainable_modules", outside=None)
-        self._open(model, self.freeze_extra_modules or [], "freeze_extra_modules", outside=prefix)
+            self._unfreeze_inside(layer)
+        self._unfreeze_outside(model, path)
         return model
 
-    def _open(self, root: Any, wanted: list[str], key: str, outside: str | None) -> None:
-        """Unfreeze the modules below `root` whose path ends in a wanted name; skip the layers at `outside`."""
-        modules = {
-            path: module
-            for path, module in root.named_modules()
-            if outside is None or not f"{path}.".startswith(f"{outside}.")
-        }
-        for name in wanted:
-            # Whole path segments, never substrings: `norm` must not open every layer's layer norms.
-            found = [
-                module
-                for path, module in modules.items()
-                if f".{path}".endswith(f".{name}") or path == name
-            ]
-            # A container of the layers themselves is not a module outside the layers.
-            found = [
-                module
-                for module in found
-                if outside is None
-                or not any(
-                    f"{path}." in f"{outside}." and module is other
-                    for path, other in modules.items()
-                )
-            ]
-            if not found:
-                available = sorted(
-                    {
-                        path.rpartition(".")[2]
-                        for path, module in modules.items()
-                        if path and any(True for _ in module.parameters())
-                    }
-                )
-                raise ConfigError(
-                    key,
-                    name,
-                    f"no such module; there are {', '.join(available)}{suggest_nearest(name, available)}",
-                )
-            for module in found:
-                module.requires_grad_(True)
+    def _choose_layers(self, layers: Any) -> Any:
+        """Return the last n of the model's layers, or the first n where the option is -n."""
+        count = abs(self.freeze_trainable_layers)
+        if count > len(layers):
+            allowed = f"this model has {len(layers)} decoder layers"
+            raise ConfigError("freeze_trainable_layers", self.freeze_trainable_layers, allowed)
+        if self.freeze_trainable_layers > 0:
+            return layers[-count:]
+        return layers[:count]
 
-    def facts(self, model: Any) -> dict:
-        """Say when opening the head opened the tied embeddings too."""
-        from tuneoff.models.layers import has_tied_head
+    def _unfreeze_inside(self, layer: Any) -> None:
+        """Unfreeze a decoder layer, or the modules in it that `freeze_trainable_modules` names."""
+        if self.freeze_trainable_modules == ["all"]:
+            layer.requires_grad_(True)
+            return
+        modules = dict(layer.named_modules())
+        for name in self.freeze_trainable_modules:
+            matching = _match_modules(modules, name, "freeze_trainable_modules")
+            _unfreeze(matching)
 
-        head = model.get_output_embeddings()
-        if head is not None and has_tied_head(model) and head.weight.requires_grad:
-            return {
-                "tied_weights": "the output head and the embeddings are one weight, and it trains"
-            }
-        return {}
+    def _unfreeze_outside(self, model: Any, layers_path: str) -> None:
+        """Unfreeze the modules outside the decoder layers that `freeze_extra_modules` names."""
+        outside = {}
+        for path, module in model.named_modules():
+            is_inside = f"{path}.".startswith(f"{layers_path}.")
+            holds_layers = not path or f"{layers_path}.".startswith(f"{path}.")
+            if not is_inside and not holds_layers:
+                outside[path] = module
+        for name in self.freeze_extra_modules or []:
+            matching = _match_modules(outside, name, "freeze_extra_modules")
+            _unfreeze(matching)
+
+
+def _match_modules(modules: dict[str, Any], name: str, key: str) -> list:
+    """Return the modules whose path ends in `name`, which may have several segments.
+
+    Whole segments, never substrings: `norm` must not match every layer's `input_layernorm`.
+
+    Args:
+        modules: modules by their path.
+        name: what the option `key` names.
+
+    Raises:
+        ConfigError: for a name that matches no module, with the names that there are.
+    """
+    matching = [module for path, module in modules.items() if f".{path}".endswith(f".{name}")]
+    if matching:
+        return matching
+    available = set()
+    for path, module in modules.items():
+        if path and any(True for _ in module.parameters()):
+            available.add(path.rpartition(".")[2])
+    listed = ", ".join(sorted(available))
+    nearest = suggest_nearest(name, sorted(available))
+    raise ConfigError(key, name, f"no such module; there are {listed}{nearest}")
+
+
+def _unfreeze(modules: Iterable[Any]) -> None:
+    for module in modules:
+        module.requires_grad_(True)

@@ -8,4 +8,4 @@ from tuneoff.methods import Method, register
 @register
 @dataclass
 class Full(Method):
-    """All weights train, with the shared optimizer; sharding is `accelerate launch`'s business."""
+    """All weights train, with the shared optimizer. Sharding over GPUs is `accelerate launch`'s business."""

@@ -17,7 +17,7 @@ from tuneoff.methods import Method, register
 
 
 class Projection(Enum):
-    """Sides of the gradient that galore-torch can project."""
+    """The side of the gradient that galore-torch projects; std and reverse_std choose it by the matrix's shape."""
 
     std = "std"
     reverse_std = "reverse_std"
@@ -29,7 +29,10 @@ class Projection(Enum):
 @register
 @dataclass
 class GaLore(Method):
-    """GaLore on linear layers with galore-torch's optimizers, plain Adam on the rest; LLaMA-Factory's option names."""
+    """GaLore on linear layers with galore-torch's optimizers, plain Adam on the rest.
+
+    The option names are LLaMA-Factory's.
+    """
 
     packages = ("galore-torch",)
     galore_target: Any = names("all")
@@ -43,19 +46,20 @@ class GaLore(Method):
     def check(self, experiment: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""
         if experiment.sharding:
+            allowed = f"does not run under {experiment.sharding}: its SVD would see shards"
+            raise ConfigError("method", experiment.method, allowed)
+        if self.galore_layerwise:
+            self._check_layerwise(experiment)
+        elif self.galore_max_weight_grad_norm is not None:
             raise ConfigError(
-                "method",
-                experiment.method,
-                f"does not run under {experiment.sharding}: its SVD would see shards",
+                "galore_max_weight_grad_norm",
+                self.galore_max_weight_grad_norm,
+                "needs galore_layerwise=true; max_grad_norm clips otherwise",
             )
-        if not self.galore_layerwise:
-            if self.galore_max_weight_grad_norm is not None:
-                raise ConfigError(
-                    "galore_max_weight_grad_norm",
-                    self.galore_max_weight_grad_norm,
-                    "needs galore_layerwise=true; max_grad_norm clips otherwise",
-                )
-            return
+
+    @staticmethod
+    def _check_layerwise(experiment: Experiment) -> None:
+        """Refuse what needs all gradients at once, since each is dropped inside the backward pass."""
         if experiment.num_processes > 1:
             raise ConfigError(
                 "num_processes",
@@ -84,205 +88,69 @@ class GaLore(Method):
             )
 
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
-        """Return galore-torch's optimizer with the targeted 2-D weights in projected groups.
+        """Return galore-torch's optimizer, with the targeted matrices in projected groups.
 
         Raises:
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
-        from tuneoff.models.layers import find_linear_layers
-        from tuneoff.models.optimizers import check_cuda, parameter_groups
+        from tuneoff.methods._galore_optimizers import choose_class, choose_settings
+        from tuneoff.models.optimizers import check_cuda
 
         if experiment.optimizer is Optimizer.adamw_8bit:
             check_cuda(experiment)
-        targets = {
-            id(module.weight): path
-            for path, module in find_linear_layers(
-                model, self.galore_target, "galore_target"
-            ).items()
-        }
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        low = [(name, p) for name, p in named if id(p) in targets]
-        for name, parameter in low:
-            if self.galore_rank > min(parameter.shape):
-                raise ConfigError(
-                    "galore_rank",
-                    self.galore_rank,
-                    f"{name} is {'x'.join(map(str, parameter.shape))}, "
-                    f"so at most {min(parameter.shape)}",
-                )
+        optimizer_class = choose_class(experiment.optimizer, self.galore_layerwise)
+        groups = self._make_groups(model, experiment)
+        optimizer = optimizer_class(groups, **choose_settings(experiment))
+        if self.galore_layerwise:
+            optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
+        return optimizer
+
+    def _make_groups(self, model: Any, experiment: Experiment) -> list[dict]:
+        """Split what trains into projected groups and ordinary ones, each with and without weight decay."""
+        from tuneoff.methods._ranks import check_rank
+        from tuneoff.models.layers import find_targets
+        from tuneoff.models.optimizers import parameter_groups
+
+        targets = find_targets(model, self.galore_target, "galore_target")
+        check_rank(self.galore_rank, "galore_rank", targets, "galore_target")
+        # How many matrices each targeted parameter holds, by the parameter.
+        matrices = {id(layer.weight): 1 for layer in targets.linears.values()}
+        for stack in targets.experts.values():
+            matrices[id(stack.parameter)] = stack.experts
+        named_by_count: dict[int, list] = {0: []}  # 0: not projected
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                count = matrices.get(id(parameter), 0)
+                named_by_count.setdefault(count, []).append((name, parameter))
+        ordinary = named_by_count.pop(0)
+        lr = experiment.lr
+        decay = experiment.weight_decay
+        groups = []
+        for count, named in sorted(named_by_count.items()):
+            groups += parameter_groups(named, lr, decay, **self._describe_projection(count))
+        return [*groups, *parameter_groups(ordinary, lr, decay)]
+
+    def _describe_projection(self, matrices: int) -> dict:
+        """Return the options as galore-torch names them, for parameters that hold so many matrices."""
         projection = {
             "rank": self.galore_rank,
             "update_proj_gap": self.galore_update_interval,
             "scale": self.galore_scale,
             "proj_type": self.galore_proj_type.name,
         }
-        groups = [
-            *parameter_groups(low, experiment.lr, experiment.weight_decay, **projection),
-            *parameter_groups(
-                [item for item in named if id(item[1]) not in targets],
-                experiment.lr,
-                experiment.weight_decay,
-            ),
-        ]
-        optimizer = _optimizer_class(experiment.optimizer, self.galore_layerwise)(
-            groups, **_settings(experiment)
-        )
-        if self.galore_layerwise:
-            optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
-        return optimizer
+        if matrices > 1:
+            projection["experts"] = (
+                matrices  # ours: each expert's matrix has a projection of its own
+            )
+        return projection
 
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the weights whose gradients are projected; the rest is plain Adam."""
+        from tuneoff.models.layers import share_of_weights
 
-def _settings(experiment: Experiment) -> dict:
-    from tuneoff.models.optimizers import ADAFACTOR, BETAS, EPS
-
-    if experiment.optimizer is Optimizer.adafactor:
-        return {"lr": experiment.lr, **ADAFACTOR}
-    adam = {"lr": experiment.lr, "betas": BETAS, "eps": EPS}
-    if experiment.optimizer is Optimizer.adamw_8bit:
-        # galore-torch passes these two by position, and bitsandbytes now has max_unorm and skip_zeros in their place.
-        return {**adam, "percentile_clipping": 0.0, "block_wise": False}
-    return {**adam, "no_deprecation_warning": True}
-
-
-def _optimizer_class(kind: Optimizer, layerwise: bool) -> type:
-    """galore-torch's class for `kind` with the mendings below in front of it."""
-    if kind is Optimizer.adamw_8bit:
-        from galore_torch.adamw8bit import AdamW8bit as Base
-    elif kind is Optimizer.adafactor:
-        from galore_torch.adafactor import Adafactor as Base
-    else:
-        from galore_torch.adamw import AdamW as Base
-    return type(
-        f"GaLore{Base.__name__}", (_LayerWise, _Mended, Base) if layerwise else (_Mended, Base), {}
-    )
-
-
-def _projector(group: dict) -> Any:
-    """galore-torch's projector, mended: no LinAlgError on a non-finite gradient, and reverse_std at full rank."""
-    from galore_torch.galore_projector import GaLoreProjector
-
-    class Projector(GaLoreProjector):
-        """Made here, so that reading options imports no galore_torch."""
-
-        def get_orthogonal_matrix(self, weights: Any, rank: int, type: str) -> Any:
-            """The loop reports a non-finite gradient as `diverged at step n`; an SVD would raise before it can."""
-            return super().get_orthogonal_matrix(weights.nan_to_num(0.0, 0.0, 0.0), rank, type)
-
-        def project_back(self, low_rank_grad: Any) -> Any:
-            """(r, n) or (m, r) to the weight's (m, n), scaled; upstream takes the wrong side of a square one."""
-            square = low_rank_grad.shape[0] == low_rank_grad.shape[1]
-            if (
-                self.proj_type == "reverse_std"
-                and square
-                and self.ortho_matrix.shape[0] < self.ortho_matrix.shape[1]
-            ):
-                return low_rank_grad @ self.ortho_matrix * self.scale
-            return super().project_back(low_rank_grad)
-
-    return Projector(
-        group["rank"],
-        update_proj_gap=group["update_proj_gap"],
-        scale=group["scale"],
-        proj_type=group["proj_type"],
-    )
-
-
-class _Mended:
-    """In front of a galore-torch optimizer: a state of tensors and plain values alone, and our projector."""
-
-    param_groups: list[dict]
-    state: dict
-
-    @property
-    def refresh_interval(self) -> int:
-        """Steps between two projections: the period after which a step's memory repeats."""
-        return next((group["update_proj_gap"] for group in self.param_groups if "rank" in group), 0)
-
-    @refresh_interval.setter
-    def refresh_interval(self, steps: int) -> None:
-        for group in self.param_groups:
+        projected: set[int] = set()
+        for group in optimizer.param_groups:
             if "rank" in group:
-                group["update_proj_gap"] = steps
-                for parameter in group["params"]:
-                    if "projector" in self.state.get(parameter, {}):
-                        self.state[parameter]["projector"].update_proj_gap = steps
-
-    def step(self, closure: Any = None) -> Any:
-        """As upstream, which makes a projector of its own kind where it finds none."""
-        for group in self.param_groups:
-            for parameter in group["params"] if "rank" in group else ():
-                if parameter.grad is not None and "projector" not in self.state[parameter]:
-                    self.state[parameter]["projector"] = _projector(group)
-        return super().step(closure)  # type: ignore[misc]
-
-    def state_dict(self) -> dict:
-        """As upstream, but a projector becomes its matrix: a pickled object cannot be loaded safely."""
-        plain = super().state_dict()  # type: ignore[misc]
-        for index, state in plain["state"].items():
-            if "projector" in state:
-                plain["state"][index] = {
-                    **state,
-                    "projector": {"ortho_matrix": state["projector"].ortho_matrix},
-                }
-        return plain
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict` saved; each matrix becomes a projector again, as its group now describes it."""
-        super().load_state_dict(state_dict)  # type: ignore[misc]
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                state = self.state.get(parameter, {})
-                if "projector" in state:
-                    matrix, state["projector"] = (
-                        state["projector"]["ortho_matrix"],
-                        _projector(group),
-                    )
-                    state["projector"].ortho_matrix = matrix
-
-
-class _LayerWise:
-    """Steps each weight inside the backward pass and drops its gradient at once.
-
-    One optimizer with the ordinary groups, narrowed to one weight for each hook: so schedules, logging and
-    checkpoints see what they see without layer-wise, where one optimizer a weight hides from all three.
-    """
-
-    param_groups: list[dict]
-
-    def step_inside_backward(self, max_weight_grad_norm: float | None) -> None:
-        """Register the hooks; `max_weight_grad_norm` clips each weight's gradient by its own norm."""
-        import torch
-
-        self._norms: list[torch.Tensor] = []
-        # By number, since loading a state replaces the group dictionaries.
-        owner = {
-            parameter: index
-            for index, group in enumerate(self.param_groups)
-            for parameter in group["params"]
-        }
-
-        def step_one(parameter: torch.nn.Parameter) -> None:
-            """Clip, step and drop the gradient that backward has just finished for `parameter`."""
-            assert parameter.grad is not None
-            norm = torch.linalg.vector_norm(parameter.grad)
-            self._norms.append(norm)
-            if max_weight_grad_norm is not None:
-                parameter.grad.mul_((max_weight_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            groups = self.param_groups
-            self.param_groups = [{**groups[owner[parameter]], "params": [parameter]}]
-            super(_LayerWise, self).step()  # type: ignore[misc]
-            self.param_groups = groups
-            parameter.grad = None
-
-        for parameter in owner:
-            parameter.register_post_accumulate_grad_hook(step_one)
-
-    def gradient_norm(self) -> Any:
-        """Global norm of the gradients that this backward pass applied and dropped, before their clip; 0-d tensor."""
-        import torch
-
-        norms, self._norms = self._norms, []
-        return torch.linalg.vector_norm(torch.stack(norms))
-
-    def step(self, closure: Any = None) -> None:
-        """Nothing is left to do: every weight stepped inside backward."""
+                projected.update(id(parameter) for parameter in group["params"])
+        covered = {name for name, weight in model.named_parameters() if id(weight) in projected}
+        return share_of_weights(model, covered)

@@ -4,15 +4,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, above, at_least, names, option
-from tuneoff.methods import Method, register
+from tuneoff.config import (
+    ConfigError,
+    Experiment,
+    above,
+    at_least,
+    format_value,
+    names,
+    option,
+    resolve_folder,
+)
+from tuneoff.methods import TIED, Method, register
+from tuneoff.methods._lora_stored import check_width, read_adapter, read_settings
 
 
 @register
 @dataclass
 class LoRA(Method):
-    """Adapters of rank r on linear layers (Hu et al. 2021), PEFT's implementation, LLaMA-Factory's option names."""
+    """Adapters of rank r on linear layers (Hu et al. 2021), by PEFT. The option names are LLaMA-Factory's."""
 
+    keeps_base = True
+    packages = ("peft",)
     lora_rank: int = at_least(8, 1)
     lora_alpha: float | None = above(None, 0)  # null = 2 · rank
     lora_dropout: float = option(0.0, "must be in [0, 1)", lambda value: 0 <= value < 1)
@@ -29,243 +41,295 @@ class LoRA(Method):
     pissa_convert: bool = False
     create_new_adapter: bool = False
     adapter_path: str | None = None
-    keeps_base, packages = True, ("peft",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
+        self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
+
+    # ------------------------------------------------------------ refusals
     def check(self, experiment: Experiment) -> None:
-        """Refuse what PEFT cannot do, and an adapter folder that is not there."""
-        if self.pissa_convert and not self.pissa_init:
-            raise ConfigError("pissa_convert", True, "needs pissa_init=true")
-        if self.pissa_convert and self.use_dora:
-            raise ConfigError(
-                "pissa_convert", True, "a DoRA magnitude has no LoRA form; leave out use_dora"
-            )
-        if self.pissa_convert and not experiment.save_model:
-            raise ConfigError("pissa_convert", True, "needs save_model=true")
-        stored = (
-            experiment.quantised
-            and f"the base weights, which are quantised ({'='.join(experiment.quantised)})"
-        )
-        if stored and self.pissa_init:
-            raise ConfigError("pissa_init", True, f"would change {stored}")
-        if stored and self.create_new_adapter:
-            raise ConfigError("create_new_adapter", True, f"would merge the old one into {stored}")
-        if self.pissa_init and self.adapter_path is not None and not self.create_new_adapter:
-            raise ConfigError(
-                "adapter_path",
-                self.adapter_path,
-                "needs create_new_adapter=true where pissa_init=true, which begins a new adapter",
-            )
-        adapter = None if self.adapter_path is None else Path(self.adapter_path).expanduser()
-        if adapter and not (adapter / "adapter_config.json").is_file():
-            raise ConfigError(
-                "adapter_path", self.adapter_path, "must be a folder with an adapter_config.json"
-            )
-        base = (
-            adapter / "base" if adapter and (adapter / "base").is_dir() else None
-        )  # what PiSSA leaves of the weights
-        if base and Path(experiment.model.path or "").expanduser().resolve() != base.resolve():
-            raise ConfigError(
-                "model.path",
-                experiment.model.path,
-                f"must be {base}, the weights that this adapter applies to",
-            )
-        if self.create_new_adapter and self.adapter_path is None:
+        """Refuse what PEFT cannot do, options without effect, and an adapter that cannot be gone on with.
+
+        An adapter that is gone on with brings its own settings, which take the place of the options here.
+        """
+        self._check_unused()
+        if self.pissa_convert:
+            self._check_conversion(experiment)
+        if experiment.quantised:
+            self._check_quantised(*experiment.quantised)
+        if self.adapter_path is not None:
+            self._check_adapter(self.adapter_path, experiment)
+        elif self.create_new_adapter:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
+    def _check_unused(self) -> None:
+        """Refuse options that another option switches off."""
+        if not self.pissa_init:
+            self.refuse_unused("pissa_iter", "needs pissa_init=true")
+        if self.loraplus_lr_ratio is None:
+            self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
+
+    def _check_conversion(self, experiment: Experiment) -> None:
+        """Refuse a conversion that has nothing to convert, or nowhere to save it."""
+        if not self.pissa_init:
+            raise ConfigError("pissa_convert", True, "needs pissa_init=true")
+        if self.use_dora:
+            allowed = "a DoRA magnitude has no LoRA form; leave out use_dora"
+            raise ConfigError("pissa_convert", True, allowed)
+        if not experiment.save_model:
+            raise ConfigError("pissa_convert", True, "needs save_model=true")
+        if self.create_new_adapter:
+            allowed = "is for the untouched base, into which create_new_adapter=true merges"
+            raise ConfigError("pissa_convert", True, allowed)
+
+    def _check_quantised(self, key: str, value: str) -> None:
+        """Refuse what would change base weights that `key` makes quantised."""
+        weights = f"the base weights, which are quantised ({key}={value})"
+        if self.pissa_init:
+            raise ConfigError("pissa_init", True, f"would change {weights}")
+        if self.create_new_adapter:
+            allowed = f"would merge the old one into {weights}"
+            raise ConfigError("create_new_adapter", True, allowed)
+
+    def _check_adapter(self, path: str, experiment: Experiment) -> None:
+        """Refuse a folder that is no adapter, and base weights other than those the adapter applies to."""
+        if self.pissa_init and not self.create_new_adapter:
+            allowed = (
+                "needs create_new_adapter=true where pissa_init=true, which begins a new adapter"
+            )
+            raise ConfigError("adapter_path", path, allowed)
+        config = read_adapter(path)
+        folder = Path(path).expanduser()
+        residual = folder / "base"  # the weights of its own that an adapter may apply to
+        base = resolve_folder(experiment.model.path or "")
+        if residual.is_dir() and base.resolve() != residual.resolve():
+            allowed = f"must be {residual}, the weights that this adapter applies to"
+            raise ConfigError("model.path", experiment.model.path, allowed)
+        check_width(path, base)
+        if not self.create_new_adapter:
+            self._take_settings(path, read_settings(config))
+
+    def _take_settings(self, path: str, settings: dict[str, Any]) -> None:
+        """Take over the settings of the adapter that is gone on with.
+
+        Raises:
+            ConfigError: an option that was given, and contradicts them.
+        """
+        for key, value in settings.items():
+            given = getattr(self, key)
+            same = given == value
+            if isinstance(given, list) and isinstance(value, list):
+                same = sorted(given) == sorted(value)
+            if self.is_given(key) and given is not None and not same:
+                allowed = (
+                    f"the adapter in {path} has {format_value(value)}, and is gone on with as it is; "
+                    "create_new_adapter=true begins a new one"
+                )
+                raise ConfigError(key, given, allowed)
+        for key, value in settings.items():
+            setattr(self, key, value)
+        self.adapter_settings = settings
+
+    def settled_options(self) -> dict[str, Any]:
+        """Return the settings of the adapter that is gone on with; none for a new one."""
+        return self.adapter_settings
+
+    # ------------------------------------------------------------ the adapted model
     def prepare(self, model: Any) -> Any:
         """Return a `PeftModel` around `model`.
 
         Raises:
-            ConfigError: a target that names no linear layer.
+            ConfigError: a target that names no linear layer or that PEFT cannot adapt, a rank that a matrix cannot
+                give, or an adapter that does not fit.
         """
-        from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
-
+        from tuneoff.methods import _lora_model
         from tuneoff.models.layers import is_quantized
 
         if is_quantized(model):
-            if (
-                self.use_dora
-                and getattr(model, "is_loaded_in_8bit", False)
-                and model.device.type == "cpu"
-            ):
-                raise ConfigError(
-                    "use_dora",
-                    True,
-                    "on a CPU PEFT loses the scales of 8-bit weights; quantization=4bit works",
-                )
-            # Checkpointing is on already where it is asked for, by re-computation that needs no gradient at its input.
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            model = self._prepare_quantised(model)
         if self.adapter_path:
-            model = PeftModel.from_pretrained(
-                model, self.adapter_path, is_trainable=not self.create_new_adapter
-            )
+            trainable = not self.create_new_adapter
+            model = _lora_model.load_adapter(model, self.adapter_path, trainable)
             if not self.create_new_adapter:
                 return model
-            model = model.merge_and_unload()
-        model = get_peft_model(model, self.peft_config(model))
+            model = _lora_model.merge_adapter(model)
+        model = _lora_model.wrap_model(model, self.make_peft_config(model))
         if self.pissa_convert:
-            self._initial = {
-                name: parameter.detach().clone()
-                for name, parameter in model.named_parameters()
-                if "lora_" in name
-            }
+            self.initial_adapter = _lora_model.copy_adapter(model)
         return model
 
-    def peft_config(self, model: Any) -> Any:
-        """PEFT's description of this adapter for `model`."""
+    def _prepare_quantised(self, model: Any) -> Any:
+        """Return a model with quantised weights on which adapters can train."""
+        from peft import prepare_model_for_kbit_training
+
+        is_8bit = getattr(model, "is_loaded_in_8bit", False)
+        if self.use_dora and is_8bit and model.device.type == "cpu":
+            allowed = "on a CPU PEFT loses the scales of 8-bit weights; quantization=4bit works"
+            raise ConfigError("use_dora", True, allowed)
+        # Checkpointing is on already where it is asked for, by re-computation that needs no gradient at its input.
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+    def make_peft_config(self, model: Any) -> Any:
+        """Return PEFT's description of a new adapter for `model`."""
         from peft import LoraConfig
 
-        from tuneoff.models.layers import find_linear_names, has_tied_head
-
-        added, ends = (
-            self._additional_modules(model),
-            (model.get_input_embeddings(), model.get_output_embeddings()),
+        from tuneoff.methods._lora_targets import (
+            choose_targets,
+            name_tied_head,
+            select_modules,
+            shorten_targets,
         )
+        from tuneoff.methods._ranks import check_rank
+
+        targets = choose_targets(model, self.lora_target, self._explain_modules_only())
+        self.left_out = targets.left_out
+        if self.pissa_init:
+            modules = select_modules(model, targets)
+            check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
+        additional = self._find_additional_modules(model)
+        names_tied_weight = self._names_tied_weight(model, targets.names_tied_head, additional)
+        if names_tied_weight and additional:
+            additional = name_tied_head(model, additional)
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.lora_rank,
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
-            target_modules=find_linear_names(model, self.lora_target, "lora_target"),
-            modules_to_save=added,
+            **shorten_targets(model, targets),
+            modules_to_save=additional,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
-            ensure_weight_tying=has_tied_head(model)
-            and any(model.get_submodule(path) in ends for path in added or ()),
+            ensure_weight_tying=names_tied_weight,
             init_lora_weights=pissa if self.pissa_init else True,  # type: ignore[arg-type]
         )
 
-    def _additional_modules(self, model: Any) -> list[str] | None:
-        """Whole paths of `additional_target`: PEFT would take `norm` for the end of `input_layernorm` too."""
-        found: list[str] = []
-        for name in self.additional_target or ():
-            meant = {
-                path: module
-                for path, module in model.named_modules()
-                if f".{path}".endswith(f".{name}")
-            }
-            if not meant:
-                raise ConfigError("additional_target", name, "no such module in this model")
-            if not all(
-                weight.is_floating_point()
-                for module in meant.values()
-                for weight in module.parameters()
-            ):
-                raise ConfigError(
-                    "additional_target", name, "is quantised, so it cannot be trained"
-                )
-            found += [path for path in meant if path not in found]
-        return found or None
+    def _explain_modules_only(self) -> str | None:
+        """Return why PEFT adapts linear layers alone under these options; None where it adapts experts too."""
+        if self.use_dora:
+            return "PEFT's DoRA adapts linear layers alone"
+        if self.pissa_init:
+            return "PEFT's PiSSA adapts linear layers alone"
+        if self.lora_dropout:
+            return "PEFT adapts linear layers alone where lora_dropout is above 0"
+        return None
 
+    def _names_tied_weight(
+        self, model: Any, targets_head: bool, additional: list[str] | None
+    ) -> bool:
+        """Return whether the options name the weight that the head and the embeddings share.
+
+        Raises:
+            ConfigError: options that would part it.
+        """
+        from tuneoff.models.layers import has_tied_head
+
+        if not has_tied_head(model):
+            return False
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        trains_in_full = any(model.get_submodule(path) in ends for path in additional or [])
+        if targets_head and trains_in_full:
+            allowed = "names the tied weight, which additional_target trains in full"
+            raise ConfigError("lora_target", self.lora_target, allowed)
+        if targets_head and self.use_dora:
+            allowed = (
+                "names the weight that the head and the embeddings share, and DoRA's magnitudes "
+                "would part it; additional_target=[lm_head] trains it in full"
+            )
+            raise ConfigError("lora_target", self.lora_target, allowed)
+        return targets_head or trains_in_full
+
+    def _find_additional_modules(self, model: Any) -> list[str] | None:
+        """Return the whole paths of `additional_target`.
+
+        PEFT would take `norm` for the end of `input_layernorm` too.
+        """
+        paths: list[str] = []
+        for name in self.additional_target or []:
+            matching = []
+            for path, module in model.named_modules():
+                if f".{path}".endswith(f".{name}"):
+                    matching.append(path)
+                    self._check_trainable(name, module)
+            if not matching:
+                raise ConfigError("additional_target", name, "no such module in this model")
+            paths += [path for path in matching if path not in paths]
+        return paths or None
+
+    @staticmethod
+    def _check_trainable(name: str, module: Any) -> None:
+        """Refuse a module with quantised weights."""
+        if not all(weight.is_floating_point() for weight in module.parameters()):
+            allowed = "is quantised, so it cannot be trained"
+            raise ConfigError("additional_target", name, allowed)
+
+    # ------------------------------------------------------------ training
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
         """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
-        named = list(model.named_parameters())
         if self.loraplus_lr_ratio is None:
-            return build_optimizer(
-                parameter_groups(named, experiment.lr, experiment.weight_decay), experiment
-            )
+            return super().make_optimizer(model, experiment)
         # By name: PEFT's own helper gives every 1-D parameter, DoRA's magnitudes too, the rate of B.
         rates = {
             "lora_embedding_B": self.loraplus_lr_embedding,
             "lora_B": experiment.lr * self.loraplus_lr_ratio,
             "": experiment.lr,
         }
-        groups: dict[str, list] = {mark: [] for mark in rates}
-        for name, parameter in named:
-            groups[next(mark for mark in rates if mark in name)].append((name, parameter))
-        return build_optimizer(
-            [
-                group
-                for mark, members in groups.items()
-                for group in parameter_groups(members, rates[mark], experiment.weight_decay)
-            ],
-            experiment,
-        )
+        named_by_mark: dict[str, list] = {mark: [] for mark in rates}
+        for name, parameter in model.named_parameters():
+            mark = next(mark for mark in rates if mark in name)
+            named_by_mark[mark].append((name, parameter))
+        groups = []
+        for mark, named in named_by_mark.items():
+            groups += parameter_groups(named, rates[mark], experiment.weight_decay)
+        return build_optimizer(groups, experiment)
 
+    def coverage(self, model: Any, optimizer: Any) -> float:
+        """Return the share of the base weights that have an adapter on them, or train in full beside it."""
+        from tuneoff.methods._lora_model import share_of_adapted
+
+        return share_of_adapted(model)
+
+    def facts(self, model: Any) -> dict:
+        """Say what `lora_target=all` leaves out, and what became of a tied weight that was named."""
+        from tuneoff.methods import _lora_model
+
+        facts: dict = {}
+        if self.left_out:
+            facts["not_adapted"] = self.left_out
+        if _lora_model.has_tied_copies(model):
+            facts["tied_weights"] = TIED
+        if _lora_model.has_tied_adapter(model):
+            facts["tied_weights"] = (
+                f"{TIED}, by one adapter in both uses; PEFT's own merging would add it twice"
+            )
+        return facts
+
+    # ------------------------------------------------------------ export
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
-        """Save the adapter, with PiSSA also what it applies to, and on `merged` the model without adapters.
+        """Save the adapter, with PiSSA also what it applies to, and with `merged` the model without adapters.
 
         Returns:
             Facts for the record: the rank of a converted adapter, the size of a residual base, a failed conversion,
-            the largest difference that merging makes to logits (bfloat16 rounds the merged weights).
+            and the largest difference that merging makes to a logit (bfloat16 rounds the merged weights).
         """
+        from tuneoff.methods import _lora_export
+
         facts: dict = {}
         if self.pissa_convert:
             try:
-                self._save_converted(model, folder)
+                _lora_export.save_converted(model, self.initial_adapter, folder)
                 facts["converted_rank"] = 2 * self.lora_rank
             except Exception as error:  # the training result must not be lost with the conversion
                 facts["conversion_error"] = f"{type(error).__name__}: {error}"
-        if self.pissa_init and "converted_rank" not in facts:
-            self._save_residual_base(model, folder / "base")
-            facts["residual_base_bytes"] = sum(
-                file.stat().st_size for file in (folder / "base").iterdir()
-            )
         if "converted_rank" not in facts:
+            if self.pissa_init:
+                facts["residual_base_bytes"] = _lora_export.save_base(model, folder)
+            elif self.create_new_adapter:
+                facts["merged_base_bytes"] = _lora_export.save_base(model, folder)
             model.save_pretrained(folder)
         if merged:
-            facts["merged_logits_difference"] = self._save_merged(model, folder)
+            facts["merged_logits_difference"] = _lora_export.save_merged(model, folder)
         return facts
-
-    @staticmethod
-    def _save_merged(model: Any, folder: Path) -> float:
-        """Save the model without adapters; return the largest change of a logit, on transformers' own dummy inputs.
-
-        A quantised base is saved in ordinary weights: PEFT would round each sum to the quantised type again, and so
-        lose in part what was learned.
-        """
-        import torch
-        from peft import PeftModel
-
-        from tuneoff.models.layers import is_quantized
-
-        inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
-        with torch.no_grad():
-            trained = model.eval()(**inputs).logits
-            if is_quantized(model.get_base_model()):
-                model = PeftModel.from_pretrained(model.unload().dequantize(), folder)
-            merged = model.merge_and_unload()
-            merged.save_pretrained(folder / "merged")
-            return (merged(**inputs).logits - trained).abs().max().item()
-
-    def _save_residual_base(self, model: Any, folder: Path) -> None:
-        """Save the frozen weights that PiSSA left, and point the adapter to them: a reload would draw a new SVD."""
-        base = model.get_base_model()
-        weights = {
-            name.replace(".base_layer.", ".").replace(".original_module.", "."): value
-            for name, value in base.state_dict().items()
-            if "lora_" not in name and ".modules_to_save." not in name
-        }
-        base.save_pretrained(folder, state_dict=weights)
-        config = model.peft_config["default"]
-        config.init_lora_weights, config.base_model_name_or_path = True, str(folder.resolve())
-
-    def _save_converted(self, model: Any, folder: Path) -> None:
-        """Save an ordinary adapter of rank 2r for the untouched base: W + s(BA - B0 A0) = W + s [B, -B0] [A; A0]."""
-        import copy
-
-        import torch
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        state = get_peft_model_state_dict(model)
-        initial = {name.replace(".default", ""): value for name, value in self._initial.items()}
-        for name, before in initial.items():
-            down = "lora_A" in name
-            state[name] = torch.cat(
-                [state[name], before if down else -before], dim=0 if down else 1
-            )
-        config = copy.deepcopy(model.peft_config["default"])
-        config.r, config.init_lora_weights, config.inference_mode = 2 * self.lora_rank, True, True
-        config.lora_alpha *= (
-            2**0.5 if self.use_rslora else 2
-        )  # the scale alpha / r (or alpha / sqrt(r)) stays
-        config.save_pretrained(folder)
-        # Copies, since tied weights among `additional_target` are one, which safetensors does not save.
-        save_file(
-            {name: value.detach().clone().contiguous() for name, value in state.items()},
-            folder / "adapter_model.safetensors",
-        )

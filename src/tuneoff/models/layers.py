@@ -46,22 +46,25 @@ def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         ConfigError: where the model has no list of layers.
     """
-    sizes: dict[str, int] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module):
-            sizes[path] = sum(parameter.numel() for parameter in module.parameters())
-    if not sizes:
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
+    if not lists:
         raise ConfigError(
             "model.path",
             getattr(model, "name_or_path", "") or type(model).__name__,
             "has no list of decoder layers, which this method goes by",
         )
-    largest = max(sizes.values())
-    # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
-    path = min((path for path, size in sizes.items() if size == largest), key=len)
-    layers = model.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
-    return path, layers
+
+    def size(path: str) -> tuple[int, int]:
+        weights = sum(parameter.numel() for parameter in lists[path].parameters())
+        # The outermost of equals: a mixture's list of experts lies inside a layer and is smaller.
+        return weights, -len(path)
+
+    path = max(lists, key=size)
+    return path, lists[path]
 
 
 def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> Targets:
@@ -82,7 +85,7 @@ def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> 
         return Targets(body, experts)
     targets = Targets({}, {})
     for name in wanted:
-        named_linears = _matching(name, linears)
+        named_linears = _matching(name, linears) or _match_tied_head(name, model, linears)
         named_experts = _matching(name, experts)
         if not named_linears and not named_experts:
             leaves = sorted({_leaf(path) for path in [*linears, *experts]})
@@ -94,6 +97,20 @@ def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> 
         targets.linears.update(named_linears)
         targets.experts.update(named_experts)
     return targets
+
+
+def _match_tied_head(
+    name: str, model: PreTrainedModel, linears: dict[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The output head by its path, where `name` is that of embeddings which share its weight; else nothing."""
+    if not has_tied_head(model):
+        return {}
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    for path, module in model.named_modules():
+        if module is embeddings and matches_segments(name, path):
+            return {own_path: layer for own_path, layer in linears.items() if layer is head}
+    return {}
 
 
 def find_linear_layers(
@@ -215,17 +232,16 @@ def share_of_weights(
             A tied weight counts once, by any of its names.
         added: names of parameters that the method brought along, which are none of the base model's.
     """
+    names: dict[nn.Parameter, set[str]] = {}  # of each weight, of a tied one several
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, set()).add(name)
     total = 0
     reached = 0
-    names_by_weight: dict[int, tuple[nn.Parameter, set[str]]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names_by_weight.setdefault(id(parameter), (parameter, set()))[1].add(name)
-    for parameter, names in names_by_weight.values():
-        if not names.isdisjoint(added):
-            continue
-        total += count_weights(parameter)
-        if not names.isdisjoint(covered):
-            reached += count_weights(parameter)
+    for parameter, own_names in names.items():
+        if own_names.isdisjoint(added):
+            total += count_weights(parameter)
+            if not own_names.isdisjoint(covered):
+                reached += count_weights(parameter)
     return reached / total if total else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The optimizers that several methods share, so that none of them differs by accident."""
+"""Optimizers: those that several methods share, so that none of them differs by accident."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,8 @@ from torch._guards import detect_fake_mode
 from tuneoff.config import ConfigError, Experiment, Optimizer
 
 # One set of constants for every optimizer: galore-torch and bitsandbytes default to others than PyTorch.
-BETAS, EPS = (0.9, 0.999), 1e-8
+BETAS = (0.9, 0.999)
+EPS = 1e-8
 # transformers' and galore-torch's Adafactor share these names; the rate is ours, not theirs.
 ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
@@ -21,23 +22,27 @@ def takes_weight_decay(parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, **extra: Any
+    named: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    weight_decay: float,
+    **extra: Any,
 ) -> list[dict]:
     """Split what trains into a group with weight decay and one without; empty groups are left out.
 
     Returns:
         Groups for a `torch.optim.Optimizer`, each with `params`, `lr`, `weight_decay` and `extra`.
     """
-    trainable = [parameter for _, parameter in named if parameter.requires_grad]
-    halves = (
-        ([p for p in trainable if takes_weight_decay(p)], weight_decay),
-        ([p for p in trainable if not takes_weight_decay(p)], 0.0),
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for _, parameter in named:
+        if parameter.requires_grad:
+            members = decayed if takes_weight_decay(parameter) else not_decayed
+            members.append(parameter)
+    groups = (
+        {"params": decayed, "lr": lr, "weight_decay": weight_decay, **extra},
+        {"params": not_decayed, "lr": lr, "weight_decay": 0.0, **extra},
     )
-    return [
-        {"params": params, "lr": lr, "weight_decay": decay, **extra}
-        for params, decay in halves
-        if params
-    ]
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.Optimizer:
@@ -62,19 +67,24 @@ def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.O
         return Adafactor(
             groups, lr=experiment.lr, weight_decay=experiment.weight_decay, **ADAFACTOR
         )
+
     check_cuda(experiment)
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(
-        groups, lr=experiment.lr, betas=BETAS, eps=EPS, weight_decay=experiment.weight_decay
+        groups,
+        lr=experiment.lr,
+        betas=BETAS,
+        eps=EPS,
+        weight_decay=experiment.weight_decay,
     )
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What the record says of the optimizer in effect."""
-    kind = type(getattr(optimizer, "base_optimizer", optimizer))
+    optimizer_class = type(getattr(optimizer, "base_optimizer", optimizer))
     return {
-        "class": f"{kind.__module__}.{kind.__name__}",
+        "class": f"{optimizer_class.__module__}.{optimizer_class.__name__}",
         "fused": bool(optimizer.defaults.get("fused")),
         "groups": [
             {

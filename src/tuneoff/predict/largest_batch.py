@@ -2,27 +2,52 @@
 
 from collections.abc import Callable
 
-MOST = 2**16
+UPPER_BOUND = 2**16  # rows; a larger batch is not looked for
 
 
 def find_largest_batch(
-    needed: Callable[[int], float], limit: float, start: int, without_rows: float
+    needed_gib: Callable[[int], float],
+    limit: float,
+    start: int,
+    without_rows: float,
 ) -> tuple[int, dict[int, float]]:
-    """The largest size whose `needed(size)` is at most `limit`, 0 if none, with every size that was tried.
+    """Return the largest size that needs at most `limit`, 0 if none, with what every size that was tried needs.
 
     Args:
-        needed: what a size needs; it does not fall as sizes grow.
+        needed_gib: what a batch of a size needs; it does not fall as sizes grow.
+        limit: in the same unit.
+        start: the size to try first.
         without_rows: roughly what is needed for no rows, to make a first guess.
     """
     tried: dict[int, float] = {}
-    low, high, size = 0, MOST, min(start, MOST - 1)
-    while high - low > 1:
-        tried[size] = needed(size)
-        low, high = (max(low, size), high) if tried[size] <= limit else (low, min(high, size))
-        # Memory is nearly a line in the rows: a line through the nearest sizes lands on the answer or beside it.
-        known = sorted({0: without_rows, **tried}.items(), key=lambda item: abs(item[1] - limit))
-        (one, first), (two, second) = known[:2]
-        slope = (second - first) / (two - one)
-        guess = int(one + (limit - first) / slope) if slope > 0 else (low + high) // 2
-        size = min(max(guess, low + 1), high - 1)
-    return low, tried
+    fits = 0
+    too_large = UPPER_BOUND
+    size = min(start, UPPER_BOUND - 1)
+    while too_large - fits > 1:
+        tried[size] = needed_gib(size)
+        if tried[size] <= limit:
+            fits = max(fits, size)
+        else:
+            too_large = min(too_large, size)
+        guess = _guess_size({0: without_rows, **tried}, limit)
+        if guess is None:
+            guess = (fits + too_large) // 2
+        size = min(max(guess, fits + 1), too_large - 1)
+    return fits, tried
+
+
+def _guess_size(needed_by_size: dict[int, float], limit: float) -> int | None:
+    """The size at `limit` on a line through the two nearest sizes; None where that line does not rise.
+
+    Memory is nearly a line in the rows, so that the guess lands on the answer or beside it.
+    """
+
+    def distance(size: int) -> float:
+        return abs(needed_by_size[size] - limit)
+
+    nearest, second = sorted(needed_by_size, key=distance)[:2]
+    rise = needed_by_size[second] - needed_by_size[nearest]
+    slope = rise / (second - nearest)
+    if slope <= 0:
+        return None
+    return int(nearest + (limit - needed_by_size[nearest]) / slope)

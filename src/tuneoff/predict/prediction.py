@@ -1,13 +1,11 @@
-"""What a prediction says: peaks by phase, what they are made of, and CUDA's own share as a line of its own."""
+"""A prediction: peaks by phase, what they are made of, and CUDA's own share as a line of its own."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from tuneoff.measure.memory_breakdown import CATEGORIES, MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB, to_gib
-from tuneoff.predict.chart import draw_timeline
 
 BLOCK = 512  # bytes: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize; every allocation is rounded up to it
 CONTEXT_GIB = 0.5
@@ -22,7 +20,7 @@ NOT_PREDICTED = [
     "what CUDA's kernels keep for the backward pass where PyTorch's CPU kernels keep others (attention, softmax)",
 ]
 HOST_PHASES = ("prepare",)  # in the host's memory, before the model moves to its device
-POINTS = 200
+TIMELINE_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -34,49 +32,49 @@ class Moment:
     live: MemoryBreakdown
 
     @cached_property
-    def bytes(self) -> dict[str, int]:
-        """By category at the peak."""
+    def bytes_by_category(self) -> dict[str, int]:
+        """Bytes by category at the peak."""
         return self.live.peak()
 
     @cached_property
-    def peak(self) -> int:
+    def peak_bytes(self) -> int:
         """Bytes of all tensors at the peak."""
-        return sum(self.bytes.values())
+        return sum(self.bytes_by_category.values())
 
     @cached_property
-    def rounded(self) -> int:
+    def rounded_bytes(self) -> int:
         """The same as CUDA's allocator counts them."""
         return sum(self.live.peak(BLOCK).values())
 
 
 def costliest_moment(moments: Iterable[Moment]) -> Moment:
     """The moment on the device that needs the most."""
-    return max(
-        (moment for moment in moments if moment.phase not in HOST_PHASES),
-        key=lambda moment: moment.rounded,
-    )
+    on_device = [moment for moment in moments if moment.phase not in HOST_PHASES]
+    return max(on_device, key=lambda moment: moment.rounded_bytes)
 
 
 def needed_gib(moment: Moment) -> float:
     """What a card must have: tensors, rounding and context."""
-    return moment.rounded / GIB + CONTEXT_GIB
+    return moment.rounded_bytes / GIB + CONTEXT_GIB
+
+
+def category_words(category: str) -> str:
+    """A category of memory as a reader sees it: `optimizer state`."""
+    return category.replace("_", " ")
 
 
 def prediction_content(moments: list[Moment], assumptions: list[str]) -> dict:
     """The part of prediction.json that was predicted."""
-    top, train = (
-        costliest_moment(moments),
-        costliest_moment(moment for moment in moments if moment.phase == "train"),
-    )
-    phases: dict[str, int] = {}
-    for moment in moments:
-        phases[moment.phase] = max(phases.get(moment.phase, 0), moment.peak)
+    costliest = costliest_moment(moments)
+    train = costliest_moment(moment for moment in moments if moment.phase == "train")
+    peaks = peak_bytes_by_phase(moments)
+    breakdown = train.bytes_by_category
     return {
         "status": "predicted",
-        "peak_gib": {phase: to_gib(peak) for phase, peak in phases.items()},
-        "host_phases": [phase for phase in phases if phase in HOST_PHASES],
-        "step_gib": {moment.name: to_gib(moment.peak) for moment in moments if moment.name},
-        "breakdown_gib": {part: to_gib(size) for part, size in train.bytes.items()},
+        "peak_gib": {phase: to_gib(peak) for phase, peak in peaks.items()},
+        "host_phases": [phase for phase in peaks if phase in HOST_PHASES],
+        "step_gib": {moment.name: to_gib(moment.peak_bytes) for moment in moments if moment.name},
+        "breakdown_gib": {category: to_gib(size) for category, size in breakdown.items()},
         "breakdown_of": train.name,
         "largest_tensors": [
             {
@@ -87,75 +85,34 @@ def prediction_content(moments: list[Moment], assumptions: list[str]) -> dict:
             }
             for item in train.live.largest()
         ],
-        "timeline": {"step": train.name, "gib": timeline(train.live)},
+        "timeline": {"step": train.name, "gib": thin_timeline(train.live)},
         "cuda": {
-            "rounding_gib": to_gib(top.rounded - top.peak),
+            "rounding_gib": to_gib(costliest.rounded_bytes - costliest.peak_bytes),
             "context_gib": CONTEXT_GIB,
             "source": CUDA_SOURCE,
         },
-        "needed_gib": round(needed_gib(top), 4),
+        "needed_gib": round(needed_gib(costliest), 4),
         "assumptions": assumptions,
         "not_predicted": NOT_PREDICTED,
     }
 
 
-def timeline(live: MemoryBreakdown, points: int = POINTS) -> list[dict]:
+def peak_bytes_by_phase(moments: list[Moment]) -> dict[str, int]:
+    """The highest peak of each phase, in the order in which phases come."""
+    peaks: dict[str, int] = {}
+    for moment in moments:
+        earlier = peaks.get(moment.phase, 0)
+        peaks[moment.phase] = max(earlier, moment.peak_bytes)
+    return peaks
+
+
+def thin_timeline(live: MemoryBreakdown, points: int = TIMELINE_POINTS) -> list[dict]:
     """Live GiB by category over a step's allocations and frees, thinned to the highest moment of each stretch."""
-    whole = [dict(moment) for moment in live.timeline()]
-    size = -(-len(whole) // points)
-    stretches = [whole[start : start + size] for start in range(0, len(whole), size)]
-    return [
-        {part: to_gib(moment[part]) for part in CATEGORIES}
-        for moment in (max(stretch, key=lambda live: sum(live.values())) for stretch in stretches)
-    ]
-
-
-def show_prediction(prediction: dict, folder: Path) -> None:
-    """Print the closing table, and draw the step's memory into `folder`."""
-    print(format_prediction(prediction, folder))
-    drawn = draw_timeline(prediction["timeline"], folder)
-    print(
-        f"chart: {drawn}"
-        if drawn
-        else "no chart: pip install 'tuneoff[report]' draws the step's memory over time"
-    )
-
-
-def format_prediction(prediction: dict, folder: Path) -> str:
-    """What was foreseen, in a few aligned lines."""
-    host = prediction["host_phases"]
-    peaks = ", ".join(
-        f"{phase}{' (host)' if phase in host else ''} {peak:.2f}"
-        for phase, peak in prediction["peak_gib"].items()
-    )
-    parts = ", ".join(
-        f"{part.replace('_', ' ')} {size:.2f}" for part, size in prediction["breakdown_gib"].items()
-    )
-    cuda, parameters = prediction["cuda"], prediction["parameters"]
-    rows = [
-        ("method", prediction["method"]),
-        ("trainable", f"{parameters['trainable']:,} of {parameters['total']:,}"),
-        ("predicted peak GiB", peaks),
-        (f"  in the {prediction['breakdown_of']}", parts),
-        (
-            "  CUDA's own, beside",
-            f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.1f} "
-            "(allowance)",
-        ),
-        ("needed GiB", f"{prediction['needed_gib']:.2f}"),
-    ]
-    if batch := prediction.get("largest_batch"):
-        answer = str(batch["batch_size"] or "none: a single row does not fit")
-        rows.append((f"largest batch in {batch['gib']:g} GiB", answer))
-    rows += [
-        (
-            "" if index else "largest tensors",
-            f"{item['gib']:8.3f} GiB  {item['tensors']:5} × {item['name']} [{item['category'].replace('_', ' ')}]",
-        )
-        for index, item in enumerate(prediction["largest_tensors"])
-    ]
-    for name, key in (("assumed", "assumptions"), ("not predicted", "not_predicted")):
-        rows += [("" if index else name, line) for index, line in enumerate(prediction[key])]
-    rows.append(("record", str(folder)))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    moments = [dict(moment) for moment in live.timeline()]
+    stretch_size = -(-len(moments) // points)
+    highest_moments = []
+    for start in range(0, len(moments), stretch_size):
+        stretch = moments[start : start + stretch_size]
+        highest = max(stretch, key=lambda moment: sum(moment.values()))
+        highest_moments.append({category: to_gib(highest[category]) for category in CATEGORIES})
+    return highest_moments

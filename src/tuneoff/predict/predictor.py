@@ -1,4 +1,4 @@
-"""Runs a method's own hooks and `step.py` on fake tensors, phase by phase, and keeps what was alive at each peak.
+"""The predictor: a method's own hooks and `step.py` on fake tensors, phase by phase, with what was alive at each peak.
 
 No method is described here a second time: a new one is predicted without writing anything.
 """
@@ -19,12 +19,14 @@ from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
 from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import build_model
-from tuneoff.predict.fake_tensors import FakeMode, fake_batch, patch_quantization_tables, to_fake
+from tuneoff.predict.fake_mode import FakeMode
+from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
 from tuneoff.predict.largest_batch import find_largest_batch
 from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
 from tuneoff.training.step import Engine, summed_loss, train_step
 
-IN_FAKE = ("sdpa", "eager")  # attention that runs on fake CPU tensors
+FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
+HALF_PRECISION = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
 
 
 def predict(experiment: Experiment, method: Method) -> dict:
@@ -36,16 +38,15 @@ def predict(experiment: Experiment, method: Method) -> dict:
     predictor = Predictor(experiment, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
-        parameters = count_parameters(
-            predictor.model, method.ever_trained(predictor.model, predictor.optimizer)
-        )
+        ever_trained = method.ever_trained(predictor.model, predictor.optimizer)
+        parameters = count_parameters(predictor.model, ever_trained)
         moments = list(predictor.moments(experiment.batch_size))
-        found = {"parameters": parameters, **prediction_content(moments, predictor.assumptions())}
+        content = prediction_content(moments, predictor.assumptions())
+        prediction = {"parameters": parameters, **content}
         if experiment.gib is not None:
-            found["largest_batch"] = predictor.largest_batch(
-                experiment.gib, costliest_moment(moments)
-            )
-        return found
+            costliest = costliest_moment(moments)
+            prediction["largest_batch"] = predictor.largest_batch(experiment.gib, costliest)
+        return prediction
     finally:
         gc.unfreeze()
 
@@ -54,36 +55,51 @@ class Predictor:
     """One variant on fake tensors. Making it goes through the phases before the first step."""
 
     def __init__(self, experiment: Experiment, method: Method):
-        self.experiment, self.before = experiment, []  # type: Experiment, list[Moment]
-        attention = experiment.model.attention
-        experiment.model.attention = attention if attention in IN_FAKE else None
-        with torch.device("meta"):
-            model = build_model(experiment)
-            with MemoryBreakdown(model) as live:
-                live.model = model = method.prepare(model)
-        experiment.model.attention = attention
-        self.before.append(Moment("prepare", "", live))
+        self.experiment = experiment
         self.mode = FakeMode()
+        # The method prepares a model on meta, where nothing has values.
+        with torch.device("meta"):
+            model = self._build_model()
+            with MemoryBreakdown(model) as prepare_live:
+                model = method.prepare(model)
+                prepare_live.model = model
+        # The optimizer is made over the model's fake copy.
+        self.optimizer: Any = None
         with self.faking():
-            self.model, self.optimizer = to_fake(model), None  # type: Any, Any
-            with self.watching() as live:
-                self.optimizer = live.optimizer = method.make_optimizer(self.model, experiment)
-        self.before.append(Moment("load", "", live))
-        kind = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}.get(
-            experiment.mixed_precision
-        )
-        self.engine = Engine(partial(torch.autocast, "cpu", dtype=kind) if kind else nullcontext)
+            self.model: Any = to_fake(model)
+            with self.watching() as load_live:
+                self.optimizer = method.make_optimizer(self.model, experiment)
+                load_live.optimizer = self.optimizer
+        self.moments_before_training = [
+            Moment("prepare", "", prepare_live),
+            Moment("load", "", load_live),
+        ]
+        self.engine = Engine(self._autocast())
+
+    def _build_model(self) -> Any:
+        """The model, with an attention that runs on fake tensors."""
+        settings = self.experiment.model
+        attention = settings.attention
+        if attention not in FAKE_ATTENTION:
+            settings.attention = None
+        model = build_model(self.experiment)
+        settings.attention = attention
+        return model
+
+    def _autocast(self) -> Any:
+        dtype = HALF_PRECISION.get(self.experiment.mixed_precision)
+        if dtype is None:
+            return nullcontext
+        return partial(torch.autocast, "cpu", dtype=dtype)
 
     @contextmanager
     def faking(self) -> Iterator[None]:
         """Fake tensors inside."""
-        # bitsandbytes takes a second to import.
-        with (
-            patch_quantization_tables()
-            if self.experiment.optimizer is Optimizer.adamw_8bit
-            else nullcontext(),
-            self.mode,
-        ):
+        tables: Any = nullcontext()
+        # Only where it is needed: bitsandbytes takes a second to import.
+        if self.experiment.optimizer is Optimizer.adamw_8bit:
+            tables = patch_quantization_tables()
+        with tables, self.mode:
             yield
 
     def watching(self) -> MemoryBreakdown:
@@ -92,55 +108,65 @@ class Predictor:
 
     def moments(self, size: int) -> Iterator[Moment]:
         """Every moment whose memory differs, with `size` rows: from the load to an evaluation."""
-        yield from self.before
+        yield from self.moments_before_training
         yield self.train("first step", size)  # the optimizer's states appear
         if getattr(self.optimizer, "refresh_interval", 0):
             yield self.train("steady step", size)
-        yield from self.later(size)
+        yield from self.later_moments(size)
         yield self.evaluate(self.experiment.eval_batch_size or size)
 
-    def later(self, size: int) -> Iterator[Moment]:
+    def later_moments(self, size: int) -> Iterator[Moment]:
         """The train steps after the first that need the most: what a method renews or changes in turn is in them."""
-        optimizer: Any = self.optimizer
-        phases = optimizer.costly_phases() if hasattr(optimizer, "costly_phases") else []
+        optimizer = self.optimizer
+        phases = []
+        if hasattr(optimizer, "costly_phases"):
+            phases = optimizer.costly_phases()
         for phase in phases:
-            yield self.train(
-                f"switch to phase {phase}", size, partial(optimizer.enter_phase, phase)
-            )
+            enter = partial(optimizer.enter_phase, phase)
+            yield self.train(f"switch to phase {phase}", size, enter)
             yield self.train(f"step of phase {phase}", size)
-        if not phases and getattr(optimizer, "refresh_interval", None):
+        if phases:
+            return
+        if getattr(optimizer, "refresh_interval", None):
             optimizer.refresh_interval = 1
             yield self.train("refresh step", size)
-        elif not phases:
+        else:
             yield self.train("steady step", size)
 
-    def largest_batch(self, limit: float, top: Moment) -> dict:
-        """The largest `batch_size` that needs at most `limit` GiB; `top` is the costliest moment at the run's own."""
-        start, known = self.experiment.batch_size, needed_gib(top)
+    def largest_batch(self, limit: float, costliest: Moment) -> dict:
+        """The largest `batch_size` that needs at most `limit` GiB; `costliest` is the costliest moment at the run's."""
+        start = self.experiment.batch_size
+        needed_at_start = needed_gib(costliest)
 
         def needed(rows: int) -> float:
             if rows == start:
-                return known
-            moments = list(self.later(rows))
-            if top.phase == "evaluate":  # else training the same rows needs more
-                moments.append(self.evaluate(self.experiment.eval_batch_size or rows))
+                return needed_at_start
+            moments = list(self.later_moments(rows))
+            if costliest.phase == "evaluate":  # else training the same rows needs more
+                eval_rows = self.experiment.eval_batch_size or rows
+                moments.append(self.evaluate(eval_rows))
             return needed_gib(costliest_moment(moments))
 
-        size, tried = find_largest_batch(
-            needed, limit, start, known - top.bytes["activations"] / GIB
-        )
+        activations = costliest.bytes_by_category["activations"] / GIB
+        size, tried = find_largest_batch(needed, limit, start, needed_at_start - activations)
         return {
             "gib": limit,
             "batch_size": size,
             "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)},
         }
 
-    def train(self, name: str, size: int, before: Callable[[], Any] = lambda: None) -> Moment:
-        """One optimizer step."""
+    def train(
+        self,
+        name: str,
+        size: int,
+        before: Callable[[], Any] | None = None,
+    ) -> Moment:
+        """One optimizer step; `before` is called where what it allocates counts to the step."""
         batch = self._batch(size, self.experiment.packing)
         batches = [batch] * self.experiment.gradient_accumulation_steps
         with self.faking(), self.watching() as live:
-            before()
+            if before is not None:
+                before()
             train_step(
                 self.model.train(),
                 self.optimizer,
@@ -156,12 +182,14 @@ class Predictor:
         """One evaluation batch, with the optimizer's states still there."""
         batch = self._batch(size)
         with self.faking(), self.watching() as live, self.engine.autocast():
-            torch.zeros(()).add_(summed_loss(self.model.eval(), batch))
+            loss = summed_loss(self.model.eval(), batch)
+            torch.zeros(()).add_(loss)
         return Moment("evaluate", "", live)
 
     def _batch(self, size: int, packed: bool = False) -> Batch:
         gc.collect()  # what the last step left in cycles must not count in this one
-        return fake_batch(make_worst_batch(size, self.experiment.max_length, packed), self.mode)
+        batch = make_worst_batch(size, self.experiment.max_length, packed)
+        return fake_batch(batch, self.mode)
 
     def assumptions(self) -> list[str]:
         """What the figures stand on."""
@@ -170,10 +198,9 @@ class Predictor:
             f"one device; each row has max_length={experiment.max_length} tokens and every token is a label (the "
             "output head runs on all positions)"
         ]
-        if experiment.model.attention not in (None, *IN_FAKE):
-            lines.append(
-                f"attention={experiment.model.attention} is taken to keep what {IN_FAKE[0]} keeps"
-            )
+        attention = experiment.model.attention
+        if attention not in (None, *FAKE_ATTENTION):
+            lines.append(f"attention={attention} is taken to keep what {FAKE_ATTENTION[0]} keeps")
         if experiment.model.liger:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
         if experiment.mixed_precision is not MixedPrecision.no:
@@ -189,7 +216,12 @@ class Predictor:
 
 def make_worst_batch(size: int, length: int, packed: bool = False) -> Batch:
     """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
-    full, most, least = (
-        Row(array("i", bytes(4 * tokens)), ((1, tokens),)) for tokens in (length, length - 1, 1)
-    )
-    return collate([full] * (size - 1) + [join_rows([most, least]) if packed else full], pad=0)
+    full = _blank_row(length)
+    last = join_rows([_blank_row(length - 1), _blank_row(1)]) if packed else full
+    rows = [full] * (size - 1)
+    return collate([*rows, last], pad=0)
+
+
+def _blank_row(tokens: int) -> Row:
+    """A row of so many tokens 0, of which all but the first are labels."""
+    return Row(array("i", [0] * tokens), ((1, tokens),))

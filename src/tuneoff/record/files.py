@@ -25,7 +25,9 @@ def utc_now() -> str:
 
 # ---------------------------------------------------------------- writing
 def write_atomically(
-    path: Path, content: str | bytes | Callable[[Path], object], private: bool = False
+    path: Path,
+    content: str | bytes | Callable[[Path], object],
+    private: bool = False,
 ) -> None:
     """Write a file whole: a reader sees the old file or the new one, never half of one.
 
@@ -167,9 +169,8 @@ def is_private(path: Path) -> bool:
         states = [path.stat(), path.parent.stat()]
     except OSError:
         return False
-    return all(
-        state.st_uid == os.getuid() and not state.st_mode & WRITABLE_BY_OTHERS for state in states
-    )
+    mine = all(state.st_uid == os.getuid() for state in states)
+    return mine and not any(state.st_mode & WRITABLE_BY_OTHERS for state in states)
 
 
 # ---------------------------------------------------------------- shapes
@@ -179,12 +180,10 @@ def flatten(content: dict, prefix: str = "") -> dict:
     for key, value in content.items():
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}/"))
+        elif value is None or isinstance(value, int | float | str | bool):
+            flat[prefix + key] = value
         else:
-            flat[prefix + key] = (
-                value
-                if isinstance(value, int | float | str | bool) or value is None
-                else str(value)
-            )
+            flat[prefix + key] = str(value)
     return flat
 
 
@@ -201,4 +200,6 @@ def thin_curve(points: list[dict], most: int = CURVE_POINTS) -> list[dict]:
 def _spread(points: list[dict], most: int) -> list[dict]:
     if len(points) <= most:
         return points
-    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
+    last = len(points) - 1
+    indices = [round(index * last / (most - 1)) for index in range(most)]
+    return [points[index] for index in indices]

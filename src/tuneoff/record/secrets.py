@@ -99,7 +99,9 @@ def mask_record(record: dict) -> dict:
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether the value of a key such as `hydra.job.env_set.WANDB_API_KEY` is a secret."""
+    """Whether the value of a key such as `WANDB_API_KEY` is a secret; any variable that Hydra sets may be one."""
+    if "env_set." in key:
+        return True
     # Words end at punctuation, and where capitals begin: apiKey is api, key.
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", key.rstrip("\"'"))
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
@@ -119,6 +121,8 @@ def _mask_item(key: Any, value: Any) -> Any:
     """The value of a key in a config: nothing of it is left where the key is a secret's."""
     if isinstance(key, str) and is_secret_key(key) and not _is_harmless(value):
         return MASK
+    if key == "env_set" and isinstance(value, dict):
+        return dict.fromkeys(value, MASK)
     return mask_secrets(value)
 
 

@@ -1,122 +1,154 @@
-"""What a reader must know to believe a table: what was run where, how it was judged, and what the figures are."""
+"""Captions: what a reader must know to believe a table. What ran where, how it was judged, what the figures are."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tuneoff.report import stats
 from tuneoff.report.compare import Comparison
+from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
-from tuneoff.report.table import LABELLED, differs
 
 
-def caption(made: Comparison) -> str:
-    """What the figures are, how they were judged, and what all rows share."""
-    rows = made.rows
-    shared = [
-        f"{title.lower()} {value(rows[0])}"
-        for key, title, value in LABELLED
-        if not differs(made, key, value)
-        and key != "tokens_seen"
-        and value(rows[0]) not in ("", "none")
+def write_caption(comparison: Comparison) -> str:
+    """Return what the figures are, how they were judged, and what all rows share."""
+    sentences = [
+        *_describe_subject(comparison),
+        *_describe_budget(comparison),
+        *_describe_shared(comparison),
+        *_describe_judgement(comparison),
+        *_describe_measurement(comparison),
+        *_describe_prediction(comparison),
+        *comparison.notes,
     ]
-    said = [
-        _subject(made),
-        _budget(made),
-        f"The same for all rows: {', '.join(shared)}." if shared else "",
-        *_judged(made),
-        *_measured(made),
-        *_foreseen(made),
-        *made.notes,
-    ]
-    return " ".join(part for part in said if part)
+    return " ".join(sentences)
 
 
-def _judged(made: Comparison) -> Iterator[str]:
+def _describe_subject(comparison: Comparison) -> Iterator[str]:
+    """The model, the data and the machine, which the guard has made one."""
+    model = _first_value(comparison, "config.model.name")
+    data = _first_value(comparison, "config.data.name")
+    hardware = _first_value(comparison, "provenance.hardware")
+    threads = _first_value(comparison, "provenance.threads")
+    text = f"Model {model}, data {data}" if model and data else ""
+    if isinstance(hardware, dict):
+        processor = hardware.get("gpu") or hardware.get("cpu")
+        text += f", on {processor}, {hardware.get('cores')} cores"
+        if threads:
+            text += f", threads a job: {threads}"
+    if text:
+        yield f"{text}."
+
+
+def _describe_budget(comparison: Comparison) -> Iterator[str]:
+    kind = _first_value(comparison, "budget.kind")
+    value = as_number(_first_value(comparison, "budget.value"))
+    if kind and value is not None:
+        yield f"Budget: {kind} = {value:,g}."
+
+
+def _first_value(comparison: Comparison, path: str) -> Any:
+    """The first known value of any row at a path."""
+    for row in comparison.rows:
+        value = row.first_value(path)
+        if value is not None:
+            return value
+    return None
+
+
+def _describe_shared(comparison: Comparison) -> Iterator[str]:
+    """What a method implies, as far as all rows agree in it."""
+    shared = []
+    for label in LABELS:
+        if label.key == TOKENS_SEEN or label.differs(comparison.rows):
+            continue
+        text = label.of_row(comparison.rows[0])
+        if text not in ("", "none"):
+            shared.append(f"{label.title.lower()} {text}")
+    if shared:
+        listing = ", ".join(shared)
+        yield f"The same for all rows: {listing}."
+
+
+def _describe_judgement(comparison: Comparison) -> Iterator[str]:
     """How the statistics were done, as far as the seeds allow any."""
-    seeds = {len(row.finished) for row in made.rows if row.finished}
+    seeds = {len(row.finished) for row in comparison.rows if row.finished}
     enough = max(seeds, default=0) >= stats.LEAST_SEEDS
     if enough:
-        yield f"Mean ± 95 % Student-t interval (no bootstrap) over {_range(seeds)} finished seeds."
-    examples = {
-        len(found)
-        for quality in made.qualities
-        for row in made.rows
-        if (found := made.examples(quality, row)) is not None and found.min() < found.max()
-    }
+        count = _format_range(seeds)
+        yield f"Mean ± 95 % Student-t interval (no bootstrap) over {count} finished seeds."
+    examples = _count_bootstrapped(comparison)
     if examples:
+        count = _format_range(examples)
         yield (
-            f"In brackets: 95 % percentile bootstrap over the {_range(examples)} examples that were scored, of the "
+            f"In brackets: 95 % percentile bootstrap over the {count} examples that were scored, of the "
             "seeds' mean: what other examples would change, not other seeds."
         )
-    if made.baseline is not None:
-        name = made.rows[made.baseline].name
-        yield f"Δ: difference to the baseline {name} ({made.baseline_reason}) at the same seed" + (
-            "; its mean with the paired-t interval, * where it differs at Holm-adjusted p < 0.05 over all Δ of this "
-            "table."
-            if enough
-            else "."
-        )
-    elif made.baseline_reason:
-        yield f"{made.baseline_reason.capitalize()}."
-    if any(verdict.bold.any() for verdict in made.verdicts):
+    yield from _describe_baseline(comparison, enough)
+    if any(verdict.bold.any() for verdict in comparison.verdicts):
         yield "Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs)."
-    elif enough and len(made.rows) > 1:
+    elif enough and len(comparison.rows) > 1:
         yield "Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05."
 
 
-def _measured(made: Comparison) -> Iterator[str]:
+def _count_bootstrapped(comparison: Comparison) -> set[int]:
+    """The numbers of examples that any bootstrap interval is over."""
+    counts = set()
+    for quality in comparison.qualities:
+        for row in comparison.rows:
+            scores = comparison.example_scores(quality, row)
+            if scores is not None and scores.min() < scores.max():
+                counts.add(len(scores))
+    return counts
+
+
+def _describe_baseline(comparison: Comparison, enough: bool) -> Iterator[str]:
+    """What the differences are taken from, and what their star means; or why there are none."""
+    reason = comparison.baseline_reason
+    if comparison.baseline is None:
+        if reason:
+            yield f"{reason.capitalize()}."
+        return
+    text = f"Δ: difference to the baseline {comparison.baseline.name} ({reason}) at the same seed"
+    if enough:
+        text += (
+            "; its mean with the paired-t interval, * where it differs at Holm-adjusted p < 0.05 over all Δ of this "
+            "table"
+        )
+    yield f"{text}."
+
+
+def _describe_measurement(comparison: Comparison) -> Iterator[str]:
     """What memory and speed mean, and where they were measured."""
-    runs = [run for row in made.rows for run in row.finished.values()]
-    measures = sorted({str(run.get("memory.measure")) for run in runs if run.get("memory.measure")})
-    before = max(
-        (value for run in runs if (value := run.number("memory.baseline_gib")) is not None),
-        default=None,
+    measures = set()
+    baselines = []
+    for row in comparison.rows:
+        for run in row.finished.values():
+            if run.get("memory.measure"):
+                measures.add(str(run.get("memory.measure")))
+            baseline_gib = run.number("memory.baseline_gib")
+            if baseline_gib is not None:
+                baselines.append(baseline_gib)
+    if not measures:
+        return
+    names = " or ".join(sorted(measures))
+    before = max(baselines, default=0)
+    share = f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
+    yield (
+        f"Peak memory: the highest over seeds, {names}, GiB of 2³⁰ bytes{share}; "
+        "tokens/s: non-padding tokens of train steps alone."
     )
-    if measures:
-        share = (
-            f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
-        )
-        yield (
-            f"Peak memory: the highest over seeds, {' or '.join(measures)}, GiB of 2³⁰ bytes{share}; "
-            "tokens/s: non-padding tokens of train steps alone."
-        )
 
 
-def _foreseen(made: Comparison) -> Iterator[str]:
+def _describe_prediction(comparison: Comparison) -> Iterator[str]:
     """What a predicted figure is the figure of."""
-    if any(row.foreseen for row in made.rows):
+    if any(row.prediction for row in comparison.rows):
         yield (
             "Predicted: tensors alone, for a batch whose rows have max_length tokens; card needed: with CUDA's "
             "rounding and context."
         )
 
 
-def _subject(made: Comparison) -> str:
-    """The model, the data and the machine, which the guard has made one."""
-    model, data, hardware, threads = (
-        next((found for row in made.rows if (found := row.first(path)) is not None), None)
-        for path in (
-            "config.model.name",
-            "config.data.name",
-            "provenance.hardware",
-            "provenance.threads",
-        )
-    )
-    said = f"Model {model}, data {data}" if model and data else ""
-    if isinstance(hardware, dict):
-        said += f", on {hardware.get('gpu') or hardware.get('cpu')}, {hardware.get('cores')} cores"
-        said += f", threads a job: {threads}" if threads else ""
-    return said and f"{said}."
-
-
-def _budget(made: Comparison) -> str:
-    kind, value = (
-        next((found for row in made.rows if (found := row.first(path)) is not None), None)
-        for path in ("budget.kind", "budget.value")
-    )
-    number = as_number(value)
-    return f"Budget: {kind} = {number:,g}." if kind and number is not None else ""
-
-
-def _range(counts: set[int]) -> str:
-    low, high = min(counts), max(counts)
+def _format_range(counts: set[int]) -> str:
+    low = min(counts)
+    high = max(counts)
     return str(low) if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""Makes comparisons out of runs: rows of one method and setting, seeds paired, and the verdict of the statistics."""
+"""Comparisons: rows of one method and setting, seeds paired, and the verdict of the statistics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,14 @@ import numpy as np
 
 from tuneoff.record import flatten
 from tuneoff.report import comparability, stats
-from tuneoff.report.records import PHASES, ReportError, Run, as_number
-from tuneoff.report.rows import Row, rows_of
+from tuneoff.report.notes import make_notes
+from tuneoff.report.records import ReportError, Run, as_number, phase_order
+from tuneoff.report.rows import Row, make_rows
 
 DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
 LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
-LABELS = {"test": "Test loss", "final": "Validation loss"}
+LOSS_TITLES = {"test": "Test loss", "final": "Validation loss"}
+VALIDATION_LOSS = "loss.final"
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Comparison:
 
     name: str
     rows: list[Row]
-    baseline: int | None
+    baseline: Row | None
     baseline_reason: str
     qualities: list[Quality] = field(default_factory=list)
     verdicts: list[stats.Verdict] = field(default_factory=list)
@@ -57,196 +59,204 @@ class Comparison:
         return [run for row in self.rows for run in row.runs]
 
     @property
+    def guarded_runs(self) -> list[Run]:
+        """The runs that say what this comparison is of: the predictions where nothing else is there."""
+        return self.runs or [run for row in self.rows for run in row.all_runs]
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of its rows, sorted."""
+        return sorted({row.method for row in self.rows})
+
+    @property
     def phases(self) -> list[str]:
         """Phases that any finished row has, in their order."""
-        seen = {phase for row in self.rows for phase in row.peaks}
-        return [phase for phase in PHASES if phase in seen] + sorted(seen - set(PHASES))
+        phases = {phase for row in self.rows for phase in row.peaks}
+        return sorted(phases, key=phase_order)
 
     @property
     def best_rows(self) -> list[Row]:
         """Each method's row with the lowest validation loss, for charts that show a method once."""
-        return self._best(lambda row: (row.method,))
+        return self._find_best(lambda row: (row.method,))
 
     @property
     def tuned_rows(self) -> list[Row]:
         """Each setting's row at its best learning rate."""
-        return self._best(lambda row: (row.method, row.label))
+        return self._find_best(lambda row: (row.method, row.label))
 
-    def _best(self, part: Callable[[Row], tuple[str, ...]]) -> list[Row]:
-        """The row of each part with the lowest validation loss.
+    def _find_best(self, group_of: Callable[[Row], tuple]) -> list[Row]:
+        """The row of each group with the lowest validation loss.
 
         Rows that were ranked come first: a tuning run is no competitor to the comparison it was made for.
         """
-        best: dict[tuple[str, ...], Row] = {}
-        ranked = [
-            row
-            for row in self.rows
-            if row.finished and self.qualities and row.values(self.qualities[0].path)
-        ]
-        for row in sorted(ranked or [row for row in self.rows if row.finished], key=_validation):
-            best.setdefault(part(row), row)
-        return [best[name] for name in sorted(best)]
+        finished = [row for row in self.rows if row.finished]
+        ranked = []
+        if self.qualities:
+            ranked = [row for row in finished if row.values_by_seed(self.qualities[0].path)]
+        best: dict[tuple, Row] = {}
+        for row in sorted(ranked or finished, key=mean_validation_loss):
+            best.setdefault(group_of(row), row)
+        return [best[group] for group in sorted(best)]
 
-    def examples(self, quality: Quality, row: Row, difference: bool = False) -> np.ndarray | None:
-        """Each example's mean score over seeds, or over common seeds its mean difference to the baseline's score."""
-        mine = row.scores(quality.key)
-        if difference:
-            base = self.rows[self.baseline].scores(quality.key) if self.baseline is not None else {}
-            mine = {
-                seed: mine[seed] - base[seed]
-                for seed in mine.keys() & base.keys()
-                if len(mine[seed]) == len(base[seed])
-            }
-        return np.mean(list(mine.values()), axis=0) if mine else None
+    def example_scores(self, quality: Quality, row: Row) -> np.ndarray | None:
+        """Return each example's mean score over seeds, (examples,), or None where there are no scores."""
+        return _mean_over_seeds(row.scores_by_seed(quality.key))
+
+    def example_differences(self, quality: Quality, row: Row) -> np.ndarray | None:
+        """Return each example's mean difference to the baseline's score over common seeds, (examples,), or None."""
+        if self.baseline is None:
+            return None
+        scores = row.scores_by_seed(quality.key)
+        base = self.baseline.scores_by_seed(quality.key)
+        differences = {}
+        for seed in scores.keys() & base.keys():
+            if len(scores[seed]) == len(base[seed]):
+                differences[seed] = scores[seed] - base[seed]
+        return _mean_over_seeds(differences)
 
     def difference(self, quality: Quality, row: Row) -> stats.Estimate | None:
-        """Paired difference to the baseline over common seeds; None for the baseline itself or without one."""
-        if self.baseline is None or row is self.rows[self.baseline]:
+        """Return the paired difference to the baseline over common seeds; None for the baseline or without one."""
+        if self.baseline is None or row is self.baseline:
             return None
-        mine, base = row.values(quality.path), self.rows[self.baseline].values(quality.path)
-        return stats.estimate(
-            [mine[seed] - base[seed] for seed in sorted(mine.keys() & base.keys())]
-        )
+        values = row.values_by_seed(quality.path)
+        base = self.baseline.values_by_seed(quality.path)
+        common = sorted(values.keys() & base.keys())
+        return stats.estimate_mean([values[seed] - base[seed] for seed in common])
 
 
-def _validation(row: Row) -> float:
-    found = row.estimate("loss.final")
-    return found.mean if found else np.inf
+def _mean_over_seeds(by_seed: dict[int, np.ndarray]) -> np.ndarray | None:
+    if not by_seed:
+        return None
+    return np.mean(list(by_seed.values()), axis=0)
 
 
-def compare(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Comparison]:
-    """Comparisons, the largest first; more than one where records differ in what must agree.
+def mean_validation_loss(row: Row) -> float:
+    """Return the mean validation loss of a row; infinity where it has none."""
+    loss = row.estimate(VALIDATION_LOSS)
+    return loss.mean if loss else np.inf
+
+
+def make_comparisons(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Comparison]:
+    """Return comparisons, the largest first; more than one where records differ in what must agree.
 
     Raises:
         ReportError: no record has the baseline, or records must be split and `strict` refuses.
     """
-    groups = comparability.split(runs)
-    differing = comparability.differences(groups)
+    groups = comparability.split_comparable(runs)
+    differing = comparability.find_differences(groups)
     if strict and len(groups) > 1:
-        why = "; ".join(
-            f"{name} ({', '.join(dict.fromkeys(values))})" for name, values in differing.items()
-        )
-        raise ReportError(f"--strict: the records cannot stand in one table, they differ in {why}")
-    names = [
-        chr(ord("A") + index) if index < 26 else f"Z{index - 25}" for index in range(len(groups))
-    ]
-    found = [_comparison(name, group, baseline) for name, group in zip(names, groups, strict=True)]
-    for place, each in enumerate(found):
+        raise ReportError(_refuse_split(differing))
+    comparisons = []
+    for index, group in enumerate(groups):
+        comparison = _make_comparison(_comparison_name(index), group, baseline)
         if differing:
-            shown = "; ".join(f"{field} {values[place]}" for field, values in differing.items())
-            each.notes.append(f"Not comparable with the other tables of this report: {shown}.")
-    known = sorted(
-        {label for each in found for row in each.rows for label in (row.method, row.name)}
-    )
-    if baseline is not None and baseline not in known:
-        raise ReportError(f"--baseline {baseline}: must be one of {', '.join(known)}")
-    return found
+            texts = [f"{name} {values[index]}" for name, values in differing.items()]
+            listing = "; ".join(texts)
+            comparison.notes.append(
+                f"Not comparable with the other tables of this report: {listing}."
+            )
+        comparisons.append(comparison)
+    if baseline is not None:
+        _check_baseline(baseline, comparisons)
+    return comparisons
 
 
-def _comparison(name: str, runs: Sequence[Run], baseline: str | None) -> Comparison:
-    rows, notes = rows_of(runs)
-    place, reason = _baseline(rows, baseline)
-    made = Comparison(name, rows, place, reason, _qualities(rows), notes=notes)
-    made.verdicts = stats.judge([_matrix(rows, quality) for quality in made.qualities], place)
-    made.notes += _notes(made)
-    return made
+def _refuse_split(differing: comparability.Differences) -> str:
+    """Why `--strict` refuses: each field that differs, with its values."""
+    reasons = []
+    for name, values in differing.items():
+        listing = ", ".join(dict.fromkeys(values))
+        reasons.append(f"{name} ({listing})")
+    fields = "; ".join(reasons)
+    return f"--strict: the records cannot stand in one table, they differ in {fields}"
 
 
-def _baseline(rows: Sequence[Row], wanted: str | None) -> tuple[int | None, str]:
-    """The row that others are compared with: as asked, or the one that trains most at once with most state."""
-    candidates = [
-        index
-        for index, row in enumerate(rows)
-        if row.finished and (wanted is None or wanted in (row.method, row.name))
-    ]
-    if not candidates or len(rows) == 1:
-        return None, "" if wanted is None or len(
-            rows
-        ) == 1 else f"no finished run of the baseline {wanted}"
-    if wanted is not None:
-        return min(
-            candidates, key=lambda index: (_validation(rows[index]), rows[index].name)
-        ), "as asked"
-
-    def size(index: int) -> tuple:
-        run = next(iter(rows[index].finished.values()))
-        kept = sum(run.breakdown.get(part, 0.0) for part in ("gradients", "optimizer_state"))
-        return (
-            -(run.number("parameters.trainable") or 0),
-            -round(kept, 3),
-            _validation(rows[index]),
-            rows[index].name,
-        )
-
-    return min(candidates, key=size), "it trains the most parameters; --baseline chooses another"
+def _comparison_name(index: int) -> str:
+    """A to Z, then Z1, Z2 and so on."""
+    return chr(ord("A") + index) if index < 26 else f"Z{index - 25}"
 
 
-def _qualities(rows: Sequence[Row]) -> list[Quality]:
+def _check_baseline(baseline: str, comparisons: Sequence[Comparison]) -> None:
+    """Raise ReportError where no row has this name or method."""
+    names: set[str] = set()
+    for comparison in comparisons:
+        for row in comparison.rows:
+            names.update((row.method, row.name))
+    if baseline not in names:
+        listing = ", ".join(sorted(names))
+        raise ReportError(f"--baseline {baseline}: must be one of {listing}")
+
+
+def _make_comparison(name: str, runs: Sequence[Run], wanted: str | None) -> Comparison:
+    rows, notes = make_rows(runs)
+    baseline, reason = _choose_baseline(rows, wanted)
+    qualities = _find_qualities(rows)
+    columns = [_quality_matrix(rows, quality) for quality in qualities]
+    place = None if baseline is None else rows.index(baseline)
+    verdicts = stats.judge_columns(columns, place)
+    notes += make_notes(rows, baseline)
+    return Comparison(name, rows, baseline, reason, qualities, verdicts, notes)
+
+
+def _choose_baseline(rows: Sequence[Row], wanted: str | None) -> tuple[Row | None, str]:
+    """The row that others are compared with, and why: as asked, or the one that trains most with most state."""
+    if len(rows) == 1:
+        return None, ""
+    finished = [row for row in rows if row.finished]
+    if wanted is None:
+        if not finished:
+            return None, ""
+        reason = "it trains the most parameters; --baseline chooses another"
+        return min(finished, key=_training_size_order), reason
+    candidates = [row for row in finished if wanted in (row.method, row.name)]
+    if not candidates:
+        return None, f"no finished run of the baseline {wanted}"
+    best = min(candidates, key=lambda row: (mean_validation_loss(row), row.name))
+    return best, "as asked"
+
+
+def _training_size_order(row: Row) -> tuple:
+    """What sorts rows by how much they train at once: parameters, then gradients and optimizer state in GiB."""
+    run = next(iter(row.finished.values()))
+    trainable = run.number("parameters.trainable") or 0
+    gradients = run.breakdown.get("gradients", 0.0)
+    optimizer_state = run.breakdown.get("optimizer_state", 0.0)
+    state = round(gradients + optimizer_state, 3)
+    return (-trainable, -state, mean_validation_loss(row), row.name)
+
+
+def _find_qualities(rows: Sequence[Row]) -> list[Quality]:
     """The test loss where there is one (rows without are not ranked), else the validation loss; then task metrics."""
     runs = [run for row in rows for run in row.finished.values()]
     if not runs:
         return []
-    loss = "test" if any(run.number("loss.test") is not None for run in runs) else "final"
-    metrics = {
-        key
-        for run in runs
-        for key, value in flatten(run.table("metrics")).items()
-        if as_number(value) is not None and "." not in key
-    } - {DERIVED}
-    found = [Quality(f"loss.{loss}", LABELS[loss], True)]
-    for key in sorted(metrics):
-        lower = any(word in key.lower() for word in LOWER_IS_BETTER)
-        found.append(
-            Quality(
-                f"metrics.{key.replace('/', '.')}", key.replace("_", " ").replace("/", ", "), lower
-            )
-        )
-    return found
+    tested = any(run.number("loss.test") is not None for run in runs)
+    split = "test" if tested else "final"
+    qualities = [Quality(f"loss.{split}", LOSS_TITLES[split], lower_is_better=True)]
+    for key in _find_metrics(runs):
+        path = "metrics." + key.replace("/", ".")
+        title = key.replace("_", " ").replace("/", ", ")
+        lower_is_better = any(word in key.lower() for word in LOWER_IS_BETTER)
+        qualities.append(Quality(path, title, lower_is_better))
+    return qualities
 
 
-def _matrix(rows: Sequence[Row], quality: Quality) -> np.ndarray:
+def _find_metrics(runs: Sequence[Run]) -> list[str]:
+    """The task metrics of which any run has a figure, such as `exact_match`, sorted."""
+    metrics = set()
+    for run in runs:
+        for key, value in flatten(run.section("metrics")).items():
+            if as_number(value) is not None and "." not in key:
+                metrics.add(key)
+    return sorted(metrics - {DERIVED})
+
+
+def _quality_matrix(rows: Sequence[Row], quality: Quality) -> np.ndarray:
     """(rows, seeds) of a measure, negated where higher is better; NaN where there is no figure."""
     seeds = sorted({seed for row in rows for seed in row.finished})
-    sign = 1 if quality.lower_is_better else -1
-    values = [row.values(quality.path) for row in rows]
-    return np.array(
-        [[sign * found.get(seed, np.nan) for seed in seeds] for found in values]
-    ).reshape(len(rows), -1)
-
-
-def _notes(made: Comparison) -> list[str]:
-    """What a reader must know about the rows: few seeds, other code, other batches."""
-    notes = []
-    done = [row for row in made.rows if row.finished]
-    few = [row.name for row in done if len(row.finished) < stats.LEAST_SEEDS]
-    if few:
-        shown = "any row" if len(few) == len(done) > 1 else ", ".join(few[:6])
-        more = f" and {len(few) - 6} more" if len(few) > 6 and len(few) < len(done) else ""
-        notes.append(
-            f"No interval for {shown}{more}: fewer than {stats.LEAST_SEEDS} seeds have finished, and one or "
-            "two runs say nothing about the spread."
-        )
-    for name, path in (
-        ("git commit", "provenance.git.commit"),
-        ("uncommitted changes", "provenance.git.dirty"),
-    ):
-        values = sorted(
-            {str(value)[:12] for run in made.runs if (value := run.get(path)) is not None}
-        )
-        if len(values) > 1:
-            notes.append(f"The runs differ in {name}: {', '.join(values)}. Labelled, not split.")
-    if made.baseline is not None:
-        base = made.rows[made.baseline]
-        other = [
-            row.name
-            for row in made.rows
-            if any(
-                (order := run.get("provenance.batch_order_hash"))
-                and seed in base.finished
-                and base.finished[seed].get("provenance.batch_order_hash") not in (order, None)
-                for seed, run in row.finished.items()
-            )
-        ]
-        if other:
-            notes.append(f"Other batches than the baseline's at the same seed: {', '.join(other)}.")
-    return notes
+    matrix = np.full((len(rows), len(seeds)), np.nan)
+    columns = {seed: column for column, seed in enumerate(seeds)}
+    for index, row in enumerate(rows):
+        for seed, value in row.values_by_seed(quality.path).items():
+            matrix[index, columns[seed]] = value
+    return matrix if quality.lower_is_better else -matrix

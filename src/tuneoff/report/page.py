@@ -1,173 +1,213 @@
-"""Writes report.html: one file that opens offline and lets no text of a record become markup."""
+"""The page report.html: one file that opens offline and lets no text of a record become markup."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-import vl_convert
 
 from tuneoff.record import flatten, replace_non_finite
-from tuneoff.report.caption import caption
-from tuneoff.report.charts.costs import Chart
+from tuneoff.report.caption import write_caption
+from tuneoff.report.cells import MISSING
+from tuneoff.report.charts import Chart
+from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
-from tuneoff.report.files import kept
 from tuneoff.report.records import Run
-from tuneoff.report.rows import Row
-from tuneoff.report.table import MISSING, columns
+from tuneoff.report.table import make_columns
+from tuneoff.report.vega import load_vega
 
-RUN_COLUMNS = (
-    "Run",
-    "Method",
-    "Seed",
-    "Status",
-    "Validation loss",
-    "Test loss",
-    "Training (s)",
-    "Error",
+# Heading, and whether its cells are figures.
+RUN_COLUMNS = {
+    "Run": False,
+    "Method": False,
+    "Seed": False,
+    "Status": False,
+    "Validation loss": True,
+    "Test loss": True,
+    "Training (s)": True,
+    "Error": False,
+}
+MOST_ERROR_CHARACTERS = 120  # in the table of runs; a run's own view has all
+# What a run's view lists below "Measured".
+FACTS = (
+    "identity",
+    "sweep",
+    "started_at",
+    "finished_at",
+    "parameters",
+    "loss",
+    "metrics",
+    "metric_facts",
+    "throughput",
+    "memory",
+    "facts",
+    "peak_gib",
+    "breakdown_gib",
 )
+BATCH_ORDER = "batch_order_hash"  # differs between seeds by design
+WITHOUT_CHARTS = "Only the largest comparisons have charts."
 
 
-def render(
+class Settings:
+    """The settings of all runs, each once: runs that differ in their seed alone share one."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, setting: dict) -> int:
+        """Return the number of a setting."""
+        text = json.dumps(setting, sort_keys=True, default=str)
+        return self._numbers.setdefault(text, len(self._numbers))
+
+    def listed(self) -> list[dict]:
+        """Return the settings by their numbers."""
+        return [json.loads(text) for text in self._numbers]
+
+
+def render_page(
     comparisons: Sequence[Comparison],
     charts: dict[str, list[Chart]],
-    why: dict[str, list[str]],
+    differing: Differences,
     skipped: Sequence[str],
     title: str,
 ) -> str:
-    """The page. `charts` are by comparison; one that has none there is shown as a table alone."""
-    runs = [run for made in comparisons for row in made.rows for run in _runs(row)]
-    places = {id(run): index for index, run in enumerate(runs)}
-    settings: dict[str, int] = {}
+    """Return the page as HTML.
+
+    Args:
+        comparisons: the tables, the largest first.
+        charts: by comparison; one that has none there is shown as a table alone.
+        differing: the fields that keep the comparisons apart, with the value of each.
+        skipped: a line for each file that was not read.
+        title: the page's heading.
+    """
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    runs = [run for row in rows for run in row.all_runs]
+    run_numbers = {id(run): number for number, run in enumerate(runs)}
+    settings = Settings()
+    sections = []
+    for comparison in comparisons:
+        drawn = charts.get(comparison.name)
+        sections.append(_describe_comparison(comparison, drawn, run_numbers, settings))
     content = {
-        "comparisons": [
-            _comparison(made, charts.get(made.name), places, settings) for made in comparisons
-        ],
-        "run_columns": [
-            {"title": name, "numeric": name in RUN_COLUMNS[4:7]} for name in RUN_COLUMNS
-        ],
-        "runs": [_run(run, settings) for run in runs],
+        "comparisons": sections,
+        "run_columns": [{"title": key, "numeric": value} for key, value in RUN_COLUMNS.items()],
+        "runs": [_describe_run(run, settings) for run in runs],
+        "settings": settings.listed(),
     }
-    content["settings"] = [json.loads(setting) for setting in settings]
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_file("page.html"))
-    shown = {
-        name: "; ".join(
-            f"{value} ({made.name})" for value, made in zip(values, comparisons, strict=True)
-        )
-        for name, values in why.items()
-    }
-    return template.render(
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    return environment.from_string(_read_file("page.html")).render(
         title=title,
-        summary=_summary(runs),
-        why=shown,
+        summary=_count_statuses(runs),
+        differing=_list_differences(comparisons, differing),
         skipped=skipped,
-        data=embed(content),
-        style=_file("page.css"),
-        script=_file("page.js"),
-        vega=_vega(),
+        data=embed_json(content),
+        style=_read_file("page.css"),
+        script=_read_file("page.js"),
+        vega=load_vega().replace("</script", "<\\/script"),
     )
 
 
-def embed(content: Any) -> str:
-    """JSON that can stand in a script element: `</script>` or `<!--` in a text would end or change it."""
+def embed_json(content: Any) -> str:
+    """Return JSON that can stand in a script element: `</script>` or `<!--` in a text would end or change it."""
     try:
         text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    except (
-        ValueError
-    ):  # a NaN, which is seldom: looking for one everywhere takes longer than all else here
+    except ValueError:
+        # A NaN, which is seldom: looking for one everywhere takes longer than all else here.
         text = json.dumps(replace_non_finite(content), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
-def _file(name: str) -> str:
+def _read_file(name: str) -> str:
     return files("tuneoff.report").joinpath(name).read_text("utf-8")
 
 
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed, as vl-convert ships them; it takes a second to bundle them."""
-    make = vl_convert.javascript_bundle
-    return kept(f"vega-{version('vl-convert-python')}.js", make).replace("</script", "<\\/script")
-
-
-def _summary(runs: Sequence[Run]) -> str:
+def _count_statuses(runs: Sequence[Run]) -> str:
     counts = Counter(run.status.replace("_", " ") for run in runs)
-    return (
-        f"{len(runs)} runs: "
-        + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        + "."
-    )
+    words = [f"{counts[status]} {status}" for status in sorted(counts)]
+    listing = ", ".join(words)
+    return f"{len(runs)} runs: {listing}."
 
 
-def _runs(row: Row) -> list[Run]:
-    return [*row.runs, *([row.prediction] if row.prediction else [])]
+def _list_differences(comparisons: Sequence[Comparison], differing: Differences) -> dict[str, str]:
+    """Each field that differs, with its values and the comparisons that have them."""
+    listed = {}
+    for name, values in differing.items():
+        texts = []
+        for value, comparison in zip(values, comparisons, strict=True):
+            texts.append(f"{value} ({comparison.name})")
+        listed[name] = "; ".join(texts)
+    return listed
 
 
-def _comparison(
-    made: Comparison, charts: list[Chart] | None, places: dict[int, int], settings: dict[str, int]
+def _name_entry(key: str) -> str:
+    """The key of a flat record as a reader sees it: `versions/torch` is `versions, torch`."""
+    return key.replace("/", ", ").replace("_", " ")
+
+
+# ---------------------------------------------------------------- comparisons
+def _describe_comparison(
+    comparison: Comparison,
+    charts: list[Chart] | None,
+    run_numbers: dict[int, int],
+    settings: Settings,
 ) -> dict:
-    found = columns(made)
-    rows = [
-        {
+    """What page.js makes a section of: table, charts, caption, provenance. `run_numbers` are by the runs' ids."""
+    columns = make_columns(comparison)
+    rows = []
+    for index, row in enumerate(comparison.rows):
+        cells = [column.cells[index] for column in columns]
+        described = {
             "name": row.name,
-            "setting": _place(row.setting, settings),
-            "runs": [places[id(run)] for run in _runs(row)],
-            "cells": [
-                {
-                    "text": column.cells[index].text,
-                    "value": column.cells[index].value,
-                    "bold": column.cells[index].bold,
-                }
-                for column in found
-            ],
+            "setting": settings.number(row.setting),
+            "runs": [run_numbers[id(run)] for run in row.all_runs],
+            "cells": [_describe_cell(cell.text, cell.value, cell.bold) for cell in cells],
         }
-        for index, row in enumerate(made.rows)
-    ]
+        rows.append(described)
     return {
-        "name": made.name,
-        "caption": caption(made),
+        "name": comparison.name,
+        "caption": write_caption(comparison),
         "rows": rows,
-        "provenance": _provenance(made),
-        "columns": [{"title": column.title, "numeric": column.numeric} for column in found],
-        "charts": [
-            {"name": chart.name, "title": chart.title, "spec": chart.spec} for chart in charts or []
-        ],
-        "without_charts": "Only the largest comparisons have charts." if charts is None else "",
+        "provenance": _list_provenance(comparison),
+        "columns": [{"title": column.title, "numeric": column.numeric} for column in columns],
+        "charts": [_describe_chart(chart) for chart in charts or []],
+        "without_charts": WITHOUT_CHARTS if charts is None else "",
     }
 
 
-def _place(setting: dict, settings: dict[str, int]) -> int:
-    """A setting's number: runs that differ in their seed alone share one."""
-    return settings.setdefault(json.dumps(setting, sort_keys=True, default=str), len(settings))
+def _describe_cell(text: str, value: float | str | None, bold: bool = False) -> dict:
+    return {"text": text, "value": value, "bold": bold}
 
 
-def _provenance(made: Comparison) -> list[list[str]]:
+def _describe_chart(chart: Chart) -> dict:
+    return {"name": chart.name, "title": chart.title, "spec": chart.spec}
+
+
+def _list_provenance(comparison: Comparison) -> list[list[str]]:
     """Each entry of the provenance with its value, or its values and how many runs have each."""
     counts: dict[str, Counter] = {}
-    for run in made.runs:
-        for key, value in flatten(run.table("provenance")).items():
-            if key != "batch_order_hash":  # one a seed, by design
+    for run in comparison.runs:
+        for key, value in flatten(run.section("provenance")).items():
+            if key != BATCH_ORDER:
                 counts.setdefault(key, Counter())[str(value)] += 1
-    return [
-        [
-            key.replace("/", ", ").replace("_", " "),
-            next(iter(seen))
-            if len(seen) == 1
-            else "; ".join(f"{value} ({count} runs)" for value, count in sorted(seen.items())),
-        ]
-        for key, seen in counts.items()
-    ]
+    return [[_name_entry(key), _list_values(values)] for key, values in counts.items()]
 
 
-def _run(run: Run, settings: dict[str, int]) -> dict:
-    error = run.table("error")
-    command = run.get("command")
-    first = str(error.get("message") or "").strip().splitlines()
-    values = [
+def _list_values(counts: Counter) -> str:
+    """The value that all runs share, or each value with the number of runs that have it."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({counts[value]} runs)" for value in sorted(counts))
+
+
+# ---------------------------------------------------------------- runs
+def _describe_run(run: Run, settings: Settings) -> dict:
+    """A line of the table of runs, and what opens behind it."""
+    error = run.section("error")
+    message = str(error.get("message") or "").strip()
+    first_line = message.partition("\n")[0]
+    values: list[float | str | None] = [
         run.folder,
         run.method,
         run.seed,
@@ -175,48 +215,40 @@ def _run(run: Run, settings: dict[str, int]) -> dict:
         run.number("loss.final"),
         run.number("loss.test"),
         run.number("throughput.train_seconds"),
-        (first[0] if first else "")[:120],
+        first_line[:MOST_ERROR_CHARACTERS],
     ]
     return {
-        "setting": _place(run.setting, settings),
+        "setting": settings.number(run.setting),
         "seed": run.seed,
         "status": run.status,
-        "cells": [{"text": _shown(value), "value": value, "bold": False} for value in values],
-        "command": " ".join(map(str, command))
-        if isinstance(command, list)
-        else str(command or MISSING),
+        "cells": [_describe_cell(_format_value(value), value) for value in values],
+        "command": _format_command(run.get("command")),
         "error": str(error.get("traceback") or error.get("message") or ""),
-        "facts": _facts(run),
+        "facts": _list_facts(run),
     }
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None or value == "":
         return MISSING
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _facts(run: Run) -> list[list[str]]:
-    keys = (
-        "identity",
-        "sweep",
-        "started_at",
-        "finished_at",
-        "parameters",
-        "loss",
-        "metrics",
-        "metric_facts",
-        "throughput",
-        "memory",
-        "facts",
-        "peak_gib",
-        "breakdown_gib",
-    )
-    flat = flatten({key: run.get(key) for key in keys if run.get(key) not in (None, {})})
-    flat = {
-        key: value for key, value in flat.items() if not key.endswith("/scores")
-    }  # a digit an example
-    place = [["folder", run.folder]]
-    return place + [
-        [key.replace("/", ", ").replace("_", " "), str(value)] for key, value in flat.items()
-    ]
+def _format_command(command: Any) -> str:
+    if isinstance(command, list):
+        return " ".join(map(str, command))
+    return str(command or MISSING)
+
+
+def _list_facts(run: Run) -> list[list[str]]:
+    """What was measured, as pairs of a name and a text."""
+    measured = {}
+    for key in FACTS:
+        value = run.get(key)
+        if value is not None and value != {}:
+            measured[key] = value
+    facts = [["folder", run.folder]]
+    for key, value in flatten(measured).items():
+        if not key.endswith("/scores"):  # a digit an example
+            facts.append([_name_entry(key), str(value)])
+    return facts

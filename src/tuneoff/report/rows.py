@@ -4,24 +4,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from tuneoff.record import NOT_PREDICTED
-from tuneoff.report import comparability, stats
+from tuneoff.report import stats
+from tuneoff.report.comparability import canonical_json
 from tuneoff.report.records import Run, as_number
 
-RATE = "lr"  # a column of its own, so a row's label need not repeat it
+LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
-    """One method and setting: its runs, one a seed, and its prediction."""
+    """One method and setting: its runs, one a seed, and the record of its prediction."""
 
     method: str
     setting: dict
     runs: list[Run]
-    prediction: Run | None = None
+    predicted_run: Run | None = None
     label: str = ""  # the settings that tell it from the other rows of its method, but for the rate
     name: str = ""  # method, label, and the rate where it varies
     _values: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
@@ -31,73 +33,97 @@ class Row:
         """Finished runs by seed."""
         return {run.seed: run for run in self.runs if run.finished}
 
+    @property
+    def all_finished(self) -> bool:
+        """Whether each of its runs finished."""
+        return len(self.finished) == len(self.runs)
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """Its runs, and the prediction's record last."""
+        if self.predicted_run is None:
+            return self.runs
+        return [*self.runs, self.predicted_run]
+
     @cached_property
-    def foreseen(self) -> Run | None:
-        """The prediction, or what a run foresaw of itself under skip_if_over_gib."""
-        own = next((run for run in self.runs if run.table("prediction")), None)
-        return self.prediction or (own and Run(own.folder, own.table("prediction"), "predicted"))
+    def prediction(self) -> Run | None:
+        """The prediction, or what a run predicted of itself under skip_if_over_gib."""
+        if self.predicted_run is not None:
+            return self.predicted_run
+        for run in self.runs:
+            own = run.section("prediction")
+            if own:
+                return Run(run.folder, own, "predicted")
+        return None
 
     @property
     def planned(self) -> int:
-        """Seeds that a sweep planned, or that were started."""
+        """How many seeds a sweep planned, or were started."""
         seeds = {run.seed for run in self.runs}
         for run in self.runs:
             listed = run.get("planned_seeds")
-            seeds |= (
-                {seed for seed in listed if isinstance(seed, int)}
-                if isinstance(listed, list)
-                else set()
-            )
+            if isinstance(listed, list):
+                seeds.update(seed for seed in listed if isinstance(seed, int))
         return len(seeds)
 
     @property
     def outcome(self) -> str:
         """What became of its runs, such as `finished 4, diverged 1`."""
-        counts = Counter(run.status for run in self.runs) or Counter({"predicted": 1})
-        return ", ".join(
-            f"{status.replace('_', ' ')} {count}"
-            for status, count in sorted(
-                counts.items(), key=lambda item: (item[0] != "finished", item[0])
-            )
-        )
+        counts = Counter(run.status for run in self.runs)
+        if not counts:
+            counts["predicted"] = 1
+        statuses = sorted(counts, key=lambda status: (status != "finished", status))
+        words = [f"{status.replace('_', ' ')} {counts[status]}" for status in statuses]
+        return ", ".join(words)
 
-    def first(self, path: str) -> object:
-        """The first known value at a path: finished runs first, then the others, then the prediction."""
-        order = [
-            *self.finished.values(),
-            *self.runs,
-            *([self.prediction] if self.prediction else []),
-        ]
-        return next((value for run in order if (value := run.get(path)) is not None), None)
+    def first_value(self, path: str) -> Any:
+        """Return the first known value at a path: of finished runs first, then the others, then the prediction."""
+        for run in [*self.finished.values(), *self.all_runs]:
+            value = run.get(path)
+            if value is not None:
+                return value
+        return None
 
-    def values(self, path: str) -> dict[int, float]:
-        """The number at a path for every finished seed that has it."""
+    @property
+    def tuning(self) -> dict:
+        """What a sweep's tuning did to find this setting; empty where there was none."""
+        tuning = self.first_value("tuning")
+        return tuning if isinstance(tuning, dict) else {}
+
+    def values_by_seed(self, path: str) -> dict[int, float]:
+        """Return the number at a path for every finished seed that has it."""
         if path not in self._values:
-            found = {seed: run.number(path) for seed, run in self.finished.items()}
-            self._values[path] = {seed: value for seed, value in found.items() if value is not None}
+            values = {}
+            for seed, run in self.finished.items():
+                number = run.number(path)
+                if number is not None:
+                    values[seed] = number
+            self._values[path] = values
         return self._values[path]
 
     def estimate(self, path: str) -> stats.Estimate | None:
-        """Mean and interval over seeds of the number at a path."""
-        return stats.estimate(list(self.values(path).values()))
+        """Return the mean and interval over seeds of the number at a path."""
+        values = self.values_by_seed(path)
+        return stats.estimate_mean(list(values.values()))
 
-    def scores(self, metric: str) -> dict[int, np.ndarray]:
-        """For every finished seed that has them, the scores of the examples; empty where seeds saw others."""
-        found = {
-            seed: scores
-            for seed, run in self.finished.items()
-            if (scores := run.scores(metric)) is not None
-        }
-        return found if len({len(scores) for scores in found.values()}) == 1 else {}
+    def scores_by_seed(self, metric: str) -> dict[int, np.ndarray]:
+        """Return the scores of the examples for every finished seed that has them; empty where seeds saw others."""
+        by_seed = {}
+        for seed, run in self.finished.items():
+            scores = run.scores(metric)
+            if scores is not None:
+                by_seed[seed] = scores
+        lengths = {len(scores) for scores in by_seed.values()}
+        return by_seed if len(lengths) == 1 else {}
 
     @cached_property
     def peaks(self) -> dict[str, float]:
         """Highest peak over seeds, by phase, in GiB. Runs that ran out of memory have reached no peak of their own."""
-        phases: dict[str, float] = {}
+        highest: dict[str, float] = {}
         for run in self.finished.values():
             for phase, peak in run.peaks.items():
-                phases[phase] = max(peak, phases.get(phase, 0.0))
-        return phases
+                highest[phase] = max(peak, highest.get(phase, 0.0))
+        return highest
 
     @property
     def train_peak(self) -> float | None:
@@ -107,75 +133,100 @@ class Row:
     @cached_property
     def rate(self) -> float | None:
         """The learning rate of the setting."""
-        return as_number(self.setting.get(RATE))
+        return as_number(self.setting.get(LEARNING_RATE))
 
 
-def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
-    """A row for each method and setting, in order, and what must be said of how they were made."""
-    by_setting: dict[tuple, list[Run]] = {}
-    predictions = [run for run in runs if run.predicted]
+def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+    """Return a row for each method and setting, in order, and what must be said of how they were made."""
+    by_setting: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if not run.predicted:
-            by_setting.setdefault((run.method, comparability._text(run.setting)), []).append(run)
-    rows = [
-        Row(method, members[0].setting, _one_a_seed(members))
-        for (method, _), members in by_setting.items()
-    ]
-    repeated = sum(map(len, by_setting.values())) - sum(len(row.runs) for row in rows)
-    notes = (
-        [f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."]
-        if repeated
-        else []
-    )
-    for prediction in predictions:
-        matching = [row for row in rows if _predicts(prediction, row)]
-        for row in matching:
-            row.prediction = row.prediction or prediction
-        if not matching:
-            rows.append(Row(prediction.method, prediction.setting, [], prediction))
-    _label(rows)
-    return sorted(
-        rows,
-        key=lambda row: (
-            row.method,
-            [_natural(row.setting.get(key)) for key in sorted(row.setting)],
-            row.name,
-        ),
-    ), notes
+            key = (run.method, canonical_json(run.setting))
+            by_setting.setdefault(key, []).append(run)
+    rows = []
+    repeated = 0
+    for members in by_setting.values():
+        chosen = _choose_one_a_seed(members)
+        rows.append(Row(members[0].method, members[0].setting, chosen))
+        repeated += len(members) - len(chosen)
+    notes = []
+    if repeated:
+        notes.append(
+            f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."
+        )
+    for run in runs:
+        if run.predicted:
+            _place_prediction(run, rows)
+    _name_rows(rows)
+    rows.sort(key=_row_order)
+    return rows, notes
 
 
-def _natural(value: object) -> tuple:
-    number = as_number(value)
-    return (0, number, "") if number is not None else (1, 0.0, str(value))
-
-
-def _one_a_seed(runs: list[Run]) -> list[Run]:
+def _choose_one_a_seed(runs: list[Run]) -> list[Run]:
     """The finished run of each seed, or the newest: the same seed twice is not two seeds."""
+
+    def order(run: Run) -> tuple:
+        return (run.finished, str(run.get("finished_at")), run.folder)
+
     chosen: dict[int, Run] = {}
-    for run in sorted(
-        runs, key=lambda run: (run.finished, str(run.get("finished_at")), run.folder)
-    ):
+    for run in sorted(runs, key=order):
         chosen[run.seed] = run
     return [chosen[seed] for seed in sorted(chosen)]
 
 
+def _place_prediction(prediction: Run, rows: list[Row]) -> None:
+    """Put a prediction into the rows of its setting, or into a new row where there is none."""
+    matching = [row for row in rows if _predicts(prediction, row)]
+    for row in matching:
+        if row.predicted_run is None:
+            row.predicted_run = prediction
+    if not matching:
+        rows.append(Row(prediction.method, prediction.setting, [], prediction))
+
+
 def _predicts(prediction: Run, row: Row) -> bool:
-    common = (prediction.setting.keys() & row.setting.keys()).difference(NOT_PREDICTED)
-    return prediction.method == row.method and all(
-        prediction.setting[key] == row.setting[key] for key in common
+    """Whether a prediction is one of this row: they agree in every key that both have and memory depends on."""
+    if prediction.method != row.method:
+        return False
+    common = prediction.setting.keys() & row.setting.keys()
+    return all(
+        prediction.setting[key] == row.setting[key] for key in common.difference(NOT_PREDICTED)
     )
 
 
-def _label(rows: Sequence[Row]) -> None:
+def _row_order(row: Row) -> tuple:
+    """What sorts rows: by method, then by the values of the setting, numbers as numbers."""
+    values = [_natural_order(row.setting.get(key)) for key in sorted(row.setting)]
+    return (row.method, values, row.name)
+
+
+def _natural_order(value: object) -> tuple[int, float, str]:
+    number = as_number(value)
+    if number is not None:
+        return (0, number, "")
+    return (1, 0.0, str(value))
+
+
+def varied_keys(rows: Sequence[Row]) -> list[str]:
+    """Return the keys of the setting in which rows differ, sorted."""
+    keys = {key for row in rows for key in row.setting}
+    varied = []
+    for key in sorted(keys):
+        values = {str(row.setting.get(key)) for row in rows}
+        if len(values) > 1:
+            varied.append(key)
+    return varied
+
+
+def _name_rows(rows: Sequence[Row]) -> None:
     """Name a row by the settings in which the rows of its method differ."""
-    for method in {row.method for row in rows}:
-        mine = [row for row in rows if row.method == method]
-        keys = [
-            key
-            for key in sorted({key for row in mine for key in row.setting})
-            if len({str(row.setting.get(key)) for row in mine}) > 1
-        ]
-        for row in mine:
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    for method, siblings in by_method.items():
+        keys = varied_keys(siblings)
+        for row in siblings:
             words = {key: f"{key}={row.setting.get(key)}" for key in keys}
-            row.label = ", ".join(word for key, word in words.items() if key != RATE)
-            row.name = " ".join(filter(None, [method, row.label, words.get(RATE)]))
+            rate = words.pop(LEARNING_RATE, "")
+            row.label = ", ".join(words.values())
+            row.name = " ".join(filter(None, [method, row.label, rate]))

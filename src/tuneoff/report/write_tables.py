@@ -1,4 +1,4 @@
-"""Writes tables as Markdown, CSV and LaTeX. Text from a record is escaped: it may hold anything."""
+"""Tables as Markdown, CSV and LaTeX. Text from a record is escaped: it may hold anything."""
 
 import csv
 import io
@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from tuneoff.report.caption import caption
+from tuneoff.report.caption import write_caption
+from tuneoff.report.cells import Cell, Figure
+from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
-from tuneoff.report.table import Cell, Column, columns
+from tuneoff.report.table import Column, make_columns
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,9 +35,12 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
-PAGE_CHARACTERS = (
-    134  # of \footnotesize that an A4 page is wide, the space between two columns counted as two
-)
+MARKDOWN = str.maketrans({"<": "&lt;", **{character: f"\\{character}" for character in "\\`*_[]|"}})
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs text that begins so
+# Of \footnotesize that an A4 page is wide, the space between two columns counted as two characters.
+PAGE_CHARACTERS = 134
+LEAST_CHARACTERS = 50  # names that fill the page shrink with the rest
+SHORT_TITLE = 9  # a heading of fewer characters stays in one line
 # Compiles alone and can be \input: after \begin{document}, LaTeX has made \@nodocument the same as \relax.
 LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx, or compile it alone.
 \makeatletter
@@ -48,188 +53,213 @@ LATEX_HEAD = r"""% \input this file in a paper that loads booktabs and graphicx,
 \fi
 \makeatother
 """
+LATEX_TABLE = r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}"
+# Shrunk only where it is wider than the page.
+LATEX_FIT = r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi"
+
+Page = list[Column]
 
 
 # ---------------------------------------------------------------- Markdown
-def markdown(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
-    """All tables, each with its caption; where there is more than one, what keeps them apart."""
-    parts = [split_lines(comparisons, why)] if why else []
-    for made in comparisons:
-        heading = f"### Comparison {made.name}\n\n" if len(comparisons) > 1 else ""
-        parts.append(f"{heading}{_md_table(columns(made))}\n\n{_md(caption(made))}")
+def write_markdown(comparisons: Sequence[Comparison], differing: Differences) -> str:
+    """Return all tables, each with its caption; where there is more than one, what keeps them apart."""
+    parts = []
+    if differing:
+        parts.append(list_differences(comparisons, differing))
+    for comparison in comparisons:
+        heading = f"### Comparison {comparison.name}\n\n" if len(comparisons) > 1 else ""
+        table = _markdown_table(make_columns(comparison))
+        caption = _escape_markdown(write_caption(comparison))
+        parts.append(f"{heading}{table}\n\n{caption}")
     return "\n\n".join(parts) + "\n"
 
 
-def summary(comparisons: Sequence[Comparison]) -> str:
-    """The largest comparison in a table narrow enough for a README: what decides, what it costs, what failed."""
-    made = comparisons[0]
+def write_summary(comparisons: Sequence[Comparison]) -> str:
+    """Return the largest comparison in a table narrow enough for a README: what decides, costs, and failed."""
+    comparison = comparisons[0]
     wanted = ["method", "setting", "lr"]
-    for quality in made.qualities:
+    for quality in comparison.qualities:
         wanted += [quality.key, f"{quality.key}_difference"]
-    known = {column.key: column for column in columns(made) if not column.empty}
     wanted += ["tokens_per_second", "peak_train_gib", "trainable", "outcome"]
-    found = [known[key] for key in wanted if key in known]
-    return f"{_md_table(found)}\n\n{_md(caption(made))}\n"
+    by_key = {column.key: column for column in make_columns(comparison) if not column.empty}
+    columns = [by_key[key] for key in wanted if key in by_key]
+    caption = _escape_markdown(write_caption(comparison))
+    return f"{_markdown_table(columns)}\n\n{caption}\n"
 
 
-def _md_table(found: Sequence[Column]) -> str:
-    lines = [
-        "| " + " | ".join(_md(column.title) for column in found) + " |",
-        "|" + "|".join("--:" if column.numeric else ":--" for column in found) + "|",
-    ]
-    lines += [
-        "| " + " | ".join(map(_md_cell, cells)) + " |"
-        for cells in zip(*(column.cells for column in found), strict=True)
-    ]
+def _markdown_table(columns: Sequence[Column]) -> str:
+    titles = [_escape_markdown(column.title) for column in columns]
+    alignments = ["--:" if column.numeric else ":--" for column in columns]
+    lines = [_markdown_line(titles), "|" + "|".join(alignments) + "|"]
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        lines.append(_markdown_line([_markdown_cell(cell) for cell in cells]))
     return "\n".join(lines)
 
 
-def split_lines(comparisons: Sequence[Comparison], why: dict[str, list[str]]) -> str:
-    """A list of the fields that differ between comparisons, with their values."""
-    lines = [
-        f"The records cannot all be compared: {len(comparisons)} comparisons, which differ in",
-        "",
-    ]
-    for name, values in why.items():
-        shown = ", ".join(
-            f"{value} ({made.name})" for value, made in zip(values, comparisons, strict=True)
-        )
-        lines.append(f"- {_md(name)}: {_md(shown)}")
+def _markdown_line(texts: list[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _escape_markdown(cell.text)
+    return f"**{text}**" if cell.bold else text
+
+
+def list_differences(comparisons: Sequence[Comparison], differing: Differences) -> str:
+    """Return a Markdown list of the fields that differ between comparisons, with their values."""
+    count = len(comparisons)
+    lines = [f"The records cannot all be compared: {count} comparisons, which differ in", ""]
+    for name, values in differing.items():
+        texts = [
+            f"{value} ({comparison.name})"
+            for value, comparison in zip(values, comparisons, strict=True)
+        ]
+        listing = _escape_markdown(", ".join(texts))
+        lines.append(f"- {_escape_markdown(name)}: {listing}")
     return "\n".join(lines)
 
 
-def _md(text: str) -> str:
-    text = " ".join(text.split())
-    for character in "\\`*_[]|<":
-        text = text.replace(character, "&lt;" if character == "<" else f"\\{character}")
-    return text
-
-
-def _md_cell(cell: Cell) -> str:
-    return f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
+def _escape_markdown(text: str) -> str:
+    return " ".join(text.split()).translate(MARKDOWN)
 
 
 # ---------------------------------------------------------------- CSV
-def comma_separated(comparisons: Sequence[Comparison]) -> str:
-    """One table of plain figures: a line a row, `comparison` first; a figure's interval and n beside it."""
+def write_csv(comparisons: Sequence[Comparison]) -> str:
+    """Return one table of plain figures: a line a row, `comparison` first; a figure's interval and n beside it."""
     lines: list[dict[str, str]] = []
-    for made in comparisons:
-        found = columns(made)
-        for index in range(len(made.rows)):
-            line = {"comparison": made.name}
-            for column in found:
-                cell = column.cells[index]
-                line.update(
-                    {_key(column, suffix): _plain(value) for suffix, value in cell.figures.items()}
-                )
-                if column.key in {quality.key for quality in made.qualities}:
-                    line[f"{column.key}_best"] = str(cell.bold).lower()
-            line["outcome"] = made.rows[index].outcome
-            lines.append(line)
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    for comparison in comparisons:
+        lines += _csv_lines(comparison)
+    names = dict.fromkeys(name for line in lines for name in line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    return out.getvalue()
+    return text.getvalue()
 
 
-def _key(column: Column, suffix: str) -> str:
-    return f"{column.key}_{suffix}" if suffix else column.key
+def _csv_lines(comparison: Comparison) -> list[dict[str, str]]:
+    """The figures of each row, by the names of the columns."""
+    columns = make_columns(comparison)
+    quality_keys = {quality.key for quality in comparison.qualities}
+    lines = []
+    for index, row in enumerate(comparison.rows):
+        line = {"comparison": comparison.name}
+        for column in columns:
+            cell = column.cells[index]
+            for suffix, figure in cell.figures.items():
+                name = f"{column.key}_{suffix}" if suffix else column.key
+                line[name] = _csv_figure(figure)
+            if column.key in quality_keys:
+                line[f"{column.key}_best"] = _csv_figure(cell.bold)
+        line["outcome"] = row.outcome
+        lines.append(line)
+    return lines
 
 
-def _plain(value: float | str | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def _csv_figure(figure: Figure) -> str:
+    if figure is None or (isinstance(figure, float) and math.isnan(figure)):
         return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return f"{value:.8g}" if isinstance(value, float) else str(value)
-    # A spreadsheet would run text that begins like a formula.
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if isinstance(figure, bool):
+        return str(figure).lower()
+    if isinstance(figure, float):
+        return f"{figure:.8g}"
+    if isinstance(figure, int):
+        return str(figure)
+    return f"'{figure}" if figure.startswith(FORMULA_STARTS) else figure
 
 
 # ---------------------------------------------------------------- LaTeX
-def latex(comparisons: Sequence[Comparison]) -> str:
-    """A `table*` a comparison, booktabs, in as many parts below each other as keep it legible on a page."""
+def write_latex(comparisons: Sequence[Comparison]) -> str:
+    """Return a `table*` a comparison, booktabs, in as many parts below each other as keep it legible on a page."""
     parts = [LATEX_HEAD]
-    for made in comparisons:
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table*}[t]\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
-                    rf"\caption{{{_tex(caption(made))}}}",
-                    rf"\label{{tab:tuneoff-{made.name}}}",
-                    "\n\\par\\medskip\n".join(
-                        _tabular(part, len(made.rows)) for part in _pages(columns(made))
-                    ),
-                    r"\end{table*}",
-                    "",
-                ]
-            )
-        )
+    for comparison in comparisons:
+        pages = _split_into_pages(make_columns(comparison))
+        tabulars = [_write_tabular(page, len(comparison.rows)) for page in pages]
+        lines = [
+            LATEX_TABLE,
+            rf"\caption{{{_escape_latex(write_caption(comparison))}}}",
+            rf"\label{{tab:tuneoff-{comparison.name}}}",
+            "\n\\par\\medskip\n".join(tabulars),
+            r"\end{table*}",
+            "",
+        ]
+        parts.append("\n".join(lines))
     return "\n".join([*parts, r"\tuneoffend", ""])
 
 
-def _pages(found: Sequence[Column]) -> list[list[Column]]:
+def _split_into_pages(columns: Sequence[Column]) -> list[Page]:
     """The columns in as few parts as are legible, of about the same width, each beginning with what names a row."""
-
-    def width(part: Sequence[Column]) -> int:
-        return sum(max(len(cell.text) for cell in column.cells) + 2 for column in part)
-
-    names = [column for column in found if column.key in ("method", "setting")]
-    together: list[list[Column]] = []  # a difference stays beside its measure
-    for column in found[len(names) :]:
+    names = [column for column in columns if column.key in ("method", "setting")]
+    together: list[Page] = []  # a difference stays beside its measure
+    for column in columns[len(names) :]:
         if not column.key.endswith("_difference"):
             together.append([])
         together[-1].append(column)
-    room = max(PAGE_CHARACTERS - width(names), 50)  # names that fill the page shrink with the rest
-
-    def packed(limit: int) -> list[list[Column]]:
-        pages: list[list[Column]] = [[]]
-        for columns_of_one in together:
-            if pages[-1] and width([*pages[-1], *columns_of_one]) > limit:
-                pages.append([])
-            pages[-1] += columns_of_one
-        return pages
-
-    fewest = len(packed(room))
-    balanced = next(pages for limit in range(room + 1) if len(pages := packed(limit)) == fewest)
-    return [[*names, *page] for page in balanced]
+    room = max(PAGE_CHARACTERS - _count_characters(names), LEAST_CHARACTERS)
+    pages = _fill_pages(together, room)
+    # The narrowest limit that needs no more pages fills them evenly.
+    for limit in range(room):
+        balanced = _fill_pages(together, limit)
+        if len(balanced) == len(pages):
+            pages = balanced
+            break
+    return [[*names, *page] for page in pages]
 
 
-def _tabular(found: list[Column], rows: int) -> str:
-    align = "".join("r" if column.numeric else "l" for column in found)
-    lines = [" & ".join(_tex_title(column) for column in found) + r" \\", r"\midrule"]
+def _fill_pages(together: Sequence[Page], limit: int) -> list[Page]:
+    """Pages of at most `limit` characters, or of one entry of `together` where that alone is wider."""
+    pages: list[Page] = [[]]
+    for columns in together:
+        if pages[-1] and _count_characters([*pages[-1], *columns]) > limit:
+            pages.append([])
+        pages[-1] += columns
+    return pages
+
+
+def _count_characters(columns: Sequence[Column]) -> int:
+    """The width of columns, by their widest cells."""
+    width = 0
+    for column in columns:
+        longest = max(len(cell.text) for cell in column.cells)
+        width += longest + 2
+    return width
+
+
+def _write_tabular(columns: list[Column], rows: int) -> str:
+    alignment = "".join("r" if column.numeric else "l" for column in columns)
+    titles = [_latex_title(column) for column in columns]
+    lines = [
+        rf"\sbox0{{\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(titles) + r" \\",
+        r"\midrule",
+    ]
     for index in range(rows):
-        lines.append(" & ".join(_tex_cell(column.cells[index]) for column in found) + r" \\")
-    body = "\n".join([r"\toprule", *lines, r"\bottomrule"])
-    # Shrunk only where it is wider than the page.
-    return (
-        rf"\sbox0{{\begin{{tabular}}{{{align}}}" + "\n" + body + "\n" + r"\end{tabular}}%" + "\n"
-        r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi"
-    )
+        cells = [_latex_cell(column.cells[index]) for column in columns]
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}}%", LATEX_FIT]
+    return "\n".join(lines)
 
 
-def _tex(text: str) -> str:
-    shown = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
-    return shown.encode("ascii", "replace").decode()
+def _escape_latex(text: str) -> str:
+    words = " ".join(text.split())
+    escaped = "".join(LATEX.get(character, character) for character in words)
+    return escaped.encode("ascii", "replace").decode()
 
 
-def _tex_title(column: Column) -> str:
+def _latex_title(column: Column) -> str:
     """A heading, in two lines where it is long: most are longer than their figures."""
     words = re.split(" (?![↑↓])", column.title)  # an arrow stays with its word
-    if len(words) == 1 or len(column.title) < 9:
-        return _tex(column.title)
-    first = min(
-        range(1, len(words)),
-        key=lambda count: abs(len(" ".join(words[:count])) - len(column.title) / 2),
-    )
+    if len(words) == 1 or len(column.title) < SHORT_TITLE:
+        return _escape_latex(column.title)
+    middle = len(column.title) / 2
+    firsts = [" ".join(words[:count]) for count in range(1, len(words))]
+    first = min(firsts, key=lambda text: abs(len(text) - middle))
+    second = column.title.removeprefix(first).strip()
     side = "r" if column.numeric else "l"
-    return (
-        rf"\shortstack[{side}]{{{_tex(' '.join(words[:first]))}\\{_tex(' '.join(words[first:]))}}}"
-    )
+    return rf"\shortstack[{side}]{{{_escape_latex(first)}\\{_escape_latex(second)}}}"
 
 
-def _tex_cell(cell: Cell) -> str:
-    return rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
+def _latex_cell(cell: Cell) -> str:
+    text = _escape_latex(cell.text)
+    return rf"\textbf{{{text}}}" if cell.bold else text

@@ -16,10 +16,13 @@ def override_keys(overrides: list[str]) -> set[str]:
 
 def find_varied_keys(points: list[list[str]]) -> list[str]:
     """The options in which the points differ."""
-    common = set.intersection(*map(set, points)) if points else set()
-    return sorted(
-        {text.partition("=")[0] for point in points for text in point if text not in common}
-    )
+    if not points:
+        return []
+    common = set.intersection(*map(set, points))
+    varied: set[str] = set()
+    for point in points:
+        varied.update(text.partition("=")[0] for text in point if text not in common)
+    return sorted(varied)
 
 
 def expand_grids(
@@ -32,41 +35,65 @@ def expand_grids(
     Raises:
         ConfigError: `method=` names none, or one that no grid has.
     """
-    given = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
-    parsed = [_parse(parser, grid) for grid in grids]
-    elsewhere = {key for grid in parsed for key in grid} & find_method_options()
-    _refuse_other_methods(given, parsed)
-    for grid in parsed:
-        swept = {**_parse(parser, params), **grid}
+    given = by_key(parser.parse_overrides(arguments))
+    parsed_grids = [parse_grid(parser, grid) for grid in grids]
+    refuse_other_methods(given, parsed_grids)
+    named: set[str] = set().union(*parsed_grids)
+    named_method_options = named & find_method_options()
+    for grid in parsed_grids:
+        swept = {**parse_grid(parser, params), **grid}
+        method = given.get("method")
+        if method is not None and "method" in grid:
+            kept = keep_methods(grid["method"], method)
+            if not kept:
+                continue
+            swept["method"] = parser.parse_override(f"method={','.join(kept)}")
         for key, override in given.items():
             if key == "method" and key in grid:
-                chosen = [
-                    value for value in swept_values(grid[key]) if value in swept_values(override)
-                ]
-                if not chosen:
-                    break
-                swept[key] = parser.parse_override(f"method={','.join(chosen)}")
-            elif key in grid or key not in elsewhere:
+                continue
+            if key in grid or key not in named_method_options:
                 swept[key] = override
-        else:
-            yield from BasicSweeper.split_arguments(list(swept.values()), None)[0]
+        yield from BasicSweeper.split_arguments(list(swept.values()), None)[0]
 
 
-def _parse(parser: OverridesParser, grid: Mapping) -> dict[str, Override]:
-    words = [f"{key}={'null' if value is None else value}" for key, value in grid.items()]
-    return {override.get_key_element(): override for override in parser.parse_overrides(words)}
+def by_key(overrides: list[Override]) -> dict[str, Override]:
+    """Parsed overrides by the option that each sets."""
+    return {override.get_key_element(): override for override in overrides}
 
 
-def _refuse_other_methods(given: Mapping[str, Override], grids: list[dict[str, Override]]) -> None:
-    known = [value for grid in grids if "method" in grid for value in swept_values(grid["method"])]
-    if known and all("method" in grid for grid in grids) and "method" in given:
-        for value in swept_values(given["method"]):
-            if value not in known:
-                allowed = ", ".join(dict.fromkeys(known))
-                raise ConfigError("method", value, f"must be one of this sweep's grids: {allowed}")
+def parse_grid(parser: OverridesParser, grid: Mapping) -> dict[str, Override]:
+    """The overrides of a grid's keys and values, by key."""
+    words = []
+    for key, value in grid.items():
+        written = "null" if value is None else value
+        words.append(f"{key}={written}")
+    return by_key(parser.parse_overrides(words))
 
 
-def swept_values(override: Override) -> list[str]:
+def keep_methods(grid_method: Override, given_method: Override) -> list[str]:
+    """The methods of a grid that the command line names too."""
+    wanted = list_swept_values(given_method)
+    return [value for value in list_swept_values(grid_method) if value in wanted]
+
+
+def refuse_other_methods(given: Mapping[str, Override], grids: list[dict[str, Override]]) -> None:
+    """Refuse a method of the command line that none of the grids has, where each names its methods.
+
+    Raises:
+        ConfigError: with the methods that there are.
+    """
+    if "method" not in given or not all("method" in grid for grid in grids):
+        return
+    methods: list[str] = []
+    for grid in grids:
+        methods += list_swept_values(grid["method"])
+    for value in list_swept_values(given["method"]):
+        if methods and value not in methods:
+            allowed = ", ".join(dict.fromkeys(methods))
+            raise ConfigError("method", value, f"must be one of this sweep's grids: {allowed}")
+
+
+def list_swept_values(override: Override) -> list[str]:
     """What an override sweeps over, or its one value."""
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())

@@ -1,19 +1,24 @@
 """A sweep's job as Hydra's launchers call it: skipped where its result is there, else in a process of its own."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import Experiment, Task, bind
+from tuneoff.config import bind
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.devices import assign_devices
-from tuneoff.jobs.work import describe_start, perform
-from tuneoff.record import RESULT, RESULTS, AlreadyDone, Busy, read_json, read_status
+from tuneoff.jobs.work import WORKS, Work, describe_start
+from tuneoff.record import AlreadyDone, Busy
 from tuneoff.sweeps import progress, tuning
+
+RAN = "ran"
+SKIPPED = "skipped"
+TAKEN = "taken by another launcher"
 
 
 @dataclass
@@ -41,62 +46,59 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         SweepStopped: the job failed under fail_fast=true.
         KeyboardInterrupt: the user stopped the sweep; the job's record says `interrupted`.
     """
-    began = time.monotonic()
+    started = time.monotonic()
+    enter_start_folder(hydra)
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
-    predicts = experiment.task is Task.predict
-    if is_done(folder, experiment):
-        how = "skipped"
+    work_type = WORKS[experiment.task]
+    if work_type.is_done(folder, experiment):
+        how = SKIPPED
     else:
-        start = {
-            **describe_start(cfg, sweep=Path(hydra.sweep.dir).name),
-            "method": experiment.method,
-            "seed": experiment.seed,
-            "planned_seeds": planned_seeds(hydra, experiment.seed),
-            "tuning": tuning.tuning_facts(cfg, list(hydra.overrides.task)),
-        }
-        job = replace(experiment, resume="never" if experiment.rerun else "auto", progress=False)
-        limits = supervisor.Limits(
-            job.job_memory_gib, job.job_timeout_seconds, job.job_stall_seconds
-        )
-        try:
-            ranks = 1 if predicts else job.num_processes  # what is foreseen is one rank's memory
-            with assign_devices(int(OmegaConf.select(hydra, "launcher.n_jobs") or 1), ranks):
-                supervisor.run_supervised(
-                    partial(perform, job, method, folder, start),
-                    folder,
-                    None if predicts else start,
-                    limits,
-                    folder / "run.log",
-                    ranks,
-                )
-            how = "ran"
-        except (Busy, AlreadyDone):
-            how = "taken by another launcher"
-    outcome = Outcome(folder, "finished") if predicts else read_outcome(folder)
-    print(
-        progress.format_progress_line(
-            hydra, outcome.status, how, outcome.loss, time.monotonic() - began
-        ),
-        file=sys.stderr,
-        flush=True,
-    )
-    if how == "ran" and experiment.fail_fast and outcome.status != "finished":
+        resume = "never" if experiment.rerun else "auto"
+        experiment = replace(experiment, resume=resume, progress=False)
+        work = work_type(experiment, method, folder, describe_job(cfg, method, hydra))
+        jobs_at_once = OmegaConf.select(hydra, "launcher.n_jobs") or 1
+        how = run_beside_others(work, int(jobs_at_once))
+    outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
+    seconds = time.monotonic() - started
+    line = progress.format_progress_line(hydra, outcome.status, how, outcome.loss, seconds)
+    print(line, file=sys.stderr, flush=True)
+    if how == RAN and experiment.fail_fast and outcome.status != "finished":
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome
 
 
-def is_done(folder: Path, experiment: Experiment) -> bool:
-    """Whether `folder` holds a result that a sweep does not try again; a prediction takes seconds, and is made anew."""
-    return experiment.task is Task.train and not experiment.rerun and read_status(folder) in RESULTS
+def enter_start_folder(hydra: DictConfig) -> None:
+    """Go to the folder in which the sweep was started, from which paths are: a launcher's worker may be in another."""
+    folder = Path(hydra.runtime.cwd)
+    if folder.is_dir() and folder != Path.cwd():
+        os.chdir(folder)
 
 
-def read_outcome(folder: Path) -> Outcome:
-    """What a job's record says of its end."""
-    result = read_json(folder / RESULT) or {}
-    return Outcome(folder, read_status(folder) or "failed", result.get("loss", {}).get("final"))
+def run_beside_others(work: Work, jobs_at_once: int) -> str:
+    """Do the work with its part of the machine and within its limits; returns what was done with the job."""
+    experiment = work.experiment
+    limits = supervisor.Limits(
+        experiment.job_memory_gib,
+        experiment.job_timeout_seconds,
+        experiment.job_stall_seconds,
+    )
+    try:
+        with assign_devices(jobs_at_once, work.ranks):
+            supervisor.run_supervised(work, limits, work.folder / "run.log")
+    except (Busy, AlreadyDone):
+        return TAKEN
+    return RAN
 
 
-def planned_seeds(hydra: DictConfig, seed: int) -> list[int]:
+def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
+    """What a record says of how its run was started, and of its place in the sweep."""
+    start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
+    start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
+    start["tuning"] = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    return start
+
+
+def read_planned_seeds(hydra: DictConfig, seed: int) -> list[int]:
     """The seeds that the sweep has for this job's setting, as the grid sweeper wrote them into its overrides."""
     return list(OmegaConf.select(hydra, "sweeper.planned_seeds") or [seed])

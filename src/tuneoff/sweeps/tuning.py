@@ -1,4 +1,4 @@
-"""What a tuning sweep found, read from its records: each method's best setting, its cost, and whether to search on."""
+"""Tuning: what a tuning sweep's records say of each method's best setting, its cost, and whether to search on."""
 
 import math
 import statistics
@@ -27,80 +27,77 @@ class Tuning:
     """One method's trials on one model and data set."""
 
     method: str
-    runs: list[dict]
+    trials: list[dict]
 
     @property
     def space(self) -> dict[str, list]:
         """The rate, and every other key whose values differ between trials, with those values in order."""
-        found: dict[str, list] = {}
-        for key in {key for run in self.runs for key in run["config"]} - never_tuned():
+        keys: set[str] = set()
+        for trial in self.trials:
+            keys.update(trial["config"])
+        space = {}
+        for key in sorted(keys - never_tuned()):
             values: list = []
-            for run in self.runs:
-                value = run["config"].get(key)
-                values += [value] if value not in values else []
+            for trial in self.trials:
+                value = trial["config"].get(key)
+                if value not in values:
+                    values.append(value)
             if len(values) > 1 or key == "lr":
-                found[key] = sorted(
-                    values,
-                    key=lambda value: (
-                        not is_number(value),
-                        value if is_number(value) else str(value),
-                    ),
-                )
-        return dict(sorted(found.items()))
+                space[key] = sorted(values, key=numbers_first)
+        return space
 
     @property
     def best(self) -> dict[str, Any]:
         """The values of `space` with the lowest mean validation loss over seeds; empty where nothing finished."""
         keys = list(self.space)
         groups: dict[str, list[dict]] = {}
-        for run in self.runs:
-            groups.setdefault(format_value([run["config"].get(key) for key in keys]), []).append(
-                run
-            )
-        winner: list[dict] = min(groups.values(), key=_score, default=[])
-        return (
-            {key: winner[0]["config"].get(key) for key in keys} if _score(winner) < math.inf else {}
-        )
+        for trial in self.trials:
+            values = [trial["config"].get(key) for key in keys]
+            groups.setdefault(format_value(values), []).append(trial)
+        winner: list[dict] = min(groups.values(), key=mean_final_loss, default=[])
+        if mean_final_loss(winner) == math.inf:
+            return {}
+        return {key: winner[0]["config"].get(key) for key in keys}
 
     @property
     def cost(self) -> dict[str, float]:
         """Jobs, tokens and seconds that the trials took, failed ones too."""
-        spent = [run.get("throughput") or {} for run in self.runs]
+        throughputs = [trial.get("throughput") or {} for trial in self.trials]
+        seconds = sum(each.get("wall_seconds") or 0 for each in throughputs)
         return {
-            "jobs": len(self.runs),
-            "tokens": sum(each.get("tokens_seen") or 0 for each in spent),
-            "seconds": round(sum(each.get("wall_seconds") or 0 for each in spent), 1),
+            "jobs": len(self.trials),
+            "tokens": sum(each.get("tokens_seen") or 0 for each in throughputs),
+            "seconds": round(seconds, 1),
         }
 
-    def beyond(self) -> dict[str, list[float]]:
+    def find_extension(self) -> dict[str, list[float]]:
         """For each key whose best value lies on the edge of its grid, two values that go on beyond it."""
-        further = {}
+        space = self.space
+        extension = {}
         for key, best in self.best.items():
-            values = [value for value in self.space[key] if is_number(value) and value > 0]
+            values = [value for value in space[key] if is_number(value) and value > 0]
             if len(values) < 2 or best not in (values[0], values[-1]):
                 continue
-            inner = values[1] if best == values[0] else values[-2]
-            further[key] = [float(f"{best * (best / inner) ** step:.3g}") for step in (1, 2)]
-        return further
+            neighbour = values[1] if best == values[0] else values[-2]
+            factor = best / neighbour
+            extension[key] = [float(f"{best * factor**step:.3g}") for step in (1, 2)]
+        return extension
 
-    def to_extend(self) -> str | None:
+    def describe_extension(self) -> str | None:
         """What to say of a best value on the edge: the command that searches beyond it."""
-        further = self.beyond()
-        if not further:
+        extension = self.find_extension()
+        if not extension:
             return None
-        before = [
-            word
-            for word in self.runs[0].get("command") or ["python", "train.py"]
-            if word.partition("=")[0] not in ("method", *further)
-        ]
-        best = ", ".join(f"{key}={format_value(self.best[key])}" for key in further)
-        swept = [
-            f"{key}={','.join(f'{value:g}' for value in values)}" for key, values in further.items()
-        ]
-        return (
-            f"{self.method}: its best {best} is on the edge of its grid; search on with\n  "
-            f"{' '.join([*before, f'method={self.method}', *swept])}"
-        )
+        command = self.trials[0].get("command") or ["python", "train.py"]
+        words = [word for word in command if word.partition("=")[0] not in ("method", *extension)]
+        words.append(f"method={self.method}")
+        for key, values in extension.items():
+            written = ",".join(f"{value:g}" for value in values)
+            words.append(f"{key}={written}")
+        best_values = self.best
+        best = ", ".join(f"{key}={format_value(best_values[key])}" for key in extension)
+        advice = f"{self.method}: its best {best} is on the edge of its grid; search on with"
+        return f"{advice}\n  {' '.join(words)}"
 
 
 def never_tuned() -> set[str]:
@@ -116,25 +113,41 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _score(runs: Iterable[dict]) -> float:
-    """Mean last validation loss of the seeds; infinite where one of them came to no result."""
-    losses = [run["loss"]["final"] if run.get("status") == "finished" else math.inf for run in runs]
+def numbers_first(value: Any) -> tuple[bool, Any]:
+    """A key to sort by: numbers in order, then everything else as text."""
+    if is_number(value):
+        return False, value
+    return True, str(value)
+
+
+def mean_final_loss(trials: Iterable[dict]) -> float:
+    """Mean last validation loss of the seeds; infinite where one of them came to no result, or there are none."""
+    losses = []
+    for trial in trials:
+        finished = trial.get("status") == "finished"
+        losses.append(trial["loss"]["final"] if finished else math.inf)
     return statistics.fmean(losses) if losses else math.inf
 
 
 @cache
-def _records(folder: str) -> list[dict]:
-    found = (read_json(path) for path in sorted(Path(folder).rglob(RESULT)))
-    return [run for run in found if run and isinstance(run.get("config"), dict) and run.get("loss")]
+def read_results(folder: str) -> list[dict]:
+    """The results below a folder that have a config and a loss."""
+    results = []
+    for path in sorted(Path(folder).rglob(RESULT)):
+        result = read_json(path) or {}
+        if isinstance(result.get("config"), dict) and result.get("loss"):
+            results.append(result)
+    return results
 
 
 def read_tunings(folder: str) -> list[Tuning]:
     """What a sweep's folder holds, a `Tuning` for each method, model and data set."""
     groups: dict[str, list[dict]] = {}
-    for run in _records(folder):
-        config = run["config"]
-        groups.setdefault(f"{config['method']} {config['model']} {config['data']}", []).append(run)
-    return [Tuning(runs[0]["config"]["method"], runs) for runs in groups.values()]
+    for result in read_results(folder):
+        config = result["config"]
+        problem = f"{config['method']} {config['model']} {config['data']}"
+        groups.setdefault(problem, []).append(result)
+    return [Tuning(trials[0]["config"]["method"], trials) for trials in groups.values()]
 
 
 def find_tuning(task: DictConfig) -> Tuning:
@@ -145,8 +158,9 @@ def find_tuning(task: DictConfig) -> Tuning:
     """
     wanted = resolve_config(task)
     for tuning in read_tunings(task.tuned):
-        config = tuning.runs[0]["config"]
-        if all(config[key] == wanted[key] for key in ("method", "model", "data")) and tuning.best:
+        config = tuning.trials[0]["config"]
+        same_problem = all(config[key] == wanted[key] for key in ("method", "model", "data"))
+        if same_problem and tuning.best:
             return tuning
     raise ConfigError(
         "tuned",
@@ -156,40 +170,48 @@ def find_tuning(task: DictConfig) -> Tuning:
     )
 
 
-def tuned_overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
+def find_tuned_overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
-    tuning, given = find_tuning(task), set(given)
-    notes = [
-        f"{tuning.method}: {key} is given, so the tuned {key}={format_value(value)} is not used"
-        for key, value in tuning.best.items()
-        if key in given
-    ]
-    seeds = {run["config"]["seed"] for run in tuning.runs}
-    if task.seed in seeds:
+    tuning = find_tuning(task)
+    given = set(given)
+    values = []
+    notes = []
+    for key, value in tuning.best.items():
+        written = f"{key}={format_value(value)}"
+        if key in given:
+            notes.append(f"{tuning.method}: {key} is given, so the tuned {written} is not used")
+        else:
+            values.append(written)
+    if task.seed in {trial["config"]["seed"] for trial in tuning.trials}:
         notes.append(f"seed={task.seed} was tuned on; a comparison needs fresh seeds")
-    edge = tuning.to_extend()
-    values = [
-        f"{key}={format_value(value)}" for key, value in tuning.best.items() if key not in given
-    ]
-    return values, notes + ([edge] if edge else [])
+    extension = tuning.describe_extension()
+    if extension:
+        notes.append(extension)
+    return values, notes
 
 
-def tuning_facts(task: DictConfig, used: Iterable[str]) -> dict | None:
-    """What a record says of its tuning: space, best, edge, cost, and the values in use that are not the best."""
+def describe_tuning(task: DictConfig, used: Iterable[str]) -> dict | None:
+    """What a record says of its tuning: space, best, edge, cost, and the values in use that are not the best.
+
+    Args:
+        used: the run's overrides.
+    """
     if task.tuned is None:
         return None
     tuning = find_tuning(task)
-    mine = dict(override.lstrip("+").partition("=")[::2] for override in used)
-    other = {
-        key: mine[key]
-        for key, value in tuning.best.items()
-        if key in mine and mine[key] != format_value(value)
+    own: dict[str, str] = {}
+    for override in used:
+        key, _, value = override.lstrip("+").partition("=")
+        own[key] = value
+    best = tuning.best
+    overridden = {
+        key: own[key] for key in best if key in own and own[key] != format_value(best[key])
     }
     return {
         "folder": task.tuned,
         "method_cost": tuning.cost,
         "space": tuning.space,
-        "best": tuning.best,
-        "edge": bool(tuning.beyond()),
-        "overridden": other,
+        "best": best,
+        "edge": bool(tuning.find_extension()),
+        "overridden": overridden,
     }

@@ -15,7 +15,8 @@ from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import check_embeddings, check_packing, max_positions
 from tuneoff.models.layers import count_parameters
-from tuneoff.models.loading import load_model, load_tokenizer, runtime_facts
+from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.provenance import hash_weights

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuneoff.config import Experiment, Tracker
 from tuneoff.record import flatten
+from tuneoff.record.secrets import mask_secrets
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 200  # characters of what a tracker raised
@@ -43,7 +44,7 @@ class Trackers:
             "group": started.get("sweep") or "single",
             "job_type": experiment.method,
             "mode": experiment.wandb_mode.name,
-            "tags": experiment.tags or [],
+            "tags": mask_secrets(experiment.tags or []),
         }
         settings_by_tracker = {}
         if experiment.tracker is Tracker.wandb:

@@ -1,4 +1,4 @@
-"""Keeps the shipped corpus honest: anyone who holds the same CPython release can rebuild it byte for byte.
+"""The shipped corpus: its build, so that anyone who holds the same CPython release can make it byte for byte.
 
 Usage: ``python -m tuneoff.assets.corpus.build LIB_FOLDER OUT_FOLDER``
 LIB_FOLDER is the library of CPython 3.11.7 as installed on Linux (``lib/python3.11``). Two files are written:
@@ -12,30 +12,15 @@ import hashlib
 import json
 import lzma
 import re
-import textwrap
-import warnings
-from collections.abc import Iterator
-from itertools import dropwhile
 from pathlib import Path
 
-RELEASE = "3.11.7"
-# What the release holds, by content: a version string would also pass for a patched or edited library.
-DIGEST = "da621b9879907fcaf1bdfa73259852611886fc135d0be373b7a90d1c9c19e59d"
-
-# Tests, installed packages and bundled wheels are not the library. The second line is generated text and
-# tables that teach nothing: encodings (nearly all code pages), pydoc_data (rendered help), html/entities.
-LEFT_OUT = {
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "ensurepip",
-    "__pycache__",
-    "lib-dynload",
-}
-LEFT_OUT |= {"encodings", "pydoc_data", "entities.py"}
-# Written at build time, so they differ from machine to machine.
-BUILD_OUTPUT = ("_sysconfigdata_", "config-")
+from tuneoff.assets.corpus.library import (
+    Example,
+    Function,
+    WrongRelease,
+    find_functions,
+    read_library,
+)
 
 # A module's role. Pretraining gets (1) each module with a copyright or licence notice of its own: a whole
 # module keeps the notice beside the code, as most of them ask, a pair could not; and (2) each module with
@@ -45,109 +30,41 @@ NOTICE = re.compile(
     r"(copyright|\(c\)).*((19|20)\d\d|rights reserved)|licen[cs]ed (under|to)", re.IGNORECASE
 )
 
-PAIR_SHARES = {
-    "test": 0.11,
-    "validation": 0.11,
-}  # a little over 10 %: they lose the most to deduplication
+# A little over 10 %: they lose the most to deduplication.
+PAIR_SHARES = {"test": 0.11, "validation": 0.11}
 TEXT_SHARES = {"validation": 0.04}
 MAX_MODULE = 0.25  # of a split's share, so that no single module speaks for a whole split
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-class WrongRelease(Exception):
-    """The folder does not hold the library the corpus is defined by."""
-
 
 def fold(text: str) -> str:
-    """Returns text in the form in which two texts count as the same."""
+    """Return text in the form in which two texts count as the same."""
     return " ".join(text.split()).casefold()
 
 
 def is_clean(text: str) -> bool:
-    """Says whether text is printable ASCII and newlines only."""
+    """Say whether text is printable ASCII and newlines only."""
     return text.isascii() and text.replace("\n", "").isprintable()
 
 
-def read_library(folder: Path) -> dict[str, str]:
-    """Returns dotted module name -> source; raises WrongRelease unless the sources are those of RELEASE."""
-    digest, modules = hashlib.sha256(), {}
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    for name in sorted(found):
-        parts = name.split("/")
-        if LEFT_OUT & set(parts) or any(part.startswith(BUILD_OUTPUT) for part in parts):
-            continue
-        data = found[name].read_bytes().replace(b"\r\n", b"\n")
-        digest.update(f"{name}\n{len(data)}\n".encode() + data)
-        modules[name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")] = data
-    if digest.hexdigest() != DIGEST:
-        raise WrongRelease(
-            f"not the library of CPython {RELEASE}: its files hash to {digest.hexdigest()}"
-        )
-    return {module: modules[module].decode() for module in sorted(modules)}
-
-
-def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Yields qualified name and node of each function that is not inside another one."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, Function):
-            yield prefix + child.name, child
-        elif isinstance(child, ast.ClassDef):
-            yield from definitions(child, f"{prefix}{child.name}.")
-        elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler | ast.With):
-            yield from definitions(child, prefix)
-
-
-def bare_source(node: Function, lines: list[str]) -> str:
-    """Returns a function's source, dedented, without its docstring; '' if the two share a line."""
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    kept = lines[first - 1 : node.end_lineno]
-    if ast.get_docstring(node, clean=False) is not None:
-        doc, end = node.body[0], node.body[0].end_lineno or 0
-        above, below = lines[first - 1 : doc.lineno - 1], lines[end : node.end_lineno]
-        # A docstring that shares a line with code would take that code with it.
-        first_line, last_line = lines[doc.lineno - 1].encode(), lines[end - 1].encode()
-        beside = first_line[: doc.col_offset] + last_line[doc.end_col_offset :]
-        kept = (
-            [] if beside.strip() else above + list(dropwhile(lambda line: not line.strip(), below))
-        )
-    source = textwrap.dedent("\n".join(line.rstrip() for line in kept))
-    return "" if source[:1].isspace() else source
-
-
-def functions(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yields name, bare source and docstring's first paragraph ('' without one) of a module's functions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # newer interpreters warn of old spellings such as invalid escapes
-        tree = ast.parse(text)
-    lines = text.split("\n")
-    for name, node in definitions(tree):
-        docstring = ast.get_docstring(node, clean=False) or ""
-        yield (
-            name,
-            bare_source(node, lines),
-            " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split()),
-        )
-
-
 def has_body(prompt: str) -> bool:
-    """Says whether a function does anything: not when all it holds is `pass`, `...` or nothing at all."""
+    """Say whether a function does anything: not when all it holds is `pass`, `...` or nothing at all."""
     try:
         function = ast.parse(prompt).body[0]
     except SyntaxError:  # nothing is left under the signature
         return False
-    body = function.body if isinstance(function, Function) else []
-    return not all(
-        isinstance(part, ast.Pass)
-        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
-        for part in body
-    )
+    if not isinstance(function, Function):
+        return False
+    return not all(_does_nothing(statement) for statement in function.body)
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Pass):
+        return True
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def is_pair(prompt: str, completion: str) -> bool:
-    """Says whether a function and its paragraph make an example worth learning from."""
+    """Say whether a function and its paragraph make an example worth learning from."""
     return (
         40 <= len(prompt) <= 1000
         and 12 <= len(completion) <= 240
@@ -158,76 +75,119 @@ def is_pair(prompt: str, completion: str) -> bool:
     )
 
 
-def split_modules(sizes: dict[str, int], shares: dict[str, float]) -> dict[str, str]:
-    """Returns module -> split: each, in the order of its name's hash, goes where it fits, else to train."""
-    room = {split: share * sum(sizes.values()) for split, share in shares.items()}
-    limit = {split: MAX_MODULE * size for split, size in room.items()}
+# ---------------------------------------------------------------- splits
+def split_modules(
+    sizes: dict[str, int],
+    shares: dict[str, float],
+) -> dict[str, str]:
+    """Return module -> split: each, in the order of its name's hash, goes where it fits, else to train.
+
+    Args:
+        sizes: of each module.
+        shares: of each split but train, of the sizes' sum.
+    """
+    total = sum(sizes.values())
+    room = {split: share * total for split, share in shares.items()}
+    limits = {split: MAX_MODULE * size for split, size in room.items()}
     splits = {}
-    for module in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+    for module in sorted(sizes, key=_name_hash):
         size = sizes[module]
-        splits[module] = next((s for s in room if size <= min(room[s], limit[s])), "train")
-        if splits[module] in room:
-            room[splits[module]] -= size
+        splits[module] = "train"
+        for split, limit in limits.items():
+            if size <= min(room[split], limit):
+                splits[module] = split
+                room[split] -= size
+                break
     return splits
 
 
-def pair_rows(pairs: dict[str, list], pretraining: dict[str, str]) -> list[dict]:
-    """Returns the pairs by split, where no text of an evaluation pair is met anywhere else."""
-    splits = split_modules({module: len(found) for module, found in pairs.items()}, PAIR_SHARES)
-    known = {
-        fold(part)
-        for text in pretraining.values()
-        for _, *parts in functions(text)
-        for part in parts
-    }
-    whole = fold("\n".join(pretraining.values()))
-    rows, seen = [], set[str]()
-    for split in (
-        *PAIR_SHARES,
-        "train",
-    ):  # evaluation first: what it holds, train then goes without
-        for module in (module for module in pairs if splits[module] == split):
-            for name, prompt, completion in pairs[module]:
-                keys = {fold(prompt), fold(completion)}
-                if keys & seen or (split != "train" and (keys & known or fold(prompt) in whole)):
+def _name_hash(module: str) -> bytes:
+    return hashlib.sha256(module.encode()).digest()
+
+
+def pair_rows(
+    pairs: dict[str, list[Example]],
+    pretraining: dict[str, str],
+) -> list[dict]:
+    """Return the pairs by split, where no text of an evaluation pair is met anywhere else."""
+    sizes = {module: len(examples) for module, examples in pairs.items()}
+    splits = split_modules(sizes, PAIR_SHARES)
+    pretraining_parts = _folded_parts(pretraining)
+    pretraining_text = fold("\n".join(pretraining.values()))
+
+    def is_pretrained_on(example: Example) -> bool:
+        folded_prompt = fold(example.prompt)
+        known = {folded_prompt, fold(example.completion)} & pretraining_parts
+        return bool(known) or folded_prompt in pretraining_text
+
+    rows = []
+    seen: set[str] = set()
+    # Evaluation first: what it holds, train then goes without.
+    for split in (*PAIR_SHARES, "train"):
+        for module, examples in pairs.items():
+            if splits[module] != split:
+                continue
+            for example in examples:
+                texts = {fold(example.prompt), fold(example.completion)}
+                if texts & seen:
                     continue
-                seen |= keys
-                row = {"split": split, "module": module, "name": name}
-                rows.append(row | {"prompt": prompt, "completion": completion})
+                if split != "train" and is_pretrained_on(example):
+                    continue
+                seen |= texts
+                rows.append({"split": split, "module": module, **example._asdict()})
     return rows
 
 
+def _folded_parts(pretraining: dict[str, str]) -> set[str]:
+    """Prompts and completions of all functions of the pretraining modules, folded."""
+    parts = set()
+    for text in pretraining.values():
+        for example in find_functions(text):
+            parts.add(fold(example.prompt))
+            parts.add(fold(example.completion))
+    return parts
+
+
 def text_rows(pretraining: dict[str, str]) -> list[dict]:
-    """Returns the pretraining modules with their splits."""
-    splits = split_modules({module: len(text) for module, text in pretraining.items()}, TEXT_SHARES)
+    """Return the pretraining modules with their splits."""
+    sizes = {module: len(text) for module, text in pretraining.items()}
+    splits = split_modules(sizes, TEXT_SHARES)
     return [
         {"split": splits[module], "module": module, "text": text}
         for module, text in pretraining.items()
     ]
 
 
+# ---------------------------------------------------------------- writing
 def write_rows(rows: list[dict], path: Path) -> None:
-    """Writes rows as xz-compressed JSON lines, always the same bytes for the same rows."""
+    """Write rows as xz-compressed JSON lines, always the same bytes for the same rows."""
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(lzma.compress(lines.encode(), preset=9 | lzma.PRESET_EXTREME))
+    compressed = lzma.compress(lines.encode(), preset=9 | lzma.PRESET_EXTREME)
+    path.write_bytes(compressed)
 
 
 def build(library: Path, out: Path) -> None:
-    """Writes both files of the corpus into out."""
-    pairs, pretraining = {}, {}
+    """Write both files of the corpus into `out`."""
+    pairs = {}
+    pretraining = {}
     for module, text in read_library(library).items():
-        found = [row for row in functions(text) if is_pair(*row[1:])]
-        if NOTICE.search(text) or len(found) < MIN_DENSITY * len(text) / 10_000:
+        examples = [
+            example
+            for example in find_functions(text)
+            if is_pair(example.prompt, example.completion)
+        ]
+        has_few_pairs = len(examples) < MIN_DENSITY * len(text) / 10_000
+        if NOTICE.search(text) or has_few_pairs:
             pretraining[module] = text
-        elif found:
-            pairs[module] = found
+        elif examples:
+            pairs[module] = examples
     out.mkdir(parents=True, exist_ok=True)
     write_rows(pair_rows(pairs, pretraining), out / "docstrings.jsonl.xz")
     write_rows(text_rows(pretraining), out / "stdlib.jsonl.xz")
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("LIB_FOLDER", "OUT_FOLDER"):
         parser.add_argument(name, type=Path)

@@ -1,4 +1,4 @@
-"""Makes `tiny`: tokenizer and architecture, and after `train.py` trained it, its weights (README.md here says how)."""
+"""The shipped model `tiny`: its tokenizer and architecture, and its weights after training (README.md says how)."""
 
 import sys
 from pathlib import Path
@@ -15,30 +15,29 @@ END = "<|end|>"
 HERE = Path(__file__).parent
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def train_tokenizer() -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the training text of `stdlib`."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = (
-        found.values["text"]
-        for found in open_source(Data("stdlib", "tuneoff:stdlib")).read()["train"]
+    splits = open_source(Data("stdlib", "tuneoff:stdlib")).read()
+    texts = (source_row.values["text"] for source_row in splits["train"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=[END],
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
+    bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
     )
 
 
-def architecture() -> LlamaConfig:
+def make_config() -> LlamaConfig:
     """Llama with multi-head attention; every linear matrix has both sides at 256 or more, so rank 128 is still low."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
@@ -57,7 +56,7 @@ def architecture() -> LlamaConfig:
     )
 
 
-def adopt(run: Path) -> None:
+def adopt_weights(run: Path) -> None:
     """Save the weights that a run trained here, in bfloat16."""
     model = LlamaForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16)
     model.save_pretrained(HERE)
@@ -66,7 +65,7 @@ def adopt(run: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        adopt(Path(sys.argv[1]))
+        adopt_weights(Path(sys.argv[1]))
     else:
-        tokenizer().save_pretrained(HERE)
-        architecture().save_pretrained(HERE)
+        train_tokenizer().save_pretrained(HERE)
+        make_config().save_pretrained(HERE)

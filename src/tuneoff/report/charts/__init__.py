@@ -1,1 +1,29 @@
-"""The charts of a report, each a Vega-Lite specification."""
+"""Charts of a comparison, each one Vega-Lite specification: the paper's figure and the page's are the same."""
+
+from collections.abc import Sequence
+
+from tuneoff.report.charts.ablations import chart_ablations
+from tuneoff.report.charts.learning_curves import chart_learning_curves
+from tuneoff.report.charts.learning_rates import chart_learning_rates
+from tuneoff.report.charts.memory import chart_memory
+from tuneoff.report.charts.style import Chart
+from tuneoff.report.charts.trade_offs import chart_trade_offs
+from tuneoff.report.compare import Comparison
+
+__all__ = ["Chart", "make_charts"]
+
+
+def make_charts(comparison: Comparison, methods: Sequence[str]) -> list[Chart]:
+    """Return all charts that a comparison's records allow.
+
+    Args:
+        comparison: what is drawn.
+        methods: all methods of the report, so that a method has the same colour in each of its charts.
+    """
+    return [
+        *chart_trade_offs(comparison, methods),
+        *chart_learning_curves(comparison, methods),
+        *chart_learning_rates(comparison, methods),
+        *chart_memory(comparison),
+        *chart_ablations(comparison, methods),
+    ]

@@ -1,6 +1,7 @@
-"""How charts look: one colour, shape and dash a method in every chart, and type that can be read in one column."""
+"""Style of the charts: one colour, shape and dash a method in every chart, and type legible in one column."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -8,21 +9,47 @@ import altair as alt
 from tuneoff.report.compare import Quality
 
 Figure = alt.Chart | alt.LayerChart | alt.FacetChart
-Named = Iterator[tuple[str, str, Figure]]  # name of the files, heading, chart
-WIDTH, HEIGHT = 280, 220  # with axis and legend about 340 wide: a column of 3.3 inches
+Point = dict[str, Any]  # a mark of a chart: what is encoded, by the names of the fields
+# With axis and legend about 340 wide: a column of 3.3 inches.
+WIDTH = 280
+HEIGHT = 220
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is pale on white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 CATEGORY_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#BBBBBB"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2]]
+DASHES = [
+    [1, 0],
+    [6, 2],
+    [2, 2],
+    [8, 2, 2, 2],
+]
 STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 350}  # long enough to show a dash
+LEGEND_CHARACTERS = 44  # that fit beside each other below a chart
 
 
-class Style:
+@dataclass(frozen=True)
+class Chart:
+    """A Vega-Lite specification with the name of its files and a heading."""
+
+    name: str
+    title: str
+    spec: dict
+
+
+class MethodStyle:
     """What a chart gives its methods, by their place among all methods of the report."""
 
-    def __init__(self, methods: Sequence[str], present: Collection[str], lines: bool = False):
-        self.methods, self.present, self.lines = list(methods), sorted(set(present)), lines
+    def __init__(self, methods: Sequence[str], points: Sequence[Point], lines: bool = False):
+        """Style the methods that a chart shows.
+
+        Args:
+            methods: all methods of the report.
+            points: what the chart shows; each has a `method`.
+            lines: whether the chart joins them.
+        """
+        self.methods = list(methods)
+        self.present = sorted({point["method"] for point in points})
+        self.lines = lines
 
     @property
     def colours(self) -> alt.Scale:
@@ -37,71 +64,87 @@ class Style:
     @property
     def shape(self) -> alt.Shape:
         """Six shapes beside seven colours: 42 methods differ."""
-        return alt.Shape(
-            "method:N", title=None, scale=self._scale(SHAPES, 1), legend=self._legend()
-        )
+        scale = self._scale(SHAPES, 1)
+        return alt.Shape("method:N", title=None, scale=scale, legend=self._legend())
 
     @property
     def dash(self) -> alt.StrokeDash:
         """Another dash each time that the colours begin again."""
-        return alt.StrokeDash(
-            "method:N", title=None, scale=self._scale(DASHES, len(COLOURS)), legend=self._legend()
-        )
+        scale = self._scale(DASHES, len(COLOURS))
+        return alt.StrokeDash("method:N", title=None, scale=scale, legend=self._legend())
 
     def _scale(self, styles: Sequence, step: int) -> alt.Scale:
-        places = [self.methods.index(name) // step for name in self.present]
-        return alt.Scale(
-            domain=self.present, range=[styles[place % len(styles)] for place in places]
-        )
+        """A style for each method; `step` methods in turn have the same one."""
+        chosen = []
+        for method in self.present:
+            place = self.methods.index(method) // step
+            chosen.append(styles[place % len(styles)])
+        return alt.Scale(domain=self.present, range=chosen)
 
     def _legend(self) -> alt.Legend:
         """As many columns as fit the chart's width."""
-        widths = {
-            columns: sum(
-                max(map(len, self.present[start::columns]), default=0) for start in range(columns)
-            )
-            for columns in (3, 2)
-        }
-        columns = next((columns for columns, width in widths.items() if width <= 44), 1)
-        return alt.Legend(columns=columns, symbolStrokeWidth=1.8, **(STROKE if self.lines else {}))
+        columns = 1
+        for count in (2, 3):
+            if self._legend_characters(count) <= LEGEND_CHARACTERS:
+                columns = count
+        symbols = STROKE if self.lines else {}
+        return alt.Legend(columns=columns, symbolStrokeWidth=1.8, **symbols)
+
+    def _legend_characters(self, columns: int) -> int:
+        """The width of a legend of so many columns, by their longest names."""
+        width = 0
+        for start in range(columns):
+            names = self.present[start::columns]
+            width += max(map(len, names), default=0)
+        return width
 
 
-def inline(rows: list[dict]) -> dict[str, Any]:
-    """Rows as a chart's own data: of plain types, since Altair validates its own, and copies lists, value by value."""
-    return {"values": tuple(rows)}
+def inline_data(points: Sequence[Point]) -> dict[str, Any]:
+    """Return points as a chart's own data.
+
+    Of plain types, since Altair validates its own, and copies lists, value by value.
+    """
+    return {"values": tuple(points)}
 
 
-def axis_range(values: Sequence[float], log: float = 0) -> list[float]:
-    """A domain with a margin, so that no mark is cut; on a logarithmic axis the factor `log`."""
-    low, high = min(values), max(values)
-    if log:
-        return [low / log, high * log]
+def axis_range(values: Sequence[float], log_factor: float = 0) -> list[float]:
+    """Return a domain with a margin, so that no mark is cut; on a logarithmic axis the factor `log_factor`."""
+    low = min(values)
+    high = max(values)
+    if log_factor:
+        return [low / log_factor, high * log_factor]
     margin = (high - low) * 0.08 or abs(high) * 0.05 or 1
     return [low - margin, high + margin]
 
 
-def quality_axis(quality: Quality, points: Sequence[dict]) -> alt.Y:
-    """The vertical axis of a measure, wide enough for the intervals of `points`."""
+def quality_axis(quality: Quality, points: Sequence[Point]) -> alt.Y:
+    """Return the vertical axis of a measure, wide enough for the intervals of `points`."""
     domain = axis_range([point[key] for point in points for key in ("y", "y_low", "y_high")])
-    return alt.Y(
-        "y:Q", title=f"{quality.heading}{quality.unit}", scale=alt.Scale(zero=False, domain=domain)
-    )
+    scale = alt.Scale(zero=False, domain=domain)
+    return alt.Y("y:Q", title=f"{quality.heading}{quality.unit}", scale=scale)
 
 
-def ends(key: str, mean: float, half: float | None) -> dict[str, float]:
-    """The ends of an interval; both at the mean where there is none."""
-    return {f"{key}_low": mean - (half or 0), f"{key}_high": mean + (half or 0)}
+def interval_ends(key: str, mean: float, half: float | None) -> Point:
+    """Return the ends of an interval; both at the mean where there is none."""
+    width = half or 0
+    return {f"{key}_low": mean - width, f"{key}_high": mean + width}
 
 
-def slug(key: str) -> str:
-    """A config key as part of a file's name."""
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in key)[:40]
+def file_name(key: str) -> str:
+    """Return a config key or a metric's name as part of a file's name."""
+    characters = [c if c.isalnum() and c.isascii() else "_" for c in key]
+    return "".join(characters)[:40]
 
 
-def styled(chart: Figure) -> dict:
-    """The specification with fonts, legend and grid set."""
-    return (
-        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
+def make_chart(name: str, title: str, figure: Figure) -> Chart:
+    """Return the chart of a figure, with fonts, legend and grid set."""
+    return Chart(name, title, style_figure(figure))
+
+
+def style_figure(figure: Figure) -> dict:
+    """Return the figure's specification with fonts, legend and grid set."""
+    styled = (
+        figure.configure(font="Helvetica, Arial, sans-serif", background="white")
         .configure_axis(
             labelFontSize=11,
             titleFontSize=11.5,
@@ -123,5 +166,5 @@ def styled(chart: Figure) -> dict:
             offset=6,
         )
         .configure_view(stroke=None)
-        .to_dict(validate=False)
-    )  # a third of a second a report; the tests validate
+    )
+    return styled.to_dict(validate=False)  # a third of a second a report; the tests validate

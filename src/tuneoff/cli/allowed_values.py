@@ -1,0 +1,74 @@
+"""Allowed values: what the dataclasses of the settings say of a key, in words."""
+
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from tuneoff.config import Experiment, schemas, shorten
+
+KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def find_field(key: str) -> Field | None:
+    """The dataclass field behind a dotted key of any method, or None."""
+    *parents, name = key.split(".")
+    classes: list[Any] = [Experiment, *schemas().values()]
+    for parent in parents:
+        classes = find_nested_classes(classes, parent)
+    for cls in classes:
+        for item in fields(cls):
+            if item.name == name:
+                return item
+    return None
+
+
+def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
+    """The dataclass that the field of this name holds, in those of the classes that have such a field."""
+    nested = []
+    for cls in classes:
+        hint = get_type_hints(cls).get(name)
+        kinds = get_args(hint) or (hint,)
+        nested += [kind for kind in kinds if is_dataclass(kind)]
+    return nested
+
+
+def describe_allowed(cls: Any, name: str) -> str | None:
+    """`must be …` from a field's type and its declared range; None where the class says nothing."""
+    if not is_dataclass(cls) or name not in get_type_hints(cls):
+        return None
+    hint = get_type_hints(cls)[name]
+    kinds = get_args(hint) or (hint,)
+    words = describe_kind(kinds[0], name)
+    if words is None:
+        return None
+    if not is_dataclass(kinds[0]):
+        item = next(item for item in fields(cls) if item.name == name)
+        allowed = item.metadata.get("allowed")
+        if allowed:
+            words += f", {allowed.removeprefix('must be ')}"
+        if NoneType in kinds:
+            words += ", or null"
+    return words
+
+
+def describe_kind(kind: Any, name: str) -> str | None:
+    """`must be …` from a type alone; None for a type that no sentence is known for."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"must be one of {', '.join(kind.__members__)}"
+    if kind in KINDS:
+        return f"must be {KINDS[kind]}"
+    if is_dataclass(kind):
+        parts = [f"{name}.{item.name}" for item in fields(kind)]
+        return f"must be given by its parts, {', '.join(parts)}"
+    return None
+
+
+def written_override(key: str, arguments: list[str]) -> str:
+    """`key=value` as the user wrote it, or the key alone."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        name = name.lstrip("+~")
+        if name == key or name.startswith(f"{key}."):
+            return f"{shorten(name)}={shorten(value)}"
+    return shorten(key)

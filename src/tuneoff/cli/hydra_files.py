@@ -1,0 +1,28 @@
+"""Hydra's own files of a run and a sweep: written by Hydra with all that was typed, kept here without its secrets."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tuneoff.record.files import write_atomically
+from tuneoff.record.secrets import mask_secrets
+
+
+def mask_hydra_files(config: DictConfig) -> None:
+    """Mask secrets in the files that Hydra has written for a job, and for its sweep."""
+    paths: list[Path] = []
+    if config.hydra.output_subdir is not None:
+        folder = Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir
+        paths += sorted(folder.glob("*.yaml"))
+    paths.append(Path(config.hydra.sweep.dir) / "multirun.yaml")
+    for path in paths:
+        if path.is_file():
+            mask_yaml_file(path)
+
+
+def mask_yaml_file(path: Path) -> None:
+    """Write a YAML file again without its secrets; one that has none stays as it is."""
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    masked = mask_secrets(content)
+    if masked != content:
+        write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(masked)))

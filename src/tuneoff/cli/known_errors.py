@@ -1,0 +1,264 @@
+"""Known errors of Hydra and OmegaConf: a sentence for each kind, found by its type or by what it says."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import singledispatch
+
+from hydra.errors import (
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+from yaml import MarkedYAMLError, safe_load
+
+from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
+from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that is not blank, or nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), "")
+
+
+def find_full_key(error: BaseException) -> str | None:
+    """The key that OmegaConf writes below the message of an error that is not its own."""
+    match = re.search(r"^ *full_key: (\S+)", str(error), re.MULTILINE)
+    return match[1] if match else None
+
+
+@singledispatch
+def explain_known_error(error: BaseException, arguments: list[str]) -> str | None:
+    """The line for `error`, or None where an error further in says it better.
+
+    Args:
+        arguments: the overrides as they were written, to name the value that the message leaves out.
+    """
+    return None
+
+
+# ---------------------------------------------------------------- by type
+@explain_known_error.register
+def _(error: OverrideParseException, arguments: list[str]) -> str:
+    key, equals, _ = error.override.partition("=")
+    if not equals or not re.fullmatch(r"[+~]*[\w./@-]+", key):
+        return f"{error.override}: must be written key=value"
+    quoted = f"one that holds any of ,:=()[]{{}}$ is written '{key}=\"…\"'"
+    return f"{error.override}: the value cannot be read; {quoted}"
+
+
+@explain_known_error.register
+def _(error: MissingConfigException, arguments: list[str]) -> str:
+    file = error.missing_cfg_file or ""
+    if error.options:
+        group, _, name = file.rpartition("/")
+        nearest = suggest_nearest(name, error.options)
+        return f"{group}={name}: must be one of {', '.join(error.options)}{nearest}"
+    if "primary config '" in first_line(error):
+        return f"--config-name={file}: no such file in conf, nor in the folder of --config-dir"
+    return first_line(error)
+
+
+@explain_known_error.register
+def _(error: SearchPathException, arguments: list[str]) -> str:
+    folder = re.search(r"'(.*)'", str(error))
+    if folder is None:
+        return first_line(error)
+    return f"--config-dir={folder[1]}: must be an existing folder"
+
+
+@explain_known_error.register
+def _(error: ValidationError, arguments: list[str]) -> str | None:
+    if not error.full_key:
+        return None
+    allowed = describe_allowed(error.object_type, error.key) or first_line(error)
+    return f"{written_override(error.full_key, arguments)}: {allowed}"
+
+
+@explain_known_error.register(ConfigAttributeError)
+@explain_known_error.register(ConfigKeyError)
+def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
+    if not error.full_key:
+        return None
+    known = []
+    if is_dataclass(error.object_type):
+        known = [item.name for item in fields(error.object_type)]
+    method = OmegaConf.select(error.parent_node._get_root(), "method")
+    reason = explain_unknown_key(error.full_key, known, method)
+    return f"{written_override(error.full_key, arguments)}: {reason}"
+
+
+@explain_known_error.register
+def _(error: ConfigTypeError, arguments: list[str]) -> str | None:
+    if "does not support deletion" in str(error):
+        return f"~{error.full_key}: cannot be removed"
+    if "Cannot merge DictConfig with ListConfig" in str(error):
+        written = written_override(error.full_key or "", arguments)
+        return f"{written}: must be keys with values, as in {error.full_key}.KEY=VALUE"
+    return None
+
+
+@explain_known_error.register
+def _(error: OverflowError, arguments: list[str]) -> str | None:
+    key = find_full_key(error)
+    return f"{written_override(key, arguments)}: is too large a number" if key else None
+
+
+@explain_known_error.register
+def _(error: AttributeError, arguments: list[str]) -> str | None:
+    key = find_full_key(error)
+    # OmegaConf cannot put several keys at once below a null.
+    if key is None or "object_type=NoneType" not in str(error):
+        return None
+    return f"{written_override(key, arguments)}: is null in this config, and can be given in a YAML alone"
+
+
+@explain_known_error.register
+def _(error: MissingMandatoryValue, arguments: list[str]) -> str | None:
+    return f"{error.full_key}: must be given" if error.full_key else None
+
+
+@explain_known_error.register
+def _(error: InterpolationResolutionError, arguments: list[str]) -> str | None:
+    prefix = r"^\w+ raised while resolving interpolation: "
+    reason = re.sub(prefix, "", first_line(error)).strip("\"'")
+    written = written_override(error.full_key or "", arguments)
+    if "=" not in written:
+        # Hydra resolves the choice of a group under a stand-in key.
+        interpolated = [text for text in arguments if "${" in text]
+        written = next(iter(interpolated), written)
+    return f"{written}: {reason}"
+
+
+@explain_known_error.register
+def _(error: MarkedYAMLError, arguments: list[str]) -> str:
+    mark = error.problem_mark
+    if mark is None:
+        return first_line(error)
+    return f"{mark.name}, line {mark.line + 1}: {error.problem}"
+
+
+@explain_known_error.register
+def _(error: UserWarning, arguments: list[str]) -> str:
+    folder = re.search(r"path=(.*) is not available", str(error))
+    if folder is None:
+        return first_line(error)
+    return f"hydra.searchpath: {folder[1]} must be an existing folder"
+
+
+@explain_known_error.register
+def _(error: RuntimeError, arguments: list[str]) -> str | None:
+    plugin = re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_([a-z]+)_", str(error))
+    if plugin is None:
+        return None
+    return f"hydra: needs the extra {plugin[1]}: pip install 'tuneoff[{plugin[1]}]'"
+
+
+@explain_known_error.register
+def _(error: AssertionError, arguments: list[str]) -> str | None:
+    if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
+        return None
+    written = {text.partition("=")[0]: text for text in arguments}
+    deepest = max(written, key=lambda key: key.count("."))
+    parent = deepest.rpartition(".")[0]
+    return f"{written[deepest]}: needs {parent}, and that is null"
+
+
+@explain_known_error.register
+def _(error: OSError, arguments: list[str]) -> str:
+    return f"{error.filename}: {error.strerror}"
+
+
+@explain_known_error.register
+def _(error: ValueError, arguments: list[str]) -> str | None:
+    if not str(error).startswith("Config group override"):
+        return None
+    nested = [item.name for item in fields(Experiment) if is_dataclass(item.type)]
+    groups = ("method", *nested, "forgetting.data", "")
+    chosen = []
+    for text in arguments:
+        key, equals, _ = text.partition("=")
+        if equals and key in groups:
+            chosen.append(text)
+    not_text = [text for text in chosen if not isinstance(safe_load(text.partition("=")[2]), str)]
+    wrong = next(iter([*not_text, *chosen]), "")
+    if wrong.startswith("="):
+        return f"{wrong}: must be written key=value"
+    return f"{wrong}: must be the name of a config"
+
+
+# ---------------------------------------------------------------- by what Hydra says of a composition
+@explain_known_error.register
+def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
+    for pattern, explain in COMPOSITION_ERRORS.items():
+        match = re.search(pattern, str(error))
+        if match:
+            return explain(match[1], arguments)
+    return None
+
+
+def explain_swept(override: str, arguments: list[str]) -> str:
+    """Several values in a single run: perhaps a list was meant."""
+    key, _, value = override.partition("=")
+    item = find_field(key)
+    if item is not None and item.metadata.get("names"):
+        return f"{override}: a list is written {key}=[{value}]; a bare comma sweeps, with -m"
+    return f"{override}: must be one value; several are a sweep, with -m"
+
+
+def explain_two_methods(schema: str, arguments: list[str]) -> str:
+    """Two methods in one run."""
+    written = "method"
+    for text in arguments:
+        if text.lstrip("+").partition("=")[0] in ("method", "schema"):
+            written = text
+    return f"{written}: must be one method, since each has its own options"
+
+
+def explain_plus(key: str, arguments: list[str]) -> str:
+    """A `+` before a key that is there."""
+    written = written_override(key, arguments)
+    return f"+{written}: must be written {written}"
+
+
+def explain_no_such_option(key: str, arguments: list[str]) -> str:
+    """A key that is not there."""
+    return f"{written_override(key, arguments)}: no such option"
+
+
+# What Hydra says, with the part that matters as a group, and the line that we make of it.
+COMPOSITION_ERRORS: dict[str, Callable[[str, list[str]], str]] = {
+    r"Ambiguous value for argument '(.*)'": explain_swept,
+    r"Sweep parameters '(.*)' requires --multirun": explain_swept,
+    r"Sweeping over Hydra's configuration is not supported : '(.*)'": (
+        lambda override, _: f"{override}: cannot be swept"
+    ),
+    r"In 'schema/(.*)': ValidationError": explain_two_methods,
+    r"Multiple values for (method)": explain_two_methods,
+    r"Could not delete(?: from config\.)? '(.*)'(?: does not exist|\. No match)": (
+        lambda key, _: f"~{key}: no such option"
+    ),
+    r"Could not delete from config\. The value of '(.*)' is": (
+        lambda key, _: f"~{key}: cannot be removed"
+    ),
+    r"force-add of config groups is not supported: '\+\+(.*)'": (
+        lambda override, _: f"++{override}: must be written {override}"
+    ),
+    r"An item is already at '(.*)'": explain_plus,
+    r"Override (.*) looks like a config group override": (
+        lambda override, _: f"{override}: no such option"
+    ),
+    r"Could not override '(.*)'. No match": explain_no_such_option,
+}

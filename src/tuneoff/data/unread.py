@@ -1,0 +1,60 @@
+"""Unread parts: what rows hold that no format here reads, counted so that the log can tell it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tuneoff.data.printable import show_column
+from tuneoff.data.source_rows import SourceRow
+
+# A row's own split is read before its format is known.
+SPLIT_COLUMN = "split"
+# Texts by which a column of text says that it holds nothing.
+EMPTY_TEXTS = ("", "[]", "{}", "null")
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a value holds nothing that could be lost."""
+    if isinstance(value, str):
+        return value.strip() in EMPTY_TEXTS
+    return value is None or value == [] or value == {}
+
+
+class UnreadParts:
+    """Counts of the parts of rows that are not read, and of answers that are empty."""
+
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self.columns: Counter[str] = Counter()  # rows in which the column holds something
+        self.turn_keys: Counter[str] = Counter()  # turns in which the key holds something
+        self.empty_answers = 0
+        # Of the columns that any row may lack: those that held something, by what they hold.
+        self.used_columns: set[str] = set()
+
+    def count_columns(self, row: SourceRow, read: Iterable[str]) -> None:
+        """Count the columns of a row that hold something and are not read."""
+        for name in row.values.keys() - read:
+            if name != SPLIT_COLUMN and not is_empty(row.values[name]):
+                self.columns[show_column(name)] += 1
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the record says: the counts by name, without those that are zero."""
+        facts = {
+            "columns": dict(sorted(self.columns.items())),
+            "turn_keys": dict(sorted(self.turn_keys.items())),
+            "empty_answers": self.empty_answers,
+        }
+        return {name: value for name, value in facts.items() if value}
+
+
+def describe_unread(facts: dict[str, Any]) -> str:
+    """Return the facts of `UnreadParts` in words; empty where there is nothing to tell."""
+    sentences = []
+    for key, kind, unit in (("columns", "columns", "rows"), ("turn_keys", "of turns", "turns")):
+        counts = facts.get(key, {})
+        names = [f"{name} ({count:,} {unit})" for name, count in counts.items()]
+        if names:
+            sentences.append(f"not read: {kind} {', '.join(names)}")
+    if "empty_answers" in facts:
+        sentences.append(f"empty answers: {facts['empty_answers']:,}")
+    return "; ".join(sentences)

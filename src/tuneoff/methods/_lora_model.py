@@ -1,0 +1,192 @@
+"""The adapted model of the LoRA family: PEFT's, mended where it is wrong. Imports torch at its head."""
+
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from tuneoff.config import ConfigError
+from tuneoff.models.layers import share_of_weights
+
+SMALL = 1e-3  # entries of B where DoRA has a zero row
+
+
+def wrap_model(model: Any, config: Any) -> Any:
+    """Return a `PeftModel` with a new adapter.
+
+    Raises:
+        ConfigError: what PEFT refuses, in its first line.
+    """
+    try:
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError("lora_target", sorted(config.target_modules), reason) from error
+    give_zero_rows_a_direction(adapted)
+    share_tied_adapter(adapted)
+    if (
+        config.ensure_weight_tying
+        and not has_tied_copies(adapted)
+        and not has_tied_adapter(adapted)
+    ):
+        key = "additional_target" if config.modules_to_save else "lora_target"
+        named = sorted(config.modules_to_save or config.target_modules)
+        raise ConfigError(key, named, "names a tied weight that PEFT would part in this model")
+    return adapted
+
+
+def load_adapter(model: Any, path: str, trainable: bool) -> Any:
+    """Return a `PeftModel` with the adapter at `path`.
+
+    Raises:
+        ConfigError: an adapter that does not fit the model.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+        except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = next((line for line in lines if "mismatch" in line), lines[0])
+            raise ConfigError("adapter_path", path, f"does not fit this model: {reason}") from error
+    missing = [line for line in caught if "missing adapter keys" in str(line.message)]
+    if missing:
+        allowed = "does not fit this model, which has layers that the adapter lacks"
+        raise ConfigError("adapter_path", path, allowed)
+    give_zero_rows_a_direction(adapted)
+    share_tied_adapter(adapted)
+    return adapted
+
+
+@torch.no_grad()
+def give_zero_rows_a_direction(model: Any) -> None:
+    """Make DoRA's rows of norm zero rows of B that are not: PEFT divides by the norm of W + BA, and 0 / 0 is no number.
+
+    Such a row's magnitude is zero, so the model's function stays, and the row can train. The saved adapter is sound for
+    PEFT alone, too.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        for name, magnitude in layer.lora_magnitude_vector.items():
+            if name in layer.lora_B:
+                rows: Any = layer.lora_B[name].weight  # (out, r)
+                magnitudes: Any = magnitude.weight  # (out,)
+                is_zero = magnitudes.view(-1, 1) == 0
+                rows.copy_(torch.where(is_zero, torch.full_like(rows, SMALL), rows))
+
+
+class TransposedLinear(nn.Module):
+    """A linear map whose weight is the transpose of an embedding adapter's parameter, and no parameter of its own."""
+
+    def __init__(self, embeddings: Any, parameters: str, adapter: str):
+        super().__init__()
+        self.owner = [embeddings]  # in a list, so that it is no submodule here too
+        self.parameters_name = parameters
+        self.adapter = adapter
+        self.bias = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The parameter as it is now, transposed."""
+        return getattr(self.owner[0], self.parameters_name)[self.adapter].T
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out)."""
+        return nn.functional.linear(inputs, self.weight)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # PEFT's loader looks for it.
+        destination[f"{prefix}weight"] = self.weight.detach().contiguous()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict.pop(f"{prefix}weight", None)
+
+
+@torch.no_grad()
+def share_tied_adapter(model: Any) -> None:
+    """Make the adapters of a tied head and its embeddings one: B A on the one weight, in both uses.
+
+    PEFT makes two of them that lie in the same memory, so that an optimizer steps twice, and `.to(device)` parts them;
+    and PiSSA gives the head's its values alone.
+    """
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
+    if not isinstance(head, LoraLayer) or not isinstance(embeddings, LoraLayer):
+        return
+    for name in list(head.lora_A):
+        down: Any = head.lora_A[name].weight  # (r, hidden)
+        up: Any = head.lora_B[name].weight  # (vocabulary, r)
+        embeddings.lora_embedding_B[name].copy_(down.clone().T)
+        embeddings.lora_embedding_A[name].copy_(up.clone().T)
+        head.lora_A[name] = TransposedLinear(embeddings, "lora_embedding_B", name)
+        head.lora_B[name] = TransposedLinear(embeddings, "lora_embedding_A", name)
+
+
+def has_tied_adapter(model: Any) -> bool:
+    """Whether one adapter is on the tied head and embeddings."""
+    head = model.get_output_embeddings()
+    return isinstance(head, LoraLayer) and any(
+        isinstance(layer, TransposedLinear) for layer in head.lora_A.values()
+    )
+
+
+def has_tied_copies(model: Any) -> bool:
+    """Whether the tied weight trains as one of PEFT's `modules_to_save`."""
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
+    both_saved = isinstance(head, ModulesToSaveWrapper) and isinstance(
+        embeddings, ModulesToSaveWrapper
+    )
+    return both_saved and head.weight is embeddings.weight
+
+
+def merge_adapter(model: Any) -> Any:
+    """Return the model with the adapter in its weights.
+
+    PEFT would add a tied adapter to the one weight twice.
+    """
+    if not has_tied_adapter(model):
+        return model.merge_and_unload()
+    base_head = model.get_output_embeddings().get_base_layer()
+    base_head.weight = nn.Parameter(base_head.weight.detach().clone(), requires_grad=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has seen that the weights are two
+        merged = model.merge_and_unload()
+    merged.get_output_embeddings().weight = merged.get_input_embeddings().weight
+    merged.config.tie_word_embeddings = True
+    return merged
+
+
+def copy_adapter(model: Any) -> dict[str, torch.Tensor]:
+    """Return copies of the adapter's weights by the names under which PEFT saves them."""
+    copies = {}
+    for name, value in get_peft_model_state_dict(model).items():
+        if "lora_" in name:
+            copies[name] = value.detach().clone()
+    return copies
+
+
+def share_of_adapted(model: Any) -> float:
+    """Return the share of the base model's weights that have an adapter on them, or train in full beside it."""
+    reached = set()
+    for module in model.modules():
+        if isinstance(module, ParamWrapper):
+            reached.add(id(module.get_param()))
+        elif isinstance(module, LoraLayer):
+            reached.add(id(module.get_base_layer().weight))
+        elif isinstance(module, ModulesToSaveWrapper):
+            reached.update(id(weight) for weight in module.original_module.parameters())
+    covered = set()
+    added = set()
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if "lora_" in name or ".modules_to_save." in name:
+            added.add(name)
+        elif id(weight) in reached:
+            covered.add(name)
+    return share_of_weights(model, covered, added)

@@ -1,0 +1,105 @@
+"""An adapter on disk: its settings and shapes, read without torch, so that a wrong one is refused early."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from tuneoff.config import ConfigError
+
+KEY = "adapter_path"
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def read_adapter(path: str) -> dict[str, Any]:
+    """Return the configuration of the adapter in a folder.
+
+    Raises:
+        ConfigError: no adapter, one of another kind than LoRA's, or one that is not whole.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(KEY, path, f"must be a folder with an {CONFIG}")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise ConfigError(KEY, path, f"{CONFIG} cannot be read: {error}") from error
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        allowed = f"must be an adapter of LoRA's kind, and its peft_type is {kind}"
+        raise ConfigError(KEY, path, allowed)
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
+    read_shapes(folder / WEIGHTS[0], path)
+    return config
+
+
+def read_shapes(file: Path, path: str) -> dict[str, list[int]]:
+    """Return the shapes in a safetensors file by name; none where there is no such file.
+
+    Raises:
+        ConfigError: a file that is not whole.
+    """
+    if not file.is_file():
+        return {}
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        shapes = {name: entry["shape"] for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+        raise ConfigError(KEY, path, f"{file.name} cannot be read: {error}") from error
+    whole = 8 + length + max(ends, default=0)
+    if size != whole:
+        raise ConfigError(KEY, path, f"{file.name} is torn: {size} bytes of {whole}")
+    return shapes
+
+
+def check_width(path: str, base: Path) -> None:
+    """Refuse an adapter whose matrices do not fit the weights in a local folder; a base elsewhere is checked later.
+
+    Raises:
+        ConfigError: naming the first matrix that does not fit.
+    """
+    adapter = read_shapes(Path(path).expanduser() / WEIGHTS[0], path)
+    weights: dict[str, list[int]] = {}
+    for file in sorted(base.glob("*.safetensors")):
+        try:
+            weights |= read_shapes(file, path)
+        except ConfigError:  # the model's own fault, told when it is loaded
+            return
+    for name, shape in adapter.items():
+        for mark, axis in (("lora_A", 1), ("lora_B", 0)):
+            layer = name.removeprefix("base_model.model.").removesuffix(f".{mark}.weight")
+            expected = weights.get(f"{layer}.weight")
+            if not name.endswith(f".{mark}.weight") or expected is None:
+                continue
+            # Rows are outputs, but in GPT-2's Conv1D: either side may be the one.
+            if shape[axis] not in expected:
+                own = "x".join(map(str, expected))
+                adapted = "x".join(map(str, shape))
+                allowed = f"does not fit this model, whose {layer} is {own}: {mark} is {adapted}"
+                raise ConfigError(KEY, path, allowed)
+
+
+def read_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return an adapter's settings by our options, as a new adapter would have been asked for them."""
+    modules = config.get("target_modules") or []
+    names = [modules] if isinstance(modules, str) else list(modules)
+    names += config.get("target_parameters") or []
+    additional = config.get("modules_to_save")
+    return {
+        "lora_rank": config.get("r"),
+        "lora_alpha": config.get("lora_alpha"),
+        "lora_dropout": config.get("lora_dropout", 0.0),
+        "lora_target": sorted(names),
+        "additional_target": sorted(additional) if additional else None,
+        "use_rslora": bool(config.get("use_rslora")),
+        "use_dora": bool(config.get("use_dora")),
+    }

@@ -1,0 +1,155 @@
+"""Charts of learning curves: loss by step, by token and by second."""
+
+from collections.abc import Iterator, Sequence
+
+import altair as alt
+import numpy as np
+
+from tuneoff.report.charts.style import (
+    HEIGHT,
+    WIDTH,
+    Chart,
+    MethodStyle,
+    Point,
+    axis_range,
+    inline_data,
+    make_chart,
+)
+from tuneoff.report.compare import Comparison
+from tuneoff.report.records import Curve
+from tuneoff.report.rows import Row
+
+POINTS = 100  # a learning curve's resolution
+SMOOTH = 8  # a moving mean over training losses takes this part of a curve
+MOST_LINES = 21  # more cannot be told apart
+LEAST_EVALUATIONS = 3  # of each run, for curves of the validation loss
+# The columns of `Curve.train` in their order: the unit, the axis' title, and how a tick is written.
+AXES = (
+    ("step", "Optimizer steps", ",~g"),
+    ("token", "Tokens seen (non-padding)", "~s"),
+    ("second", "Training time (s)", ",~g"),
+)
+LOSS = 3  # the column of `Curve.train` after these
+Array = np.ndarray
+Line = list[Point]
+
+
+def chart_learning_curves(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+    """Yield loss by step, by token and by second. Validation where every run has three evaluations, else training."""
+    rows = comparison.best_rows[:MOST_LINES]
+    curves = [curve for row in rows for curve in _finished_curves(row)]
+    validated = bool(curves) and all(len(curve.validation) >= LEAST_EVALUATIONS for curve in curves)
+    loss = "Validation loss" if validated else "Training loss"
+    smoothed = "" if validated else "moving mean, "
+    best = (
+        ""
+        if len(comparison.rows) == len(comparison.methods)
+        else "; each method at its best setting"
+    )
+    for column, (unit, axis_title, tick_format) in enumerate(AXES):
+        lines = [_average_curves(row, column, validated) for row in rows]
+        lines = [line for line in lines if len(line) > 1]
+        if not lines:
+            continue
+        longest = max(line[-1]["x"] for line in lines)
+        x = alt.X(
+            "x:Q",
+            title=axis_title,
+            scale=alt.Scale(domain=[0, longest]),
+            # An axis' own format rounds.
+            axis=alt.Axis(tickCount=5, labelExpr=f"format(datum.value, '{tick_format}')"),
+        )
+        y_title = loss if validated else f"{loss}, smoothed"
+        title = f"{loss} by {unit}, {smoothed}mean over seeds; the steep start is cut off{best}"
+        figure = _draw_curves(lines, x, y_title, methods)
+        yield make_chart(f"curve_{unit}", title, figure)
+
+
+def _finished_curves(row: Row) -> list[Curve]:
+    return [run.curve for run in row.finished.values() if run.curve is not None]
+
+
+def _draw_curves(lines: list[Line], x: alt.X, loss: str, methods: Sequence[str]) -> alt.Chart:
+    # The first tenth falls so far that nothing else could be told apart beside it.
+    late = max(line[-1]["x"] for line in lines) / 10
+    late_losses = [point["y"] for line in lines for point in line if point["x"] >= late]
+    low, top = axis_range(late_losses)
+    points = []
+    for line in lines:
+        points += _cut_above(top, line)
+    style = MethodStyle(methods, points, lines=True)
+    lowest = min(low, *(point["y"] for point in points))
+    y = alt.Y(
+        "y:Q",
+        title=f"{loss} (nats per token)",
+        scale=alt.Scale(zero=False, domain=[lowest, top]),
+    )
+    tips = [
+        "method:N",
+        alt.Tooltip("x:Q", format=",.4g"),
+        alt.Tooltip("y:Q", title="loss", format=".4f"),
+    ]
+    chart = alt.Chart(inline_data(points)).mark_line(strokeWidth=1.6)
+    return chart.encode(
+        x=x,
+        y=y,
+        color=style.colour,
+        strokeDash=style.dash,
+        tooltip=tips,
+    ).properties(width=WIDTH, height=HEIGHT)
+
+
+def _cut_above(top: float, line: Line) -> Line:
+    """The line from where it comes below `top` for good: a mark that is clipped takes ten times as long to render."""
+    first = 0  # point below `top`
+    for index, point in enumerate(line):
+        if point["y"] > top:
+            first = index + 1
+    if not 0 < first < len(line):
+        return line[first:]
+    above = line[first - 1]
+    below = line[first]
+    width = below["x"] - above["x"]
+    height = above["y"] - below["y"]
+    x = above["x"] + width * (above["y"] - top) / height
+    crossing = {**below, "x": x, "y": top}
+    return [crossing, *line[first:]]
+
+
+def _average_curves(row: Row, column: int, validated: bool) -> Line:
+    """The mean over seeds on a common grid that ends where the first seed ends."""
+    curves = []
+    for curve in _finished_curves(row):
+        if len(curve.train) >= 2:
+            curves.append(_follow_axis(curve, column, validated))
+    if not curves:
+        return []
+    if validated and column == 0:
+        grid = curves[0][0]
+    else:
+        start = max(x[0] for x, _ in curves)
+        end = min(x[-1] for x, _ in curves)
+        grid = np.linspace(start, end, POINTS)
+    on_grid = [np.interp(grid, x, loss) for x, loss in curves]
+    line = []
+    for x, loss in zip(grid, np.mean(on_grid, axis=0), strict=True):
+        point = {
+            "method": row.method,
+            "x": float(f"{x:.6g}"),
+            "y": round(float(loss), 5),
+        }
+        line.append(point)
+    return line
+
+
+def _follow_axis(curve: Curve, column: int, validated: bool) -> tuple[Array, Array]:
+    """A curve's places on an axis, and its losses there, both (points,): of evaluations, or smoothed ones of steps."""
+    if validated:
+        steps, losses = curve.validation.T
+        # At step 0 no token was seen and no second spent.
+        scale = np.vstack([np.zeros(4), curve.train])
+        return np.interp(steps, scale[:, 0], scale[:, column]), losses
+    kernel = np.ones(max(1, len(curve.train) // SMOOTH))
+    counts = np.convolve(np.ones(len(curve.train)), kernel, "same")
+    sums = np.convolve(curve.train[:, LOSS], kernel, "same")
+    return curve.train[:, column], sums / counts

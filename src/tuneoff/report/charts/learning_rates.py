@@ -1,0 +1,181 @@
+"""Chart of loss against learning rate, a panel a method: which rates were tried, and which of them is best."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import altair as alt
+
+from tuneoff.report.charts.style import (
+    Chart,
+    Figure,
+    MethodStyle,
+    Point,
+    axis_range,
+    inline_data,
+    interval_ends,
+    make_chart,
+)
+from tuneoff.report.compare import VALIDATION_LOSS, Comparison
+from tuneoff.report.rows import Row
+
+TRIED = "tried"
+BEST = "best"
+EDGE = "best, on the edge of its grid"
+ABOVE = "loss above the chart"
+LOST = "no seed finished"
+# What a rate came to, and its mark: a dot, a large dot, a square, a triangle, a cross.
+OUTCOMES = {
+    TRIED: "M-.45,0A.45,.45,0,1,1,.45,0A.45,.45,0,1,1,-.45,0",
+    BEST: "circle",
+    EDGE: "square",
+    ABOVE: "triangle-up",
+    LOST: "M-.9,-.9L.9,.9M-.9,.9L.9,-.9",
+}
+TITLE = "Loss against learning rate, a panel a method; each mark is a rate that was tried"
+
+
+def chart_learning_rates(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+    """Yield the chart of validation loss, because a rate is chosen on it, by rate.
+
+    Where several settings were tried at a rate, the best of them stands for it.
+    """
+    by_method = [_make_points(comparison, method) for method in comparison.methods]
+    by_method = [points for points in by_method if points]
+    everything = [point for points in by_method for point in points]
+    with_loss = [point for point in everything if point["y"] is not None]
+    if not with_loss:
+        return
+    low, top = axis_range(_near_best(by_method))
+    low = min(low, *(point["y_low"] for point in with_loss))
+    edge = top - 0.05 * (top - low)  # so that a mark there is not cut
+    points = [_place_below(edge, point) for point in everything]
+    style = MethodStyle(methods, points)
+    yield make_chart("learning_rate", TITLE, _draw_rates(points, [low, top], style))
+
+
+def _make_points(comparison: Comparison, method: str) -> list[Point]:
+    """A point for each rate of a method, in order; none where fewer than two were tried."""
+    by_rate: dict[float, list[Row]] = {}
+    for row in comparison.rows:
+        if row.method == method and row.rate and row.rate > 0 and row.runs:
+            by_rate.setdefault(row.rate, []).append(row)
+    if len(by_rate) < 2:
+        return []
+    points = [_make_point(method, rate, by_rate[rate]) for rate in sorted(by_rate)]
+    with_loss = [point for point in points if point["y"] is not None]
+    if with_loss:
+        best = min(with_loss, key=lambda point: point["y"])
+        best["outcome"] = EDGE if best in (points[0], points[-1]) else BEST
+    return points
+
+
+def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:
+    """The row with the lowest loss among those of a rate."""
+    estimates = []
+    for row in rows:
+        loss = row.estimate(VALIDATION_LOSS)
+        if loss is not None:
+            estimates.append((loss, row))
+    point: Point = {"method": method, "x": rate}
+    if not estimates:
+        first = rows[0]
+        return {**point, "y": None, "outcome": LOST, "name": first.name, "runs": first.outcome}
+    loss, row = min(estimates, key=lambda estimate: estimate[0].mean)
+    point["y"] = loss.mean
+    point["outcome"] = TRIED
+    point["name"] = row.name
+    point["runs"] = row.outcome
+    return point | interval_ends("y", loss.mean, loss.half)
+
+
+def _near_best(by_method: Sequence[list[Point]]) -> list[float]:
+    """Each method's best loss and those beside it: rates that diverge must not flatten what is to be seen."""
+    losses = []
+    for points in by_method:
+        best = 0
+        for index, point in enumerate(points):
+            if point["outcome"] in (BEST, EDGE):
+                best = index
+        for point in points[max(best - 1, 0) : best + 2]:
+            if point["y"] is not None:
+                losses.append(point["y"])
+    return losses
+
+
+def _place_below(top: float, point: Point) -> Point:
+    """The point as it is drawn: what lies above the chart, or has no loss, stands at its upper edge."""
+    if point["y"] is None:
+        return {**point, "shown": top, "y_low": top, "y_high": top}
+    drawn = {
+        "shown": min(point["y"], top),
+        "y_low": min(point["y_low"], top),
+        "y_high": min(point["y_high"], top),
+    }
+    if point["y"] > top:
+        drawn["outcome"] = ABOVE
+    return {**point, **drawn}
+
+
+def _draw_rates(points: list[Point], domain: list[float], style: MethodStyle) -> Figure:
+    rates = [point["x"] for point in points]
+    x = alt.X(
+        "x:Q",
+        title="learning rate",
+        axis=alt.Axis(values=_list_decades(rates), format="~e"),
+        scale=alt.Scale(type="log", domain=axis_range(rates, log_factor=1.8)),
+    )
+    y = alt.Y(
+        "shown:Q",
+        title="loss (nats/token)",
+        axis=alt.Axis(tickCount=4),
+        scale=alt.Scale(zero=False, domain=domain),
+    )
+    colour = alt.Color("method:N", scale=style.colours, legend=None)
+    finished = alt.Chart().transform_filter(f"datum.outcome !== '{LOST}'").encode(x=x, color=colour)
+    interval = finished.mark_rule(strokeWidth=1.2)
+    layers = alt.layer(
+        finished.mark_line(strokeWidth=1.4).encode(y=y),
+        interval.encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
+        _draw_marks(points, style).encode(x=x, y=y, color=colour),
+    )
+    header = alt.Header(labelFontSize=11, labelPadding=2)
+    return layers.properties(width=84, height=82).facet(
+        alt.Facet("method:N", title=None, header=header),
+        data=inline_data(points),
+        columns=3,
+        spacing=8,
+    )
+
+
+def _draw_marks(points: list[Point], style: MethodStyle) -> alt.Chart:
+    """A mark for each rate, by what it came to."""
+    outcomes = {point["outcome"] for point in points}
+    present = [outcome for outcome in OUTCOMES if outcome in outcomes]
+    shapes = alt.Scale(domain=present, range=[OUTCOMES[outcome] for outcome in present])
+    legend = alt.Legend(columns=2, symbolFillColor="#555", symbolStrokeColor="#555", labelLimit=220)
+    tips = [
+        alt.Tooltip("name:N"),
+        alt.Tooltip("x:Q", title="learning rate", format="~e"),
+        alt.Tooltip("y:Q", title="loss", format=".4f"),
+        alt.Tooltip("outcome:N"),
+        alt.Tooltip("runs:N"),
+    ]
+    marks = alt.Chart().mark_point(
+        filled=True,
+        size=80,
+        opacity=1,
+        strokeWidth=1.4,
+    )
+    return marks.encode(
+        stroke=alt.Stroke("method:N", scale=style.colours, legend=None),
+        shape=alt.Shape("outcome:N", title=None, scale=shapes, legend=legend),
+        tooltip=tips,
+    )
+
+
+def _list_decades(rates: Sequence[float]) -> list[float]:
+    """Powers of ten among the rates, or around them."""
+    exponents = [math.log10(rate) for rate in rates]
+    lowest = math.floor(min(exponents))
+    highest = math.ceil(max(exponents))
+    return [10.0**power for power in range(lowest, highest + 1)]

@@ -1,0 +1,71 @@
+"""Notes below a table: few seeds, other code, other batches."""
+
+from collections.abc import Iterator, Sequence
+
+from tuneoff.report import stats
+from tuneoff.report.records import Run
+from tuneoff.report.rows import Row
+
+MOST_NAMES = 6
+CODE_FIELDS = {
+    "git commit": "provenance.git.commit",
+    "uncommitted changes": "provenance.git.dirty",
+}
+BATCH_ORDER = "provenance.batch_order_hash"
+
+
+def make_notes(rows: Sequence[Row], baseline: Row | None) -> list[str]:
+    """Return what a reader must know about the rows of a comparison."""
+    notes = [*_note_few_seeds(rows), *_note_other_code(rows)]
+    if baseline is not None:
+        notes += _note_other_batches(rows, baseline)
+    return notes
+
+
+def _note_few_seeds(rows: Sequence[Row]) -> Iterator[str]:
+    finished = [row for row in rows if row.finished]
+    few = [row.name for row in finished if len(row.finished) < stats.LEAST_SEEDS]
+    if not few:
+        return
+    if len(few) == len(finished) > 1:
+        names = "any row"
+    else:
+        names = ", ".join(few[:MOST_NAMES])
+        if len(few) > MOST_NAMES:
+            names += f" and {len(few) - MOST_NAMES} more"
+    yield (
+        f"No interval for {names}: fewer than {stats.LEAST_SEEDS} seeds have finished, and one or "
+        "two runs say nothing about the spread."
+    )
+
+
+def _note_other_code(rows: Sequence[Row]) -> Iterator[str]:
+    for name, path in CODE_FIELDS.items():
+        values = set()
+        for row in rows:
+            for run in row.runs:
+                if run.get(path) is not None:
+                    values.add(str(run.get(path))[:12])
+        if len(values) > 1:
+            listing = ", ".join(sorted(values))
+            yield f"The runs differ in {name}: {listing}. Labelled, not split."
+
+
+def _note_other_batches(rows: Sequence[Row], baseline: Row) -> Iterator[str]:
+    others = []
+    for row in rows:
+        if any(_has_other_batches(run, baseline) for run in row.finished.values()):
+            others.append(row.name)
+    if others:
+        listing = ", ".join(others)
+        yield f"Other batches than the baseline's at the same seed: {listing}."
+
+
+def _has_other_batches(run: Run, baseline: Row) -> bool:
+    """Whether a run saw its data in another order than the baseline's run of the same seed; unknown is no other."""
+    base = baseline.finished.get(run.seed)
+    if base is None:
+        return False
+    order = run.get(BATCH_ORDER)
+    base_order = base.get(BATCH_ORDER)
+    return bool(order) and base_order is not None and base_order != order

@@ -1,0 +1,71 @@
+"""The report's folder: tables, charts and page, written whole, and what an earlier report left there taken away."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import vl_convert
+
+from tuneoff.record import write_atomically
+from tuneoff.report import write_tables
+from tuneoff.report.charts import Chart, make_charts
+from tuneoff.report.comparability import Differences
+from tuneoff.report.compare import Comparison
+from tuneoff.report.page import render_page
+
+MOST_CHARTED = 6  # comparisons with charts; more are a sign that the guard has much to say
+CHART_KINDS = ("svg", "pdf", "png")
+
+
+def write_report(
+    comparisons: Sequence[Comparison],
+    differing: Differences,
+    skipped: Sequence[str],
+    folder: Path,
+    title: str,
+) -> None:
+    """Write tables, charts and page into `folder`, which is made if it is not there.
+
+    Args:
+        comparisons: the tables, the largest first.
+        differing: the fields that keep the comparisons apart, with the value of each.
+        skipped: a line for each file that was not read.
+        folder: where to write.
+        title: what the report is of.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    methods = {method for comparison in comparisons for method in comparison.methods}
+    charts = {}
+    for comparison in comparisons[:MOST_CHARTED]:
+        charts[comparison.name] = make_charts(comparison, sorted(methods))
+    (folder / "charts").mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "table.md", write_tables.write_markdown(comparisons, differing))
+    write_atomically(folder / "summary.md", write_tables.write_summary(comparisons))
+    write_atomically(folder / "table.csv", write_tables.write_csv(comparisons))
+    write_atomically(folder / "table.tex", write_tables.write_latex(comparisons))
+    written = set()
+    for name, drawn in charts.items():
+        suffix = f"_{name}" if len(comparisons) > 1 else ""
+        for chart in drawn:
+            written.update(write_chart(chart, folder / "charts", suffix))
+    _remove_others(folder / "charts", written)
+    page = render_page(comparisons, charts, differing, skipped, f"Report: {title}")
+    write_atomically(folder / "report.html", page)
+
+
+def write_chart(chart: Chart, folder: Path, suffix: str = "") -> list[str]:
+    """Write a chart as SVG, PDF and PNG (at 2 pixels a unit); returns the names of the files."""
+    svg = vl_convert.vegalite_to_svg(chart.spec, allowed_base_urls=[])
+    stem = f"{chart.name}{suffix}"
+    write_atomically(folder / f"{stem}.svg", svg)
+    write_atomically(folder / f"{stem}.pdf", vl_convert.svg_to_pdf(svg))
+    write_atomically(folder / f"{stem}.png", vl_convert.svg_to_png(svg, scale=2))
+    return [f"{stem}.{kind}" for kind in CHART_KINDS]
+
+
+def _remove_others(folder: Path, written: set[str]) -> None:
+    """Remove the charts of an earlier report on other records."""
+    for path in folder.iterdir():
+        if path.suffix.removeprefix(".") in CHART_KINDS and path.name not in written:
+            path.unlink()

@@ -1,0 +1,172 @@
+"""The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tuneoff.config import ABSENT, ConfigError, bind, check_config, find_method_options
+from tuneoff.jobs.work import WORKS, Work
+from tuneoff.sweeps import tuning
+from tuneoff.sweeps.grids import expand_grids, override_keys
+
+SEED = "seed="
+METHOD = "method="
+
+
+@dataclass
+class Point:
+    """One job: its overrides, its folder, whether that holds its result, and what kind of work it is."""
+
+    overrides: list[str]
+    folder: Path
+    is_done: bool
+    work_type: type[Work]
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """What tells its setting from others: all but the seed."""
+        return tuple(text for text in self.overrides if not text.startswith(SEED))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed that it names, if it does."""
+        named = [text for text in self.overrides if text.startswith(SEED)]
+        return [int(text.removeprefix(SEED)) for text in named]
+
+
+def refuse_chdir(config: DictConfig) -> None:
+    """Refuse to let Hydra change the working directory, from which paths are taken.
+
+    Raises:
+        ConfigError: `hydra.job.chdir` is true.
+    """
+    if config.hydra.job.chdir:
+        allowed = "must be false: paths are taken from the folder in which the command is started"
+        raise ConfigError("hydra.job.chdir", config.hydra.job.chdir, allowed)
+
+
+class Plan:
+    """Makes the points of a sweep, and gathers notes on what the user should know of them."""
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        sweep_config: DictConfig,
+        grids: list,
+        params: Mapping,
+        around: Mapping,
+    ):
+        self.loader = loader
+        self.sweep_config = sweep_config
+        self.grids = grids
+        self.params = params
+        self.around = around
+        self.notes: list[str] = []
+
+    def make_points(self, arguments: list[str]) -> list[Point]:
+        """Every job of the sweep, each once.
+
+        Raises:
+            ConfigError: a point that cannot be used.
+        """
+        points: dict[Path, Point] = {}
+        for overrides in self.expand(arguments):
+            point = self.make_point(overrides)
+            points.setdefault(point.folder, point)
+        if not points:
+            raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
+        return list(points.values())
+
+    def make_point(self, overrides: list[str]) -> Point:
+        """Compose and check a point, with the tuned values that it asks for."""
+        config = self.compose(overrides)
+        refuse_chdir(config)
+        task = check_config(config)
+        if task.tuned is not None:
+            values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))
+            self.add_notes(notes)
+            overrides = [*overrides, *values]
+            config = self.compose(overrides)
+        folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+        experiment, _ = bind(task)
+        work_type = WORKS[experiment.task]
+        return Point(overrides, folder, work_type.is_done(folder, experiment), work_type)
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """The config of a job with these overrides."""
+        config = self.loader.load_sweep_config(self.sweep_config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = 0
+            config.hydra.job.id = "0"
+        return config
+
+    def add_notes(self, notes: list[str]) -> None:
+        """Keep each note once."""
+        self.notes += [note for note in notes if note not in self.notes]
+
+    # ------------------------------------------------------------ the grids
+    def expand(self, arguments: list[str]) -> Iterator[list[str]]:
+        """The overrides of each point, with `around` worked out: factors of the value that a key has without them."""
+        parser = OverridesParser.create(self.loader)
+        points = [list(point) for point in expand_grids(parser, self.grids, self.params, arguments)]
+        given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
+        # Who names the methods means the option for all of them; a file's methods get it where they have it.
+        if "method" not in given:
+            points = self.drop_foreign_options(points, given & find_method_options())
+        for point in points:
+            yield from self.expand_around(point)
+
+    def expand_around(self, point: list[str]) -> Iterator[list[str]]:
+        """A point times the factors of each key of `around` that it does not set."""
+        keys = [key for key in self.around if key not in override_keys(point)]
+        if not keys:
+            yield point
+            return
+        config = self.compose(point)
+        axes = []
+        for key in keys:
+            base = OmegaConf.select(config, key)
+            factors = str(self.around[key]).split(",")
+            axes.append([f"{key}={base * float(factor):.3g}" for factor in factors])
+        for values in itertools.product(*axes):
+            yield [*point, *values]
+
+    def drop_foreign_options(self, points: list[list[str]], given: set[str]) -> list[list[str]]:
+        """The points without those of the `given` options that their method does not have, but others of them do."""
+        if not given:
+            return points
+        options: dict[str, set[str]] = {}
+        for point in points:
+            choice = find_method_choice(point)
+            if choice is not None and choice not in options:
+                options[choice] = given & {str(key) for key in self.compose([choice])}
+        # An option that none of the methods has is left in, and refused.
+        known: set[str] = set().union(*options.values())
+        self.note_owners(sorted(known), options)
+        kept_points = []
+        for point in points:
+            choice = find_method_choice(point)
+            foreign = known - options[choice] if choice is not None else set()
+            kept_points.append([text for text in point if not override_keys([text]) & foreign])
+        return kept_points
+
+    def note_owners(self, known: list[str], options: Mapping[str, set[str]]) -> None:
+        """Note which methods an option is for, where not all of the sweep's have it."""
+        for option in known:
+            owners = [
+                choice.removeprefix(METHOD) for choice in options if option in options[choice]
+            ]
+            if len(owners) < len(options):
+                self.notes.append(
+                    f"{option} is for {', '.join(owners)} alone; the other methods run without it"
+                )
+
+
+def find_method_choice(point: list[str]) -> str | None:
+    """The override that chooses a point's method; None where the config's own choice counts."""
+    return next((text for text in point if text.startswith(METHOD)), None)
