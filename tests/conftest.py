@@ -24,6 +24,7 @@ from helpers import (
     complete,
     composed,
     end_session,
+    finish,
     inherited_environment,
     prepare_run,
     save_debug_model,
@@ -175,6 +176,27 @@ def launch(small_settings, tmp_path):
     yield start
     for process in started:
         end_session(process)
+
+
+@pytest.fixture
+def launch_sweep(launch, tmp_path):
+    """`launch_sweep("-m", "method=lora,full", …)` starts one in the folder `sweep`."""
+
+    def start(*words, **environment):
+        return launch(*complete(words, [f"hydra.sweep.dir={tmp_path / 'sweep'}"]), **environment)
+
+    return start
+
+
+@pytest.fixture
+def sweep(launch_sweep):
+    """`sweep(…)` runs one to its end: (exit code, stdout, stderr)."""
+
+    def run(*words, **environment):
+        done = finish(launch_sweep(*words, **environment), seconds=170)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,8 @@ def test_seconds_count_on_over_a_resume(new_run, tmp_path):
         )
         if resume == "never":
             kill_inside(
-                training, lambda training=training: training.parts.throughput.train_seconds > budget / 2
+                training,
+                lambda training=training: training.parts.throughput.train_seconds > budget / 2,
             )
             with pytest.raises(Killed):
                 training.fit()

@@ -170,11 +170,11 @@ def test_layerwise_galore_follows_the_schedule_and_reports_a_norm(run, tmp_path)
 
 
 def test_layerwise_galore_clips_each_weight(new_run):
-    made = new_run(
-        "method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3"
-    )
+    made = new_run("method=galore_layerwise", "galore_rank=8", "galore_max_weight_grad_norm=1e-3")
     seen = []
-    inner = type(made.parts.optimizer).__mro__[2]  # the mended package's class, behind the layer-wise one
+    inner = type(made.parts.optimizer).__mro__[
+        2
+    ]  # the mended package's class, behind the layer-wise one
     step = inner.step
 
     def watch(self, closure=None):

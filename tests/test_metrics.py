@@ -214,7 +214,9 @@ def test_an_answer_ends_where_the_chat_template_ends_it(new_run, debug_model, su
     training = new_run(
         *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}", folder=tmp_path / "run"
     )
-    assert training.parts.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    assert training.parts.metrics.exact_match.ends == {
+        tokenizer.convert_tokens_to_ids("<|im_end|>")
+    }
     training.fit()
     training.conclude()
     assert [line["generated"] for line in training.parts.metrics.exact_match.lines()] == [

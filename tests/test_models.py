@@ -184,7 +184,8 @@ def test_adapters_train_on_quantised_weights(trained, debug_model, bits, method)
         assert stored["bnb_4bit_quant_type"] == "nf4" and stored["bnb_4bit_use_double_quant"]
     adapters = sum(p.numel() for n, p in training.parts.model.named_parameters() if p.requires_grad)
     assert (
-        training.parts.parameters["total"] == sum(p.numel() for p in unquantised.parameters()) + adapters
+        training.parts.parameters["total"]
+        == sum(p.numel() for p in unquantised.parameters()) + adapters
     )
     expected = logits(training.parts.model)
     training.conclude()

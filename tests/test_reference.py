@@ -270,7 +270,9 @@ ORDERS = {
 @pytest.mark.parametrize("mode", ["ascending", "descending", "random", "fixed"])
 def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert_same, mode):
     start = "badam_start_block=1" if mode == "fixed" else "badam_start_block=null"
-    training = trained("method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start)
+    training = trained(
+        "method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start
+    )
     model = base(training).requires_grad_(False)
     layers = model.model.layers
     order = ORDERS.get(mode)

@@ -85,7 +85,9 @@ def test_a_run_stopped_inside_a_step_ends_bit_identical(new_run, tmp_path, metho
             training.parts.recorder.close()
         finals.append((trajectory(tmp_path / name), dict(training.parts.model.named_parameters())))
         saved = checkpoint.load_newest(tmp_path / name / "checkpoints")
-        assert saved.tensors.keys() == training.parts.method.ever_trained(training.parts.model, training.parts.optimizer)
+        assert saved.tensors.keys() == training.parts.method.ever_trained(
+            training.parts.model, training.parts.optimizer
+        )
     assert len([line for line in finals[0][0] if "loss" in line]) == 11
     assert [apart(one, other) for one, other in zip(*finals, strict=True)] == [0, 0]
 
@@ -143,9 +145,7 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     wait_for(lambda: not record.is_locked(folder))
     if victim == job.pid and moment == "writing":
         assert list((folder / "checkpoints").glob(".step_*"))
-    assert (
-        checkpoint.load_newest(folder / "checkpoints").step >= 3
-    )  # though only one is kept
+    assert checkpoint.load_newest(folder / "checkpoints").step >= 3  # though only one is kept
     return step
 
 
@@ -241,9 +241,7 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
     assert "interrupted" in process.stderr.read().splitlines()[-1]
     result = record.read_json(folder / "result.json")
     assert result["status"] == "interrupted" and result["error"]["type"] == "Interrupted"
-    assert (
-        checkpoint.load_newest(folder / "checkpoints").step == result["curve"][-1]["step"]
-    )
+    assert checkpoint.load_newest(folder / "checkpoints").step == result["curve"][-1]["step"]
     for place in (folder, whole):
         process = command("resume=auto", f"hydra.run.dir={place}")
         assert process.wait() == 0, process.stderr.read()
@@ -254,7 +252,11 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
 # ---------------------------------------------------------------- checkpoints
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     for step in (2, 4, 6):
-        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}), keep=2)
+        checkpoint.save_checkpoint(
+            tmp_path,
+            checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}),
+            keep=2,
+        )
     assert [path.name for path in checkpoint.find_checkpoints(tmp_path)] == [
         "step_00000004",
         "step_00000006",
@@ -270,9 +272,13 @@ def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
 
 def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2)
+        checkpoint.save_checkpoint(
+            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
+        )
     (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
-    checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(3, {"weight": torch.ones(3)}, {}, {}), keep=1)  # gone on from 2, then SIGTERM
+    checkpoint.save_checkpoint(
+        tmp_path, checkpoint.Checkpoint(3, {"weight": torch.ones(3)}, {}, {}), keep=1
+    )  # gone on from 2, then SIGTERM
     assert checkpoint.load_newest(tmp_path).step == 3
 
 
@@ -288,7 +294,9 @@ class Trap:
 
 def test_a_pickled_object_is_passed_over(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2)
+        checkpoint.save_checkpoint(
+            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
+        )
     newest = tmp_path / "step_00000004"
     torch.save({"optimizer": Trap(tmp_path / "sprung")}, newest / "state.pt")
     loop = json.loads((newest / "loop.json").read_text())

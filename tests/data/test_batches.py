@@ -90,9 +90,7 @@ def test_every_method_sees_the_same(new_run, tmp_path, option):
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
-        training = new_run(
-            f"method={method}", f"{option}=true", *extra, folder=tmp_path / method
-        )
+        training = new_run(f"method={method}", f"{option}=true", *extra, folder=tmp_path / method)
         seen.add(training.parts.order.order_hash(20))
     assert len(seen) == 1
 
@@ -197,7 +195,9 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_run, tmp_path, op
         else:
             training.fit()
         training.parts.recorder.close()
-        return trajectory(folder), [parameter.detach() for parameter in training.parts.model.parameters()]
+        return trajectory(folder), [
+            parameter.detach() for parameter in training.parts.model.parameters()
+        ]
 
     lines, weights = train(tmp_path / "whole")
     assert len(train(tmp_path / "stopped", stop=8)[0]) == 10

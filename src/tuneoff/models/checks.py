@@ -5,22 +5,41 @@ The model itself is asked, since no list of architectures stays true.
 
 import math
 from array import array
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from tuneoff.config import ConfigError, Experiment
-from tuneoff.data import Row, collate, join_rows
+from tuneoff.data import Batch, Row, collate, join_rows
 
 TOLERANCE = 1e-5  # of the largest logit
 ROUNDINGS = 4  # where the weights are in half precision: of their type's rounding
+PROBE_TOKENS = 16
+# Settings of a configuration that are true where no token sees later ones.
+CAUSAL_SETTINGS = ("is_decoder", "causal")
 
 
 def max_positions(model: PreTrainedModel) -> float:
     """How many positions the model was made for; infinite where its configuration does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or math.inf
+
+
+def learned_positions(model: PreTrainedModel) -> float:
+    """The longest row that the model has learned positions for; infinite where positions are not learned."""
+    words = model.get_input_embeddings()
+    made_for = max_positions(model)
+    longest = math.inf
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module is not words:
+            longest = min(longest, made_for)
+            # RoBERTa's positions begin after the number that stands for padding.
+            if module.num_embeddings == made_for and module.padding_idx is not None:
+                longest = min(longest, made_for - module.padding_idx - 1)
+    return longest
 
 
 def check_embeddings(
@@ -38,59 +57,152 @@ def check_embeddings(
             experiment.model.tokenizer or experiment.model.path,
             f"gives token {highest}, and the model has {words.num_embeddings}",
         )
-    learned = any(
-        isinstance(module, nn.Embedding) and module is not words for module in model.modules()
-    )
-    if learned and longest > (most := max_positions(model)):
+    positions = learned_positions(model)
+    if longest > positions:
         raise ConfigError(
             "max_length",
             experiment.max_length,
-            f"must be at most {most}, the positions that were learned",
+            f"must be at most {positions}, the positions that were learned",
         )
+
+
+def check_causality(model: Any, experiment: Experiment) -> None:
+    """Refuse a model in which a token sees later ones: its loss would measure how well it copies them.
+
+    Padding on the right without an attention mask rests on the same.
+
+    Raises:
+        ConfigError: naming what would make the model causal, where its configuration has a setting for it.
+    """
+    if hasattr(model.get_input_embeddings().weight, "ds_id"):
+        return  # DeepSpeed has split the weights as it loaded them, and puts them together in its own steps alone
+    ids = _draw_tokens(model)
+    earlier = len(ids) // 2
+    batch = collate([_row(ids)], pad=0)
+    probe = _probe(model, batch, row=0, positions=slice(0, earlier))
+    if probe.seen.isdisjoint(ids[earlier:]):
+        return
+    model_type = model.config.get_text_config().model_type
+    reason = f"a token of this {model_type} sees the tokens after it, which it is to predict"
+    if experiment.model.path is None:
+        raise ConfigError("model.config", model_type, reason + _remedy(model, "model.config."))
+    raise ConfigError("model.path", experiment.model.path, reason + _remedy(model, "its config's "))
+
+
+def _remedy(model: Any, prefix: str) -> str:
+    """What would make the model causal, as the end of a sentence; nothing where its configuration cannot say."""
+    config = model.config.get_text_config()
+    for name in CAUSAL_SETTINGS:
+        if getattr(config, name, None) is False:
+            return f"; {prefix}{name}=true lets it see the tokens before alone"
+    return ""
 
 
 def check_packing(model: Any) -> None:
     """Refuse `packing` for a model in which a packed example is not what it is alone.
 
-    Two tests in one small forward pass of two rows, [a, b] and [b, padding], as training packs them. The derivative of
-    packed b's logits by a's embeddings is exactly zero where a is masked, in any precision. And packed b's logits are
-    those of b at a row's beginning up to rounding, which is coarse in half precision and so would not do alone.
+    Two tests in one small forward pass of two rows, [a, b] and [b, padding], as training packs them. Packed b's logits
+    must not depend on a's embeddings: there the gradient is exactly zero in any precision where a is masked. And they
+    must be those of b at a row's beginning up to rounding, which is coarse in half precision and so would not do alone.
 
     Raises:
         ConfigError: b sees a, or is read at other positions.
     """
-    embeddings = model.get_input_embeddings()
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(embeddings.weight.shape[0], (16,), generator=generator).tolist()
-    first, second = (Row(array("i", part), ((1, len(part)),)) for part in (ids[:7], ids[7:]))
-    batch = collate([join_rows([first, second]), second], pad=0).to(embeddings.weight.device)
-    found: dict[str, torch.Tensor] = {}
-
-    def watch(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        found["embedded"] = output.detach().requires_grad_()
-        return found["embedded"]
-
-    hook, training = embeddings.register_forward_hook(watch), model.training
-    try:
-        logits = model.eval()(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
-        ).logits
-    finally:
-        hook.remove()
-        model.train(training)
-    packed, alone = logits[0, len(first.ids) :], logits[1, : len(second.ids)]
-    (gradient,) = torch.autograd.grad(packed.float().square().mean(), found["embedded"])
-    rounding = torch.finfo(embeddings.weight.dtype).eps
-    limit = max(TOLERANCE, ROUNDINGS * rounding) * alone.abs().max().item()
-    difference = (packed - alone).abs().max().item()
-    kind = f"{model.config.model_type} with model.attention={model.config._attn_implementation}"
-    if gradient[0, : len(first.ids)].any():
+    ids = _draw_tokens(model)
+    middle = len(ids) // 2 - 1
+    first = _row(ids[:middle])
+    second = _row(ids[middle:])
+    batch = collate([join_rows([first, second]), second], pad=0)
+    behind_first = slice(middle, None)
+    probe = _probe(model, batch, row=0, positions=behind_first)
+    attention = model.config._attn_implementation
+    model_words = f"{model.config.model_type} with model.attention={attention}"
+    if not probe.seen.isdisjoint(first.ids):
         raise ConfigError(
-            "packing", True, f"an example would see the one packed before it in {kind}"
+            "packing", True, f"an example would see the one packed before it in {model_words}"
         )
+    packed = probe.logits[0, behind_first]  # (tokens, vocabulary)
+    alone = probe.logits[1, : len(second.ids)]
+    weights_dtype = model.get_input_embeddings().weight.dtype
+    rounding = max(torch.finfo(dtype).eps for dtype in (weights_dtype, packed.dtype))
+    tolerance = max(TOLERANCE, ROUNDINGS * rounding)
+    limit = tolerance * alone.abs().max().item()
+    difference = (packed - alone).abs().max().item()
     if not difference <= limit:
         raise ConfigError(
             "packing",
             True,
-            f"packed logits differ by {difference:.1g} (at most {limit:.1g}) in {kind}",
+            f"packed logits differ by {difference:.1g} (at most {limit:.1g}) in {model_words}",
         )
+
+
+class Probe(NamedTuple):
+    """A forward pass, and what some of its logits depend on."""
+
+    logits: torch.Tensor  # (rows, length, vocabulary)
+    seen: set[int]  # tokens whose embeddings the chosen logits depend on
+
+
+def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
+    """Ask the model which tokens the logits at `positions` of a row depend on, by one gradient.
+
+    The gradient by an embedding that is masked is exactly zero, in any precision. It is taken by the embeddings alone:
+    no weight gets one. Where logits are no numbers nothing is seen, and the first evaluation says so.
+    """
+    embeddings = model.get_input_embeddings()
+    batch = batch.to(embeddings.weight.device)
+    lookups: list[tuple[torch.Tensor, torch.Tensor]] = []  # (ids, embedded) of each call
+
+    def watch(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded = output.detach().requires_grad_()
+        lookups.append((inputs[0], embedded))
+        return embedded.clone()  # some models scale it in place
+
+    training = model.training
+    hook = embeddings.register_forward_hook(watch)
+    try:
+        # Some attention draws hashes: what is drawn here must not move what training draws.
+        with torch.enable_grad(), torch.random.fork_rng(), _precision(model):
+            logits = model.eval()(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+            ).logits
+    finally:
+        hook.remove()
+        model.train(training)
+    chosen = logits[row, positions].float()  # (tokens, vocabulary)
+    logits = logits.detach()
+    if not chosen.isfinite().all():
+        return Probe(logits, set())
+    # Of length 1 for each position, so that it neither vanishes nor overflows in half precision.
+    sizes = torch.linalg.vector_norm(chosen, dim=-1)
+    leaves = [embedded for _, embedded in lookups]
+    gradients = torch.autograd.grad(sizes.sum(), leaves, allow_unused=True)
+    seen: set[int] = set()
+    for (ids, _), gradient in zip(lookups, gradients, strict=True):
+        if gradient is not None:
+            depends = gradient.ne(0).any(dim=-1)
+            seen.update(ids[depends].tolist())
+    return Probe(logits, seen)
+
+
+def _precision(model: Any) -> AbstractContextManager:
+    """Half precision for Flash attention over float32 weights, which has no other; else what the weights are in."""
+    weight = model.get_input_embeddings().weight
+    flash = str(model.config._attn_implementation).startswith("flash")
+    if flash and weight.dtype is torch.float32:
+        return torch.autocast(weight.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _draw_tokens(model: Any) -> list[int]:
+    """Different tokens, none of them the padding, whose embedding some models leave out."""
+    generator = torch.Generator().manual_seed(0)
+    words = model.get_input_embeddings().weight.shape[0]
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+    drawn = torch.randperm(words, generator=generator)[: PROBE_TOKENS + 1].tolist()
+    return [token for token in drawn if token != padding][:PROBE_TOKENS]
+
+
+def _row(ids: list[int]) -> Row:
+    """Tokens as a row in which all but the first are labels."""
+    return Row(array("i", ids), ((1, len(ids)),))

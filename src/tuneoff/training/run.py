@@ -210,12 +210,12 @@ def describe_parts(parts: Parts, provenance: dict) -> dict:
     return {
         "provenance": {
             **provenance,
-            "base_weights_hash": parts.base_weights_hash,
+            "base_weights_hash": parts.model_facts.base_weights_hash,
             "data": parts.dataset.facts(),
             "batch_order_hash": parts.order_hash(),
         },
         "optimizer": optimizer_facts(parts.optimizer),
-        **parts.runtime,
+        **parts.model_facts.runtime,
         "facts": parts.method.facts(parts.model),
         "parameters": parts.parameters,
     }

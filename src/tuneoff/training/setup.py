@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +13,12 @@ from tuneoff import data
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
-from tuneoff.models.checks import check_embeddings, check_packing, max_positions
+from tuneoff.models.checks import (
+    check_causality,
+    check_embeddings,
+    check_packing,
+    max_positions,
+)
 from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import load_model, runtime_facts
 from tuneoff.models.tokenizer import load_tokenizer
@@ -27,6 +32,13 @@ from tuneoff.training.task_metrics import TaskMetrics, judged_split
 
 KNOWN_STEPS = 200  # so many steps are looked through for the longest batch
 HASHED_STEPS = 100  # of the data's order, in the provenance
+
+
+class ModelFacts(NamedTuple):
+    """What the record says of the model as it was loaded, before the method changed it."""
+
+    base_weights_hash: str
+    runtime: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,7 @@ class Parts(Session):
     metrics: TaskMetrics
     # Facts for the record
     parameters: dict[str, int]
-    base_weights_hash: str
-    runtime: dict[str, Any]
+    model_facts: ModelFacts
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -86,14 +97,7 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        with seeded(experiment.seed, "modules"):
-            base_model = load_model(experiment)
-            base_weights_hash = hash_weights(base_model)
-            runtime = runtime_facts(base_model, experiment)
-            check_embeddings(base_model, experiment, *dataset.extent())
-            model = method.prepare(base_model).to(session.ranks.device)
-        if experiment.packing:
-            check_packing(model)
+        model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
         parameters = count_parameters(model, method.ever_trained(model, optimizer))
         wrapped_model, stepper = session.sharding.join(
@@ -123,9 +127,26 @@ def build(session: Session) -> Parts:
         evaluation=evaluation,
         metrics=metrics,
         parameters=parameters,
-        base_weights_hash=base_weights_hash,
-        runtime=runtime,
+        model_facts=model_facts,
     )
+
+
+def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method trains it, on its device.
+
+    Raises:
+        ConfigError: the model does not suit the settings, or the data.
+    """
+    experiment = session.experiment
+    with seeded(experiment.seed, "modules"):
+        base_model = load_model(experiment)
+        facts = ModelFacts(hash_weights(base_model), runtime_facts(base_model, experiment))
+        check_embeddings(base_model, experiment, *dataset.extent())
+        model = session.method.prepare(base_model).to(session.ranks.device)
+    check_causality(model, experiment)
+    if experiment.packing:
+        check_packing(model)
+    return model, facts
 
 
 @contextmanager

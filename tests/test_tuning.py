@@ -1,0 +1,169 @@
+"""Tuned settings: the best of the recorded trials become overrides of a comparison."""
+
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from sweeping import SWEEPS, counted, plan, results
+
+from tuneoff import record
+from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.sweeps import tuning as tuned
+
+
+def trial(
+    folder: Path, method: str, lr: float, loss: float | None, seed: int = 0, **config
+) -> None:
+    """A finished (or, without a loss, diverged) trial's record."""
+    place = folder / method / f"{lr}_{seed}_{len(config)}{hash(str(config)) % 999}"
+    place.mkdir(parents=True)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = GlobalHydra.instance().hydra.compose_config(
+            "config",
+            [
+                f"method={method}",
+                f"lr={lr}",
+                f"seed={seed}",
+                *(f"{key}={value}" for key, value in config.items()),
+            ],
+            RunMode.RUN,
+            with_log_configuration=False,
+        )
+    record.write_json(
+        place / "result.json",
+        {
+            "method": method,
+            "seed": seed,
+            "config": resolve_config(cfg),
+            "status": "finished" if loss else "diverged",
+            "loss": {"final": loss},
+            "throughput": {"tokens_seen": 100, "wall_seconds": 2.0},
+            "command": ["python", "train.py", "-cd", "sweeps", "-cn", "tune", "seed=0"],
+        },
+    )
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    """Two methods' trials: full is best inside its grid, lora on its upper edge."""
+    for lr, full, lora in (
+        (1e-4, 2.0, 3.0),
+        (1e-3, 1.0, 2.5),
+        (1e-2, 1.5, 2.0),
+        (1e-1, None, None),
+    ):
+        trial(tmp_path, "full", lr, full)
+        if lr < 0.1:
+            trial(tmp_path, "lora", lr, lora)
+    tuned.read_results.cache_clear()
+    return tmp_path
+
+
+def test_tuned_values_become_plain_overrides(tuning):
+    jobs = plan("-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=full,lora")
+    assert len(jobs) == 10
+    assert {(job[1], job[-1]) for job in jobs} == {
+        ("method=full", "lr=0.001"),
+        ("method=lora", "lr=0.01"),
+    }
+    given = plan(
+        "-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=full", "lr=0.5", "seed=7"
+    )
+    assert [word for word in given[0] if word.startswith("lr=")] == ["lr=0.5"]
+    with pytest.raises(
+        ConfigError, match="holds no finished run of method=dora on model=tiny and data=docstrings"
+    ):
+        plan("-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=dora")
+
+
+def test_edges_costs_and_overridden_values_are_told(tuning):
+    found = {each.method: each for each in tuned.read_tunings(str(tuning))}
+    assert found["full"].describe_extension() is None and found["full"].best == {"lr": 0.001}
+    assert found["full"].cost == {
+        "jobs": 4,
+        "tokens": 400,
+        "seconds": 8.0,
+    }  # the diverged trial too
+    assert found["full"].space == {"lr": [1e-4, 1e-3, 1e-2, 1e-1]}
+    assert found["lora"].describe_extension().splitlines()[1].strip() == (
+        "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
+    )
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        task = check_config(
+            GlobalHydra.instance().hydra.compose_config(
+                "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
+            )
+        )
+    values, notes = tuned.find_tuned_overrides(task, {"lr"})
+    assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
+    assert (
+        notes[1] == "seed=0 was tuned on; a comparison needs fresh seeds"
+        and "on the edge" in notes[2]
+    )
+    facts = tuned.describe_tuning(task, ["method=lora", "lr=0.5"])
+    assert (
+        facts["edge"] is True
+        and facts["overridden"] == {"lr": "0.5"}
+        and facts["method_cost"]["jobs"] == 3
+    )
+    assert tuned.describe_tuning(task, ["lr=0.01"])["overridden"] == {}
+
+
+def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
+    for lr, losses in ((1e-3, (1.0, 3.0)), (1e-2, (1.8, 1.9)), (1e-1, (1.0, None))):
+        for seed, loss in enumerate(losses):
+            trial(tmp_path, "full", lr, loss, seed)
+    tuned.read_results.cache_clear()
+    [found] = tuned.read_tunings(str(tmp_path))
+    assert found.best == {"lr": 1e-2}
+
+
+def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
+    for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
+        trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
+    tuned.read_results.cache_clear()
+    [found] = tuned.read_tunings(str(tmp_path))
+    assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
+
+
+@pytest.mark.slow
+def test_tune_then_compare(sweep, tmp_path):
+    """The protocol end to end, with two methods: rates from the records, one data order and one base a seed."""
+    common = ["method=full,lora", "max_steps=3"]
+    folder = f"hydra.sweep.dir={tmp_path / 'tune'}"
+    code, out, err = sweep(
+        "-cd", SWEEPS, "-cn", "tune", *common, folder, "hydra.sweeper.around.lr='0.1,1'"
+    )
+    assert code == 0 and "is on the edge of its grid; search on with" in err, out + err
+    code, out, err = sweep(
+        "-cd", SWEEPS, "-cn", "compare", *common, "seed=1,2", f"tuned={tmp_path / 'tune'}"
+    )
+    assert code == 0 and counted(out)["finished"] == 4, out + err
+    best = {each.method: each.best["lr"] for each in tuned.read_tunings(str(tmp_path / "tune"))}
+    found = results(tmp_path / "sweep")
+    for name, result in found.items():
+        method = name.split()[0]
+        assert result["config"]["lr"] == best[method] and result["loss"]["test"] is not None
+        assert (
+            result["tuning"]["best"]["lr"] == best[method]
+            and result["tuning"]["method_cost"]["jobs"] == 2
+        )
+        assert result["planned_seeds"] == [1, 2]
+    for path in (tmp_path / "sweep").rglob("overrides.yaml"):
+        assert any(word == f"lr={best[path.parents[2].name]:g}" for word in OmegaConf.load(path)), (
+            path
+        )
+    for seed in (1, 2):
+        for key in ("batch_order_hash", "base_weights_hash"):
+            assert (
+                len({found[f"{method} {seed}"]["provenance"][key] for method in ("full", "lora")})
+                == 1
+            )
+    assert (
+        found["full 1"]["provenance"]["batch_order_hash"]
+        != found["full 2"]["provenance"]["batch_order_hash"]
+    )
