@@ -1,6 +1,9 @@
-"""The tokenizer of a model, with a padding token."""
+"""Tokenizers: that of a model, with a padding token that the model has an embedding for."""
 
 import json
+import logging
+import math
+from collections.abc import Callable
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -13,11 +16,15 @@ from tuneoff.models.loading import (
     resolve_path,
 )
 
+log = logging.getLogger(__name__)
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, with a padding token (the end-of-text one where it has none).
+    """Return the tokenizer; `pad_token_id` is a token that the model has an embedding for.
+
+    Padding is the one token that a run brings along itself: it fills rows in training and evaluation, and answers in
+    generation. All others come from the data, which are compared with the embeddings.
 
     Raises:
         ConfigError: a vocabulary that the shape in `model.config` does not cover.
@@ -38,9 +45,39 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
         )
     if model.gguf_file and model.tokenizer is None:
         _keep_the_files_tokens(tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    vocabulary = math.inf
+    if config is not None:
+        vocabulary = getattr(config.get_text_config(), "vocab_size", None) or math.inf
+    _choose_padding(tokenizer, vocabulary)
     return tokenizer
+
+
+def _choose_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: float) -> None:
+    """Keep the padding token where its number is below `vocabulary`; else take the end token, or another that is.
+
+    No token looks at padding, so that it does not matter which it is.
+    """
+    own = tokenizer.pad_token_id
+    if own is not None and own < vocabulary:
+        return
+    if own is not None:
+        log.warning(
+            "the padding token %s (%d) lies beyond the model's %d embeddings: another stands in for it",
+            tokenizer.pad_token,
+            own,
+            vocabulary,
+        )
+        # Saved with the tokenizer, it would make PEFT resize the embeddings when an adapter is loaded.
+        _remove_added_token(tokenizer, own)
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
+    usable = [token for token in others if token is not None and token < vocabulary]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens([*usable, 0][0])
+
+
+def _remove_added_token(tokenizer: PreTrainedTokenizerBase, number: int) -> None:
+    """Take an added token out of the vocabulary, where the tokenizer is one of the `tokenizers` package."""
+    if tokenizer.is_fast:
+        _keep_added_tokens(tokenizer, lambda token: token["id"] != number)
 
 
 def _keep_the_files_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -48,7 +85,12 @@ def _keep_the_files_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
     Its number lies beyond the embeddings, and PEFT would resize them to it when an adapter is loaded.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
     size = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
-    backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < size]
+    _keep_added_tokens(tokenizer, lambda token: token["id"] < size)
+
+
+def _keep_added_tokens(tokenizer: PreTrainedTokenizerBase, is_kept: Callable[[dict], bool]) -> None:
+    """Leave those added tokens alone in the vocabulary for which `is_kept` is true."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = [token for token in backend["added_tokens"] if is_kept(token)]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
