@@ -220,7 +220,7 @@ def test_a_conversation_ends_with_its_last_answer():
         (
             {"conversations": [{"speaker": "human", "value": "a"}]},
             {},
-            "line 1: conversations has a turn of role None",
+            "line 1: conversations has a turn of role null",
         ),
         (
             {"messages": [{"role": "user", "from": "gpt", "content": "a"}]},
