@@ -222,8 +222,10 @@ def as_text(row: SourceRow, value: Any, name: str) -> str:
     if value is None:
         raise refuse_row(row, f"{shown_name} must be text, not null")
     if not isinstance(value, str):
-        kind = type(value).__name__
-        raise refuse_row(row, f"{shown_name} must be text, not {kind} {reprlib.repr(value)}")
+        written = "null"
+        if value is not None:
+            written = f"{type(value).__name__} {reprlib.repr(value)}"
+        raise refuse_row(row, f"{shown_name} must be text, not {written}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone, as a broken JSON writer leaves it
