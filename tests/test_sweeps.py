@@ -9,6 +9,7 @@ from collections import Counter
 import psutil
 import pytest
 from helpers import left_of_session, python_path, wait_for
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results, results_list
 
@@ -18,7 +19,6 @@ from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
 from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
-from tuneoff.sweeps.sweeper import GridSweeper
 
 
 def job_of(launcher: subprocess.Popen) -> psutil.Process:
@@ -247,6 +247,9 @@ class SignalledLauncher:
 
 
 def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsys):
+    Plugins.instance()  # looks for plugins, and executes Hydra's own again: first, or there are two of their classes
+    from tuneoff.sweeps.sweeper import GridSweeper
+
     sweeper = GridSweeper()
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     sweeper.launcher = SignalledLauncher()

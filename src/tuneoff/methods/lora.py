@@ -286,7 +286,7 @@ class LoRA(Method):
             groups += parameter_groups(named, rates[mark], experiment.weight_decay)
         return build_optimizer(groups, experiment)
 
-    def coverage(self, model: Any, optimizer: Any) -> float:
+    def coverage(self, model: Any) -> float:
         """Return the share of the base weights that have an adapter on them, or train in full beside it."""
         from tuneoff.methods._lora_model import share_of_adapted
 
@@ -296,7 +296,7 @@ class LoRA(Method):
         """Say what `lora_target=all` leaves out, and what became of a tied weight that was named."""
         from tuneoff.methods import _lora_model
 
-        facts: dict = {}
+        facts: dict = {"covered_share": self.coverage(model)}
         if self.left_out:
             facts["not_adapted"] = self.left_out
         if _lora_model.has_tied_copies(model):
@@ -331,5 +331,5 @@ class LoRA(Method):
                 facts["merged_base_bytes"] = _lora_export.save_base(model, folder)
             model.save_pretrained(folder)
         if merged:
-            facts["merged_logits_difference"] = _lora_export.save_merged(model, folder)
+            facts |= _lora_export.save_merged(model, folder)
         return facts
