@@ -45,7 +45,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, train):
         and "Traceback" not in done.stderr
     )
     kept = checkpoint.find_checkpoints(folder / "checkpoints")
-    assert kept and checkpoint.load_newest(folder / "checkpoints").loop["step"] == len(kept)
+    assert kept and checkpoint.load_newest(folder / "checkpoints").step == len(kept)
     assert not list((folder / "checkpoints").glob(".*"))  # the torn one is gone
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "failed" and result["loss"]["initial"] > 0
@@ -181,9 +181,7 @@ def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
     )
     assert [line["step"] for line in result["curve"] if "loss" in line] == [1, 2, 3]
     saved = checkpoint.load_newest(tmp_path / "checkpoints")
-    assert saved.loop["step"] == 2 and all(
-        tensor.isfinite().all() for tensor in saved.tensors.values()
-    )
+    assert saved.step == 2 and all(tensor.isfinite().all() for tensor in saved.tensors.values())
 
 
 def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):

@@ -126,6 +126,7 @@ def add_sweep_facts(points: list[Point], varied: list[str]) -> list[list[str]]:
 
 def print_edges(folder: Path) -> None:
     """Say which best values lie on the edge of their grid, and how to search on."""
+    tuning.read_tunings.cache_clear()  # of what was there before the sweep
     for trials in tuning.read_tunings(str(folder)):
         note = trials.describe_extension()
         if note:
