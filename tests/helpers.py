@@ -248,6 +248,14 @@ def session(pid: int) -> list[psutil.Process]:
     return found
 
 
+def left_of_session(pid: int, seconds: float) -> list[str]:
+    """The names of what still lives of a session when it has had so many seconds to end."""
+    end = time.monotonic() + seconds
+    while (left := session(pid)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return [process.name() for process in left]
+
+
 def end_session(process: subprocess.Popen) -> None:
     """Kill a process and all of its session that still live."""
     for left in session(process.pid):

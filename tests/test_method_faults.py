@@ -130,6 +130,21 @@ def test_an_adapter_on_the_tied_weight_is_one_in_both_uses(prepare, tmp_path, me
     assert_exported(LLAMA, model, options, tmp_path)
 
 
+def test_an_adapter_of_the_head_alone_merges_into_the_head_alone(settings, tmp_path):
+    """One that PEFT made elsewhere, on a tied model."""
+    from peft import LoraConfig, get_peft_model
+
+    foreign = get_peft_model(build(LLAMA), LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    with torch.no_grad():
+        foreign.get_output_embeddings().lora_B["default"].weight.normal_()
+    foreign.save_pretrained(tmp_path / "foreign")
+    _, method, _ = settings("method=lora")
+    method.adapter_path = str(tmp_path / "foreign")
+    model = method.prepare(build(LLAMA))
+    assert difference(logits_of(model), logits_of(foreign)) <= 1e-6
+    assert_exported(LLAMA, model, method, tmp_path)
+
+
 def test_dora_on_the_tied_weight_is_refused(prepare):
     with pytest.raises(ConfigError, match=r"lora_target=\[q_proj,lm_head\]: names the weight that"):
         prepare(LLAMA, "method=dora", "lora_target=[q_proj,lm_head]")

@@ -12,7 +12,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from helpers import METHODS, ROOT, hanging_launcher, session, trajectory, wait_for
+from helpers import METHODS, ROOT, hanging_launcher, left_of_session, session, trajectory, wait_for
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -409,8 +409,7 @@ def test_sigkill_of_the_launching_process_leaves_nothing(tmp_path):
         assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
         process.kill()
         process.wait()
-        time.sleep(2)
-        assert [left.cmdline() for left in session(process.pid)] == []
+        assert left_of_session(process.pid, seconds=2) == []
 
 
 # ---------------------------------------------------------------- the command line

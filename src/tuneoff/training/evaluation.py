@@ -154,6 +154,7 @@ class Evaluation:
             for batch in batches:
                 with self.engine.autocast():
                     summed += summed_loss(self.model, batch.to(ranks.device))
+                self.session.stop_if_asked()
             sums = ranks.gather_with_peaks(summed.item(), self.session.peaks)
         return sum(sums) / sum(row.labels for row in rows)
 

@@ -25,7 +25,7 @@ class Diverged(ArithmeticError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM came, a checkpoint was written, and the run stopped at a step's end."""
+    """SIGTERM or SIGHUP came; what was trained is in a checkpoint."""
 
 
 def check_finite(experiment: Experiment, step: int, loss: float, norm: float) -> None:
