@@ -333,5 +333,11 @@ class LoRA(Method):
                 facts["merged_base_bytes"] = _lora_export.save_base(model, folder)
             model.save_pretrained(folder)
         if merged:
-            facts |= _lora_export.save_merged(model, folder)
+            facts |= self.export_merged(model, folder)
         return facts
+
+    def export_merged(self, model: Any, folder: Path) -> dict:
+        """Save the model without adapters; the largest difference that this makes to a logit is a fact."""
+        from tuneoff.methods import _lora_export
+
+        return _lora_export.save_merged(model, folder)
