@@ -92,7 +92,7 @@ class Run:
         experiment = session.experiment
         checkpoint = None
         if experiment.resume != "never":
-            checkpoint = load_newest(session.checkpoint_folder)
+            checkpoint = load_newest(session.checkpoint_folder, session.ranks.device)
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
@@ -142,11 +142,15 @@ class Run:
             # What was trained must not be lost with an answer that takes too much memory. To put a split model
             # together, the others would have to come.
             if not parts.sharding.active:
-                self.export_facts = export_model(parts)
+                self._export()
             raise
-        self.export_facts = export_model(parts)
+        self._export()
         values = parts.metrics.values()
         parts.trackers.log({"metrics": values}, self.trainer.step)
+
+    def _export(self) -> None:
+        for facts in export_model(self.parts):
+            self.export_facts.update(facts)
 
     def _answer_questions(self) -> None:
         parts = self.parts
