@@ -74,6 +74,8 @@ def run_in_ranks(work: Work) -> dict:
 class RankedTraining(TrainWork):
     """Training as a rank of a single run, with the log that a single run has."""
 
+    records_refusals = False
+
     def run(self) -> dict:
         """Train, and log to the run's file as well."""
         log_as_rank(logging.INFO, logging.FileHandler(self.folder / "run.log", encoding="utf-8"))

@@ -58,6 +58,9 @@ class Work(ABC):
     start: dict
 
     result_file: ClassVar[str]  # a new one in the folder tells that the work is done
+    records_refusals: ClassVar[bool] = (
+        True  # else whoever started it raises the error, and no record is touched
+    )
 
     @property
     @abstractmethod
@@ -104,7 +107,9 @@ class Work(ABC):
     def read_error(cls, folder: Path) -> str:
         """What went wrong, by the result in `folder`: the error's type and message."""
         result = read_json(folder / cls.result_file) or {}
-        error = result.get("error") or {}
+        error = result.get("error")
+        if not isinstance(error, dict):
+            return f"{cls.result_file} cannot be read, or does not say why"
         return f"{error.get('type')}: {error.get('message')}"
 
 
