@@ -25,6 +25,7 @@ from yaml import MarkedYAMLError, safe_load
 
 from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
+from tuneoff.record import describe_os_error
 
 
 def first_line(error: BaseException) -> str:
@@ -178,7 +179,7 @@ def _(error: AssertionError, arguments: list[str]) -> str | None:
 
 @explain_known_error.register
 def _(error: OSError, arguments: list[str]) -> str:
-    return f"{error.filename}: {error.strerror}"
+    return describe_os_error(error)
 
 
 @explain_known_error.register
