@@ -4,12 +4,11 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections import Counter
 
 import psutil
 import pytest
-from helpers import python_path, session, wait_for
+from helpers import left_of_session, python_path, wait_for
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results, results_list
@@ -179,8 +178,7 @@ def test_sigkill_of_the_sweep_and_its_resume(launch_sweep, sweep, tmp_path):
     wait_for(reached(tmp_path / "sweep", 7), process)
     process.kill()
     process.wait()
-    time.sleep(2)
-    assert [left.cmdline() for left in session(process.pid)] == []
+    assert left_of_session(process.pid, seconds=2) == []
     folder = next((tmp_path / "sweep" / "lora").iterdir())
     assert record.read_status(folder) == "interrupted"
     code, out, err = sweep(*words)
@@ -204,8 +202,7 @@ def test_ctrl_c_once_and_the_same_command_goes_on(launch_sweep, sweep, tmp_path)
     }, out
     folder = next((tmp_path / "sweep" / "lora").iterdir())
     assert record.read_status(folder) == "interrupted"
-    time.sleep(1)
-    assert [left.cmdline() for left in session(process.pid)] == []
+    assert left_of_session(process.pid, seconds=1) == []
     code, out, err = sweep(*words)
     assert code == 0 and counted(out) == {"failed": 0, "finished": 2, "skipped": 0}
     assert read_json(folder / "result.json")["resumed_at_step"] >= 5

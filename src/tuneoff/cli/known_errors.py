@@ -1,5 +1,6 @@
 """Known errors of Hydra and OmegaConf: a sentence for each kind, found by its type or by what it says."""
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -179,6 +180,10 @@ def _(error: AssertionError, arguments: list[str]) -> str | None:
 
 @explain_known_error.register
 def _(error: OSError, arguments: list[str]) -> str:
+    if error.errno == errno.ENAMETOOLONG and arguments:
+        # Hydra looks for a file of the name of a group's choice, or of a key.
+        longest = max(arguments, key=len)
+        return f"{longest}: is longer than any name of a config or an option"
     return describe_os_error(error)
 
 
