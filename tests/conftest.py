@@ -26,7 +26,7 @@ from helpers import (
     end_session,
     finish,
     inherited_environment,
-    load_trainer,
+    prepare_run,
     save_debug_model,
     save_small_set,
     start_training,
@@ -132,12 +132,12 @@ def settings(compose_config):
 
 
 @pytest.fixture
-def new_trainer(settings, tmp_path):
-    """`new_trainer("method=full", …)`: a trainer that has loaded; `folder=` names the place of its record."""
+def new_run(settings, tmp_path):
+    """`new_run("method=full", …)`: a run that is set up; `folder=` names the place of its record."""
 
     def load(*overrides: str, folder: Path | None = None):
         experiment, method, config = settings(*overrides)
-        return load_trainer(experiment, method, folder or tmp_path / "run", config)
+        return prepare_run(experiment, method, folder or tmp_path / "run", config)
 
     return load
 

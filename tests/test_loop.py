@@ -83,11 +83,11 @@ def test_seconds_are_those_of_train_steps(run):
     )
 
 
-def test_seconds_count_on_over_a_resume(new_trainer, tmp_path):
+def test_seconds_count_on_over_a_resume(new_run, tmp_path):
     """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
     budget, seen = 1.5, []
     for resume in ("never", "auto"):
-        trainer = new_trainer(
+        training = new_run(
             "method=full",
             "max_steps=null",
             f"max_seconds={budget}",
@@ -100,19 +100,20 @@ def test_seconds_count_on_over_a_resume(new_trainer, tmp_path):
         )
         if resume == "never":
             kill_inside(
-                trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2
+                training,
+                lambda training=training: training.parts.throughput.train_seconds > budget / 2,
             )
             with pytest.raises(Killed):
-                trainer.fit()
+                training.fit()
         else:
-            assert trainer.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
-            trainer.fit()
-        trainer.recorder.close()
+            assert training.parts.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
+            training.fit()
+        training.parts.recorder.close()
         lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
         seen = [line["step_seconds"] for line in lines]
     assert (
-        trainer.step == len(lines)
-        and budget / 2 < sum(seen[: trainer.recorder.run["resumed_at_step"]]) < budget
+        training.trainer.step == len(lines)
+        and budget / 2 < sum(seen[: training.parts.recorder.run["resumed_at_step"]]) < budget
     )
     assert budget <= sum(seen) < budget + 2 * max(seen)
     for line, before in zip(lines, [sum(seen[:index]) for index in range(len(seen))], strict=True):

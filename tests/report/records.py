@@ -71,7 +71,9 @@ def record(
 ) -> dict:
     """One result. `loss` is the true final loss; a seed adds noise that all methods share, and as much of its own."""
     shared = np.random.default_rng(seed)
-    own = np.random.default_rng([seed, *method.encode(), *repr((lr, config)).encode()])
+    own = np.random.default_rng(
+        [seed, *method.encode(errors="surrogatepass"), *repr((lr, config)).encode()]
+    )
     final = loss + noise * shared.standard_normal() + noise * own.standard_normal()
     place = (METHODS.index(method) + 1) / len(METHODS) if method in METHODS else 0.5
     finished = status == "finished"

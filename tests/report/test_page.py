@@ -179,7 +179,7 @@ def bundled(tmp_path, monkeypatch) -> list[str]:
     """Vega's bundle is a short text here; a line is added each time that it is made."""
     made: list[str] = []
 
-    def make(snippet: None) -> str:
+    def make() -> str:
         made.append("é")
         return "é\n" * 100
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuneoff.config import ConfigError, Data
+from tuneoff.data.hub_access import explain_hub_error, prepare_hub
 from tuneoff.data.source_rows import Source, SourceRow
 
 
@@ -30,11 +31,11 @@ def open_with_datasets(
         ConfigError: a set or a subset that is not there, or a hub that is out of reach.
     """
     with as_config_error(data):
+        if data.on_hub:
+            prepare_hub()
         import datasets
 
         datasets.disable_progress_bars()
-        # It tells of every retry.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         # They log what they raise.
         logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
         builder = datasets.load_dataset_builder(path, subset, **settings)
@@ -66,8 +67,12 @@ def as_config_error(data: Data) -> Iterator[None]:
         yield
     except Exception as error:
         usual = isinstance(error, OSError | ValueError | RuntimeError)
-        if not usual and "datasets" not in type(error).__module__:
+        package = type(error).__module__.partition(".")[0]
+        if not usual and package not in ("datasets", "huggingface_hub", "httpx", "httpx2"):
             raise
+        reason = explain_hub_error(error, data.path) if data.on_hub else None
+        if reason:
+            raise ConfigError("data.path", data.path, reason) from error
         cause: BaseException = error
         # `datasets` says only that generating failed; what failed stands in the cause.
         if type(error).__name__ == "DatasetGenerationError" and error.__cause__:

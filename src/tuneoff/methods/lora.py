@@ -176,6 +176,7 @@ class LoRA(Method):
 
         from tuneoff.methods._lora_targets import (
             choose_targets,
+            leave_out_additional,
             name_tied_head,
             select_modules,
             shorten_targets,
@@ -183,7 +184,6 @@ class LoRA(Method):
         from tuneoff.methods._ranks import check_rank
 
         targets = choose_targets(model, self.lora_target, self._explain_modules_only())
-        self.left_out = targets.left_out
         if self.pissa_init:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
@@ -191,6 +191,8 @@ class LoRA(Method):
         names_tied_weight = self._names_tied_weight(model, targets.names_tied_head, additional)
         if names_tied_weight and additional:
             additional = name_tied_head(model, additional)
+        leave_out_additional(targets, self.lora_target, additional or [])
+        self.left_out = targets.left_out
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM",
@@ -286,7 +288,7 @@ class LoRA(Method):
             groups += parameter_groups(named, rates[mark], experiment.weight_decay)
         return build_optimizer(groups, experiment)
 
-    def coverage(self, model: Any, optimizer: Any) -> float:
+    def coverage(self, model: Any) -> float:
         """Return the share of the base weights that have an adapter on them, or train in full beside it."""
         from tuneoff.methods._lora_model import share_of_adapted
 
@@ -296,7 +298,7 @@ class LoRA(Method):
         """Say what `lora_target=all` leaves out, and what became of a tied weight that was named."""
         from tuneoff.methods import _lora_model
 
-        facts: dict = {}
+        facts: dict = {"covered_share": self.coverage(model)}
         if self.left_out:
             facts["not_adapted"] = self.left_out
         if _lora_model.has_tied_copies(model):
@@ -331,5 +333,11 @@ class LoRA(Method):
                 facts["merged_base_bytes"] = _lora_export.save_base(model, folder)
             model.save_pretrained(folder)
         if merged:
-            facts["merged_logits_difference"] = _lora_export.save_merged(model, folder)
+            facts |= self.export_merged(model, folder)
         return facts
+
+    def export_merged(self, model: Any, folder: Path) -> dict:
+        """Save the model without adapters; the largest difference that this makes to a logit is a fact."""
+        from tuneoff.methods import _lora_export
+
+        return _lora_export.save_merged(model, folder)

@@ -28,6 +28,7 @@ from tuneoff.config import (
     resolve_folder,
     suggest_nearest,
 )
+from tuneoff.data.hub_access import explain_hub_error, prepare_hub
 
 # What transformers says of an attention that a model does not have, or whose package is missing.
 ATTENTION_NAMES = ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
@@ -65,6 +66,7 @@ def resolve_path(path: str) -> str:
     folder = resolve_folder(path)
     if is_shipped(path) or folder.is_dir():
         return str(folder.absolute())  # since an adapter's config keeps it
+    prepare_hub()
     return path
 
 
@@ -82,12 +84,15 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
         if getattr(error, "errno", None) is not None:
             raise
         reason = str(error).strip().partition("\n")[0]
+        hub_reason = explain_hub_error(error, str(getattr(model, key)))
         if "trust_remote_code" in str(error):
             key = "trust_remote_code"
             reason = f"{model.path} brings code of its own, which runs only where this is true"
         elif any(name in reason for name in ATTENTION_NAMES):
             key = "attention"
             reason = reason.partition(" Please request")[0]
+        elif hub_reason:
+            reason = hub_reason
         elif model.gguf_file and key == "path":
             key = "gguf_file"
             reason = f"cannot be read: {reason}"

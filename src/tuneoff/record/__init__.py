@@ -2,6 +2,7 @@
 
 from tuneoff.record.files import (
     cache_folder,
+    describe_os_error,
     flatten,
     is_private,
     make_private_folder,
@@ -19,6 +20,7 @@ from tuneoff.record.recorder import (
     AlreadyDone,
     Busy,
     Recorder,
+    ResumePoint,
     SilentRecorder,
     conclude_dead_run,
     describe_error,
@@ -60,10 +62,12 @@ __all__ = [
     "AlreadyDone",
     "Busy",
     "Recorder",
+    "ResumePoint",
     "SilentRecorder",
     "cache_folder",
     "conclude_dead_run",
     "describe_error",
+    "describe_os_error",
     "flatten",
     "is_locked",
     "is_private",

@@ -8,7 +8,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
     format_line,
@@ -45,6 +45,18 @@ class AlreadyDone(RuntimeError):
     """Another process finished this run between our look and our lock."""
 
 
+class ResumePoint(NamedTuple):
+    """Where a run goes on: behind a checkpoint's last step and evaluation."""
+
+    step: int
+    evaluated_at: int
+
+    def covers(self, line: dict) -> bool:
+        """Whether a line of metrics.jsonl was written before this point; what comes after it is done again."""
+        last = self.step if "loss" in line else self.evaluated_at
+        return line["step"] <= last
+
+
 class Recorder:
     """Writes one run's record. Holds the folder's lock from the first line to the last."""
 
@@ -65,11 +77,11 @@ class Recorder:
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
 
         Args:
-            resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
+            resumed: where the run goes on; lines of metrics.jsonl that lie behind it are cut off.
         """
         before = read_json(self.folder / RUN) if resumed else None
         self.run = {
@@ -78,10 +90,9 @@ class Recorder:
             "started_at": (before or {}).get("started_at", utc_now()),
         }
         if resumed:
-            self.curve = _lines_until(self.folder, resumed)
-            self._earlier_seconds = resumed["wall_seconds"]
+            self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
             self.run["tracker_id"] = (before or run).get("tracker_id")
-            self.run["resumed_at_step"] = resumed["step"]
+            self.run["resumed_at_step"] = resumed.step
         if not (self.folder / RUN).exists():
             self._begin()
 
@@ -101,6 +112,14 @@ class Recorder:
             write_json(self.folder / RUN, self.run)
         else:
             self._begin()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: the seconds so far."""
+        return {"wall_seconds": self.wall_seconds()}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state()` gave."""
+        self._earlier_seconds = state["wall_seconds"]
 
     def wall_seconds(self) -> float:
         """Seconds since the run began, those before a resume included."""
@@ -165,16 +184,6 @@ def _take_lock(path: Path) -> TextIO:
     raise Busy(f"{path.parent}: another process is training here")
 
 
-def _lines_until(folder: Path, resumed: dict) -> list[dict]:
-    """The lines of metrics.jsonl up to a checkpoint's step, and up to its last evaluation."""
-    kept = []
-    for line in read_metrics(folder):
-        last_step = resumed["step"] if "loss" in line else resumed["evaluated_at"]
-        if line["step"] <= last_step:
-            kept.append(line)
-    return kept
-
-
 class SilentRecorder(Recorder):
     """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
 
@@ -182,13 +191,16 @@ class SilentRecorder(Recorder):
         self.folder = folder
         self.run: dict = {}
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Keep what a record would begin with."""
         self.run = run
 
     def describe(self, more: dict) -> None:
         """Keep what a record would add."""
         self.run.update(more)
+
+    def restore(self, state: dict) -> None:
+        """Keep nothing: the first rank's clock counts."""
 
     def wall_seconds(self) -> float:
         """Return 0: the first rank's clock counts."""

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuneoff.report import stats
+from tuneoff.report.cells import format_figure
 from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
+from tuneoff.report.text import cut_name
 
 
 def write_caption(comparison: Comparison) -> str:
@@ -29,12 +31,15 @@ def _describe_subject(comparison: Comparison) -> Iterator[str]:
     data = _first_value(comparison, "config.data.name")
     hardware = _first_value(comparison, "provenance.hardware")
     threads = _first_value(comparison, "provenance.threads")
-    text = f"Model {model}, data {data}" if model and data else ""
+    text = ""
+    if model and data:
+        text = f"Model {cut_name(str(model))}, data {cut_name(str(data))}"
     if isinstance(hardware, dict):
         processor = hardware.get("gpu") or hardware.get("cpu")
-        text += f", on {processor}, {hardware.get('cores')} cores"
+        cores = cut_name(str(hardware.get("cores")))
+        text += f", on {cut_name(str(processor))}, {cores} cores"
         if threads:
-            text += f", threads a job: {threads}"
+            text += f", threads a job: {cut_name(str(threads))}"
     if text:
         yield f"{text}."
 
@@ -43,7 +48,7 @@ def _describe_budget(comparison: Comparison) -> Iterator[str]:
     kind = _first_value(comparison, "budget.kind")
     value = as_number(_first_value(comparison, "budget.value"))
     if kind and value is not None:
-        yield f"Budget: {kind} = {value:,g}."
+        yield f"Budget: {cut_name(str(kind))} = {value:,g}."
 
 
 def _first_value(comparison: Comparison, path: str) -> Any:
@@ -124,7 +129,7 @@ def _describe_measurement(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         for run in row.finished.values():
             if run.get("memory.measure"):
-                measures.add(str(run.get("memory.measure")))
+                measures.add(cut_name(str(run.get("memory.measure"))))
             baseline_gib = run.number("memory.baseline_gib")
             if baseline_gib is not None:
                 baselines.append(baseline_gib)
@@ -132,7 +137,11 @@ def _describe_measurement(comparison: Comparison) -> Iterator[str]:
         return
     names = " or ".join(sorted(measures))
     before = max(baselines, default=0)
-    share = f" (of resident memory up to {before:.2f} before the model is loaded)" if before else ""
+    share = (
+        f" (of resident memory up to {format_figure(before, '.2f')} before the model is loaded)"
+        if before
+        else ""
+    )
     yield (
         f"Peak memory: the highest over seeds, {names}, GiB of 2³⁰ bytes{share}; "
         "tokens/s: non-padding tokens of train steps alone."

@@ -1,16 +1,20 @@
 """The command `report`: reads records, writes one folder, and with --watch does so again when a record changes."""
 
 import argparse
+import io
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tuneoff import record
+from tuneoff.record import mask_secrets
 from tuneoff.report.comparability import Differences, find_differences
 from tuneoff.report.compare import make_comparisons
 from tuneoff.report.reading import RECORD_FILES, find_run_folders, read_records
 from tuneoff.report.records import ReportError
+from tuneoff.report.text import show_line, show_path
 from tuneoff.report.write_report import write_report
 
 WATCH_SECONDS = 2.0
@@ -43,16 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     try:
         if options.watch:
             watch_records(options)
         else:
             report_once(options)
+        sys.stdout.flush()
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would say so once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        path = error.filename or "output"
+        print(f"error: {show_line(str(path))}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -71,7 +84,7 @@ def report_once(options: argparse.Namespace) -> None:
     for line in skipped:
         print(line, file=sys.stderr)
     if not runs:
-        listing = ", ".join(map(str, options.folders))
+        listing = ", ".join(map(show_path, options.folders))
         raise ReportError(f"{listing}: no records here")
     comparisons = make_comparisons(runs, options.baseline, options.strict)
     differing: Differences = {}
@@ -79,13 +92,15 @@ def report_once(options: argparse.Namespace) -> None:
         differing = find_differences([comparison.guarded_runs for comparison in comparisons])
     for name, values in differing.items():
         listing = ", ".join(dict.fromkeys(values))
-        print(f"not compared, {name} differs: {listing}", file=sys.stderr)
+        print(show_line(f"not compared, {name} differs: {listing}"), file=sys.stderr)
     folder = options.out or options.folders[0] / "report"
     names = [path.name or str(path) for path in options.folders]
-    write_report(comparisons, differing, skipped, folder, " ".join(names))
+    title = show_line(mask_secrets(" ".join(names)))
+    for line in write_report(comparisons, differing, skipped, folder, title):
+        print(line, file=sys.stderr)
     rows = sum(len(comparison.rows) for comparison in comparisons)
     seconds = time.perf_counter() - started
-    print(f"{folder}/report.html: {len(runs)} runs, {rows} rows, {seconds:.1f} s")
+    print(f"{show_path(folder)}/report.html: {len(runs)} runs, {rows} rows, {seconds:.1f} s")
 
 
 # ---------------------------------------------------------------- watching
@@ -111,7 +126,7 @@ def watch_records(options: argparse.Namespace) -> None:
 def read_state(folders: Sequence[Path]) -> dict[str, tuple[int, int]]:
     """Return size and time of every record's files, to see that one has changed."""
     state = {}
-    for folder in find_run_folders(folders):
+    for folder in find_run_folders(folders, skipped=[]):
         for name in WATCHED_FILES:
             path = folder / name
             try:

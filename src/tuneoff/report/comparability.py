@@ -6,6 +6,7 @@ from typing import Any
 
 from tuneoff.record import flatten
 from tuneoff.report.records import Run
+from tuneoff.report.text import cut_name
 
 # Fields that must agree. What a method implies (precision, quantisation, clip, tokens seen) is none of them: it is a
 # labelled column. Seeds, git commit and settings are none either.
@@ -155,7 +156,7 @@ def _first_known(runs: Sequence[Run], path: str) -> dict[str, str]:
     for run in runs:
         value = _guarded_value(run, path)
         if isinstance(value, dict):
-            return {key: str(item) for key, item in flatten(value).items()}
+            return {key: cut_name(str(item)) for key, item in flatten(value).items()}
         if value is not None:
-            return {"": str(value)}
+            return {"": cut_name(str(value))}
     return {}

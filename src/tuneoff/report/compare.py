@@ -5,16 +5,42 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tuneoff.record import flatten
+from tuneoff.record import COLUMNS, flatten
 from tuneoff.report import comparability, stats
 from tuneoff.report.notes import make_notes
 from tuneoff.report.records import ReportError, Run, as_number, phase_order
 from tuneoff.report.rows import Row, make_rows
+from tuneoff.report.text import show_line
 
+MOST_NAMES = 60  # in a message
 DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
 LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
 LOSS_TITLES = {"test": "Test loss", "final": "Validation loss"}
 VALIDATION_LOSS = "loss.final"
+# Keys of columns that are there whatever the metrics are called.
+OTHER_COLUMNS = frozenset(
+    (
+        "comparison",
+        "method",
+        "setting",
+        "trainable",
+        "ever_trained",
+        "lr",
+        "lr_space",
+        "validation_loss",
+        "seeds",
+        "outcome",
+        "tokens_per_second",
+        "train_seconds",
+        "predicted_peak_gib",
+        "needed_gib",
+        "largest_batch",
+        "precision",
+        "tokens_seen",
+        "tuning",
+        *COLUMNS,
+    )
+)
 
 
 @dataclass
@@ -27,8 +53,14 @@ class Quality:
 
     @property
     def key(self) -> str:
-        """Its column's key."""
-        return self.path.removeprefix("metrics.").replace("loss.", "loss_")
+        """Its column's key; of a metric that is named like another column, one of its own."""
+        key = self.metric.replace("loss.", "loss_")
+        return f"metric_{key}" if key in OTHER_COLUMNS else key
+
+    @property
+    def metric(self) -> str:
+        """Its name in the record."""
+        return self.path.removeprefix("metrics.")
 
     @property
     def heading(self) -> str:
@@ -100,14 +132,14 @@ class Comparison:
 
     def example_scores(self, quality: Quality, row: Row) -> np.ndarray | None:
         """Return each example's mean score over seeds, (examples,), or None where there are no scores."""
-        return _mean_over_seeds(row.scores_by_seed(quality.key))
+        return _mean_over_seeds(row.scores_by_seed(quality.metric))
 
     def example_differences(self, quality: Quality, row: Row) -> np.ndarray | None:
         """Return each example's mean difference to the baseline's score over common seeds, (examples,), or None."""
         if self.baseline is None:
             return None
-        scores = row.scores_by_seed(quality.key)
-        base = self.baseline.scores_by_seed(quality.key)
+        scores = row.scores_by_seed(quality.metric)
+        base = self.baseline.scores_by_seed(quality.metric)
         differences = {}
         for seed in scores.keys() & base.keys():
             if len(scores[seed]) == len(base[seed]):
@@ -183,8 +215,10 @@ def _check_baseline(baseline: str, comparisons: Sequence[Comparison]) -> None:
         for row in comparison.rows:
             names.update((row.method, row.name))
     if baseline not in names:
-        listing = ", ".join(sorted(names))
-        raise ReportError(f"--baseline {baseline}: must be one of {listing}")
+        listing = ", ".join(sorted(names)[:MOST_NAMES])
+        if len(names) > MOST_NAMES:
+            listing += f" and {len(names) - MOST_NAMES} more"
+        raise ReportError(f"--baseline {show_line(baseline)}: must be one of {listing}")
 
 
 def _make_comparison(name: str, runs: Sequence[Run], wanted: str | None) -> Comparison:

@@ -7,6 +7,7 @@ from functools import partial
 from tuneoff.record import COLUMNS
 from tuneoff.report.cells import format_count
 from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
 
 TOKENS_SEEN = "tokens_seen"
 
@@ -42,7 +43,7 @@ def _precision(row: Row) -> str:
     text = str(dtype or "")
     if mixed not in (None, "no"):
         text += f", {mixed} autocast"
-    return text
+    return cut_name(text)
 
 
 def _tokens_seen(row: Row) -> str:
@@ -52,7 +53,7 @@ def _tokens_seen(row: Row) -> str:
 
 def _config_value(key: str, row: Row) -> str:
     value = row.setting.get(key)
-    return "none" if value is None else str(value)
+    return "none" if value is None else cut_name(str(value))
 
 
 LABELS = [

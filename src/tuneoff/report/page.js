@@ -129,7 +129,8 @@ function comparison(made) {
   for (const chart of made.charts) {
     const place = element("div", {class: "chart"});
     charts.append(element("figure", {}, place, element("figcaption", {}, chart.title)));
-    window.pending.push(vegaEmbed(place, chart.spec, {actions: {export: true, source: false, compiled: false, editor: false}, renderer: "svg"}));
+    const drawn = vegaEmbed(place, chart.spec, {actions: {export: true, source: false, compiled: false, editor: false}, renderer: "svg"});
+    window.pending.push(drawn.catch(error => { place.textContent = "This chart cannot be drawn: " + error.message; }));
   }
   block.append(charts);
   if (made.without_charts) block.append(element("p", {}, made.without_charts));

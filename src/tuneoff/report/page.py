@@ -16,6 +16,7 @@ from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
 from tuneoff.report.records import Run
 from tuneoff.report.table import make_columns
+from tuneoff.report.text import clean_text
 from tuneoff.report.vega import load_vega
 
 # Heading, and whether its cells are figures.
@@ -236,7 +237,7 @@ def _format_value(value: object) -> str:
 
 def _format_command(command: Any) -> str:
     if isinstance(command, list):
-        return " ".join(map(str, command))
+        return clean_text(" ".join(map(str, command)))
     return str(command or MISSING)
 
 

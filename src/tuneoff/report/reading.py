@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from tuneoff import record
-from tuneoff.report.records import Curve, ReportError, Run, as_number
+from tuneoff.report.records import LARGEST_DRAWN, Curve, ReportError, Run, as_number
+from tuneoff.report.text import TooDeepError, clean_value, cut_name, show_line, show_path
 
 RECORD_FILES = frozenset((record.RUN, record.RESULT, record.PREDICTION))
+STATUSES = (*record.RESULTS, *record.RETRIED)
+MOST_BYTES = 64 * 2**20  # of a record: a run writes a few hundred kilobytes
+LARGEST_SEED = 2**64
 
 
 def read_records(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -25,75 +30,160 @@ def read_records(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """
     for folder in folders:
         if not folder.is_dir():
-            raise ReportError(f"{folder}: no such folder")
+            raise ReportError(f"{show_path(folder)}: no such folder")
     runs: list[Run] = []
     skipped: list[str] = []
-    for folder in find_run_folders(folders):
+    for folder in find_run_folders(folders, skipped):
         runs.extend(_read_folder(folder, skipped))
     runs.sort(key=lambda run: (run.method, run.seed, run.folder))
     return runs, skipped
 
 
-def find_run_folders(roots: Sequence[Path]) -> list[Path]:
-    """Return the folders at or below `roots` that hold a record; what lies inside a run's folder is not looked at."""
-    run_folders = set()
-    for root in roots:
-        for path, folders, files in os.walk(root):
-            folders.sort()
-            if RECORD_FILES & set(files):
-                folders.clear()
-                run_folders.add(Path(path))
+# ---------------------------------------------------------------- folders
+def find_run_folders(roots: Sequence[Path], skipped: list[str]) -> list[Path]:
+    """Return the folders at or below `roots` that hold a record, each once, however many links lead to it.
+
+    What lies inside a run's folder is not looked at. A line in `skipped` says what could not be looked at.
+    """
+    visited: set[tuple[int, int]] = set()
+    run_folders: list[Path] = []
+    # What is reached without a link comes first, so that a run has its own path where it has one.
+    waiting = sorted(roots)
+    while waiting:
+        links: list[Path] = []
+        for root in waiting:
+            links += _walk_folder(root, visited, run_folders, skipped)
+        waiting = sorted(links)
     return sorted(run_folders)
 
 
+def _walk_folder(
+    root: Path, visited: set[tuple[int, int]], run_folders: list[Path], skipped: list[str]
+) -> list[Path]:
+    """Add what was not visited yet below `root` to `run_folders`; returns the links to other folders."""
+
+    def note_error(error: OSError) -> None:
+        skipped.append(_skip_line(Path(error.filename), error.strerror or "not readable"))
+
+    links: list[Path] = []
+    for path, folders, files in os.walk(root, onerror=note_error):
+        try:
+            status = os.stat(path)
+        except OSError:  # gone since it was listed
+            folders.clear()
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in visited or RECORD_FILES & set(files):
+            folders.clear()
+            if identity not in visited:
+                run_folders.append(Path(path))
+            visited.add(identity)
+            continue
+        visited.add(identity)
+        folders.sort()
+        links += [Path(path, name) for name in folders if os.path.islink(Path(path, name))]
+        for name in sorted(files):
+            if not os.path.exists(Path(path, name)):
+                skipped.append(_skip_line(Path(path, name), "a link to nothing"))
+    return links
+
+
+def _skip_line(path: Path, reason: str) -> str:
+    return show_line(f"{show_path(path)}: skipped, {reason}")
+
+
+# ---------------------------------------------------------------- records
 def _read_folder(folder: Path, skipped: list[str]) -> Iterator[Run]:
     """The prediction of a folder, and its run: as its result says, else as far as run.json and its metrics came."""
+    path = show_path(folder)
     prediction = _load_record(folder / record.PREDICTION, skipped)
     if prediction is not None:
-        yield Run(str(folder), prediction, "predicted")
+        yield Run(path, prediction, "predicted")
     result = _load_record(folder / record.RESULT, skipped)
-    if result is not None and not isinstance(result.get("status"), str):
-        skipped.append(f"{folder / record.RESULT}: skipped, it has no status")
-        result = None
-    if result is not None:
+    if result is not None and result.get("status") in STATUSES:
         points = result.pop("curve", None)
-        yield Run(str(folder), result, result["status"], _read_curve(points, result))
+        yield Run(path, result, result["status"], _read_curve(points, result))
         return
+    if result is not None:
+        skipped.append(_skip_line(folder / record.RESULT, _describe_status(result)))
     started = _load_record(folder / record.RUN, skipped)
     if started is None:
         return
     if prediction is None or (folder / record.METRICS).exists():
         status = "running" if record.is_locked(folder) else "interrupted"
-        points = record.thin_curve(_read_metrics(folder))
-        yield Run(str(folder), started, status, _read_curve(points, started))
+        points = record.thin_curve(_read_metrics(folder, skipped))
+        yield Run(path, started, status, _read_curve(points, started))
 
 
-def _read_metrics(folder: Path) -> list[dict]:
+def _describe_status(result: dict) -> str:
+    status = result.get("status")
+    if status is None:
+        return "it has no status"
+    return f"its status is {cut_name(str(status))!r}, which no run has"
+
+
+def _read_metrics(folder: Path, skipped: list[str]) -> list[dict]:
     """The lines of an unfinished run's metrics.jsonl that have a step."""
-    lines = []
-    try:
-        for line in record.read_metrics(folder):
-            if isinstance(line, dict) and as_number(line.get("step")):
-                lines.append(line)
-    except (OSError, ValueError, RecursionError):
+    path = folder / record.METRICS
+    if not path.is_file():  # nor a pipe, which would never end
         return []
-    return lines
+    try:
+        lines = record.read_metrics(folder)
+        return [line for line in lines if as_number(line.get("step"))]
+    except (OSError, ValueError, RecursionError) as error:
+        skipped.append(_skip_line(path, f"not readable ({type(error).__name__})"))
+        return []
 
 
 def _load_record(path: Path, skipped: list[str]) -> dict | None:
-    """The record in `path`; None, and a line in `skipped` unless it is simply not there."""
+    """The record in `path`, its secrets masked; None, and a line in `skipped` unless it is simply not there."""
     try:
-        content = json.loads(path.read_bytes())
+        content = _parse_file(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        skipped.append(f"{path}: skipped, not readable as JSON ({type(error).__name__})")
+        reason = error.args[0] if isinstance(error, ReportError) else _describe_failure(error)
+        skipped.append(_skip_line(path, reason))
         return None
     reason = _find_foreign(content)
+    if reason is None:
+        try:
+            content = record.mask_record(clean_value(content))
+        except TooDeepError as error:
+            reason = str(error)
     if reason:
-        skipped.append(f"{path}: skipped, {reason}")
+        skipped.append(_skip_line(path, reason))
         return None
+    content["method"] = cut_name(content["method"])
+    _settle_error(content, path, skipped)
     return content
+
+
+def _parse_file(path: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        ReportError: it is no file, or too large for a record.
+        OSError, ValueError, RecursionError: it cannot be read as JSON.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ReportError("not a file")
+    if status.st_size > MOST_BYTES:
+        raise ReportError(f"larger than {MOST_BYTES // 2**20} MiB, which no record is")
+    return json.loads(path.read_bytes())
+
+
+def _describe_failure(error: Exception) -> str:
+    return f"not readable as JSON ({type(error).__name__})"
+
+
+def _settle_error(content: dict, path: Path, skipped: list[str]) -> None:
+    """Make an error that is no object one, with a line."""
+    error = content.get("error")
+    if error is not None and not isinstance(error, dict):
+        content["error"] = {"message": str(error)}
+        skipped.append(show_line(f"{show_path(path)}: its error is no object, and shown as text"))
 
 
 def _find_foreign(content: Any) -> str | None:
@@ -102,14 +192,18 @@ def _find_foreign(content: Any) -> str | None:
         return "not an object"
     version = content.get("schema_version")
     if version != record.SCHEMA_VERSION:
-        text = str(version)[:20]
+        text = cut_name(str(version), 20)
         return f"its schema_version is {text}, and this report reads {record.SCHEMA_VERSION}"
-    has_method = isinstance(content.get("method"), str)
-    if not has_method or not isinstance(content.get("config"), dict):
+    method = content.get("method")
+    if not isinstance(method, str) or not isinstance(content.get("config"), dict):
         return "not a run's record: it has no method or no config"
+    if not cut_name(method):
+        return "its method has no name"
     seed = content.get("seed")
     if isinstance(seed, bool) or not isinstance(seed, int):
         return "its seed is not a whole number"
+    if abs(seed) >= LARGEST_SEED:
+        return "its seed has more than 64 bits"
     return None
 
 
@@ -121,7 +215,7 @@ def _read_curve(points: Any, content: dict) -> Curve:
     train = _read_columns(lines, "step", "tokens", "step_seconds", "loss")
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
-    train[:, 2] = _sum_seconds(train, as_number(seconds))
+    train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
     return Curve(train, _read_columns(lines, "step", "validation_loss"))
 
 
@@ -150,16 +244,23 @@ def _read_columns(lines: list[dict], *keys: str) -> np.ndarray:
     except ValueError:  # lists among the values
         table = np.array(None)
     # Value by value only where it must be: 400,000 points cost a second more.
-    if table.dtype.kind not in "if" or not np.isfinite(table).all():
+    if table.dtype.kind not in "if" or not (np.abs(table) < LARGEST_DRAWN).all():
         table = _parse_rows(rows)
     return table.astype(float).reshape(-1, len(keys))
 
 
 def _parse_rows(rows: list[tuple]) -> np.ndarray:
-    """The rows whose values are all finite numbers."""
+    """The rows whose values are all numbers that can be drawn."""
     numbers = []
     for row in rows:
-        values = [as_number(value) for value in row]
+        values = [_drawable_number(value) for value in row]
         if None not in values:
             numbers.append(values)
     return np.array(numbers, dtype=float)
+
+
+def _drawable_number(value: Any) -> float | None:
+    number = as_number(value)
+    if number is None or abs(number) >= LARGEST_DRAWN:
+        return None
+    return number

@@ -11,6 +11,8 @@ from tuneoff import record
 
 # The order in which a reader expects the phases of a run.
 PHASES = ("load", "train", "evaluate", "generate", "export")
+# Larger numbers are no losses, rates, tokens or seconds, and no axis can show them beside others.
+LARGEST_DRAWN = 1e15
 MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 
 

@@ -12,7 +12,9 @@ from tuneoff.record import NOT_PREDICTED
 from tuneoff.report import stats
 from tuneoff.report.comparability import canonical_json
 from tuneoff.report.records import Run, as_number
+from tuneoff.report.text import cut_name
 
+MOST_LABEL_CHARACTERS = 240
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 
 
@@ -218,6 +220,11 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
     return varied
 
 
+def show_setting(row: Row, key: str) -> str:
+    """Return the value of a row's setting as text, cut where it is long."""
+    return cut_name(str(row.setting.get(key)))
+
+
 def _name_rows(rows: Sequence[Row]) -> None:
     """Name a row by the settings in which the rows of its method differ."""
     by_method: dict[str, list[Row]] = {}
@@ -226,7 +233,7 @@ def _name_rows(rows: Sequence[Row]) -> None:
     for method, siblings in by_method.items():
         keys = varied_keys(siblings)
         for row in siblings:
-            words = {key: f"{key}={row.setting.get(key)}" for key in keys}
+            words = {key: f"{key}={show_setting(row, key)}" for key in keys}
             rate = words.pop(LEARNING_RATE, "")
-            row.label = ", ".join(words.values())
+            row.label = cut_name(", ".join(words.values()), MOST_LABEL_CHARACTERS)
             row.name = " ".join(filter(None, [method, row.label, rate]))

@@ -31,17 +31,34 @@ def t_quantile(degrees_of_freedom: int) -> float:
 
 
 def estimate_mean(values: Sequence[float] | np.ndarray) -> Estimate | None:
-    """Return the mean and the Student-t interval of `values`, or None for no values. NaN counts as no value."""
+    """Return the mean and the Student-t interval of `values`, or None for no values. What is not finite is no value."""
     sample = np.asarray(values, dtype=float)
-    sample = sample[~np.isnan(sample)]
+    sample = sample[np.isfinite(sample)]
     n = len(sample)
     if n == 0:
         return None
+    sample, exponent = _scale_to_one(sample)
     half = None
     if n >= LEAST_SEEDS:
         deviation = sample.std(ddof=1)
-        half = float(t_quantile(n - 1) * deviation / np.sqrt(n))
-    return Estimate(float(sample.mean()), half, n)
+        half = _scale_back(t_quantile(n - 1) * deviation / np.sqrt(n), exponent)
+    return Estimate(_scale_back(sample.mean(), exponent), half, n)
+
+
+def _scale_to_one(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Values of at most 1, whose squares can be summed, and the power of two that they were divided by.
+
+    Exact, so that no digit of a mean or an interval depends on it.
+    """
+    largest = np.max(np.abs(values), initial=0.0, where=np.isfinite(values))
+    exponent = int(np.frexp(largest)[1])
+    return np.ldexp(values, -exponent), exponent
+
+
+def _scale_back(value: float, exponent: int) -> float:
+    """The value times a power of two; infinity where it is beyond all floats."""
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(value, exponent))
 
 
 def bootstrap_examples(scores: np.ndarray) -> tuple[float, float] | None:
@@ -119,6 +136,7 @@ def judge_columns(columns: Sequence[np.ndarray], baseline: int | None) -> list[V
     """
     if not columns:
         return []
+    columns = [_scale_to_one(values)[0] for values in columns]
     rows = len(columns[0])
     if baseline is None:
         untested = np.full(rows, np.nan)

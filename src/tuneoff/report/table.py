@@ -7,12 +7,14 @@ from functools import partial
 
 from tuneoff.report import stats
 from tuneoff.report.cells import (
+    LARGEST_COUNT,
     MISSING,
     Cell,
     Figure,
     difference_cell,
     estimate_cell,
     format_count,
+    format_figure,
     format_percent,
     format_rate,
     gib_cell,
@@ -180,7 +182,8 @@ def _largest_batch_cell(row: Row) -> Cell:
     figures: dict[str, Figure] = {"": batch_size, "gib": gib}
     if batch_size is None or gib is None:
         return Cell(MISSING, batch_size, figures=figures)
-    return Cell(f"{batch_size:.0f} in {gib:g} GiB", batch_size, figures=figures)
+    text = f"{format_figure(batch_size, '.0f')} in {gib:g} GiB"
+    return Cell(text, batch_size, figures=figures)
 
 
 def _labelled_columns(comparison: Comparison) -> Iterator[Column]:
@@ -199,9 +202,11 @@ def _parameters_cell(key: str, row: Row) -> Cell:
     if count is None:
         return Cell(MISSING, figures={"": None})
     text = format_count(count)
-    if total:
-        text += f" ({format_percent(100 * count / total)})"
-    return Cell(text, count, figures={"": int(count)})
+    percent = 100 * count / total if total else math.inf
+    if math.isfinite(percent):
+        text += f" ({format_percent(percent)})"
+    figure = int(count) if abs(count) < LARGEST_COUNT else count
+    return Cell(text, count, figures={"": figure})
 
 
 def _rate_cell(row: Row) -> Cell:
@@ -253,10 +258,10 @@ def _tuning_cost_cell(row: Row) -> Cell:
     seconds = as_number(cost.get("seconds"))
     words = []
     if jobs:
-        words.append(f"{jobs:.0f} jobs")
+        words.append(f"{format_figure(jobs, '.0f')} jobs")
     if tokens:
         words.append(f"{format_count(tokens)} tokens")
     if seconds:
-        words.append(f"{seconds:,.0f} s")
+        words.append(f"{format_figure(seconds, ',.0f')} s")
     text = ", ".join(words) or MISSING
     return Cell(text, seconds, figures={"jobs": jobs, "tokens": tokens, "seconds": seconds})

@@ -11,6 +11,7 @@ from tuneoff.report.charts import Chart, make_charts
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
 from tuneoff.report.page import render_page
+from tuneoff.report.text import show_line
 
 MOST_CHARTED = 6  # comparisons with charts; more are a sign that the guard has much to say
 CHART_KINDS = ("svg", "pdf", "png")
@@ -22,8 +23,10 @@ def write_report(
     skipped: Sequence[str],
     folder: Path,
     title: str,
-) -> None:
+) -> list[str]:
     """Write tables, charts and page into `folder`, which is made if it is not there.
+
+    Returns a line for each chart that could not be drawn.
 
     Args:
         comparisons: the tables, the largest first.
@@ -44,14 +47,20 @@ def write_report(
     write_atomically(folder / "summary.md", write_tables.write_summary(comparisons))
     write_atomically(folder / "table.csv", write_tables.write_csv(comparisons))
     write_atomically(folder / "table.tex", write_tables.write_latex(comparisons))
-    written = set()
+    written: set[str] = set()
+    problems: list[str] = []
     for name, drawn in charts.items():
         suffix = f"_{name}" if len(comparisons) > 1 else ""
-        for chart in drawn:
-            written.update(write_chart(chart, folder / "charts", suffix))
+        for chart in list(drawn):
+            try:
+                written.update(write_chart(chart, folder / "charts", suffix))
+            except ValueError as error:  # of the renderer, which sees what nobody has drawn before
+                drawn.remove(chart)
+                problems.append(show_line(f"charts/{chart.name}{suffix}: not drawn, {error}")[:300])
     _remove_others(folder / "charts", written)
     page = render_page(comparisons, charts, differing, skipped, f"Report: {title}")
     write_atomically(folder / "report.html", page)
+    return problems
 
 
 def write_chart(chart: Chart, folder: Path, suffix: str = "") -> list[str]:

@@ -132,7 +132,7 @@ def write_csv(comparisons: Sequence[Comparison]) -> str:
     names = dict.fromkeys(name for line in lines for name in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _csv_figure(name) for name in names})
     writer.writerows(lines)
     return text.getvalue()
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from tuneoff.config import (
 )
 from tuneoff.record import RESULT, read_json
 
+# Beyond this, a product of three values is infinite.
+LARGEST = 1e60
+
 
 @dataclass
 class Tuning:
@@ -29,7 +32,7 @@ class Tuning:
     method: str
     trials: list[dict]
 
-    @property
+    @cached_property
     def space(self) -> dict[str, list]:
         """The rate, and every other key whose values differ between trials, with those values in order."""
         keys: set[str] = set()
@@ -46,7 +49,7 @@ class Tuning:
                 space[key] = sorted(values, key=numbers_first)
         return space
 
-    @property
+    @cached_property
     def best(self) -> dict[str, Any]:
         """The values of `space` with the lowest mean validation loss over seeds; empty where nothing finished."""
         keys = list(self.space)
@@ -75,7 +78,7 @@ class Tuning:
         space = self.space
         extension = {}
         for key, best in self.best.items():
-            values = [value for value in space[key] if is_number(value) and value > 0]
+            values = [value for value in space[key] if is_number(value) and value > 1 / LARGEST]
             if len(values) < 2 or best not in (values[0], values[-1]):
                 continue
             neighbour = values[1] if best == values[0] else values[-2]
@@ -109,8 +112,10 @@ def never_tuned() -> set[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting can lie between others."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value can lie between others, and be calculated with."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -LARGEST < value < LARGEST
 
 
 def numbers_first(value: Any) -> tuple[bool, Any]:
@@ -129,19 +134,32 @@ def mean_final_loss(trials: Iterable[dict]) -> float:
     return statistics.fmean(losses) if losses else math.inf
 
 
-@cache
 def read_results(folder: str) -> list[dict]:
-    """The results below a folder that have a config and a loss."""
-    results = []
-    for path in sorted(Path(folder).rglob(RESULT)):
-        result = read_json(path) or {}
-        if isinstance(result.get("config"), dict) and result.get("loss"):
-            results.append(result)
-    return results
+    """The results below a folder that a tuning can be read from; one that is damaged is passed over."""
+    results = [read_json(path) or {} for path in sorted(Path(folder).rglob(RESULT))]
+    return [result for result in results if is_trial(result)]
 
 
+def is_trial(result: dict) -> bool:
+    """Whether a result holds what a tuning reads, in the types that a run writes."""
+    config: Any = result.get("config")
+    loss: Any = result.get("loss") or None
+    throughput = result.get("throughput") or {}
+    command = result.get("command") or []
+    if not all(isinstance(part, dict) for part in (config, loss, throughput)):
+        return False
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        return False
+    numbers = [throughput.get("tokens_seen") or 0, throughput.get("wall_seconds") or 0]
+    if result.get("status") == "finished":
+        numbers.append(loss.get("final"))
+    named = isinstance(config.get("method"), str) and {"model", "data", "seed"} <= config.keys()
+    return named and all(map(is_number, numbers))
+
+
+@cache
 def read_tunings(folder: str) -> list[Tuning]:
-    """What a sweep's folder holds, a `Tuning` for each method, model and data set."""
+    """What a sweep's folder holds, a `Tuning` for each method, model and data set; read once, since each point asks."""
     groups: dict[str, list[dict]] = {}
     for result in read_results(folder):
         config = result["config"]

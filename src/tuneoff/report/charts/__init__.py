@@ -1,6 +1,8 @@
 """Charts of a comparison, each one Vega-Lite specification: the paper's figure and the page's are the same."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tuneoff.report.charts.ablations import chart_ablations
 from tuneoff.report.charts.learning_curves import chart_learning_curves
@@ -20,10 +22,17 @@ def make_charts(comparison: Comparison, methods: Sequence[str]) -> list[Chart]:
         comparison: what is drawn.
         methods: all methods of the report, so that a method has the same colour in each of its charts.
     """
-    return [
+    charts = [
         *chart_trade_offs(comparison, methods),
         *chart_learning_curves(comparison, methods),
         *chart_learning_rates(comparison, methods),
         *chart_memory(comparison),
         *chart_ablations(comparison, methods),
     ]
+    # Two settings whose names differ in what a file's name cannot hold have a file each.
+    counts: Counter[str] = Counter()
+    for index, chart in enumerate(charts):
+        counts[chart.name] += 1
+        if counts[chart.name] > 1:
+            charts[index] = replace(chart, name=f"{chart.name}_{counts[chart.name]}")
+    return charts

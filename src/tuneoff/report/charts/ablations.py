@@ -16,12 +16,13 @@ from tuneoff.report.charts.style import (
     file_name,
     inline_data,
     interval_ends,
+    keep_drawable,
     make_chart,
     quality_axis,
 )
 from tuneoff.report.compare import Comparison, Quality
-from tuneoff.report.records import as_number
-from tuneoff.report.rows import LEARNING_RATE, varied_keys
+from tuneoff.report.records import LARGEST_DRAWN, as_number
+from tuneoff.report.rows import LEARNING_RATE, show_setting, varied_keys
 
 MOST_LINES = 21  # of a method; more cannot be told apart
 MOST_TICKS = 12
@@ -57,7 +58,7 @@ def _make_points(comparison: Comparison, method: str, key: str, quality: Quality
         x = as_number(row.setting.get(key))
         estimate = row.estimate(quality.path)
         if x is not None and estimate is not None:
-            others = ", ".join(f"{other}={row.setting.get(other)}" for other in varied)
+            others = ", ".join(f"{other}={show_setting(row, other)}" for other in varied)
             point = {
                 "method": method,
                 "name": row.name,
@@ -66,7 +67,8 @@ def _make_points(comparison: Comparison, method: str, key: str, quality: Quality
                 "y": estimate.mean,
                 **interval_ends("y", estimate.mean, estimate.half),
             }
-            lines.setdefault(others, []).append(point)
+            if keep_drawable([point]):
+                lines.setdefault(others, []).append(point)
     drawn = [line for line in lines.values() if _has_length(line)]
     return [point for line in drawn[:MOST_LINES] for point in line]
 
@@ -79,7 +81,7 @@ def _draw_ablation(
     points: list[Point], key: str, quality: Quality, methods: Sequence[str]
 ) -> Figure:
     ticks = sorted({point["x"] for point in points})
-    log = ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]
+    log = ticks[0] > 1 / LARGEST_DRAWN and ticks[-1] >= 8 * ticks[0]
     _spread_lines(points, log, ticks[-1] - ticks[0])
     kind = {"type": "log"} if log else {"zero": False}
     domain = axis_range([point["drawn"] for point in points], log_factor=1.3 if log else 0)

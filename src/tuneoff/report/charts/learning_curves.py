@@ -48,7 +48,7 @@ def chart_learning_curves(comparison: Comparison, methods: Sequence[str]) -> Ite
     )
     for column, (unit, axis_title, tick_format) in enumerate(AXES):
         lines = [_average_curves(row, column, validated) for row in rows]
-        lines = [line for line in lines if len(line) > 1]
+        lines = [line for line in lines if len(line) > 1 and line[-1]["x"] > 0]
         if not lines:
             continue
         longest = max(line[-1]["x"] for line in lines)
@@ -78,7 +78,7 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str, methods: Sequence[str])
     for line in lines:
         points += _cut_above(top, line)
     style = MethodStyle(methods, points, lines=True)
-    lowest = min(low, *(point["y"] for point in points))
+    lowest = min([low, *(point["y"] for point in points)])
     y = alt.Y(
         "y:Q",
         title=f"{loss} (nats per token)",

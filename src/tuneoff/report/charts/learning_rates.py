@@ -13,9 +13,11 @@ from tuneoff.report.charts.style import (
     axis_range,
     inline_data,
     interval_ends,
+    keep_drawable,
     make_chart,
 )
 from tuneoff.report.compare import VALIDATION_LOSS, Comparison
+from tuneoff.report.records import LARGEST_DRAWN
 from tuneoff.report.rows import Row
 
 TRIED = "tried"
@@ -57,7 +59,7 @@ def _make_points(comparison: Comparison, method: str) -> list[Point]:
     """A point for each rate of a method, in order; none where fewer than two were tried."""
     by_rate: dict[float, list[Row]] = {}
     for row in comparison.rows:
-        if row.method == method and row.rate and row.rate > 0 and row.runs:
+        if row.method == method and row.runs and _has_drawable_rate(row):
             by_rate.setdefault(row.rate, []).append(row)
     if len(by_rate) < 2:
         return []
@@ -69,23 +71,36 @@ def _make_points(comparison: Comparison, method: str) -> list[Point]:
     return points
 
 
+def _has_drawable_rate(row: Row) -> bool:
+    """Whether the rate has a place on a logarithmic axis beside others."""
+    return row.rate is not None and 1 / LARGEST_DRAWN < row.rate < LARGEST_DRAWN
+
+
 def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:
     """The row with the lowest loss among those of a rate."""
     estimates = []
+    lost = LOST
     for row in rows:
         loss = row.estimate(VALIDATION_LOSS)
-        if loss is not None:
+        if loss is None:
+            continue
+        if abs(loss.mean) < LARGEST_DRAWN:
             estimates.append((loss, row))
+        else:
+            lost = ABOVE
     point: Point = {"method": method, "x": rate}
     if not estimates:
         first = rows[0]
-        return {**point, "y": None, "outcome": LOST, "name": first.name, "runs": first.outcome}
+        return {**point, "y": None, "outcome": lost, "name": first.name, "runs": first.outcome}
     loss, row = min(estimates, key=lambda estimate: estimate[0].mean)
+    ends = interval_ends("y", loss.mean, loss.half)
+    if not keep_drawable([ends]):
+        ends = interval_ends("y", loss.mean, None)
     point["y"] = loss.mean
     point["outcome"] = TRIED
     point["name"] = row.name
     point["runs"] = row.outcome
-    return point | interval_ends("y", loss.mean, loss.half)
+    return point | ends
 
 
 def _near_best(by_method: Sequence[list[Point]]) -> list[float]:

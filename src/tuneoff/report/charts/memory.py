@@ -11,6 +11,7 @@ from tuneoff.report.charts.style import (
     Figure,
     Point,
     inline_data,
+    keep_drawable,
     make_chart,
 )
 from tuneoff.report.compare import Comparison
@@ -29,7 +30,7 @@ def chart_memory(comparison: Comparison) -> Iterator[Chart]:
     methods = sorted(rows)
     bars = []
     for method in methods:
-        bars += _make_bars(rows[method])
+        bars += keep_drawable(_make_bars(rows[method]))
     if not bars:
         return
     title = "What the memory of tensors in training is made of"

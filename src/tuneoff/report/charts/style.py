@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 
 from tuneoff.report.compare import Quality
+from tuneoff.report.records import LARGEST_DRAWN
 
 Figure = alt.Chart | alt.LayerChart | alt.FacetChart
 Point = dict[str, Any]  # a mark of a chart: what is encoded, by the names of the fields
@@ -105,6 +106,16 @@ def inline_data(points: Sequence[Point]) -> dict[str, Any]:
     Of plain types, since Altair validates its own, and copies lists, value by value.
     """
     return {"values": tuple(points)}
+
+
+def keep_drawable(points: Sequence[Point]) -> list[Point]:
+    """Return the points of which every number has a place on an axis: a rate far too high may give a loss of 1e188."""
+    return [point for point in points if all(map(_is_drawable, point.values()))]
+
+
+def _is_drawable(value: Any) -> bool:
+    """Whether a value is text, or a number of a size that an axis can show beside others."""
+    return not isinstance(value, int | float) or abs(value) < LARGEST_DRAWN
 
 
 def axis_range(values: Sequence[float], log_factor: float = 0) -> list[float]:

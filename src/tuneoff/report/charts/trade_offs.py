@@ -17,11 +17,13 @@ from tuneoff.report.charts.style import (
     file_name,
     inline_data,
     interval_ends,
+    keep_drawable,
     make_chart,
     quality_axis,
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ def chart_trade_offs(comparison: Comparison, methods: Sequence[str]) -> Iterator
     for quality in comparison.qualities:
         suffix = ""
         if quality is not comparison.qualities[0]:
-            suffix = "_" + file_name(quality.path.removeprefix("metrics."))
+            suffix = "_" + file_name(quality.metric)
         for cost in _list_costs(comparison):
-            points = _make_points(rows, quality, cost)
+            points = keep_drawable(_make_points(rows, quality, cost))
             if len(points) > 1:
                 title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
                 figure = _draw_trade_off(points, quality, cost, methods)
@@ -53,7 +55,7 @@ def chart_trade_offs(comparison: Comparison, methods: Sequence[str]) -> Iterator
 
 def _list_costs(comparison: Comparison) -> list[Cost]:
     measures = [run.get("memory.measure") for run in comparison.runs]
-    measure = next((f", {name}" for name in measures if name), "")
+    measure = next((f", {cut_name(str(name))}" for name in measures if name), "")
     return [
         Cost("memory", f"Peak memory while training (GiB{measure})", _peak_of_row, True),
         Cost("speed", "Training speed (tokens/s)", _speed_of_row, False),

@@ -1,0 +1,64 @@
+"""Text from records, made fit to be shown: no half or control characters, names on one line and cut."""
+
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tuneoff.record import mask_secrets
+
+MOST_NAME_CHARACTERS = 80
+MOST_CHARACTERS = 20_000  # of any other text
+MOST_DEPTH = 50  # of what a record nests
+# Control characters other than tab and line ends, halves of characters, marks that turn the direction of text.
+UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+class TooDeepError(ValueError):
+    """A record nests more deeply than any that a run writes."""
+
+
+def clean_text(text: str) -> str:
+    """Return a text with `\N{REPLACEMENT CHARACTER}` for every character that cannot be shown, cut where it is long."""
+    if len(text) > MOST_CHARACTERS:
+        text = text[:MOST_CHARACTERS] + "…"
+    return UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def cut_name(name: str, most: int = MOST_NAME_CHARACTERS) -> str:
+    """Return a name on one line, of `most` characters at most; what is cut ends in a hash, so that names stay apart."""
+    line = " ".join(clean_text(name[: most + 1]).split())
+    if len(name) <= most:
+        return line
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{line[: most - 8]}… {digest[:6]}"
+
+
+def clean_value(value: Any, depth: int = 0) -> Any:
+    """Return the content of a record with every text clean and every key a name.
+
+    Raises:
+        TooDeepError: it nests more than `MOST_DEPTH` deep.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if not isinstance(value, dict | list):
+        return value
+    if depth > MOST_DEPTH:
+        raise TooDeepError(f"it is nested more than {MOST_DEPTH} deep")
+    if isinstance(value, list):
+        return [clean_value(item, depth + 1) for item in value]
+    return {cut_name(key): clean_value(item, depth + 1) for key, item in value.items()}
+
+
+def show_path(path: Path) -> str:
+    """Return a path as a reader may see it: a folder's name can hold overrides, and with them a secret."""
+    parts = [mask_secrets(part) for part in clean_text(str(path)).split("/")]
+    return " ".join("/".join(parts).split())
+
+
+def show_line(text: str) -> str:
+    """Return a text as one line of a terminal, whatever it quotes."""
+    return " ".join(clean_text(text).split())
