@@ -211,3 +211,66 @@ def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
     assert result["loss"]["initial"] > 0 and result["loss"]["final"] is None
     assert len([line for line in record.read_metrics(tmp_path / "run") if "loss" in line]) == 2
     assert result["memory"]["peak_gib"]["train"] > 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "NCCL error: unhandled cuda error … Last error: Cuda failure 2 'out of memory'",
+        "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
+        "unable to mmap 1024 bytes from file <model.safetensors>: Cannot allocate memory (12)",
+        "std::bad_alloc",
+    ],
+)
+def test_a_library_without_memory_is_out_of_memory(message):
+    from tuneoff.training.failures import classify_error
+
+    assert classify_error(RuntimeError(message)) == "out_of_memory"
+
+
+def test_other_errors_of_the_same_libraries_are_failures():
+    from tuneoff.training.failures import classify_error
+
+    for message in ("CUBLAS_STATUS_EXECUTION_FAILED", "CUDA error: device-side assert triggered"):
+        assert classify_error(RuntimeError(message)) == "failed"
+
+
+def test_no_number_before_training_is_a_failure_and_no_divergence(settings, tmp_path, monkeypatch):
+    from tuneoff.training.run import train as train_here
+
+    experiment, method, config = settings("method=full")
+    prepare = method.prepare
+
+    def poisoned(model):
+        model.get_output_embeddings().weight.data.fill_(float("nan"))
+        return prepare(model)
+
+    method.prepare = poisoned
+    # Which would refuse such a model first.
+    monkeypatch.setattr("tuneoff.training.setup.check_causality", lambda *_: None)
+    result = train_here(experiment, method, tmp_path, {"config": config})
+    assert result["status"] == "failed" and result["error"]["type"] == "NotANumber"
+    assert "before the first step" in result["error"]["message"]
+    assert [line["step"] for line in result["curve"]] == [0]  # nothing was trained
+
+
+def test_a_merge_that_fails_keeps_the_adapter(settings, tmp_path, monkeypatch):
+    from tuneoff.training.run import train as train_here
+
+    experiment, method, config = settings("method=lora", "save_model=true", "export_merged=true")
+
+    def failing(model, folder):
+        (folder / "merged").mkdir()
+        raise RuntimeError("mixed types")
+
+    monkeypatch.setattr(method, "export_merged", failing, raising=False)
+    result = train_here(experiment, method, tmp_path, {"config": config})
+    assert result["status"] == "failed" and result["error"]["message"] == "mixed types"
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "model" / "tokenizer.json").exists()
+    assert not (tmp_path / "model" / "merged").exists() and result["facts"]["covered_share"]

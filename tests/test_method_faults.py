@@ -130,6 +130,21 @@ def test_an_adapter_on_the_tied_weight_is_one_in_both_uses(prepare, tmp_path, me
     assert_exported(LLAMA, model, options, tmp_path)
 
 
+def test_an_adapter_of_the_head_alone_merges_into_the_head_alone(settings, tmp_path):
+    """One that PEFT made elsewhere, on a tied model."""
+    from peft import LoraConfig, get_peft_model
+
+    foreign = get_peft_model(build(LLAMA), LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    with torch.no_grad():
+        foreign.get_output_embeddings().lora_B["default"].weight.normal_()
+    foreign.save_pretrained(tmp_path / "foreign")
+    _, method, _ = settings("method=lora")
+    method.adapter_path = str(tmp_path / "foreign")
+    model = method.prepare(build(LLAMA))
+    assert difference(logits_of(model), logits_of(foreign)) <= 1e-6
+    assert_exported(LLAMA, model, method, tmp_path)
+
+
 def test_dora_on_the_tied_weight_is_refused(prepare):
     with pytest.raises(ConfigError, match=r"lora_target=\[q_proj,lm_head\]: names the weight that"):
         prepare(LLAMA, "method=dora", "lora_target=[q_proj,lm_head]")
@@ -312,6 +327,20 @@ def test_all_leaves_out_what_peft_refuses_and_says_so(prepare):
         ConfigError, match=r"lora_target=\[out_proj\]: .*out_proj cannot be adapted"
     ):
         prepare(MAMBA, "method=lora", "lora_target=[out_proj]")
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_what_trains_in_full_has_no_adapter_too(prepare, tmp_path, method):
+    model, options, experiment = prepare(
+        UNTIED, f"method={method}", "additional_target=[q_proj]", "lr=1e-2"
+    )
+    left_out = options.facts(model)["not_adapted"]
+    assert left_out == {"model.layers.*.self_attn.q_proj": "additional_target trains it in full"}
+    assert not any("q_proj" in name and "lora_" in name for name, _ in model.named_parameters())
+    train(model, options, experiment)
+    assert_exported(UNTIED, model, options, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora_target=\[q_proj\]: .* trains it in full"):
+        prepare(UNTIED, f"method={method}", "additional_target=[q_proj]", "lora_target=[q_proj]")
 
 
 # ---------------------------------------------------------------- a weight without a gradient

@@ -282,6 +282,17 @@ def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     assert checkpoint.load_newest(tmp_path).step == 3
 
 
+def test_a_checkpoint_goes_to_the_device_of_the_rank_that_reads_it(tmp_path, monkeypatch):
+    """One that another rank's GPU wrote: without that GPU it is whole all the same."""
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+    state = {"optimizer": {"exp_avg": torch.ones(3)}}
+    checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(2, {}, state, {}), keep=1)
+    monkeypatch.undo()
+    saved = checkpoint.load_newest(tmp_path, torch.device("cpu"))
+    assert saved.state["optimizer"]["exp_avg"].device == torch.device("cpu")
+    assert torch.equal(saved.state["optimizer"]["exp_avg"], torch.ones(3))
+
+
 class Trap:
     """What runs a command where it is unpickled."""
 

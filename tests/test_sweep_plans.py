@@ -120,6 +120,7 @@ def test_hydra_composes_once_for_a_choice_of_groups(composer):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_two_thousand_points_in_twenty_seconds_and_little_memory():
     plan("-m", "method=lora,full", "seed=range(0,2)")
     seconds = time.process_time()

@@ -134,6 +134,14 @@ class Method:
         model.save_pretrained(folder)
         return {}
 
+    def export_merged(self, model: Any, folder: Path) -> dict:
+        """Save the model without adapters in `folder/merged`, beside what `export` saved, where there are adapters.
+
+        Returns:
+            Facts for the record.
+        """
+        return {}
+
 
 def register(cls: type) -> type:
     """Store a method's options together with the shared settings as one typed schema, named like the method's module.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
@@ -53,9 +54,9 @@ class GridSweeper(BasicSweeper):
         """
         assert self.hydra_context is not None
         assert self.config is not None
-        plan = Plan(
-            self.hydra_context.config_loader, self.config, self.grids, self.params, self.around
-        )
+        loader = self.hydra_context.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        plan = Plan(loader, self.config, self.grids, self.params, self.around)
         points = plan.make_points(arguments)
         for note in plan.notes:
             print(note, file=sys.stderr)

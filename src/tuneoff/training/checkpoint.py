@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.serialization import default_restore_location
 
 from tuneoff.record import write_json
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 TENSORS = "model.safetensors"
 STATE = "state.pt"
 LOOP = "loop.json"
@@ -106,8 +108,11 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def load_newest(folder: Path) -> Checkpoint | None:
+def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning.
+
+    Args:
+        device: where tensors go that were on an accelerator; those that were in the host's memory stay there.
 
     Raises:
         OSError: there are checkpoints, but none can be read.
@@ -115,7 +120,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
     paths = find_checkpoints(folder)
     for path in reversed(paths):
         try:
-            return _read(path)
+            return _read(path, device)
         except Exception as error:  # a damaged file raises whatever its format's reader likes
             reason = str(error).split("\n")[0]
             log.warning("%s cannot be read (%s); trying the one before", path, reason)
@@ -126,7 +131,13 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read(folder: Path, device: torch.device) -> Checkpoint:
+    def to_this_rank(storage: Any, location: str) -> Any:
+        # Without this a state goes to the device that wrote it: of all ranks to the first one's, or to none.
+        if location == "cpu":
+            return storage
+        return default_restore_location(storage, str(device))
+
     content: dict[str, Any] = json.loads((folder / LOOP).read_text())
     version = content.get("schema_version", 1)
     if version != SCHEMA_VERSION:
@@ -138,6 +149,6 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(
         step=content["step"],
         tensors=load_file(folder / TENSORS),
-        state=torch.load(folder / STATE, weights_only=True),
+        state=torch.load(folder / STATE, map_location=to_this_rank, weights_only=True),
         loop=content["parts"],
     )

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError
+from tuneoff.training.failures import check_evaluation
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine, summed_loss
 
@@ -98,6 +99,7 @@ class Evaluation:
         if not due or self.evaluated_at == step:
             return
         loss = self.evaluate_split("validation", step)
+        check_evaluation(step, loss)
         self.evaluated_at = step
         if step == 0:
             self.losses["initial"] = loss
@@ -152,6 +154,7 @@ class Evaluation:
             for batch in batches:
                 with self.engine.autocast():
                     summed += summed_loss(self.model, batch.to(ranks.device))
+                self.session.stop_if_asked()
             sums = ranks.gather_with_peaks(summed.item(), self.session.peaks)
         return sum(sums) / sum(row.labels for row in rows)
 

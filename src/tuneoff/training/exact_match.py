@@ -165,13 +165,13 @@ def answer_questions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
-) -> bool:
+) -> None:
     """Generate and score an answer to each open question, in a phase of its own.
 
     Each rank answers its share, and knows all answers in the end. All ranks must call.
 
-    Returns:
-        Whether all were answered; False where one of the ranks was asked to stop.
+    Raises:
+        StopSignal: one of the ranks was asked to stop.
     """
     ranks = session.ranks
     log.info("generating %d answers", len(exact_match.questions))
@@ -184,8 +184,7 @@ def answer_questions(
             if rows:
                 exact_match.answer(rows, model, tokenizer)
             session.recorder.alive()
-            if any(ranks.gather_with_peaks(session.stop.is_set(), session.peaks)):
-                return False
+            ranks.gather_with_peaks(None, session.peaks)
+            session.stop_if_asked()
     for scores, seconds in ranks.gather((exact_match.scores, exact_match.seconds)):
         exact_match.merge(scores, seconds)
-    return True

@@ -2,15 +2,13 @@
 
 import logging
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.stop import StopSignal, call_on_stop_signals
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
@@ -21,7 +19,7 @@ from tuneoff.training.checkpoint import load_newest
 from tuneoff.training.evaluation import no_losses
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import export_model
-from tuneoff.training.failures import Interrupted, classify_error
+from tuneoff.training.failures import classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.session import Session, open_session
@@ -53,7 +51,7 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
         run = Run(experiment, method, recorder)
         status = "finished"
         error: dict | None = None
-        with call_on_sigterm(run.session.stop.set):
+        with call_on_stop_signals(run.session.stop.set):
             try:
                 run.prepare(start)
                 run.fit()
@@ -94,7 +92,7 @@ class Run:
         experiment = session.experiment
         checkpoint = None
         if experiment.resume != "never":
-            checkpoint = load_newest(session.checkpoint_folder)
+            checkpoint = load_newest(session.checkpoint_folder, session.ranks.device)
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
@@ -117,35 +115,49 @@ class Run:
 
     def fit(self) -> None:
         """Train to the end of the budget, or to where the run is stopped."""
+        if self.session.ranks.count > 1:
+            # From now on they wait for each other: none may leave alone.
+            self.session.stop.hold()
         self.trainer.fit()
 
     def conclude(self) -> None:
-        """Evaluate the test split, once, and generate answers, where the run asks for it; export the model."""
+        """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again.
+        """
+        try:
+            self._evaluate_and_export()
+        except StopSignal:
+            raise self.trainer.interrupt("after the last step") from None
+
+    def _evaluate_and_export(self) -> None:
         parts = self.parts
         try:
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
+        except StopSignal:
+            raise
         except BaseException:
             # What was trained must not be lost with an answer that takes too much memory. To put a split model
             # together, the others would have to come.
             if not parts.sharding.active:
-                self.export_facts = export_model(parts)
+                self._export()
             raise
-        self.export_facts = export_model(parts)
+        self._export()
         values = parts.metrics.values()
         parts.trackers.log({"metrics": values}, self.trainer.step)
+
+    def _export(self) -> None:
+        for facts in export_model(self.parts):
+            self.export_facts.update(facts)
 
     def _answer_questions(self) -> None:
         parts = self.parts
         exact_match = parts.metrics.exact_match
         if exact_match is None:
             return
-        complete = answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
-        if not complete:
-            self.trainer.save()
-            raise Interrupted(
-                "stopped by SIGTERM after the last step; resume=auto goes on from there"
-            )
+        answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
         parts.recorder.keep_answers(exact_match.lines())
         line = {
             "step": self.trainer.step,
@@ -219,16 +231,3 @@ def describe_parts(parts: Parts, provenance: dict) -> dict:
         "facts": parts.method.facts(parts.model),
         "parameters": parts.parameters,
     }
-
-
-@contextmanager
-def call_on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` when SIGTERM comes (what SLURM sends before it kills); elsewhere than in a main thread, never."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import torch
 
@@ -10,6 +9,7 @@ from tuneoff.config import ConfigError, Experiment, MixedPrecision
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
 from tuneoff.distributed.sharding import Sharding
+from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
 from tuneoff.record import Recorder
@@ -27,12 +27,23 @@ class Session:
     sharding: Sharding
     trackers: Trackers
     peaks: PhasePeaks
-    stop: Event  # set when this rank is asked to save and stop
+    stop: StopRequest  # by a signal to this rank
 
     @property
     def folder(self) -> Path:
         """The run's folder, as the first rank has it."""
         return self.recorder.folder
+
+    def stop_if_asked(self) -> None:
+        """Stop where a rank was asked to; all ranks must call, and all stop.
+
+        A single process needs not ask: the signal itself stops it.
+
+        Raises:
+            StopSignal: in every rank.
+        """
+        if self.ranks.count > 1 and any(self.ranks.gather(self.stop.is_set())):
+            raise StopSignal("stopped by a signal")
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -63,7 +74,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         sharding=Sharding(ranks),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
-        stop=Event(),
+        stop=StopRequest(),
     )
 
 

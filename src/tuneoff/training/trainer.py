@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from tuneoff import data
+from tuneoff.distributed.stop import StopSignal
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.failures import Interrupted, check_finite
 from tuneoff.training.run_state import save_run_state
@@ -41,19 +42,33 @@ class Trainer:
         """
         parts = self.parts
         with self.log.progress_bar(self.step), parts.peaks.phase("train"):
-            while True:
-                ended = parts.schedule.ended(self.step)
-                parts.evaluation.evaluate_if_due(self.step, ended)
-                if ended:
-                    return
+            try:
+                self._take_steps()
+            except StopSignal:
+                raise self.interrupt(f"after step {self.step}") from None
+
+    def _take_steps(self) -> None:
+        parts = self.parts
+        while True:
+            ended = parts.schedule.ended(self.step)
+            parts.evaluation.evaluate_if_due(self.step, ended)
+            if ended:
+                return
+            # A step that is cut in two leaves weights that no checkpoint can go on from.
+            with parts.stop.deferred():
                 self.take_step(self.step)
                 self.step += 1
-                if self.stopping or self._save_is_due():
+                if self._save_is_due() and not self.stopping:
                     self.save()
-                if self.stopping:
-                    raise Interrupted(
-                        f"stopped by SIGTERM after step {self.step}; resume=auto goes on from there"
-                    )
+            if self.stopping:
+                raise StopSignal("stopped by a signal")
+
+    def interrupt(self, where: str) -> Interrupted:
+        """Save what was trained, all ranks together; return what the run ends with."""
+        if self.step == 0:
+            return Interrupted("stopped by SIGTERM before the first step")
+        self.save()
+        return Interrupted(f"stopped by SIGTERM {where}; resume=auto goes on from there")
 
     def save(self) -> None:
         """Write a checkpoint; all ranks must call."""
