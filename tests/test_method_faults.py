@@ -329,6 +329,20 @@ def test_all_leaves_out_what_peft_refuses_and_says_so(prepare):
         prepare(MAMBA, "method=lora", "lora_target=[out_proj]")
 
 
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_what_trains_in_full_has_no_adapter_too(prepare, tmp_path, method):
+    model, options, experiment = prepare(
+        UNTIED, f"method={method}", "additional_target=[q_proj]", "lr=1e-2"
+    )
+    left_out = options.facts(model)["not_adapted"]
+    assert left_out == {"model.layers.*.self_attn.q_proj": "additional_target trains it in full"}
+    assert not any("q_proj" in name and "lora_" in name for name, _ in model.named_parameters())
+    train(model, options, experiment)
+    assert_exported(UNTIED, model, options, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora_target=\[q_proj\]: .* trains it in full"):
+        prepare(UNTIED, f"method={method}", "additional_target=[q_proj]", "lora_target=[q_proj]")
+
+
 # ---------------------------------------------------------------- a weight without a gradient
 @pytest.mark.parametrize("method", ["badam", "badam_ratio"])
 def test_badam_skips_a_weight_without_a_gradient(prepare, method):

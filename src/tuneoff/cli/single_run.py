@@ -78,5 +78,5 @@ class RankedTraining(TrainWork):
 
     def run(self) -> dict:
         """Train, and log to the run's file as well."""
-        log_as_rank(logging.INFO, logging.FileHandler(self.folder / "run.log"))
+        log_as_rank(logging.INFO, logging.FileHandler(self.folder / "run.log", encoding="utf-8"))
         return super().run()

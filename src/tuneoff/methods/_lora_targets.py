@@ -64,6 +64,21 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     return chosen
 
 
+def leave_out_additional(chosen: PeftTargets, wanted: list[str], additional: list[str]) -> None:
+    """Take out of the choice what `additional_target` trains in full already.
+
+    Raises:
+        ConfigError: where `lora_target` names it too, or nothing is left.
+    """
+    for paths in (chosen.modules, chosen.parameters):
+        for path in list(paths):
+            if any(f"{path}.".startswith(f"{module}.") for module in additional):
+                paths.remove(path)
+                layer = path.removesuffix(".weight")
+                chosen.left_out[_generalise(layer)] = "additional_target trains it in full"
+    _check_choice(chosen, wanted)
+
+
 def _check_choice(chosen: PeftTargets, wanted: list[str]) -> None:
     """Refuse a named matrix that cannot be adapted, and a choice that leaves nothing."""
     nothing_left = not chosen.modules and not chosen.parameters

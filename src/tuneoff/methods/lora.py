@@ -176,6 +176,7 @@ class LoRA(Method):
 
         from tuneoff.methods._lora_targets import (
             choose_targets,
+            leave_out_additional,
             name_tied_head,
             select_modules,
             shorten_targets,
@@ -183,7 +184,6 @@ class LoRA(Method):
         from tuneoff.methods._ranks import check_rank
 
         targets = choose_targets(model, self.lora_target, self._explain_modules_only())
-        self.left_out = targets.left_out
         if self.pissa_init:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
@@ -191,6 +191,8 @@ class LoRA(Method):
         names_tied_weight = self._names_tied_weight(model, targets.names_tied_head, additional)
         if names_tied_weight and additional:
             additional = name_tied_head(model, additional)
+        leave_out_additional(targets, self.lora_target, additional or [])
+        self.left_out = targets.left_out
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM",

@@ -2,6 +2,7 @@
 
 from tuneoff.record.files import (
     cache_folder,
+    describe_os_error,
     flatten,
     is_private,
     make_private_folder,
@@ -69,6 +70,7 @@ __all__ = [
     "cache_folder",
     "conclude_dead_run",
     "describe_error",
+    "describe_os_error",
     "flatten",
     "is_locked",
     "is_private",

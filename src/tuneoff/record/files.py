@@ -83,6 +83,16 @@ def name_in_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def describe_os_error(error: OSError, written: str = "output folder") -> str:
+    """Where and why a file could not be read or written, in one line.
+
+    Args:
+        error: what the system says.
+        written: what was being written, for an error that names no file, as that of a full disk.
+    """
+    return f"{error.filename or written}: {error.strerror or error}"
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write an object as JSON, atomically."""
     # A NaN is not JSON; a record with one must still be readable everywhere.
