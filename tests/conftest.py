@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -21,12 +22,13 @@ import pytest
 from helpers import (
     METHODS,
     QUICK,
+    bound,
     complete,
     composed,
     end_session,
     finish,
     inherited_environment,
-    load_trainer,
+    prepare_run,
     save_debug_model,
     save_small_set,
     start_training,
@@ -132,12 +134,12 @@ def settings(compose_config):
 
 
 @pytest.fixture
-def new_trainer(settings, tmp_path):
-    """`new_trainer("method=full", …)`: a trainer that has loaded; `folder=` names the place of its record."""
+def new_run(settings, tmp_path):
+    """`new_run("method=full", …)`: a run that is set up; `folder=` names the place of its record."""
 
     def load(*overrides: str, folder: Path | None = None):
         experiment, method, config = settings(*overrides)
-        return load_trainer(experiment, method, folder or tmp_path / "run", config)
+        return prepare_run(experiment, method, folder or tmp_path / "run", config)
 
     return load
 
@@ -157,6 +159,23 @@ def run(settings, tmp_path):
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def quick_run(small_settings, tmp_path_factory):
+    """`quick_run("lora")`: (result, folder) of a method's quick run, made once for all tests that only read it."""
+    from tuneoff.training.run import train
+
+    @cache
+    def train_once(method: str):
+        words = [f"method={method}", "test=true", "eval_every=2"]
+        if "galore" in method:
+            words.append("galore_rank=8")
+        experiment, chosen, config = bound(*small_settings(words))
+        folder = tmp_path_factory.mktemp(method)
+        return train(experiment, chosen, folder, {"config": config, "command": words}), folder
+
+    return train_once
 
 
 # ---------------------------------------------------------------- training in other processes

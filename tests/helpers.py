@@ -117,32 +117,32 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
 
 
 # ---------------------------------------------------------------- training in this process
-def load_trainer(experiment, method, folder: Path, config: dict):
-    """A trainer that has loaded its model and data, and whose record in `folder` is begun."""
-    from tuneoff.training.trainer import Trainer
+def prepare_run(experiment, method, folder: Path, config: dict):
+    """A run that is set up, and whose record in `folder` is begun."""
+    from tuneoff.training.run import Run
 
-    trainer = Trainer(experiment, method, record.Recorder(folder))
-    trainer.load({"config": config})
-    return trainer
+    training = Run(experiment, method, record.Recorder(folder))
+    training.prepare({"config": config})
+    return training
 
 
 class Killed(BaseException):
     """Stands for the moment of a SIGKILL in this process: nothing after it runs."""
 
 
-def kill_inside(trainer, due: Callable[[], bool]) -> None:
-    """Let a trainer's process die in the first step that is `due()`, inside its accumulation window.
+def kill_inside(training, due: Callable[[], bool]) -> None:
+    """Let the process of a run die in the first step that is `due()`, inside its accumulation window.
 
     That is behind the first micro-batch's backward pass, in which layer-wise GaLore has changed the weights already.
     """
-    backward = trainer.engine.backward
+    backward = training.parts.engine.backward
 
     def until(loss):
         backward(loss)
         if due():
             raise Killed
 
-    trainer.engine.backward = until
+    training.parts.engine.backward = until
 
 
 def trajectory(folder: Path) -> list[dict]:
@@ -246,6 +246,14 @@ def session(pid: int) -> list[psutil.Process]:
         except (OSError, psutil.Error):
             continue
     return found
+
+
+def left_of_session(pid: int, seconds: float) -> list[str]:
+    """The names of what still lives of a session when it has had so many seconds to end."""
+    end = time.monotonic() + seconds
+    while (left := session(pid)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return [process.name() for process in left]
 
 
 def end_session(process: subprocess.Popen) -> None:

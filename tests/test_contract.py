@@ -25,13 +25,13 @@ def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "galore_layerwise"])
-def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_trainer, tmp_path, method):
+def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_run, tmp_path, method):
     """16 rows, 2 times 8, 4 times 4, of unequal lengths. (What Adam makes of the last bits is its own affair: its first
     step divides each by itself; with SGD weights agree to 1e-6, as test_step.py shows.)
     """
     found = []
     for parts in (1, 2, 4):
-        trainer = new_trainer(
+        training = new_run(
             *own(method),
             "max_steps=1",
             f"batch_size={16 // parts}",
@@ -40,7 +40,7 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_trainer, tmp_
         )
         found.append({})
 
-        def look(*_, model=trainer.model, seen=found[-1]):
+        def look(*_, model=training.parts.model, seen=found[-1]):
             seen.update(
                 {
                     name: weight.grad.to_dense().clone()
@@ -51,9 +51,9 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_trainer, tmp_
                 }
             )
 
-        trainer.optimizer.register_step_pre_hook(look)
-        trainer.fit()
-        trainer.recorder.close()
+        training.parts.optimizer.register_step_pre_hook(look)
+        training.fit()
+        training.parts.recorder.close()
     whole, *splits = found
     assert whole and all(split.keys() == whole.keys() for split in splits)
     for name, gradient in whole.items():
@@ -62,15 +62,10 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_trainer, tmp_
         ), name
 
 
-def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, tmp_path):
+def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, quick_run):
     seen = {}
     for method in METHODS:
-        result = run(
-            f"method={method}",
-            "max_steps=3",
-            *(["galore_rank=8"] if "galore" in method else []),
-            folder=tmp_path / method,
-        )
+        result, _ = quick_run(method)
         origin = result["provenance"]
         seen[method] = (
             origin["base_weights_hash"],
@@ -80,7 +75,7 @@ def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, tmp_pat
             result["loss"]["initial"].hex()[:12],
         )
     assert len({item[:4] for item in seen.values()}) == 1, seen
-    other = run("method=full", "max_steps=3", "seed=1", folder=tmp_path / "other")
+    other = run("method=full", "seed=1")
     assert other["provenance"]["batch_order_hash"] != seen["full"][1]
 
 

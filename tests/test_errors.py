@@ -1,5 +1,9 @@
 """What counts as bad input and what as a fault of ours; the sentences themselves are tested in test_refusals."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from helpers import ROOT
 from hydra import compose, initialize_config_dir
@@ -8,6 +12,7 @@ from omegaconf import OmegaConf
 from tuneoff import config
 from tuneoff.cli.allowed_values import describe_allowed, find_field
 from tuneoff.cli.error_lines import error_chain, explain_error
+from tuneoff.cli.main import cut_long_words, report_error
 from tuneoff.config import binding
 from tuneoff.methods.badam import BAdam
 from tuneoff.methods.galore import GaLore
@@ -68,6 +73,28 @@ def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
     with pytest.raises(Exception) as caught:
         _ = cfg.name
     assert explain_error(caught.value, []) is None
+
+
+def test_output_reaches_a_terminal_that_knows_ascii_alone():
+    script = (
+        "from tuneoff.record.console import accept_any_text\naccept_any_text()\n"
+        "print('1.0 → 0.5 «x» Ж')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "1.0 -> 0.5 <<x>> \\u0416\n"), done.stderr
+
+
+def test_a_long_word_is_cut_in_a_line_of_errors(capsys):
+    assert report_error(config.ConfigError("lr", "x" * 5000, "must be a number"), []) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: lr=xxx") and line.endswith(": must be a number\n")
+    assert len(line) < 450
+    assert cut_long_words("é" * 5000) == "é" * 100 + "…" + "é" * 100
 
 
 def test_causes_are_listed_outermost_first():

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import METHODS, bound, load_trainer
+from helpers import METHODS, bound, prepare_run
 
 from tuneoff.config import ConfigError
 
@@ -62,7 +62,7 @@ while line := sys.stdin.readline():
 
 @pytest.fixture(scope="module")
 def load_elsewhere():
-    """`load_elsewhere(folder=…, base=…, dtype=…)`: what a process that has never seen the trainer loads from a folder.
+    """`load_elsewhere(folder=…, base=…, dtype=…)`: what a process that has never seen the run loads from a folder.
 
     Returns:
         ({way of loading: logits (2, 16, vocabulary)}, the merged model's roundings)
@@ -102,15 +102,15 @@ def exported(tmp_path_factory, small_settings, debug_model, untied_model, load_e
             *CASES[case],
         ]
         experiment, method, config = bound(*small_settings(words))
-        trainer = load_trainer(experiment, method, folder, config)
-        trainer.fit()
+        training = prepare_run(experiment, method, folder, config)
+        training.fit()
         with torch.no_grad():
-            trained = trainer.model.eval()(input_ids=ids).logits
-        trainer.conclude()
+            trained = training.parts.model.eval()(input_ids=ids).logits
+        training.conclude()
         loaded, roundings = load_elsewhere(
             folder=str(folder / "model"), base=str(model), dtype=experiment.dtype.name
         )
-        return experiment.method, trained, loaded, roundings, trainer.facts
+        return experiment.method, trained, loaded, roundings, training.export_facts
 
     return export
 
@@ -198,10 +198,10 @@ def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, 
 
 def test_a_failed_conversion_keeps_the_training_result(settings, tmp_path):
     experiment, chosen, config = settings("method=pissa", "pissa_convert=true", "save_model=true")
-    trainer = load_trainer(experiment, chosen, tmp_path, config)
-    trainer.fit()
+    training = prepare_run(experiment, chosen, tmp_path, config)
+    training.fit()
     chosen.initial_adapter = {"no.such.lora_A": torch.ones(1)}  # what a renamed module would leave
-    trainer.conclude()
-    assert "conversion_error" in trainer.facts
+    training.conclude()
+    assert "conversion_error" in training.export_facts
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
     assert (tmp_path / "model" / "base" / "model.safetensors").exists()

@@ -45,7 +45,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, train):
         and "Traceback" not in done.stderr
     )
     kept = checkpoint.find_checkpoints(folder / "checkpoints")
-    assert kept and checkpoint.load_newest(folder / "checkpoints").loop["step"] == len(kept)
+    assert kept and checkpoint.load_newest(folder / "checkpoints").step == len(kept)
     assert not list((folder / "checkpoints").glob(".*"))  # the torn one is gone
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "failed" and result["loss"]["initial"] > 0
@@ -181,9 +181,7 @@ def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
     )
     assert [line["step"] for line in result["curve"] if "loss" in line] == [1, 2, 3]
     saved = checkpoint.load_newest(tmp_path / "checkpoints")
-    assert saved.loop["step"] == 2 and all(
-        tensor.isfinite().all() for tensor in saved.tensors.values()
-    )
+    assert saved.step == 2 and all(tensor.isfinite().all() for tensor in saved.tensors.values())
 
 
 def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
@@ -213,3 +211,129 @@ def test_a_failing_run_leaves_its_record(tmp_path, monkeypatch, settings):
     assert result["loss"]["initial"] > 0 and result["loss"]["final"] is None
     assert len([line for line in record.read_metrics(tmp_path / "run") if "loss" in line]) == 2
     assert result["memory"]["peak_gib"]["train"] > 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "NCCL error: unhandled cuda error … Last error: Cuda failure 2 'out of memory'",
+        "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
+        "unable to mmap 1024 bytes from file <model.safetensors>: Cannot allocate memory (12)",
+        "std::bad_alloc",
+    ],
+)
+def test_a_library_without_memory_is_out_of_memory(message):
+    from tuneoff.training.failures import classify_error
+
+    assert classify_error(RuntimeError(message)) == "out_of_memory"
+
+
+def test_other_errors_of_the_same_libraries_are_failures():
+    from tuneoff.training.failures import classify_error
+
+    for message in ("CUBLAS_STATUS_EXECUTION_FAILED", "CUDA error: device-side assert triggered"):
+        assert classify_error(RuntimeError(message)) == "failed"
+
+
+def test_no_number_before_training_is_a_failure_and_no_divergence(settings, tmp_path, monkeypatch):
+    from tuneoff.training.run import train as train_here
+
+    experiment, method, config = settings("method=full")
+    prepare = method.prepare
+
+    def poisoned(model):
+        model.get_output_embeddings().weight.data.fill_(float("nan"))
+        return prepare(model)
+
+    method.prepare = poisoned
+    # Which would refuse such a model first.
+    monkeypatch.setattr("tuneoff.training.setup.check_causality", lambda *_: None)
+    result = train_here(experiment, method, tmp_path, {"config": config})
+    assert result["status"] == "failed" and result["error"]["type"] == "NotANumber"
+    assert "before the first step" in result["error"]["message"]
+    assert [line["step"] for line in result["curve"]] == [0]  # nothing was trained
+
+
+def test_a_merge_that_fails_keeps_the_adapter(settings, tmp_path, monkeypatch):
+    from tuneoff.training.run import train as train_here
+
+    experiment, method, config = settings("method=lora", "save_model=true", "export_merged=true")
+
+    def failing(model, folder):
+        (folder / "merged").mkdir()
+        raise RuntimeError("mixed types")
+
+    monkeypatch.setattr(method, "export_merged", failing, raising=False)
+    result = train_here(experiment, method, tmp_path, {"config": config})
+    assert result["status"] == "failed" and result["error"]["message"] == "mixed types"
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "model" / "tokenizer.json").exists()
+    assert not (tmp_path / "model" / "merged").exists() and result["facts"]["covered_share"]
+
+
+# ---------------------------------------------------------------- nothing of an earlier run is touched
+def contents(folder):
+    """Every file of a record, and of its checkpoints."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != record.LOCK]
+    return {path: path.read_bytes() for path in files}
+
+
+def tear(folder, name, size=100):
+    for path in checkpoint.find_checkpoints(folder / "checkpoints"):
+        with (path / name).open("r+b") as file:
+            file.truncate(size)
+
+
+def test_a_resume_that_cannot_begin_leaves_the_earlier_run_as_it_was(run, tmp_path):
+    run("method=lora", "save_every=2", folder=tmp_path)
+    (tmp_path / "result.json").unlink()  # as if it had been killed
+    tear(tmp_path, "state.pt")
+    before = contents(tmp_path)
+    with pytest.raises(record.NeverBegan, match="none of the 2 checkpoints can be read"):
+        run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)
+    assert contents(tmp_path) == before
+    for path in checkpoint.find_checkpoints(tmp_path / "checkpoints"):
+        (path / "state.pt").unlink()
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")  # as the message advises
+    assert (
+        run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)["status"] == "finished"
+    )
+
+
+def test_a_rerun_that_fails_before_it_begins_leaves_the_earlier_result(run, tmp_path, monkeypatch):
+    run("method=full", "save_every=2", folder=tmp_path)
+    before = contents(tmp_path)
+
+    def failing(session):
+        raise MemoryError("no room for the model")
+
+    monkeypatch.setattr("tuneoff.training.run.build", failing)
+    with pytest.raises(record.NeverBegan, match="out_of_memory: MemoryError: no room"):
+        run("method=full", "save_every=2", "rerun=true", folder=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_what_cannot_be_read_is_kept_beside_and_the_rest_is_gone_on_from(run, tmp_path):
+    whole = run("method=lora", "save_every=1", folder=tmp_path / "whole")
+    folder = tmp_path / "run"
+    run("method=lora", "save_every=1", folder=folder)
+    newest = checkpoint.find_checkpoints(folder / "checkpoints")[-1]
+    (newest / "state.pt").write_bytes(b"torn")
+    (folder / "run.json").write_text("")
+    (folder / "result.json").write_text('{"status": ')
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[1] = "no JSON"
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    result = run("method=lora", "save_every=1", "resume=auto", folder=folder)
+    assert result["status"] == "finished" and result["resumed_at_step"] == 3
+    assert result["loss"] == whole["loss"]
+    assert (newest.with_name(f"{newest.name}.unreadable") / "state.pt").read_bytes() == b"torn"
+    for name in ("run.json", "result.json", "metrics.jsonl"):
+        assert (folder / f"{name}.unreadable").exists()
+    steps = [line["step"] for line in record.read_metrics(folder) if "loss" in line]
+    assert steps == [2, 3, 4]

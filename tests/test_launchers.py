@@ -2,11 +2,10 @@
 
 import itertools
 import statistics
-import time
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, session, wait_for
+from helpers import METHODS, left_of_session, wait_for
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results_list
 
@@ -88,8 +87,7 @@ def test_sigkill_under_joblib_leaves_nothing(launch_sweep, tmp_path):
     wait_for(reached(tmp_path / "sweep", 5), process)
     process.kill()
     process.wait()
-    time.sleep(2)
-    assert [left.cmdline() for left in session(process.pid)] == []
+    assert left_of_session(process.pid, seconds=2) == []
 
 
 @pytest.mark.slow

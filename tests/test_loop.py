@@ -9,13 +9,8 @@ from tuneoff import record
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
-    result = run(
-        f"method={method}",
-        "test=true",
-        "eval_every=2",
-        "galore_rank=8" if "galore" in method else "seed=0",
-    )
+def test_every_method_trains_and_leaves_a_whole_record(quick_run, method):
+    result, folder = quick_run(method)
     assert result["status"] == "finished", result["error"]
     assert (
         result["loss"]["final"] != result["loss"]["initial"]
@@ -24,9 +19,9 @@ def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
     assert set(result["memory"]["peak_gib"]) == {"load", "train", "evaluate"}
     counts = result["parameters"]
     assert 0 < counts["trainable"] <= counts["ever_trained"] <= counts["total"]
-    lines = list(record.read_metrics(tmp_path / "run"))
+    lines = list(record.read_metrics(folder))
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert result == record.read_json(tmp_path / "run" / "result.json")
+    assert result == record.read_json(folder / "result.json")
 
 
 @pytest.mark.slow
@@ -83,11 +78,11 @@ def test_seconds_are_those_of_train_steps(run):
     )
 
 
-def test_seconds_count_on_over_a_resume(new_trainer, tmp_path):
+def test_seconds_count_on_over_a_resume(new_run, tmp_path):
     """Those before the stop are spent: the rest of the schedule, and the end, come when all of them sum up to it."""
     budget, seen = 1.5, []
     for resume in ("never", "auto"):
-        trainer = new_trainer(
+        training = new_run(
             "method=full",
             "max_steps=null",
             f"max_seconds={budget}",
@@ -100,19 +95,20 @@ def test_seconds_count_on_over_a_resume(new_trainer, tmp_path):
         )
         if resume == "never":
             kill_inside(
-                trainer, lambda trainer=trainer: trainer.throughput.train_seconds > budget / 2
+                training,
+                lambda training=training: training.parts.throughput.train_seconds > budget / 2,
             )
             with pytest.raises(Killed):
-                trainer.fit()
+                training.fit()
         else:
-            assert trainer.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
-            trainer.fit()
-        trainer.recorder.close()
+            assert training.parts.schedule.seconds == pytest.approx(sum(seen), abs=1e-4)
+            training.fit()
+        training.parts.recorder.close()
         lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
         seen = [line["step_seconds"] for line in lines]
     assert (
-        trainer.step == len(lines)
-        and budget / 2 < sum(seen[: trainer.recorder.run["resumed_at_step"]]) < budget
+        training.trainer.step == len(lines)
+        and budget / 2 < sum(seen[: training.parts.recorder.run["resumed_at_step"]]) < budget
     )
     assert budget <= sum(seen) < budget + 2 * max(seen)
     for line, before in zip(lines, [sum(seen[:index]) for index in range(len(seen))], strict=True):
@@ -161,9 +157,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_precisions_are_what_they_say(run, tmp_path, method):
+def test_precisions_are_what_they_say(run, quick_run, tmp_path, method):
     extra = ["galore_rank=8"] if "galore" in method else []
-    full = run(f"method={method}", *extra, folder=tmp_path / "float32")
+    full, _ = quick_run(method)
     mixed = run(f"method={method}", *extra, "mixed_precision=bf16", folder=tmp_path / "mixed")
     pure = run(f"method={method}", *extra, "pure_bf16=true", folder=tmp_path / "pure")
     for result, dtype in ((full, "float32"), (mixed, "float32"), (pure, "bfloat16")):

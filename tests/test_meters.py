@@ -1,14 +1,17 @@
 """Memory figures agree with the kernel and with the allocator's own events, phase by phase."""
 
+import json
+import statistics
+
 import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff.data import collate
-from tuneoff.measure.memory_breakdown import MemoryBreakdown
+from tuneoff.measure.memory_breakdown import BreakdownPeak, MemoryBreakdown
 from tuneoff.measure.memory_peaks import PhasePeaks
-from tuneoff.measure.throughput import Throughput, quantile
+from tuneoff.measure.throughput import PERCENTILES, Throughput
 from tuneoff.training.step import train_step
 
 MIB = 2**20
@@ -42,11 +45,11 @@ def test_a_larger_evaluation_leaves_the_training_peak(run, tmp_path):
     assert peaks[1]["train"] == pytest.approx(peaks[0]["train"], abs=0.03)
 
 
-def test_the_breakdown_agrees_with_the_allocators_events(new_trainer):
+def test_the_breakdown_agrees_with_the_allocators_events(new_run):
     """torch.profiler's memory events, which count every allocation and free of the CPU allocator."""
-    trainer = new_trainer("method=full", "batch_size=8")
-    model, optimizer = trainer.model.train(), trainer.optimizer
-    batch = collate(trainer.plan.step_rows(0), 0)
+    training = new_run("method=full", "batch_size=8")
+    model, optimizer = training.parts.model.train(), training.parts.optimizer
+    batch = collate(training.parts.order.step_rows(0), 0)
     train_step(model, optimizer, [batch], batch.label_tokens)  # states exist from here on
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         train_step(model, optimizer, [batch], batch.label_tokens)
@@ -87,9 +90,28 @@ def test_only_measured_steps_count():
     assert facts["train_seconds"] == 31.0
 
 
-def test_quantiles_are_numpys():
-    values = np.random.default_rng(0).random(37)
-    for percent in (50, 90, 99):
-        assert quantile(values.tolist(), percent) == pytest.approx(
-            np.quantile(values, percent / 100)
-        )
+def test_percentiles_are_those_of_a_sorted_list():
+    values = np.random.default_rng(0).random(37).tolist()
+    meter = Throughput(warmup_steps=0)
+    for seconds in values:
+        meter.add(seconds, 1, 1, 1, True)
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    expected = {f"p{percent}": round(cuts[percent - 1], 5) for percent in PERCENTILES}
+    assert meter.facts()["step_seconds"] == expected
+
+
+def test_what_was_measured_goes_on_from_its_state():
+    """`state()` holds plain JSON values, and a fresh part restored from it says the same."""
+    throughput, breakdown, peaks = Throughput(1), BreakdownPeak(), PhasePeaks(torch.device("cpu"))
+    for seconds in (3.0, 1.0, 2.0):
+        throughput.add(seconds, 10, 12, 2, True)
+    breakdown.add({"parameters": 5}, 1)
+    breakdown.add({"parameters": 3}, 4)
+    with peaks.phase("train"):
+        peaks.by_rank = [peaks.so_far()]
+    fresh = Throughput(1), BreakdownPeak(), PhasePeaks(torch.device("cpu"))
+    for part, other in zip((throughput, breakdown, peaks), fresh, strict=True):
+        other.restore(json.loads(json.dumps(part.state())))
+    assert fresh[0].facts() == throughput.facts()
+    assert fresh[1].facts() == breakdown.facts() and fresh[1].bytes == {"parameters": 3}
+    assert fresh[2].peaks == peaks.by_rank[0]

@@ -130,6 +130,21 @@ def test_an_adapter_on_the_tied_weight_is_one_in_both_uses(prepare, tmp_path, me
     assert_exported(LLAMA, model, options, tmp_path)
 
 
+def test_an_adapter_of_the_head_alone_merges_into_the_head_alone(settings, tmp_path):
+    """One that PEFT made elsewhere, on a tied model."""
+    from peft import LoraConfig, get_peft_model
+
+    foreign = get_peft_model(build(LLAMA), LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    with torch.no_grad():
+        foreign.get_output_embeddings().lora_B["default"].weight.normal_()
+    foreign.save_pretrained(tmp_path / "foreign")
+    _, method, _ = settings("method=lora")
+    method.adapter_path = str(tmp_path / "foreign")
+    model = method.prepare(build(LLAMA))
+    assert difference(logits_of(model), logits_of(foreign)) <= 1e-6
+    assert_exported(LLAMA, model, method, tmp_path)
+
+
 def test_dora_on_the_tied_weight_is_refused(prepare):
     with pytest.raises(ConfigError, match=r"lora_target=\[q_proj,lm_head\]: names the weight that"):
         prepare(LLAMA, "method=dora", "lora_target=[q_proj,lm_head]")
@@ -215,14 +230,18 @@ def test_dora_is_the_base_model_on_zero_rows_and_trains_them(prepare, tmp_path):
 # ---------------------------------------------------------------- mixtures of experts
 def test_lora_reaches_experts_and_says_its_coverage(prepare, tmp_path):
     model, options, experiment = prepare(MIXTURE, "method=lora", "lr=1e-2")
-    optimizer = train(model, options, experiment)
+    train(model, options, experiment)
     moved = {name for name, weight in model.named_parameters() if "lora_B" in name and weight.any()}
     # q, k, v, o twice; gate_up and down of the experts; gate, up and down of the dense layer
     assert len(moved) == 2 * 4 + 2 + 3
-    share = options.coverage(model, optimizer)
+    share = options.coverage(model)
     galore, galore_options, galore_experiment = prepare(MIXTURE, "method=galore", "galore_rank=4")
-    projected = galore_options.make_optimizer(galore, galore_experiment)
-    assert share == pytest.approx(galore_options.coverage(galore, projected))
+    assert share == pytest.approx(galore_options.coverage(galore))
+    projected = 0
+    for group in galore_options.make_optimizer(galore, galore_experiment).param_groups:
+        if "rank" in group:
+            projected += sum(weight.numel() for weight in group["params"])
+    assert share == pytest.approx(projected / galore.num_parameters())
     assert 0.6 < share < 1
     assert_exported(MIXTURE, model, options, tmp_path)
 
@@ -237,7 +256,7 @@ def test_what_cannot_reach_experts_leaves_them_out_and_says_so(prepare, override
     assert "model.layers.*.mlp.experts.gate_up_proj" in left_out
     train(model, options, experiment, steps=1)
     whole, whole_options, _ = prepare(MIXTURE, "method=lora")
-    assert options.coverage(model, None) < whole_options.coverage(whole, None)
+    assert options.coverage(model) < whole_options.coverage(whole)
     with pytest.raises(
         ConfigError, match=r"lora_target=\[experts\]: .*experts.* cannot be adapted"
     ):
@@ -249,7 +268,8 @@ def test_coverage_is_the_same_figure_for_every_method(prepare):
     for method in ("full", "freeze", "lora", "galore", "badam", "badam_ratio"):
         extra = ["galore_rank=4"] if method == "galore" else []
         model, options, experiment = prepare(UNTIED, f"method={method}", *extra)
-        shares[method] = options.coverage(model, options.make_optimizer(model, experiment))
+        options.make_optimizer(model, experiment)  # BAdam's freezes all but its block
+        shares[method] = options.facts(model)["covered_share"]
     body = 2 * (4 * 16 * 16 + 3 * 16 * 24)
     total = body + 2 * 64 * 16 + 5 * 16
     assert shares["full"] == 1
@@ -307,6 +327,20 @@ def test_all_leaves_out_what_peft_refuses_and_says_so(prepare):
         ConfigError, match=r"lora_target=\[out_proj\]: .*out_proj cannot be adapted"
     ):
         prepare(MAMBA, "method=lora", "lora_target=[out_proj]")
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_what_trains_in_full_has_no_adapter_too(prepare, tmp_path, method):
+    model, options, experiment = prepare(
+        UNTIED, f"method={method}", "additional_target=[q_proj]", "lr=1e-2"
+    )
+    left_out = options.facts(model)["not_adapted"]
+    assert left_out == {"model.layers.*.self_attn.q_proj": "additional_target trains it in full"}
+    assert not any("q_proj" in name and "lora_" in name for name, _ in model.named_parameters())
+    train(model, options, experiment)
+    assert_exported(UNTIED, model, options, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora_target=\[q_proj\]: .* trains it in full"):
+        prepare(UNTIED, f"method={method}", "additional_target=[q_proj]", "lora_target=[q_proj]")
 
 
 # ---------------------------------------------------------------- a weight without a gradient
@@ -462,3 +496,31 @@ def test_a_new_adapter_on_a_merged_one_saves_what_it_applies_to(prepare, setting
     model = second.prepare(build(LLAMA))
     train(model, second, experiment)
     assert_exported(LLAMA, model, second, tmp_path)
+
+
+def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(
+    prepare, tmp_path, monkeypatch
+):
+    from tuneoff.cli.summary import format_run_summary
+    from tuneoff.methods import _lora_export
+
+    model, options, experiment = prepare(LLAMA, "method=lora", "lora_target=[lm_head]", "lr=1e-1")
+    train(model, options, experiment)
+    assert "warnings" not in options.export(model, tmp_path / "right", merged=True)
+    model, options, experiment = prepare(LLAMA, "method=lora", "lora_target=[lm_head]", "lr=1e-1")
+    train(model, options, experiment)
+    monkeypatch.setattr(_lora_export, "merge_adapter", lambda model: model.merge_and_unload())
+    facts = options.export(model, tmp_path / "twice", merged=True)
+    result = {
+        "method": "lora",
+        "status": "finished",
+        "parameters": {},
+        "loss": {"initial": 1.0, "final": 0.5},
+        "metrics": {},
+        "throughput": {},
+        "memory": {"peak_gib": {}},
+        "facts": {**options.facts(build(UNTIED)), **facts, "covered_share": 0.25},
+    }
+    table = format_run_summary(result, tmp_path)
+    assert "warning          the merged model's logits differ from the trained ones by" in table
+    assert "covered          25.00 % of the model's weights" in table

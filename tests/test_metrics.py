@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
-from tuneoff.training.trainer import Interrupted
+from tuneoff.training.failures import Interrupted
 
 SUMS = [
     ("3 and 4", "Seven.\n#### 7"),
@@ -74,14 +74,14 @@ def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path)
 
 
 def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
-    new_trainer, sums, tmp_path, monkeypatch
+    new_run, sums, tmp_path, monkeypatch
 ):
-    trainer = new_trainer(*LEARN, f"data.path={sums}", folder=tmp_path / "all")
-    lengths = [len(question.prompt) for question in trainer.metrics.exact_match.questions]
-    monkeypatch.setattr("tuneoff.training.trainer.max_positions", lambda model: max(lengths) + 15)
-    trainer = new_trainer(*LEARN, f"data.path={sums}", folder=tmp_path / "some")
-    asked = trainer.metrics.exact_match
-    trainer.conclude()
+    training = new_run(*LEARN, f"data.path={sums}", folder=tmp_path / "all")
+    lengths = [len(question.prompt) for question in training.parts.metrics.exact_match.questions]
+    monkeypatch.setattr("tuneoff.training.setup.max_positions", lambda model: max(lengths) + 15)
+    training = new_run(*LEARN, f"data.path={sums}", folder=tmp_path / "some")
+    asked = training.parts.metrics.exact_match
+    training.conclude()
     assert [line.get("too_long") for line in asked.lines()] == [
         n if n == max(lengths) else None for n in lengths
     ]
@@ -98,7 +98,7 @@ def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
         (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows"),
     ],
 )
-def test_what_could_never_be_measured_is_refused(new_trainer, tmp_path, options, line):
+def test_what_could_never_be_measured_is_refused(new_run, tmp_path, options, line):
     rows = [
         json.dumps({"prompt": f"What is {prompt}?", "completion": completion})
         for prompt, completion in SUMS
@@ -106,26 +106,26 @@ def test_what_could_never_be_measured_is_refused(new_trainer, tmp_path, options,
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     options = [option.format(rows=tmp_path / "rows.jsonl") for option in options]
     with pytest.raises(ConfigError, match=line):
-        new_trainer("method=full", *options, folder=tmp_path / "run")
+        new_run("method=full", *options, folder=tmp_path / "run")
 
 
-def test_a_split_without_questions_is_refused(new_trainer, sums, tmp_path):
+def test_a_split_without_questions_is_refused(new_run, sums, tmp_path):
     alone = tmp_path / "alone.jsonl"
     alone.write_text(sums.read_text().splitlines()[0])
     for name, data in (("alone", f"data.path={alone}"), ("text", "data=stdlib")):
         with pytest.raises(
             ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
         ):
-            new_trainer("exact_match=gsm8k", data, "data.limit=1", folder=tmp_path / name)
+            new_run("exact_match=gsm8k", data, "data.limit=1", folder=tmp_path / name)
     with pytest.raises(
         ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
     ):
-        new_trainer(
+        new_run(
             "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "second"
         )
     alone.write_text("{")
     with pytest.raises(ConfigError, match="forgetting.data.path=.*: line 1"):
-        new_trainer(
+        new_run(
             "forgetting.data=stdlib", f"forgetting.data.path={alone}", folder=tmp_path / "broken"
         )
 
@@ -172,28 +172,35 @@ def test_an_export_is_the_same_to_the_byte(run, debug_model, sums, tmp_path, met
     assert kept["do_sample"] and kept["temperature"] == 0.7
 
 
-def test_a_failed_answer_does_not_lose_the_model(new_trainer, sums, tmp_path):
-    trainer = new_trainer(*LEARN, f"data.path={sums}", "save_model=true", folder=tmp_path)
-    trainer.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
+def test_a_failed_answer_does_not_lose_the_model(new_run, sums, tmp_path):
+    training = new_run(*LEARN, f"data.path={sums}", "save_model=true", folder=tmp_path)
+    training.parts.metrics.exact_match.questions[0] = Question(array("i", [10**6]), "no such token")
     with pytest.raises(IndexError):
-        trainer.conclude()
+        training.conclude()
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert "exact_match" not in trainer.measured()["metrics"]
+    assert "exact_match" not in training.measured()["metrics"]
 
 
-def test_sigterm_while_answers_are_generated(new_trainer, sums, tmp_path):
+def test_sigterm_while_answers_are_generated(new_run, sums, tmp_path):
     options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=2"]
-    trainer = new_trainer(*options, folder=tmp_path)
-    trainer.fit()
-    trainer.stop()
+    training = new_run(*options, folder=tmp_path)
+    training.fit()
+    exact_match = training.parts.metrics.exact_match
+    answer = exact_match.answer
+
+    def until(*given):
+        answer(*given)
+        training.session.stop.set()
+
+    exact_match.answer = until
     with pytest.raises(Interrupted):
-        trainer.conclude()
-    assert len(trainer.metrics.exact_match.scores) == 2  # one batch
-    trainer.recorder.close()
-    again = new_trainer(*options, "resume=auto", folder=tmp_path)
+        training.conclude()
+    assert len(exact_match.scores) == 2  # one batch
+    training.parts.recorder.close()
+    again = new_run(*options, "resume=auto", folder=tmp_path)
     again.fit()
     again.conclude()
-    assert again.step == 2 and again.metrics.exact_match.whole
+    assert again.trainer.step == 2 and again.parts.metrics.exact_match.complete
 
 
 CHATML = (
@@ -202,7 +209,7 @@ CHATML = (
 )
 
 
-def test_an_answer_ends_where_the_chat_template_ends_it(new_trainer, debug_model, sums, tmp_path):
+def test_an_answer_ends_where_the_chat_template_ends_it(new_run, debug_model, sums, tmp_path):
     """As for a base model whose tokenizer has a chat template, and an end token that the template does not use."""
     tokenizer = AutoTokenizer.from_pretrained(debug_model)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -211,16 +218,18 @@ def test_an_answer_ends_where_the_chat_template_ends_it(new_trainer, debug_model
     model.resize_token_embeddings(len(tokenizer))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "base")
-    trainer = new_trainer(
+    training = new_run(
         *LEARN, f"data.path={sums}", f"model.path={tmp_path / 'base'}", folder=tmp_path / "run"
     )
-    assert trainer.metrics.exact_match.ends == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    trainer.fit()
-    trainer.conclude()
-    assert [line["generated"] for line in trainer.metrics.exact_match.lines()] == [
+    assert training.parts.metrics.exact_match.ends == {
+        tokenizer.convert_tokens_to_ids("<|im_end|>")
+    }
+    training.fit()
+    training.conclude()
+    assert [line["generated"] for line in training.parts.metrics.exact_match.lines()] == [
         answer for _, answer in SUMS
     ]
-    assert trainer.metrics.exact_match.facts()["cut_off"] == 0
+    assert training.parts.metrics.exact_match.facts()["cut_off"] == 0
 
 
 # ---------------------------------------------------------------- forgetting
@@ -257,18 +266,18 @@ def test_forgetting_is_the_loss_of_the_second_set_after_less_before(run, debug_m
     assert facts["data"] == "stdlib" and facts["tokens"] > 500
 
 
-def test_a_resumed_run_keeps_what_was_before(run, new_trainer, tmp_path):
+def test_a_resumed_run_keeps_what_was_before(run, new_run, tmp_path):
     options = ["method=full", *SECOND, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")
-    stopped = new_trainer(*options, folder=tmp_path / "stopped")
-    stopped.stop()
+    stopped = new_run(*options, folder=tmp_path / "stopped")
+    stopped.session.stop.set()
     with pytest.raises(Interrupted):
         stopped.fit()
-    stopped.recorder.close()
-    again = new_trainer(*options, "resume=auto", folder=tmp_path / "stopped")
-    assert again.step == 1
+    stopped.parts.recorder.close()
+    again = new_run(*options, "resume=auto", folder=tmp_path / "stopped")
+    assert again.trainer.step == 1
     again.fit()
-    assert again.metrics.elsewhere == {
+    assert again.parts.evaluation.second_set_losses == {
         key: whole["metric_facts"]["forgetting"][key] for key in ("before", "after")
     }
 

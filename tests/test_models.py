@@ -28,19 +28,19 @@ IDS = torch.arange(1, 33).reshape(2, 16)
 
 
 @pytest.fixture
-def trained(new_trainer):
-    """`trained("method=lora", …)`: a trainer after its last step, and whether a frozen weight has changed."""
+def trained(new_run):
+    """`trained("method=lora", …)`: a run after its last step, and whether a frozen weight has changed."""
 
     def make(*overrides):
-        trainer = new_trainer(*overrides)
+        training = new_run(*overrides)
         before = {
             name: parameter.clone()
-            for name, parameter in trainer.model.named_parameters()
+            for name, parameter in training.parts.model.named_parameters()
             if not parameter.requires_grad
         }
-        trainer.fit()
-        after = dict(trainer.model.named_parameters())
-        return trainer, any(not torch.equal(value, after[name]) for name, value in before.items())
+        training.fit()
+        after = dict(training.parts.model.named_parameters())
+        return training, any(not torch.equal(value, after[name]) for name, value in before.items())
 
     return make
 
@@ -85,13 +85,13 @@ def test_a_gguf_file_becomes_an_ordinary_model(settings, gguf, monkeypatch, tmp_
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa"])
 def test_what_was_trained_from_a_gguf_file_loads_again(trained, gguf, method):
-    trainer, _ = trained(f"method={method}", *gguf[0], "save_model=true", "export_merged=true")
-    expected = logits(trainer.model)
-    trainer.conclude()
-    folder = trainer.recorder.folder / "model"
+    training, _ = trained(f"method={method}", *gguf[0], "save_model=true", "export_merged=true")
+    expected = logits(training.parts.model)
+    training.conclude()
+    folder = training.parts.recorder.folder / "model"
     assert (
         AutoTokenizer.from_pretrained(folder)("return a")["input_ids"]
-        == trainer.tokenizer("return a")["input_ids"]
+        == training.parts.tokenizer("return a")["input_ids"]
     )
     if (
         method == "lora"
@@ -166,35 +166,36 @@ def test_a_torn_gguf_file_is_refused_in_a_line(settings, gguf, tmp_path, size):
     ("method", "bits"), [("lora", 4), ("lora", 8), ("dora", 4), ("loraplus", 4)]
 )
 def test_adapters_train_on_quantised_weights(trained, debug_model, bits, method):
-    trainer, moved = trained(
+    training, moved = trained(
         f"method={method}", f"quantization={bits}bit", "save_model=true", "export_merged=true"
     )
     assert not moved
-    assert trainer.losses["final"] != trainer.losses["initial"]
-    assert {str(p.dtype) for p in trainer.model.parameters()} == {
+    assert training.parts.evaluation.losses["final"] != training.parts.evaluation.losses["initial"]
+    assert {str(p.dtype) for p in training.parts.model.parameters()} == {
         "torch.float32",
         "torch.uint8" if bits == 4 else "torch.int8",
     }
     stored, unquantised = (
-        trainer.recorder.run["quantization"],
+        training.parts.recorder.run["quantization"],
         AutoModelForCausalLM.from_pretrained(debug_model),
     )
     assert stored[f"load_in_{bits}bit"]
     if bits == 4:
         assert stored["bnb_4bit_quant_type"] == "nf4" and stored["bnb_4bit_use_double_quant"]
-    adapters = sum(p.numel() for n, p in trainer.model.named_parameters() if p.requires_grad)
+    adapters = sum(p.numel() for n, p in training.parts.model.named_parameters() if p.requires_grad)
     assert (
-        trainer.parameters["total"] == sum(p.numel() for p in unquantised.parameters()) + adapters
+        training.parts.parameters["total"]
+        == sum(p.numel() for p in unquantised.parameters()) + adapters
     )
-    expected = logits(trainer.model)
-    trainer.conclude()
+    expected = logits(training.parts.model)
+    training.conclude()
     base = AutoModelForCausalLM.from_pretrained(
         debug_model, quantization_config=BitsAndBytesConfig(**stored)
     )
     for module in base.modules():  # its own inference on some CPUs is in bfloat16
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    folder = trainer.recorder.folder / "model"
+    folder = training.parts.recorder.folder / "model"
     assert difference(logits(PeftModel.from_pretrained(base, folder)), expected) <= 1e-5
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32)
     # Ordinary weights meet inputs that are not rounded to 8 bits.
@@ -233,18 +234,18 @@ def test_gradients_through_4_bit_weights_are_those_of_the_weights_they_stand_for
 
 
 def test_4_bit_weights_compute_in_the_type_of_the_run(trained, debug_model):
-    trainer, moved = trained(
+    training, moved = trained(
         "method=lora", "quantization=4bit", "pure_bf16=true", "save_model=true"
     )
-    stored = trainer.recorder.run["quantization"]
+    stored = training.parts.recorder.run["quantization"]
     assert not moved and stored["bnb_4bit_compute_dtype"] == "bfloat16"
-    expected = logits(trainer.model)
-    trainer.conclude()
+    expected = logits(training.parts.model)
+    training.conclude()
     base = AutoModelForCausalLM.from_pretrained(
         debug_model, quantization_config=BitsAndBytesConfig(**stored), dtype=torch.bfloat16
     )
     loaded = PeftModel.from_pretrained(
-        prepare_model_for_kbit_training(base), trainer.recorder.folder / "model"
+        prepare_model_for_kbit_training(base), training.parts.recorder.folder / "model"
     )
     assert (
         difference(loaded(input_ids=IDS).logits, expected) == 0.0

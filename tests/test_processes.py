@@ -12,7 +12,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from helpers import METHODS, ROOT, hanging_launcher, session, trajectory, wait_for
+from helpers import METHODS, ROOT, hanging_launcher, left_of_session, session, trajectory, wait_for
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -21,7 +21,7 @@ from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json, read_metrics
-from tuneoff.training import task_metrics, trainer
+from tuneoff.training import exact_match, trainer
 from tuneoff.training.step import summed_loss
 
 ROWS = [Row(array("i", range(1, 3 + size)), ((1, 2 + size),)) for size in (3, 50, 9, 17, 1, 30, 5)]
@@ -183,14 +183,14 @@ def test_task_metrics_are_those_of_one(run, two, sums):  # noqa: F811
 
 def stopped_while_it_answers(experiment, method, folder, start):
     """SIGTERM reaches the second process alone, behind its first batch of answers."""
-    ask = task_metrics.ExactMatch.ask
+    answer = exact_match.ExactMatch.answer
 
     def until(self, *given):
-        ask(self, *given)
+        answer(self, *given)
         if int(os.environ["RANK"]):
             signal.raise_signal(signal.SIGTERM)
 
-    task_metrics.ExactMatch.ask = until
+    exact_match.ExactMatch.answer = until
     return perform(experiment, method, folder, start)
 
 
@@ -209,23 +209,23 @@ def test_all_stop_answering_where_one_is_told_to(two, sums):  # noqa: F811
 # ---------------------------------------------------------------- stopped, resumed, lost
 def stopped_after(steps, experiment, method, folder, start):
     """Train, as if every process were killed after so many steps; without a number, to the end."""
-    one_step = trainer.Trainer._one_step
+    one_step = trainer.Trainer.take_step
 
     def until(self, step):
         if step == steps:
             os._exit(9)
         one_step(self, step)
         if step == 10:
-            (folder.parent / f"{folder.name}.{self.ranks.index}").write_text(
+            (folder.parent / f"{folder.name}.{self.parts.ranks.index}").write_text(
                 json.dumps(
                     [
-                        float(sum(p.double().sum() for p in self.model.parameters())),
+                        float(sum(p.double().sum() for p in self.parts.model.parameters())),
                         torch.get_rng_state().sum().item(),
                     ]
                 )
             )
 
-    trainer.Trainer._one_step = until
+    trainer.Trainer.take_step = until
     return perform(experiment, method, folder, start)
 
 
@@ -257,14 +257,14 @@ def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_p
 
 
 def fails_in_the_second(failure, experiment, method, folder, start):
-    one_step = trainer.Trainer._one_step
+    one_step = trainer.Trainer.take_step
 
     def until(self, step):
-        if step == 2 and self.ranks.index == 1:
+        if step == 2 and self.parts.ranks.index == 1:
             failure()
         one_step(self, step)
 
-    trainer.Trainer._one_step = until
+    trainer.Trainer.take_step = until
     return perform(experiment, method, folder, start)
 
 
@@ -409,8 +409,7 @@ def test_sigkill_of_the_launching_process_leaves_nothing(tmp_path):
         assert len(session(process.pid)) >= 4  # itself, the forkserver, the ranks
         process.kill()
         process.wait()
-        time.sleep(2)
-        assert [left.cmdline() for left in session(process.pid)] == []
+        assert left_of_session(process.pid, seconds=2) == []
 
 
 # ---------------------------------------------------------------- the command line

@@ -12,28 +12,28 @@ from tuneoff.config import derive_seed
 from tuneoff.data import collate
 from tuneoff.models.loading import load_model
 from tuneoff.record import Recorder
-from tuneoff.training.trainer import Trainer
+from tuneoff.training.run import Run
 
 STEPS, RATE = 24, 1e-3
 COMMON = (f"max_steps={STEPS}", f"lr={RATE}", "weight_decay=0.1")
 
 
 @pytest.fixture
-def trained(new_trainer):
-    """`trained("method=full", …)`: the trainer after its run."""
+def trained(new_run):
+    """`trained("method=full", …)`: a run after its last step."""
 
     def make(*overrides):
-        trainer = new_trainer(*COMMON, *overrides)
-        trainer.fit()
-        return trainer
+        training = new_run(*COMMON, *overrides)
+        training.fit()
+        return training
 
     return make
 
 
-def base(trainer) -> nn.Module:
-    """The untouched model the trainer started from."""
-    torch.manual_seed(derive_seed(trainer.experiment.seed, "modules"))
-    return load_model(replace(trainer.experiment)).train()
+def base(training) -> nn.Module:
+    """The untouched model that the run started from."""
+    torch.manual_seed(derive_seed(training.parts.experiment.seed, "modules"))
+    return load_model(replace(training.parts.experiment)).train()
 
 
 def rate(step: int) -> float:
@@ -52,13 +52,13 @@ def loss_of(model, batch):
     return total / len(batch.labels)
 
 
-def descend(trainer, model, optimizer, before=None):
+def descend(training, model, optimizer, before=None):
     """The reference loop: backward, then the optimizer at the scheduled rate."""
     initial = [group["lr"] for group in optimizer.param_groups]
     for step in range(STEPS):
         if before:
             before(step)
-        loss_of(model, collate(trainer.plan.step_rows(step), 0)).backward()
+        loss_of(model, collate(training.parts.order.step_rows(step), 0)).backward()
         for group, start in zip(optimizer.param_groups, initial, strict=True):
             group["lr"] = start * rate(step)
         optimizer.step()
@@ -83,11 +83,11 @@ def worst(model, reference):
 
 @pytest.fixture
 def assert_same(measured):
-    """`assert_same(trainer, reference)`: to float error, tensor by tensor."""
+    """`assert_same(training, reference)`: to float error, tensor by tensor."""
 
-    def check(trainer, reference):
-        difference, name = worst(trainer.model, reference)
-        measured(trainer.experiment.method, "equal to reference", difference)
+    def check(training, reference):
+        difference, name = worst(training.parts.model, reference)
+        measured(training.parts.experiment.method, "equal to reference", difference)
         assert difference <= 1e-6, f"{name}: {difference}"
 
     return check
@@ -139,20 +139,20 @@ class HandAdamW:
 
 # ---------------------------------------------------------------- full and freeze
 def test_full_equals_a_hand_written_adamw(trained, assert_same):
-    trainer = trained("method=full")
-    model = base(trainer)
-    assert_same(trainer, descend(trainer, model, HandAdamW(model.parameters())))
+    training = trained("method=full")
+    model = base(training)
+    assert_same(training, descend(training, model, HandAdamW(model.parameters())))
 
 
 @pytest.mark.parametrize(("layers", "open_"), [(2, (1, 2)), (-1, (0,))])
 def test_freeze_equals_a_hand_written_adamw_on_its_layers(trained, assert_same, layers, open_):
-    trainer = trained("method=freeze", f"freeze_trainable_layers={layers}")
-    model = base(trainer).requires_grad_(False)
+    training = trained("method=freeze", f"freeze_trainable_layers={layers}")
+    model = base(training).requires_grad_(False)
     for index in open_:
         model.model.layers[index].requires_grad_(True)
     assert_same(
-        trainer,
-        descend(trainer, model, HandAdamW(p for p in model.parameters() if p.requires_grad)),
+        training,
+        descend(training, model, HandAdamW(p for p in model.parameters() if p.requires_grad)),
     )
 
 
@@ -172,19 +172,19 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def test_the_family_equals_peft(trained, assert_same, method, settings_):
     from peft import LoraConfig, get_peft_model
 
-    trainer = trained(f"method={method}")
+    training = trained(f"method={method}")
     model = get_peft_model(
-        base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, **settings_)
+        base(training), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, **settings_)
     )
-    assert_same(trainer, descend(trainer, model, adamw(model.parameters())))
+    assert_same(training, descend(training, model, adamw(model.parameters())))
 
 
 def test_loraplus_equals_pefts_own_optimizer(trained, assert_same):
     from peft import LoraConfig, get_peft_model
     from peft.optimizers import create_loraplus_optimizer
 
-    trainer = trained("method=loraplus", "loraplus_lr_ratio=16")
-    model = get_peft_model(base(trainer), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS))
+    training = trained("method=loraplus", "loraplus_lr_ratio=16")
+    model = get_peft_model(base(training), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS))
     optimizer = create_loraplus_optimizer(
         model,
         torch.optim.AdamW,
@@ -193,16 +193,16 @@ def test_loraplus_equals_pefts_own_optimizer(trained, assert_same):
         loraplus_weight_decay=0.1,
         fused=True,
     )
-    assert_same(trainer, descend(trainer, model, optimizer))
+    assert_same(training, descend(training, model, optimizer))
 
 
 def test_loraplus_leaves_dora_magnitudes_at_the_rate_of_a(trained):
-    trainer = trained("method=loraplus", "use_dora=true", "max_steps=1")
+    training = trained("method=loraplus", "use_dora=true", "max_steps=1")
     rates = {}
-    for group in trainer.optimizer.param_groups:
+    for group in training.parts.optimizer.param_groups:
         for parameter in group["params"]:
             rates[id(parameter)] = group["initial_lr"], group["weight_decay"]
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in training.parts.model.named_parameters():
         if parameter.requires_grad:
             assert rates[id(parameter)][0] == pytest.approx(
                 RATE * 16 if "lora_B" in name else RATE
@@ -236,27 +236,27 @@ def test_galore_equals_galore_torch(trained, assert_same, kind, method):
     """And so layer-wise equals ordinary GaLore."""
     from galore_torch import GaLoreAdamW
 
-    trainer = trained(
+    training = trained(
         f"method={method}", "galore_rank=8", "galore_update_interval=7", f"galore_proj_type={kind}"
     )
-    model = base(trainer)
+    model = base(training)
     optimizer = GaLoreAdamW(
         galore_groups(model, kind), lr=RATE, eps=1e-8, no_deprecation_warning=True
     )
-    assert_same(trainer, descend(trainer, model, optimizer))
+    assert_same(training, descend(training, model, optimizer))
 
 
 def test_galore_adafactor_equals_galore_torch(trained, assert_same):
     from galore_torch import GaLoreAdafactor
 
-    trainer = trained(
+    training = trained(
         "method=galore", "galore_rank=8", "galore_update_interval=7", "optimizer=adafactor"
     )
-    model = base(trainer)
+    model = base(training)
     optimizer = GaLoreAdafactor(
         galore_groups(model, "std"), lr=RATE, scale_parameter=False, relative_step=False
     )
-    assert_same(trainer, descend(trainer, model, optimizer))
+    assert_same(training, descend(training, model, optimizer))
 
 
 # ---------------------------------------------------------------- BAdam
@@ -270,8 +270,10 @@ ORDERS = {
 @pytest.mark.parametrize("mode", ["ascending", "descending", "random", "fixed"])
 def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert_same, mode):
     start = "badam_start_block=1" if mode == "fixed" else "badam_start_block=null"
-    trainer = trained("method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start)
-    model = base(trainer).requires_grad_(False)
+    training = trained(
+        "method=badam", "badam_switch_interval=3", f"badam_switch_mode={mode}", start
+    )
+    model = base(training).requires_grad_(False)
     layers = model.model.layers
     order = ORDERS.get(mode)
     if order is None:
@@ -302,18 +304,18 @@ def test_badam_equals_adamw_on_the_active_block_with_fresh_state(trained, assert
         def zero_grad(self):
             model.zero_grad()
 
-    assert_same(trainer, descend(trainer, model, Active(), before=before))
+    assert_same(training, descend(training, model, Active(), before=before))
 
 
 @pytest.mark.parametrize("mask", ["adjacent", "scatter"])
 def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
-    trainer = trained(
+    training = trained(
         "method=badam_ratio",
         "badam_switch_interval=5",
         "badam_update_ratio=0.3",
         f"badam_mask_mode={mask}",
     )
-    model = base(trainer)
+    model = base(training)
     model.model.embed_tokens.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -360,7 +362,7 @@ def test_badam_ratio_equals_a_masked_adamw(trained, assert_same, mask):
         def zero_grad(self):
             model.zero_grad()
 
-    assert_same(trainer, descend(trainer, model, Masked()))
+    assert_same(training, descend(training, model, Masked()))
 
 
 # ---------------------------------------------------------------- the rate that is logged is the rate that is applied
@@ -381,14 +383,14 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
     experiment, chosen, config = settings(
         f"method={method}", "max_steps=6", "weight_decay=0.1", *OWN.get(method, [])
     )
-    trainer, make = Trainer(experiment, chosen, Recorder(tmp_path / "run")), chosen.make_optimizer
+    training, make = Run(experiment, chosen, Recorder(tmp_path / "run")), chosen.make_optimizer
     applied: dict[type, dict] = {}
 
     def watch(cls):
         step = vars(cls)["step"]
 
         def watched(self, *args, **kwargs):
-            seen = applied.setdefault(cls, {}).setdefault(trainer.step, {})
+            seen = applied.setdefault(cls, {}).setdefault(training.trainer.step, {})
             seen.update(
                 {
                     parameter: group["lr"]
@@ -408,18 +410,18 @@ def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, met
         return optimizer
 
     chosen.make_optimizer = make_watched
-    trainer.load({"config": config})
-    trainer.fit()
-    groups = trainer.optimizer.param_groups
+    training.prepare({"config": config})
+    training.fit()
+    groups = training.parts.optimizer.param_groups
     group_of = {
         parameter: index for index, group in enumerate(groups) for parameter in group["params"]
     }
-    logged = [line["lr"] for line in trainer.recorder.curve if "lr" in line]
+    logged = [line["lr"] for line in training.parts.recorder.curve if "lr" in line]
     lowest = applied[min(applied, key=lambda cls: len(cls.__mro__))]
     assert list(lowest) == list(range(6)) and len({rates[0] for rates in logged}) == 6
     for step, rates in enumerate(logged):
         assert len(rates) == len(groups) and len({*rates}) == (2 if method == "loraplus" else 1)
-        if hasattr(trainer.optimizer, "base_optimizer"):
+        if hasattr(training.parts.optimizer, "base_optimizer"):
             assert {*lowest[step].values()} == {*rates} and len(rates) == 1
         else:
             assert lowest[step] == {

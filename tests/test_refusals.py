@@ -247,6 +247,8 @@ CASES = {
     "-cd . -cn broken": "…broken.yaml, line 1: …",
     # ---- another folder, and a bad point anywhere in a grid
     "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
+    f"method={'x' * 5000}": "method=xxx…x…xxx: is longer than any name of a config or an option",
+    f"{'x' * 5000}=3": "xxx…x…=3: is longer than any name of a config or an option",
     "hydra.job.chdir=true": "hydra.job.chdir=true: must be false: paths are taken from the folder in which…",
     "-m hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
     "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",

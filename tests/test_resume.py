@@ -61,12 +61,12 @@ def options(method, parts=2):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )
-def test_a_run_stopped_inside_a_step_ends_bit_identical(new_trainer, tmp_path, method, more):
+def test_a_run_stopped_inside_a_step_ends_bit_identical(new_run, tmp_path, method, more):
     """In step 8, between its micro-batches: the checkpoint of step 6 is the newest."""
     finals = []
     for name, resumes in (("whole", ["never"]), ("stopped", ["never", "auto"])):
         for resume in resumes:
-            trainer = new_trainer(
+            training = new_run(
                 *options(method),
                 "max_steps=11",
                 "save_every=2",
@@ -76,16 +76,18 @@ def test_a_run_stopped_inside_a_step_ends_bit_identical(new_trainer, tmp_path, m
                 folder=tmp_path / name,
             )
             if name == "stopped" and resume == "never":
-                kill_inside(trainer, lambda trainer=trainer: trainer.step == 7)
+                kill_inside(training, lambda training=training: training.trainer.step == 7)
                 with pytest.raises(Killed):
-                    trainer.fit()
+                    training.fit()
             else:
-                assert trainer.step == (6 if resume == "auto" else 0)
-                trainer.fit()
-            trainer.recorder.close()
-        finals.append((trajectory(tmp_path / name), dict(trainer.model.named_parameters())))
+                assert training.trainer.step == (6 if resume == "auto" else 0)
+                training.fit()
+            training.parts.recorder.close()
+        finals.append((trajectory(tmp_path / name), dict(training.parts.model.named_parameters())))
         saved = checkpoint.load_newest(tmp_path / name / "checkpoints")
-        assert saved.tensors.keys() == trainer.method.ever_trained(trainer.model, trainer.optimizer)
+        assert saved.tensors.keys() == training.parts.method.ever_trained(
+            training.parts.model, training.parts.optimizer
+        )
     assert len([line for line in finals[0][0] if "loss" in line]) == 11
     assert [apart(one, other) for one, other in zip(*finals, strict=True)] == [0, 0]
 
@@ -143,9 +145,7 @@ def kill_in(moment: str, folder: Path, began: float, job: psutil.Process, victim
     wait_for(lambda: not record.is_locked(folder))
     if victim == job.pid and moment == "writing":
         assert list((folder / "checkpoints").glob(".step_*"))
-    assert (
-        checkpoint.load_newest(folder / "checkpoints").loop["step"] >= 3
-    )  # though only one is kept
+    assert checkpoint.load_newest(folder / "checkpoints").step >= 3  # though only one is kept
     return step
 
 
@@ -165,7 +165,7 @@ def weights(folder: Path) -> dict:
     return {
         "checkpoint": saved.tensors,
         "state": saved.state,
-        "evaluated_at": saved.loop["evaluated_at"],
+        "evaluated_at": saved.loop["evaluation"]["evaluated_at"],
         **{
             str(path.relative_to(folder)): load_file(path)
             for path in folder.glob("model/**/*.safetensors")
@@ -241,9 +241,7 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
     assert "interrupted" in process.stderr.read().splitlines()[-1]
     result = record.read_json(folder / "result.json")
     assert result["status"] == "interrupted" and result["error"]["type"] == "Interrupted"
-    assert (
-        checkpoint.load_newest(folder / "checkpoints").loop["step"] == result["curve"][-1]["step"]
-    )
+    assert checkpoint.load_newest(folder / "checkpoints").step == result["curve"][-1]["step"]
     for place in (folder, whole):
         process = command("resume=auto", f"hydra.run.dir={place}")
         assert process.wait() == 0, process.stderr.read()
@@ -255,7 +253,9 @@ def test_a_single_run_killed_three_times_and_then_stopped(command, tmp_path):
 def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     for step in (2, 4, 6):
         checkpoint.save_checkpoint(
-            tmp_path, step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}, keep=2
+            tmp_path,
+            checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {"x": torch.ones(1)}, {"a": 1}),
+            keep=2,
         )
     assert [path.name for path in checkpoint.find_checkpoints(tmp_path)] == [
         "step_00000004",
@@ -263,7 +263,7 @@ def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
     ]
     with (tmp_path / "step_00000006" / "state.pt").open("r+b") as file:
         file.truncate(100)
-    assert checkpoint.load_newest(tmp_path).loop["step"] == 4
+    assert checkpoint.load_newest(tmp_path).step == 4
     with (tmp_path / "step_00000004" / "model.safetensors").open("r+b") as file:
         file.truncate(10)
     with pytest.raises(OSError, match="none of the 2 checkpoints can be read"):
@@ -272,12 +272,25 @@ def test_the_last_good_checkpoint_outlives_a_torn_write(tmp_path):
 
 def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+        checkpoint.save_checkpoint(
+            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
+        )
     (tmp_path / "step_00000004" / "state.pt").write_bytes(b"torn")
     checkpoint.save_checkpoint(
-        tmp_path, 3, {"weight": torch.ones(3)}, {}, {}, keep=1
+        tmp_path, checkpoint.Checkpoint(3, {"weight": torch.ones(3)}, {}, {}), keep=1
     )  # gone on from 2, then SIGTERM
-    assert checkpoint.load_newest(tmp_path).loop["step"] == 3
+    assert checkpoint.load_newest(tmp_path).step == 3
+
+
+def test_a_checkpoint_goes_to_the_device_of_the_rank_that_reads_it(tmp_path, monkeypatch):
+    """One that another rank's GPU wrote: without that GPU it is whole all the same."""
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+    state = {"optimizer": {"exp_avg": torch.ones(3)}}
+    checkpoint.save_checkpoint(tmp_path, checkpoint.Checkpoint(2, {}, state, {}), keep=1)
+    monkeypatch.undo()
+    saved = checkpoint.load_newest(tmp_path, torch.device("cpu"))
+    assert saved.state["optimizer"]["exp_avg"].device == torch.device("cpu")
+    assert torch.equal(saved.state["optimizer"]["exp_avg"], torch.ones(3))
 
 
 class Trap:
@@ -292,13 +305,15 @@ class Trap:
 
 def test_a_pickled_object_is_passed_over(tmp_path):
     for step in (2, 4):
-        checkpoint.save_checkpoint(tmp_path, step, {"weight": torch.ones(3)}, {}, {}, keep=2)
+        checkpoint.save_checkpoint(
+            tmp_path, checkpoint.Checkpoint(step, {"weight": torch.ones(3)}, {}, {}), keep=2
+        )
     newest = tmp_path / "step_00000004"
     torch.save({"optimizer": Trap(tmp_path / "sprung")}, newest / "state.pt")
     loop = json.loads((newest / "loop.json").read_text())
     loop["sizes"]["state.pt"] = (newest / "state.pt").stat().st_size
     (newest / "loop.json").write_text(json.dumps(loop))
-    assert checkpoint.load_newest(tmp_path).loop["step"] == 2
+    assert checkpoint.load_newest(tmp_path).step == 2
     assert not (tmp_path / "sprung").exists()
     torch.load(newest / "state.pt", weights_only=False)
     assert (tmp_path / "sprung").exists()

@@ -1,8 +1,14 @@
 """The plan of a sweep: which jobs a command line has, each with its method's own options."""
 
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 from helpers import METHODS, ROOT
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -10,7 +16,8 @@ from omegaconf import OmegaConf
 from sweeping import SWEEPS, plan
 
 from tuneoff.cli.error_lines import explain_error
-from tuneoff.config import ConfigError
+from tuneoff.config import ConfigError, resolve_config
+from tuneoff.sweeps.composition import Composer
 
 
 def test_a_union_of_grids_times_common_parameters(tmp_path):
@@ -62,6 +69,66 @@ def test_an_option_of_the_swept_methods_alone():
         plan("-m", "method=galore,lora", "galore_rank=128")
     line = explain_error(refused.value, ["galore_rank=128"])
     assert line == "galore_rank=128: no such option for method=lora, but for galore"
+
+
+@pytest.fixture
+def composer():
+    """A sweep's composer, whose calls of Hydra are counted in `composer.calls`."""
+    path = create_config_search_path(str(ROOT / "conf"))
+    hydra = Hydra.create_main_hydra2("train", path)
+    try:
+        words = ["hydra/sweeper=grids"]
+        config = hydra.compose_config("config", words, RunMode.MULTIRUN, False)
+        composer = Composer(hydra.config_loader, config)
+        composer.calls = []
+        compose = composer.compose
+        composer.compose = lambda words: composer.calls.append(words) or compose(words)
+        yield composer
+    finally:
+        GlobalHydra.instance().clear()
+
+
+POINTS = [
+    *([f"method={method}", "seed=3", "lr=1e-2"] for method in METHODS),
+    ["method=lora", "lora_target=[q_proj,v_proj]", "model=llama_60m", "model.pretrained=false"],
+    ["method=lora", "lora_alpha=null", "tags='a,b'", "dtype=bfloat16"],
+    ["forgetting.data=stdlib", "forgetting.data.limit=4", "data.splits.test=null", "data.limit=7"],
+    ["model=llama_60m", "model.config.hidden_size=8", "+hydra.job.env_set.A=1", "task=predict"],
+    ["hydra.sweep.subdir=${lr}/${seed}", "lr=0.5", "hydra.sweep.dir=here/${seed}"],
+]
+
+
+@pytest.mark.parametrize("overrides", POINTS, ids=" ".join)
+def test_a_point_is_what_hydra_composes(composer, overrides):
+    task = composer.compose_task(overrides)
+    whole = composer.compose(overrides)
+    assert resolve_config(task) == resolve_config(whole)
+    folder = Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
+    assert composer.name_folder(overrides, task) == folder
+
+
+def test_hydra_composes_once_for_a_choice_of_groups(composer):
+    points = [
+        [f"method={method}", f"seed={seed}", f"lr={seed + 1}e-5"]
+        for method in ("lora", "full")
+        for seed in range(40)
+    ]
+    folders = set()
+    for overrides in points:
+        folders.add(composer.name_folder(overrides, composer.compose_task(overrides)))
+    assert len(folders) == 80 and len(composer.calls) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_two_thousand_points_in_twenty_seconds_and_little_memory():
+    plan("-m", "method=lora,full", "seed=range(0,2)")
+    seconds = time.process_time()
+    before = psutil.Process().memory_info().rss
+    points = plan("-m", "method=lora,full,galore,badam", "seed=range(0,500)")
+    assert len(points) == 2000
+    assert time.process_time() - seconds < 20
+    assert psutil.Process().memory_info().rss - before < 50 * 2**20
 
 
 def test_equal_points_are_one_job():

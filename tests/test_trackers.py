@@ -35,6 +35,17 @@ def records(path: Path):
             yield record
 
 
+def run_id(path: Path) -> str:
+    """The id of an offline run, as soon as W&B's own process has written it."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for record in records(path):
+            if record.WhichOneof("record_type") == "run":
+                return record.run.run_id
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no run")
+
+
 def contents(folder: Path):
     """(run, config, history rows, summary) of the one offline run below `folder`."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
@@ -100,14 +111,7 @@ def test_a_resume_goes_on_in_the_same_wandb_run(run, tmp_path):
     result = run("method=full", "tracker=wandb", "save_every=2", "resume=auto")
     assert result["resumed_at_step"] == 2
     paths = sorted((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
-    ids = [
-        next(
-            record.run.run_id
-            for record in records(path)
-            if record.WhichOneof("record_type") == "run"
-        )
-        for path in paths
-    ]
+    ids = [run_id(path) for path in paths]
     assert len(ids) == 2 and ids[0] == ids[1] == result["tracker_id"]
 
 

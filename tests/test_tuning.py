@@ -59,7 +59,7 @@ def tuning(tmp_path):
         trial(tmp_path, "full", lr, full)
         if lr < 0.1:
             trial(tmp_path, "lora", lr, lora)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     return tmp_path
 
 
@@ -117,7 +117,7 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
     for lr, losses in ((1e-3, (1.0, 3.0)), (1e-2, (1.8, 1.9)), (1e-1, (1.0, None))):
         for seed, loss in enumerate(losses):
             trial(tmp_path, "full", lr, loss, seed)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
 
@@ -125,7 +125,7 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
 def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
         trial(tmp_path, "lora", 1e-2, loss, lora_rank=rank)
-    tuned.read_results.cache_clear()
+    tuned.read_tunings.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 

@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("full", "lora", "galore", "badam")
 
 
-def trainer(method: str, steps: int, folder: Path):
-    """A trainer that has loaded, without tracker, bar and evaluation."""
+def prepared(method: str, steps: int, folder: Path):
+    """A run that is set up, without tracker, bar and evaluation."""
     import tuneoff.cli.main
     import tuneoff.methods  # noqa: F401
     from tuneoff.config import bind, resolve_config
     from tuneoff.record import Recorder
-    from tuneoff.training.trainer import Trainer
+    from tuneoff.training.run import Run
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(
@@ -35,9 +35,9 @@ def trainer(method: str, steps: int, folder: Path):
                 "data.limit=400",
             ],
         )
-    made = Trainer(*bind(cfg), Recorder(folder))
-    made.load({"config": resolve_config(cfg)})
-    made.data.splits["validation"] = []
+    made = Run(*bind(cfg), Recorder(folder))
+    made.prepare({"config": resolve_config(cfg)})
+    made.parts.dataset.splits["validation"] = []
     return made
 
 
@@ -46,12 +46,12 @@ def bare(method: str, steps: int, folder: Path) -> float:
     from tuneoff.data import collate
     from tuneoff.training.step import summed_loss
 
-    made = trainer(method, steps, folder)
-    model, optimizer = made.model.train(), made.optimizer
+    made = prepared(method, steps, folder)
+    model, optimizer = made.parts.model.train(), made.parts.optimizer
     tokens = seconds = 0.0
     for step in range(steps):
         start = time.perf_counter()
-        batch = collate(made.plan.step_rows(step), made.tokenizer.pad_token_id)
+        batch = collate(made.parts.order.step_rows(step), made.parts.tokenizer.pad_token_id)
         loss = summed_loss(model, batch) / batch.label_tokens
         loss.backward()
         optimizer.step()
@@ -65,18 +65,20 @@ def bare(method: str, steps: int, folder: Path) -> float:
 
 def ours(method: str, steps: int, folder: Path) -> float:
     """Tokens a second of the whole loop over the same steps: everything between two steps counts."""
-    made = trainer(method, steps, folder)
-    made.counted = set()
+    made = prepared(method, steps, folder)
+    made.parts.counted_steps.clear()
     times: list[float] = []
-    one_step = made._one_step
+    one_step = made.trainer.take_step
 
     def watch(step: int) -> None:
         one_step(step)
         times.append(time.perf_counter())
 
-    made._one_step = watch
+    made.trainer.take_step = watch
     made.fit()
-    tokens = sum(sum(len(row.ids) for row in made.plan.step_rows(step)) for step in range(3, steps))
+    tokens = sum(
+        sum(len(row.ids) for row in made.parts.order.step_rows(step)) for step in range(3, steps)
+    )
     return tokens / (times[-1] - times[2])
 
 

@@ -86,14 +86,12 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
 
 
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
-def test_every_method_sees_the_same(new_trainer, tmp_path, option):
+def test_every_method_sees_the_same(new_run, tmp_path, option):
     seen = set()
     for method in METHODS:
         extra = ["galore_rank=8"] if "galore" in method else []
-        trainer = new_trainer(
-            f"method={method}", f"{option}=true", *extra, folder=tmp_path / method
-        )
-        seen.add(trainer.plan.order_hash(20))
+        training = new_run(f"method={method}", f"{option}=true", *extra, folder=tmp_path / method)
+        seen.add(training.parts.order.order_hash(20))
     assert len(seen) == 1
 
 
@@ -166,11 +164,11 @@ def test_budgets_count_packs_as_rows(run):
 
 
 @pytest.mark.parametrize("option", ["group_by_length", "packing"])
-def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_trainer, tmp_path, option):
-    from tuneoff.training.trainer import Interrupted
+def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_run, tmp_path, option):
+    from tuneoff.training.failures import Interrupted
 
     def train(folder, *overrides, stop=None):
-        trainer = new_trainer(
+        training = new_run(
             "method=lora",
             f"{option}=true",
             "data.limit=24",
@@ -182,22 +180,24 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_trainer, tmp_path
             *overrides,
             folder=folder,
         )
-        assert 3 < len(trainer.plan.rows) < 9 * 3  # nine steps are done when it stops
-        one_step = trainer._one_step
+        assert 3 < len(training.parts.order.rows) < 9 * 3  # nine steps are done when it stops
+        one_step = training.trainer.take_step
 
         def watched(step):
             if step == stop:
-                trainer.stop()  # as SIGTERM does: a checkpoint after this step, and the end
+                training.session.stop.set()  # as SIGTERM does: a checkpoint after this step, and the end
             one_step(step)
 
-        trainer._one_step = watched
+        training.trainer.take_step = watched
         if stop:
             with pytest.raises(Interrupted):
-                trainer.fit()
+                training.fit()
         else:
-            trainer.fit()
-        trainer.recorder.close()
-        return trajectory(folder), [parameter.detach() for parameter in trainer.model.parameters()]
+            training.fit()
+        training.parts.recorder.close()
+        return trajectory(folder), [
+            parameter.detach() for parameter in training.parts.model.parameters()
+        ]
 
     lines, weights = train(tmp_path / "whole")
     assert len(train(tmp_path / "stopped", stop=8)[0]) == 10

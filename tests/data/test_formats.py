@@ -192,7 +192,7 @@ def test_a_conversation_ends_with_its_last_answer():
             {"prompt": "prompt", "input": "contxt", "completion": "a"},
             "^data.columns.input=contxt: no such column in rows.jsonl: line 1; .*; did you mean context",
         ),
-        ({"prompt": "a", "completion": None}, {}, "line 1: completion must be text, not NoneType"),
+        ({"prompt": "a", "completion": None}, {}, "line 1: completion must be text, not null"),
         ({"prompt": ["a"], "completion": "b"}, {}, "line 1: prompt must be text, not list"),
         ({"prompt": "a", "completion": True}, {}, "line 1: completion must be text, not bool"),
         (
@@ -220,7 +220,7 @@ def test_a_conversation_ends_with_its_last_answer():
         (
             {"conversations": [{"speaker": "human", "value": "a"}]},
             {},
-            "line 1: conversations has a turn of role None",
+            "line 1: conversations has a turn of role null",
         ),
         (
             {"messages": [{"role": "user", "from": "gpt", "content": "a"}]},

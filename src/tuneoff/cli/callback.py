@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
@@ -14,7 +15,7 @@ from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RUN
-from tuneoff.sweeps.plan import refuse_chdir
+from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
 
 
@@ -74,6 +75,10 @@ class PreflightCheck(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""
+        if config.hydra.mode is RunMode.MULTIRUN:
+            # The launcher keeps what each job returns to the end, and nobody asks for these again.
+            job_return.cfg = None
+            job_return.hydra_cfg = None
         refused = isinstance(job_return._return_value, ConfigError)
         if refused and get_rank() == 0 and not self.holds_earlier_run:
             remove_refused_run(Path(config.hydra.runtime.output_dir), self.existing_folder)

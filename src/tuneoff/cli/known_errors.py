@@ -1,5 +1,6 @@
 """Known errors of Hydra and OmegaConf: a sentence for each kind, found by its type or by what it says."""
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -25,6 +26,7 @@ from yaml import MarkedYAMLError, safe_load
 
 from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
+from tuneoff.record import describe_os_error
 
 
 def first_line(error: BaseException) -> str:
@@ -178,7 +180,11 @@ def _(error: AssertionError, arguments: list[str]) -> str | None:
 
 @explain_known_error.register
 def _(error: OSError, arguments: list[str]) -> str:
-    return f"{error.filename}: {error.strerror}"
+    if error.errno == errno.ENAMETOOLONG and arguments:
+        # Hydra looks for a file of the name of a group's choice, or of a key.
+        longest = max(arguments, key=len)
+        return f"{longest}: is longer than any name of a config or an option"
+    return describe_os_error(error)
 
 
 @explain_known_error.register

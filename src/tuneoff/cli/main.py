@@ -1,5 +1,6 @@
 """The entry behind train.py: runs Hydra's main function, and turns any error into one line and an exit code."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,11 @@ from tuneoff.cli.error_lines import explain_error
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.record import describe_os_error
+from tuneoff.record.console import accept_any_text
+
+LONG_WORD = re.compile(r"\S{400,}")
+KEPT = 100  # characters of a long word, at either end
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -24,6 +30,7 @@ RAISED_WARNINGS = (f"Callback {PreflightCheck.__name__}", "provider=.* is not av
 
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
+    accept_any_text()
     for message in RAISED_WARNINGS:
         warnings.filterwarnings("error", message=message)
     written = sys.argv[1:]
@@ -58,9 +65,14 @@ def report_error(error: BaseException, arguments: list[str]) -> int:
         if line is not None:
             exit_code = EXIT_REFUSED
         elif isinstance(error, OSError):  # a full disk, a folder that cannot be written
-            line = f"{error.filename or 'output folder'}: {error.strerror or error}"
+            line = describe_os_error(error)
     if line is None:
         raise error
     if get_rank() == 0:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {cut_long_words(line)}", file=sys.stderr)
     return exit_code
+
+
+def cut_long_words(line: str) -> str:
+    """A line with the middle left out of words that nobody would read."""
+    return LONG_WORD.sub(lambda match: f"{match[0][:KEPT]}…{match[0][-KEPT:]}", line)

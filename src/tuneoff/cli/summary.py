@@ -28,7 +28,10 @@ def _(work: PredictWork, result: dict) -> None:
 def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
+    facts = result.get("facts", {})
     rows += summarize_parameters(result["parameters"])
+    if "covered_share" in facts:
+        rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
     rows.append(("validation loss", format_losses(result["loss"])))
     rows += summarize_metrics(result)
     # What a run did not come to measure, or whose process died, is not in its record.
@@ -38,6 +41,7 @@ def format_run_summary(result: dict, folder: Path) -> str:
     if memory["peak_gib"]:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
         rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
+    rows += [("warning", warning) for warning in facts.get("warnings", [])]
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

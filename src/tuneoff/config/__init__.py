@@ -9,6 +9,7 @@ from typing import Any
 from tuneoff.config.binding import (
     bind,
     check_config,
+    check_task,
     explain_unknown_key,
     find_invalid_keys,
     find_method_options,
@@ -80,6 +81,7 @@ __all__ = [
     "bind",
     "check_config",
     "check_ranges",
+    "check_task",
     "data_files",
     "data_hash",
     "derive_seed",

@@ -132,31 +132,46 @@ def check_config(cfg: DictConfig) -> DictConfig:
     with open_dict(task):
         hydra = task.pop("hydra", None)
     overrides = list(hydra.overrides.task) if hydra else []
-    _check_nothing_is_added(task, overrides)
+    check_task(task, overrides)
+    return task
+
+
+def check_task(task: DictConfig, overrides: list[str]) -> tuple[Experiment, Any]:
+    """Bind a config without Hydra's part, checked together with the overrides that it was composed with.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+    bound = _bind_unless_added(task, overrides)
     # OmegaConf takes any number, and much else, for a boolean.
     for override in overrides:
         key, _, value = override.partition("=")
         is_boolean = isinstance(OmegaConf.select(task, key), bool)
         if is_boolean and value.lower() not in ("true", "false"):
             raise ConfigError(key, value, "must be true or false")
-    return task
+    return bound
 
 
-def _check_nothing_is_added(task: DictConfig, overrides: list[str]) -> None:
+def _bind_unless_added(task: DictConfig, overrides: list[str]) -> tuple[Experiment, Any]:
     """Refuse what a `+` adds, and what cannot be bound, which knows a key's nearest name."""
     added = [override for override in overrides if re.match(r"\+[^+]", override)]
     # Hydra would append a second choice, whose defaults silently replace what the method's YAML says.
     second_methods = [override for override in added if override.startswith("+schema=")]
+    bound = None
     if not second_methods:
-        bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
+        bound = bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
     for override in second_methods or added:
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
+    assert bound is not None
+    return bound
 
 
 # ---------------------------------------------------------------- identity
 def resolve_config(cfg: DictConfig) -> dict:
     """The task's config as plain values (enums by name), without Hydra's own part."""
-    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    task = cfg
+    if "hydra" in cfg:
+        task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return OmegaConf.to_container(task, resolve=True, enum_to_str=True)  # type: ignore[return-value]
 
 
@@ -194,7 +209,7 @@ def _hash_files(key: str, data: DictConfig | None) -> bytes:
     try:
         return data_hash(data.path).encode()
     except OSError as error:
-        reason = f"{error.filename} cannot be read: {error.strerror}"
+        reason = f"{error.filename or data.path} cannot be read: {error.strerror}"
         raise ConfigError(key, data.path, reason) from error
 
 

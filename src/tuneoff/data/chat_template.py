@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError
 from tuneoff.data.plain_template import EncodedConversation
+from tuneoff.data.printable import escape_unprintable
 from tuneoff.data.row_formats import Example, Message
 from tuneoff.data.time_limit import TimeLimit, TimeLimitExceeded
 
@@ -98,7 +99,7 @@ class ChatTemplate:
             if not spans:
                 spans = self._find_by_prefixes(messages, text)
         except Exception as error:  # a template is a program, which may fail in any way
-            reason = " ".join(str(error).split())
+            reason = escape_unprintable(" ".join(str(error).split()))[:500]
             raise ConfigError(
                 "data.template",
                 self.name,

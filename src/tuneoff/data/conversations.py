@@ -109,7 +109,7 @@ def read_role(row: SourceRow, column: str, turn: dict) -> str:
     names = [turn[key] for key in ROLE_KEYS if turn.get(key) is not None]
     for name in names or [None]:
         if not isinstance(name, str) or name not in ROLES:
-            shown = reprlib.repr(name)
+            shown = "null" if name is None else reprlib.repr(name)
             message = f"{column} has a turn of role {shown}; must be one of {', '.join(ROLES)}"
             raise refuse_row(row, message)
     roles = {ROLES[name] for name in names}
@@ -219,9 +219,13 @@ def as_text(row: SourceRow, value: Any, name: str) -> str:
     if is_number and math.isfinite(value):
         value = str(value)
     shown_name = show_column(name)
+    if value is None:
+        raise refuse_row(row, f"{shown_name} must be text, not null")
     if not isinstance(value, str):
-        kind = type(value).__name__
-        raise refuse_row(row, f"{shown_name} must be text, not {kind} {reprlib.repr(value)}")
+        written = "null"
+        if value is not None:
+            written = f"{type(value).__name__} {reprlib.repr(value)}"
+        raise refuse_row(row, f"{shown_name} must be text, not {written}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # "\ud83d" alone, as a broken JSON writer leaves it

@@ -147,7 +147,8 @@ def refuse_repeated_columns(data: Data, path: Path) -> None:
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(path) as file:
-            names = [file.schema.column(index).path for index in range(len(file.schema))]
+            columns = map(file.schema.column, range(len(file.schema)))
+            names = [column.path for column in columns]
     repeated = find_repeated(names)
     if repeated:
         message = f"has the column {list_columns(repeated)} twice"

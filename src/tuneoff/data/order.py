@@ -126,7 +126,12 @@ class StepOrder:
             permutation = self._group(permutation, begin, generator)
         return permutation
 
-    def _group(self, order: list[int], begin: int, generator: torch.Generator) -> list[int]:
+    def _group(
+        self,
+        order: list[int],
+        begin: int,
+        generator: torch.Generator,
+    ) -> list[int]:
         """Return the same rows with those of like length in one step, and the steps drawn anew.
 
         As in LengthGroupedSampler of transformers, at most a quarter of an epoch is sorted at

@@ -151,7 +151,11 @@ def parse_rows(
             yield make_example(turns, row.location, unread)
 
 
-def parse_conversation(row: SourceRow, columns: dict[str, str], unread: UnreadParts) -> list[Turn]:
+def parse_conversation(
+    row: SourceRow,
+    columns: dict[str, str],
+    unread: UnreadParts,
+) -> list[Turn]:
     """Return all turns of a row, whether they are given as a list or in columns.
 
     Raises:

@@ -92,6 +92,16 @@ def _parse_answered(
             result.dropped[split] += 1
 
 
+def group_by_question(examples: list[Example], seed: int) -> dict[bytes, list[int]]:
+    """Return the indices of examples that ask the same, by a hash whose order is a draw."""
+    groups: dict[bytes, list[int]] = {}
+    for index, example in enumerate(examples):
+        text = f"{seed}/{example.first_question}"
+        key = hashlib.sha256(text.encode()).digest()
+        groups.setdefault(key, []).append(index)
+    return groups
+
+
 def split_examples(
     examples: list[Example], shares: dict[str, float], seed: int
 ) -> dict[str, list[Example]]:
@@ -108,12 +118,7 @@ def split_examples(
     Raises:
         ConfigError: a share that gives no example.
     """
-    # Groups of examples that ask the same, in a drawn order: that of their hashes.
-    groups: dict[bytes, list[int]] = {}
-    for index, example in enumerate(examples):
-        text = f"{seed}/{example.first_question}"
-        key = hashlib.sha256(text.encode()).digest()
-        groups.setdefault(key, []).append(index)
+    groups = group_by_question(examples, seed)
     drawn = sorted(groups)
     split_of = ["train"] * len(examples)
     for split, share in shares.items():

@@ -72,7 +72,11 @@ def find_repeated(names: Iterable[str]) -> list[str]:
 DECODER = json.JSONDecoder(parse_int=str, parse_float=str, object_pairs_hook=build_object)
 
 
-def parse_json(text: str, start: int = 0, lines_before: int = 0) -> tuple[Any, int]:
+def parse_json(
+    text: str,
+    start: int = 0,
+    lines_before: int = 0,
+) -> tuple[Any, int]:
     """Return the JSON value that begins at a position of a text, and where it ends.
 
     Args:

@@ -18,7 +18,7 @@ class StopSignal(KeyboardInterrupt):
 
 
 class StopRequest:
-    """What a stop signal asks for: an end at once, by a `StopSignal`, or at the end of what is `deferred()`.
+    """What a stop signal asks for: an end at once, by a `StopSignal`, or as soon as it can be.
 
     The exception comes once. Schedulers send several signals, and the second must not break what the first began.
     """
@@ -26,32 +26,45 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested = False
         self._raised = False
-        self._deferred = False
+        self._held = False
 
     def set(self) -> None:
         """Ask for the end; called by the signals' handler.
 
         Raises:
-            StopSignal: at the first call, unless it is deferred.
+            StopSignal: at the first call, unless it has to wait.
         """
         self._requested = True
-        if not self._deferred and not self._raised:
-            self._raised = True
-            raise StopSignal("stopped by a signal")
+        self._raise_once()
 
     def is_set(self) -> bool:
         """Whether the end was asked for."""
         return self._requested
 
+    def hold(self) -> None:
+        """Raise nothing from now on: ranks that wait for each other ask `is_set()` together, and end together."""
+        self._held = True
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Keep the exception back within this block, and after it: whoever defers asks `is_set()`, and ends."""
-        before = self._deferred
-        self._deferred = True
+        """Keep the exception back until the end of this block.
+
+        Raises:
+            StopSignal: at its end, where the block itself raised nothing.
+        """
+        before = self._held
+        self._held = True
         try:
             yield
         finally:
-            self._deferred = before
+            self._held = before
+        if self._requested:
+            self._raise_once()
+
+    def _raise_once(self) -> None:
+        if not self._held and not self._raised:
+            self._raised = True
+            raise StopSignal("stopped by a signal")
 
 
 @contextmanager

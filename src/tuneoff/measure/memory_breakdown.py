@@ -1,4 +1,4 @@
-"""What memory is made of: every storage from its first appearance to its end, in a real step or on fake tensors."""
+"""Memory breakdown: what a peak is made of, by every storage's life, in a real step or on fake tensors."""
 
 import re
 import weakref
@@ -13,15 +13,18 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tuneoff.measure.memory_peaks import to_gib
+
 CATEGORIES = ("parameters", "gradients", "optimizer_state", "activations")
+OUTSIDE = "outside the model's forward"
 
 
 class OperationWatcher(TorchDispatchMode):
-    """Calls `saw(operation, result)` after each operation."""
+    """Calls `record(operation, result)` after each operation."""
 
-    def __init__(self, saw: Callable[[Any, Any], None]):
+    def __init__(self, record: Callable[[Any, Any], None]):
         super().__init__()
-        self.saw = saw
+        self.record = record
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -29,7 +32,7 @@ class OperationWatcher(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.saw(func, out)
+        self.record(func, out)
         return out
 
 
@@ -45,14 +48,14 @@ class MemoryBreakdown:
         optimizer: torch.optim.Optimizer | None = None,
         watch: Any = OperationWatcher,
     ):
-        """`watch(saw)` makes the context that calls `saw(operation, result)` after each operation."""
-        self.model, self.optimizer, self._watch = model, optimizer, watch
+        """`watch(record)` makes the context that calls `record(operation, result)` after each operation."""
+        self.model = model
+        self.optimizer = optimizer
         self.events: list[tuple[int, int]] = []  # (storage number, bytes: negative when it goes)
         self.category: dict[int, str] = {}
         self.source: dict[int, str] = {}  # storage number -> parameter or module, and operation
-        self._names = {
-            id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        }
+        self._watch = watch
+        self._names = {id(tensor): name for name, tensor in _named_tensors(model)}
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._inside: list[str] = []  # paths of the modules whose forward runs, the innermost last
         self._number: dict[int, int] = {}  # address of the storage object -> storage number
@@ -60,33 +63,41 @@ class MemoryBreakdown:
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "MemoryBreakdown":
-        self._saw_parameters()
+        self._record_parameters()
         for parameter in self.model.parameters():
             if parameter.requires_grad:
-                hook = parameter.register_post_accumulate_grad_hook(self._saw_gradient)
-                # Before any hook of an optimizer that steps inside backward and drops the gradient. PyTorch goes by
-                # insertion (a `move_to_end` would not reach it), so the others are put in again.
-                hooks: Any = parameter._post_accumulate_grad_hooks
-                hooks.update([(key, hooks.pop(key)) for key in list(hooks) if key != hook.id])
-                self._hooks.append(hook)
+                self._hooks.append(self._hook_gradient(parameter))
         self._hooks += [
             register_optimizer_step_pre_hook(self._before_step),
             modules.register_module_forward_pre_hook(self._enter_module),
             modules.register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        self._saw_state()
-        self._watching = self._watch(self._saw_result)
+        self._record_state()
+        self._watching = self._watch(self._record_result)
         self._watching.__enter__()
         return self
+
+    def _hook_gradient(self, parameter: nn.Parameter) -> Any:
+        """Record the gradient of `parameter` before any other hook sees it; returns the hook's handle."""
+        handle = parameter.register_post_accumulate_grad_hook(self._record_gradient)
+        # Before any hook of an optimizer that steps inside backward and drops the gradient. PyTorch goes by
+        # insertion (a `move_to_end` would not reach it), so the others are put in again.
+        hooks: Any = parameter._post_accumulate_grad_hooks
+        for key in list(hooks):
+            if key != handle.id:
+                hooks[key] = hooks.pop(key)
+        return handle
 
     def __exit__(self, *exception: Any) -> None:
         self._watching.__exit__(*exception)
         del self._watching  # which refers to this object
-        self._saw_parameters()  # some optimizers and wrappers give a parameter another storage
-        self._saw_state()
+        # Some optimizers and wrappers give a parameter another storage.
+        self._record_parameters()
+        self._record_state()
         for hook in self._hooks:
             hook.remove()
 
+    # ------------------------------------------------------------ what is recorded
     def add(
         self, tensor: torch.Tensor, category: str | None = None, source: str | None = None
     ) -> None:
@@ -99,7 +110,8 @@ class MemoryBreakdown:
         key = storage._cdata
         if key not in self._number:
             self._count += 1
-            number, size = self._count, storage.nbytes()
+            number = self._count
+            size = storage.nbytes()
             self._number[key] = number
             self.events.append((number, size))
             weakref.finalize(storage, self._drop, key, number, size)
@@ -114,23 +126,25 @@ class MemoryBreakdown:
             del self._number[key]
         self.events.append((number, -size))
 
-    def _saw_parameters(self) -> None:
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+    def _record_parameters(self) -> None:
+        for name, tensor in _named_tensors(self.model):
             self.add(tensor, "parameters", name)
 
-    def _saw_gradient(self, parameter: nn.Parameter) -> None:
+    def _record_gradient(self, parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
-            self.add(parameter.grad, "gradients", self._names.get(id(parameter), "gradient"))
+            name = self._names.get(id(parameter), "gradient")
+            self.add(parameter.grad, "gradients", name)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Gradients that no hook of the model saw: of an optimizer's own copies, and what replaced a gradient."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                self._saw_gradient(parameter)
+                self._record_gradient(parameter)
 
-    def _saw_state(self) -> None:
+    def _record_state(self) -> None:
         for owner, tensor in state_tensors(self.optimizer):
-            self.add(tensor, "optimizer_state", self._names.get(id(owner), "optimizer"))
+            name = self._names.get(id(owner), "optimizer")
+            self.add(tensor, "optimizer_state", name)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         self._inside.append(self._paths.get(id(module), type(module).__name__))
@@ -138,71 +152,111 @@ class MemoryBreakdown:
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop()
 
-    def _saw_result(self, operation: Any, result: Any) -> None:
-        for leaf in (result,) if isinstance(result, torch.Tensor) else tree_leaves(result):
+    def _record_result(self, operation: Any, result: Any) -> None:
+        leaves = (result,) if isinstance(result, torch.Tensor) else tree_leaves(result)
+        for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
                 before = self._count
                 self.add(leaf)
                 if self._count > before:
-                    place = self._inside[-1] if self._inside else "outside the model's forward"
-                    self.source[self._count] = f"{place} ({operation.__name__.partition('.')[0]})"
+                    module = self._inside[-1] if self._inside else OUTSIDE
+                    name = operation.__name__.partition(".")[0]
+                    self.source[self._count] = f"{module} ({name})"
 
+    # ------------------------------------------------------------ what came of it
     def timeline(self, block: int = 1) -> Iterator[dict[str, int]]:
         """Live bytes by category after each event; every storage rounded up to whole blocks of `block` bytes."""
         live = dict.fromkeys(CATEGORIES, 0)
         for number, size in self.events:
-            live[self.category.get(number, "activations")] += -(-abs(size) // block) * (
-                block if size > 0 else -block
-            )
+            category = self.category.get(number, "activations")
+            rounded = -(-abs(size) // block) * block
+            live[category] += rounded if size > 0 else -rounded
             yield live
 
     def peak(self, block: int = 1) -> dict[str, int]:
         """Bytes by category at the moment when their sum was highest."""
         best: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+        highest = 0
         for live in self.timeline(block):
-            if sum(live.values()) > sum(best.values()):
+            height = sum(live.values())
+            if height > highest:
                 best = dict(live)
+                highest = height
         return best
 
     def largest(self, most: int = 10) -> list[dict]:
         """What the peak is made of: the largest sources, alike ones of all layers together, with bytes and number."""
-        heights = [sum(live.values()) for live in self.timeline()]
-        live: dict[int, int] = defaultdict(int)
-        for number, size in self.events[: heights.index(max(heights)) + 1]:
-            live[number] += size
-        found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for number, size in live.items():
-            if size:
-                # model.layers.7.mlp and model.layers.8.mlp are one line: model.layers.*.mlp
-                name = re.sub(r"\.\d+(?=[. ])", ".*", self.source.get(number, "input"))
-                found[self.category.get(number, "activations"), name].append(size)
-        ranked = sorted(found.items(), key=lambda item: -sum(item[1]))[:most]
-        return [
-            {"category": category, "name": name, "bytes": sum(sizes), "tensors": len(sizes)}
-            for (category, name), sizes in ranked
+        sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for number, size in self._live_at_peak().items():
+            # model.layers.7.mlp and model.layers.8.mlp are one line: model.layers.*.mlp
+            name = re.sub(r"\.\d+(?=[. ])", ".*", self.source.get(number, "input"))
+            category = self.category.get(number, "activations")
+            sizes[category, name].append(size)
+        sources: list[dict] = [
+            {"category": category, "name": name, "bytes": sum(one), "tensors": len(one)}
+            for (category, name), one in sizes.items()
         ]
+        sources.sort(key=lambda source: -source["bytes"])
+        return sources[:most]
+
+    def _live_at_peak(self) -> dict[int, int]:
+        """Bytes by storage number at the moment when their sum was highest."""
+        heights = [sum(live.values()) for live in self.timeline()]
+        last = heights.index(max(heights))
+        live: dict[int, int] = defaultdict(int)
+        for number, size in self.events[: last + 1]:
+            live[number] += size
+        return {number: size for number, size in live.items() if size}
+
+
+class BreakdownPeak:
+    """The breakdown of the highest of several counted steps."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}  # by category
+        self.at_steps: list[int] = []  # the steps that were counted
+
+    def add(self, peak: dict[str, int], step: int) -> None:
+        """Keep the `peak` of `step` if it is the highest; the first step's gives way: it has no optimizer state yet."""
+        only_the_first = self.at_steps == [1]
+        if only_the_first or sum(peak.values()) > sum(self.bytes.values()):
+            self.bytes = peak
+        self.at_steps.append(step)
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"bytes": self.bytes, "at_steps": self.at_steps}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state()` gave."""
+        self.bytes = state["bytes"]
+        self.at_steps = state["at_steps"]
+
+    def facts(self) -> dict:
+        """The record's `train_breakdown_gib`: GiB by category, and the steps that were counted."""
+        gib = {category: to_gib(size) for category, size in self.bytes.items()}
+        return {**gib, "at_steps": self.at_steps}
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name."""
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def state_tensors(optimizer: Any) -> Iterator[tuple[Any, torch.Tensor]]:
     """(parameter or None, tensor) for what an optimizer keeps between steps: its state, and `extra_state_tensors`."""
     if optimizer is None:
         return
-    extra: list[torch.Tensor] = getattr(optimizer, "extra_state_tensors", list)()
-    seen = [*optimizer.state.items(), *((None, tensor) for tensor in extra)]
-    while seen:
-        owner, item = seen.pop()
+    open_items: list[tuple[Any, Any]] = list(optimizer.state.items())
+    if hasattr(optimizer, "extra_state_tensors"):
+        open_items += [(None, tensor) for tensor in optimizer.extra_state_tensors()]
+    while open_items:
+        owner, item = open_items.pop()
         if isinstance(item, torch.Tensor):
             yield owner, item
         elif isinstance(item, dict):
-            seen.extend((owner, part) for part in item.values())
+            open_items += [(owner, part) for part in item.values()]
         elif isinstance(item, list | tuple):
-            seen.extend((owner, part) for part in item)
+            open_items += [(owner, part) for part in item]
         elif hasattr(item, "__dict__"):
-            seen.extend((owner, part) for part in vars(item).values())
-
-
-def keep_highest_peak(kept: dict, peak: dict[str, int], step: int) -> None:
-    """Put `peak` into `kept` if it is the highest; the first step's gives way: no optimizer state is in it yet."""
-    if kept.get("at_steps") == [1] or sum(peak.values()) > sum(kept.get("bytes", {}).values()):
-        kept["bytes"] = peak
-    kept.setdefault("at_steps", []).append(step)
+            open_items += [(owner, part) for part in vars(item).values()]

@@ -1,16 +1,20 @@
-"""Peak memory by phase (load, train, evaluate, …): allocated on CUDA, resident on a CPU."""
+"""Memory peaks by phase (load, train, evaluate, …): allocated on CUDA, resident on a CPU."""
 
 import ctypes
 import resource
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 GIB = 2**30
+KINDS = ("allocated", "reserved", "resident")  # of memory; the first two on CUDA alone
+
+Peaks = dict[str, dict[str, int]]  # phase -> kind -> bytes
 
 
 class HostPeak:
@@ -28,40 +32,49 @@ class HostPeak:
             # glibc keeps what was freed: without this the next phase starts at the last one's height.
             ctypes.CDLL(None).malloc_trim(0)
         if self.sampled:
-            self._highest = self._resident()
+            self._highest = self.resident()
         else:
             Path("/proc/self/clear_refs").write_text("5")
 
     def read(self) -> int:
         """Bytes at the highest point since `reset`."""
         if self.sampled:
-            return max(self._highest, self._resident())
-        return self._field("VmHWM")
+            return max(self._highest, self.resident())
+        return _read_status("VmHWM")
 
-    def _resident(self) -> int:
+    def resident(self) -> int:
+        """Bytes that are resident now."""
+        if not self.sampled:
+            return _read_status("VmRSS")
         import psutil
 
         return psutil.Process().memory_info().rss
 
     def _sample(self) -> None:
         while True:
-            self._highest = max(self._highest, self._resident())
+            self._highest = max(self._highest, self.resident())
             time.sleep(0.01)
 
-    @staticmethod
-    def _field(name: str) -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def _read_status(name: str) -> int:
+    """Bytes that the kernel tells of this process under `name`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            kibibytes = int(line.split()[1])
+            return kibibytes * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class PhasePeaks:
     """Peak memory by phase (load, train, evaluate, …): allocated on CUDA, resident on the CPU."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.host, self.phase_name = device, HostPeak(), ""
-        self.peaks: dict[str, dict[str, int]] = {}
+    def __init__(self, device: torch.device, rank: int = 0):
+        self.device = device
+        self.rank = rank
+        self.peaks: Peaks = {}  # of the phases that are over
+        self.by_rank: list[Peaks] = []  # of all ranks, when they last met
+        self.phase_name = ""
+        self.host = HostPeak()
         self.host.reset()
         self.baseline = self.host.read()  # the interpreter and its libraries, before the model
 
@@ -76,18 +89,21 @@ class PhasePeaks:
             self._switch(outer)
 
     def _switch(self, name: str) -> None:
-        self.peaks, self.phase_name = self.so_far(), name
+        self.peaks = self.so_far()
+        self.phase_name = name
         self.host.reset()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def so_far(self) -> dict[str, dict[str, int]]:
+    def so_far(self) -> Peaks:
         """Bytes by phase and kind, the phase that runs now included."""
         if not self.phase_name:
             return self.peaks
-        before = self.peaks.get(self.phase_name, {})
-        now = {kind: max(size, before.get(kind, 0)) for kind, size in self._read().items()}
-        return {**self.peaks, self.phase_name: now}
+        highest = self._read()
+        # The phase may have been left and entered again.
+        for kind, size in self.peaks.get(self.phase_name, {}).items():
+            highest[kind] = max(size, highest[kind])
+        return {**self.peaks, self.phase_name: highest}
 
     def _read(self) -> dict[str, int]:
         if self.device.type != "cuda":
@@ -98,48 +114,56 @@ class PhasePeaks:
             "resident": self.host.read(),
         }
 
+    def state(self) -> list[Peaks]:
+        """What a checkpoint keeps: the peaks of all ranks."""
+        return self.by_rank
+
+    def restore(self, state: list[Peaks]) -> None:
+        """Go on from what `state()` gave, in as many ranks as there were."""
+        self.by_rank = state
+        self.peaks = state[self.rank]
+
     def current_gib(self) -> float:
         """Memory in use now, for the progress bar."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device) / GIB
-        return (
-            HostPeak._field("VmRSS") / GIB if not self.host.sampled else self.host._resident() / GIB
-        )
+        return self.host.resident() / GIB
 
-    def facts(self, others: Sequence[dict] = ()) -> dict:
-        """The record's `memory`, all in GiB of 2^30 bytes; `peak_gib` is by phase.
-
-        Args:
-            others: what the other ranks were at, as `so_far` says it: the peaks are then the highest rank's.
-        """
-        measure = "allocated" if self.device.type == "cuda" else "resident"
-        everyone = [self.so_far(), *others]
-        peaks = {
-            f"{kind}_gib": {
-                phase: to_gib(max(rank.get(phase, {}).get(kind, 0) for rank in everyone))
-                for phase in everyone[0]
-            }
-            for kind in ("allocated", "reserved", "resident")
-            if kind == "resident" or self.device.type == "cuda"
-        }
-        retries = (
-            torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
-            if measure == "allocated"
-            else 0
-        )
-        by_rank = [
-            {phase: to_gib(kinds[measure]) for phase, kinds in rank.items()} for rank in everyone
-        ]
-        return {
+    def facts(self) -> dict:
+        """The record's `memory`, all in GiB of 2^30 bytes; of several ranks, the highest's peaks."""
+        on_cuda = self.device.type == "cuda"
+        measure = "allocated" if on_cuda else "resident"
+        ranks = [self.so_far(), *self.by_rank[1:]]
+        peaks = {}
+        for kind in KINDS if on_cuda else ("resident",):
+            peaks[f"{kind}_gib"] = _highest_by_phase(ranks, kind)
+        facts: dict[str, Any] = {
             "device": str(self.device),
             "measure": measure,
             "peak_gib": peaks[f"{measure}_gib"],
             **peaks,
-            **({"peak_gib_by_rank": by_rank} if others else {}),
-            "baseline_gib": to_gib(self.baseline),
-            "allocation_retries": retries,
-            "sampled": self.host.sampled,
         }
+        if len(ranks) > 1:
+            facts["peak_gib_by_rank"] = [_highest_by_phase([rank], measure) for rank in ranks]
+        facts["baseline_gib"] = to_gib(self.baseline)
+        facts["allocation_retries"] = self._allocation_retries()
+        facts["sampled"] = self.host.sampled
+        return facts
+
+    def _allocation_retries(self) -> int:
+        """How often CUDA's allocator freed its cache to find room."""
+        if self.device.type != "cuda":
+            return 0
+        return torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+
+
+def _highest_by_phase(ranks: list[Peaks], kind: str) -> dict[str, float]:
+    """GiB at the highest rank's peak, for each phase of the first rank."""
+    highest = {}
+    for phase in ranks[0]:
+        sizes = [rank[phase][kind] for rank in ranks if phase in rank]
+        highest[phase] = to_gib(max(sizes))
+    return highest
 
 
 def to_gib(count: float) -> float:

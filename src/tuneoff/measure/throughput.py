@@ -1,36 +1,68 @@
 """Throughput: tokens and seconds of the measured train steps."""
 
-import statistics
-from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 WARMUP_STEPS = 3  # not measured: allocators and caches fill up
+PERCENTILES = (50, 90, 99)  # of the seconds a step, in the record
 
 
 class Throughput:
     """Tokens and seconds of the measured train steps: no warm-up step, no counted step, no evaluation."""
 
     def __init__(self, warmup_steps: int = WARMUP_STEPS):
-        self.warmup_steps, self.seconds = warmup_steps, []  # type: tuple[int, list[float]]
-        self.tokens = self.padded = self.samples = self.tokens_seen = self.steps = 0
+        self.warmup_steps = warmup_steps
+        # Of all steps:
+        self.steps = 0
+        self.tokens_seen = 0
         self.train_seconds = 0.0
+        # Of the measured ones:
+        self.seconds: list[float] = []
+        self.tokens = 0
+        self.padded = 0
+        self.samples = 0
 
-    def add(self, seconds: float, tokens: int, padded: int, samples: int, measured: bool) -> None:
-        """Count one step; `tokens` are non-padding, `padded` all positions, `samples` examples."""
+    def add(
+        self,
+        seconds: float,
+        tokens: int,
+        padded: int,
+        samples: int,
+        measured: bool,
+    ) -> None:
+        """Count one step.
+
+        Args:
+            tokens: without padding.
+            padded: all positions, padding included.
+            samples: examples.
+            measured: whether the step counts, once the warm-up is over.
+        """
         self.steps += 1
         self.tokens_seen += tokens
         self.train_seconds += seconds
         if measured and self.steps > self.warmup_steps:
             self.seconds.append(seconds)
-            self.tokens, self.padded, self.samples = (
-                self.tokens + tokens,
-                self.padded + padded,
-                self.samples + samples,
-            )
+            self.tokens += tokens
+            self.padded += padded
+            self.samples += samples
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: every count."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from what `state()` gave."""
+        for name in vars(self):
+            setattr(self, name, state[name])
 
     @property
     def tokens_per_second(self) -> float | None:
         """Non-padding tokens a second of measured train steps; None before the first."""
-        return self.tokens / sum(self.seconds) if self.seconds else None
+        if not self.seconds:
+            return None
+        return self.tokens / sum(self.seconds)
 
     def facts(self) -> dict:
         """The record's `throughput`."""
@@ -47,23 +79,16 @@ class Throughput:
         }
         if self.seconds:
             total = sum(self.seconds)
-            facts.update(
-                tokens_per_second=round(self.tokens / total, 1),
-                padded_tokens_per_second=round(self.padded / total, 1),
-                samples_per_second=round(self.samples / total, 2),
-                padding_share=round(1 - self.tokens / self.padded, 4),
-                step_seconds={
-                    f"p{share}": round(quantile(self.seconds, share), 5) for share in (50, 90, 99)
-                },
-            )
+            facts["tokens_per_second"] = round(self.tokens / total, 1)
+            facts["padded_tokens_per_second"] = round(self.padded / total, 1)
+            facts["samples_per_second"] = round(self.samples / total, 2)
+            facts["padding_share"] = round(1 - self.tokens / self.padded, 4)
+            facts["step_seconds"] = self._step_percentiles()
         return facts
 
-
-def quantile(values: Iterable[float], percent: int) -> float:
-    """The `percent` quantile, interpolated; of a single value, that value."""
-    values = sorted(values)
-    return (
-        values[0]
-        if len(values) == 1
-        else statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-    )
+    def _step_percentiles(self) -> dict[str, float]:
+        values = np.percentile(self.seconds, PERCENTILES)
+        return {
+            f"p{percent}": round(float(value), 5)
+            for percent, value in zip(PERCENTILES, values, strict=True)
+        }

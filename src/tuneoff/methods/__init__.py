@@ -96,27 +96,29 @@ class Method:
         """Return the names of the parameters that the whole run may change, not only the next step."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    def coverage(self, model: Any, optimizer: Any) -> float:
+    def coverage(self, model: Any) -> float:
         """Return the share of the base model's weights that the method covers, from 0 to 1.
 
-        It is the same figure for every method: the weights that the whole run may change, those with an adapter on
-        them, or those whose gradients are projected.
+        It is the same figure for every method: the weights that the run may change, those with an adapter on them, or
+        those whose gradients are projected.
         """
         from tuneoff.models.layers import share_of_weights
 
-        return share_of_weights(model, self.ever_trained(model, optimizer))
+        trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        return share_of_weights(model, trainable)
 
     def facts(self, model: Any) -> dict:
-        """Return further entries of the record, such as what a method leaves out.
+        """Return further entries of the record: the method's coverage, and what it leaves out.
 
         A tied head and its embeddings are one weight, by whichever of its names it is asked for; where it trains, every
         method says so.
         """
         from tuneoff.models.layers import has_tied_head
 
+        facts: dict = {"covered_share": self.coverage(model)}
         if has_tied_head(model) and model.get_input_embeddings().weight.requires_grad:
-            return {"tied_weights": TIED}
-        return {}
+            facts["tied_weights"] = TIED
+        return facts
 
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the trained model so that `from_pretrained` reproduces it.
@@ -130,6 +132,14 @@ class Method:
             Facts for the record, such as what was converted.
         """
         model.save_pretrained(folder)
+        return {}
+
+    def export_merged(self, model: Any, folder: Path) -> dict:
+        """Save the model without adapters in `folder/merged`, beside what `export` saved, where there are adapters.
+
+        Returns:
+            Facts for the record.
+        """
         return {}
 
 

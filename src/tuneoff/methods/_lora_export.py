@@ -12,14 +12,15 @@ from tuneoff.methods._lora_model import merge_adapter
 from tuneoff.models.layers import is_quantized
 
 
-def save_merged(model: Any, folder: Path) -> float:
+def save_merged(model: Any, folder: Path) -> dict:
     """Save the model without adapters in `folder/merged`.
 
     A quantised base is saved in ordinary weights: PEFT would round each sum to the quantised type again, and so lose a
     part of what was learned.
 
     Returns:
-        The largest difference that merging makes to a logit, on transformers' own dummy inputs.
+        Facts for the record: the largest difference that merging makes to a logit, on transformers' own dummy inputs,
+        and a warning where it is beyond rounding.
     """
     inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
     with torch.no_grad():
@@ -30,7 +31,18 @@ def save_merged(model: Any, folder: Path) -> float:
         merged = merge_adapter(model)
         merged.save_pretrained(folder / "merged")
         merged_logits = merged(**inputs).logits
-        return (merged_logits - trained_logits).abs().max().item()
+    distances = (merged_logits - trained_logits).abs()
+    difference = distances.max().item()
+    facts: dict = {"merged_logits_difference": difference}
+    # So many roundings of the weights' type, relative to the largest logit, as its layers may add up to.
+    rounding = max(1e-4, 16 * torch.finfo(trained_logits.dtype).eps)
+    allowed = rounding * max(1.0, trained_logits.abs().max().item())
+    if not difference <= allowed:
+        facts["warnings"] = [
+            f"the merged model's logits differ from the trained ones by {difference:.2g}, "
+            f"where rounding makes {allowed:.2g} at most"
+        ]
+    return facts
 
 
 def save_base(model: Any, folder: Path) -> int:

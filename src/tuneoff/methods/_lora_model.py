@@ -149,17 +149,22 @@ def has_tied_copies(model: Any) -> bool:
 def merge_adapter(model: Any) -> Any:
     """Return the model with the adapter in its weights.
 
-    PEFT would add a tied adapter to the one weight twice.
+    PEFT adds what is on a tied head to the one weight: a tied adapter twice, and an adapter of the head alone (from
+    elsewhere, since ours are tied) to the embeddings too. The former stays one weight here, the latter becomes two.
     """
-    if not has_tied_adapter(model):
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
+    if not isinstance(head, LoraLayer) or head.weight is not embeddings.weight:
         return model.merge_and_unload()
+    is_one_adapter = has_tied_adapter(model)
     base_head = model.get_output_embeddings().get_base_layer()
     base_head.weight = nn.Parameter(base_head.weight.detach().clone(), requires_grad=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has seen that the weights are two
         merged = model.merge_and_unload()
-    merged.get_output_embeddings().weight = merged.get_input_embeddings().weight
-    merged.config.tie_word_embeddings = True
+    if is_one_adapter:
+        merged.get_output_embeddings().weight = merged.get_input_embeddings().weight
+        merged.config.tie_word_embeddings = True
     return merged
 
 

@@ -207,6 +207,14 @@ class BAdam(Method):
             blocks = [blocks[optimizer.active_block]]
         return _names_in(model, blocks)
 
+    def coverage(self, model: Any) -> float:
+        """Return the share of every block that the run may reach, not only of the active one."""
+        from tuneoff.models.layers import share_of_weights
+
+        if self.badam_mode is Mode.layer and not self._switches():
+            return super().coverage(model)
+        return share_of_weights(model, _names_in(model, self.find_blocks(model)))
+
     def facts(self, model: Any) -> dict:
         """Name what never trains, and say whether a tied weight does and what float32 weights cost."""
         from tuneoff.models.layers import has_tied_head
@@ -216,7 +224,7 @@ class BAdam(Method):
         for name, _ in model.named_parameters():
             if name not in ever_trained:
                 never_trained.append(name)
-        facts: dict = {"never_trained": never_trained}
+        facts: dict = {**super().facts(model), "never_trained": never_trained}
         embeddings = _find_weight_name(model, model.get_input_embeddings())
         if has_tied_head(model) and embeddings in ever_trained:
             facts["tied_weights"] = TIED

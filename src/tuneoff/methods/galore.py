@@ -144,13 +144,9 @@ class GaLore(Method):
             )
         return projection
 
-    def coverage(self, model: Any, optimizer: Any) -> float:
+    def coverage(self, model: Any) -> float:
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""
-        from tuneoff.models.layers import share_of_weights
+        from tuneoff.models.layers import find_targets, share_of_weights
 
-        projected: set[int] = set()
-        for group in optimizer.param_groups:
-            if "rank" in group:
-                projected.update(id(parameter) for parameter in group["params"])
-        covered = {name for name, weight in model.named_parameters() if id(weight) in projected}
-        return share_of_weights(model, covered)
+        targets = find_targets(model, self.galore_target, "galore_target")
+        return share_of_weights(model, targets.parameter_names())

@@ -8,13 +8,15 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
+    find_bad_line,
     format_line,
     name_in_errors,
     read_json,
     read_metrics,
+    set_aside,
     thin_curve,
     utc_now,
     write_json,
@@ -45,6 +47,29 @@ class AlreadyDone(RuntimeError):
     """Another process finished this run between our look and our lock."""
 
 
+class NeverBegan(RuntimeError):
+    """A run failed before its record began, and the folder keeps what an earlier run has left there."""
+
+    def __init__(self, status: str, error: dict, folder: Path):
+        super().__init__(
+            f"{status}: {error['type']}: {error['message']}; {folder} keeps its earlier run"
+        )
+        self.status = status
+        self.error = error
+
+
+class ResumePoint(NamedTuple):
+    """Where a run goes on: behind a checkpoint's last step and evaluation."""
+
+    step: int
+    evaluated_at: int
+
+    def covers(self, line: dict) -> bool:
+        """Whether a line of metrics.jsonl was written before this point; what comes after it is done again."""
+        last = self.step if "loss" in line else self.evaluated_at
+        return line["step"] <= last
+
+
 class Recorder:
     """Writes one run's record. Holds the folder's lock from the first line to the last."""
 
@@ -61,15 +86,15 @@ class Recorder:
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
-        self._begun = False
+        self.begun = False  # whether the folder holds this run, and no earlier one
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Write run.json and begin metrics.jsonl; over an earlier record only once `describe` says that the run can be.
 
         Args:
-            resumed: the loop state of a checkpoint: lines after its `step` and `evaluated_at` are cut off.
+            resumed: where the run goes on; lines of metrics.jsonl that lie behind it are cut off.
         """
         before = read_json(self.folder / RUN) if resumed else None
         self.run = {
@@ -78,29 +103,47 @@ class Recorder:
             "started_at": (before or {}).get("started_at", utc_now()),
         }
         if resumed:
-            self.curve = _lines_until(self.folder, resumed)
-            self._earlier_seconds = resumed["wall_seconds"]
+            self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
             self.run["tracker_id"] = (before or run).get("tracker_id")
-            self.run["resumed_at_step"] = resumed["step"]
+            self.run["resumed_at_step"] = resumed.step
         if not (self.folder / RUN).exists():
             self._begin()
 
     def _begin(self) -> None:
-        """From here on the folder holds this run, and no earlier one."""
-        self._begun = True
-        write_json(self.folder / RUN, self.run)
-        for old in (RESULT, ANSWERS):
-            (self.folder / old).unlink(missing_ok=True)
+        """From here on the folder holds this run, and no earlier one: whose result goes last, since it is whole."""
+        self._set_aside_unreadable()
         write_lines(self.folder / METRICS, self.curve)
         self._metrics = (self.folder / METRICS).open("a", buffering=1)
+        write_json(self.folder / RUN, self.run)
+        for old in (ANSWERS, RESULT):
+            (self.folder / old).unlink(missing_ok=True)
+        self.begun = True
+
+    def _set_aside_unreadable(self) -> None:
+        """Keep under another name what an earlier run has left and nobody can read."""
+        for name in (RUN, RESULT):
+            path = self.folder / name
+            if path.exists() and read_json(path) is None:
+                set_aside(path, "it is no JSON object")
+        number = find_bad_line(self.folder)
+        if number is not None:
+            set_aside(self.folder / METRICS, f"line {number} is no JSON object with a step")
 
     def describe(self, more: dict) -> None:
         """Add to run.json what is known once the model and the data are there."""
         self.run.update(mask_record(more))
-        if self._begun:
+        if self.begun:
             write_json(self.folder / RUN, self.run)
         else:
             self._begin()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: the seconds so far."""
+        return {"wall_seconds": self.wall_seconds()}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state()` gave."""
+        self._earlier_seconds = state["wall_seconds"]
 
     def wall_seconds(self) -> float:
         """Seconds since the run began, those before a resume included."""
@@ -132,7 +175,7 @@ class Recorder:
             "curve": thin_curve(self.curve),
         }
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
-        if not self._begun:
+        if not self.begun:
             self._begin()
         if self._metrics is not None:
             # Where a line could not be written, `log` has said so.
@@ -165,30 +208,25 @@ def _take_lock(path: Path) -> TextIO:
     raise Busy(f"{path.parent}: another process is training here")
 
 
-def _lines_until(folder: Path, resumed: dict) -> list[dict]:
-    """The lines of metrics.jsonl up to a checkpoint's step, and up to its last evaluation."""
-    kept = []
-    for line in read_metrics(folder):
-        last_step = resumed["step"] if "loss" in line else resumed["evaluated_at"]
-        if line["step"] <= last_step:
-            kept.append(line)
-    return kept
-
-
 class SilentRecorder(Recorder):
     """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
+
+    begun = True
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.run: dict = {}
 
-    def start(self, run: dict, resumed: dict | None = None) -> None:
+    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
         """Keep what a record would begin with."""
         self.run = run
 
     def describe(self, more: dict) -> None:
         """Keep what a record would add."""
         self.run.update(more)
+
+    def restore(self, state: dict) -> None:
+        """Keep nothing: the first rank's clock counts."""
 
     def wall_seconds(self) -> float:
         """Return 0: the first rank's clock counts."""

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, bind, check_config, find_method_options
+from tuneoff.config import ABSENT, ConfigError, check_task, find_method_options
 from tuneoff.jobs.work import WORKS, Work
 from tuneoff.sweeps import tuning
+from tuneoff.sweeps.composition import Composer
 from tuneoff.sweeps.grids import expand_grids, override_keys
 
 SEED = "seed="
@@ -39,30 +40,18 @@ class Point:
         return [int(text.removeprefix(SEED)) for text in named]
 
 
-def refuse_chdir(config: DictConfig) -> None:
-    """Refuse to let Hydra change the working directory, from which paths are taken.
-
-    Raises:
-        ConfigError: `hydra.job.chdir` is true.
-    """
-    if config.hydra.job.chdir:
-        allowed = "must be false: paths are taken from the folder in which the command is started"
-        raise ConfigError("hydra.job.chdir", config.hydra.job.chdir, allowed)
-
-
 class Plan:
     """Makes the points of a sweep, and gathers notes on what the user should know of them."""
 
     def __init__(
         self,
-        loader: ConfigLoader,
+        loader: ConfigLoaderImpl,
         sweep_config: DictConfig,
         grids: list,
         params: Mapping,
         around: Mapping,
     ):
-        self.loader = loader
-        self.sweep_config = sweep_config
+        self.composer = Composer(loader, sweep_config)
         self.grids = grids
         self.params = params
         self.around = around
@@ -75,7 +64,9 @@ class Plan:
             ConfigError: a point that cannot be used.
         """
         points: dict[Path, Point] = {}
-        for overrides in self.expand(arguments):
+        expanded = list(self.expand(arguments))
+        # A small plan is made before the bar would appear; where nobody looks, there is none.
+        for overrides in tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=None):
             point = self.make_point(overrides)
             points.setdefault(point.folder, point)
         if not points:
@@ -84,26 +75,17 @@ class Plan:
 
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
-        config = self.compose(overrides)
-        refuse_chdir(config)
-        task = check_config(config)
+        task = self.composer.compose_task(overrides)
+        experiment, _ = check_task(task, overrides)
         if task.tuned is not None:
             values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))
             self.add_notes(notes)
             overrides = [*overrides, *values]
-            config = self.compose(overrides)
-        folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        experiment, _ = bind(task)
+            task = self.composer.compose_task(overrides)
+            experiment, _ = check_task(task, overrides)
+        folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
         return Point(overrides, folder, work_type.is_done(folder, experiment), work_type)
-
-    def compose(self, overrides: list[str]) -> DictConfig:
-        """The config of a job with these overrides."""
-        config = self.loader.load_sweep_config(self.sweep_config, overrides)
-        with open_dict(config):
-            config.hydra.job.num = 0
-            config.hydra.job.id = "0"
-        return config
 
     def add_notes(self, notes: list[str]) -> None:
         """Keep each note once."""
@@ -112,7 +94,7 @@ class Plan:
     # ------------------------------------------------------------ the grids
     def expand(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each point, with `around` worked out: factors of the value that a key has without them."""
-        parser = OverridesParser.create(self.loader)
+        parser = self.composer.parser
         points = [list(point) for point in expand_grids(parser, self.grids, self.params, arguments)]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
@@ -127,10 +109,10 @@ class Plan:
         if not keys:
             yield point
             return
-        config = self.compose(point)
+        task = self.composer.compose_task(point)
         axes = []
         for key in keys:
-            base = OmegaConf.select(config, key)
+            base = OmegaConf.select(task, key)
             factors = str(self.around[key]).split(",")
             axes.append([f"{key}={base * float(factor):.3g}" for factor in factors])
         for values in itertools.product(*axes):
@@ -144,7 +126,7 @@ class Plan:
         for point in points:
             choice = find_method_choice(point)
             if choice is not None and choice not in options:
-                options[choice] = given & {str(key) for key in self.compose([choice])}
+                options[choice] = given & {str(key) for key in self.composer.compose_task([choice])}
         # An option that none of the methods has is left in, and refused.
         known: set[str] = set().union(*options.values())
         self.note_owners(sorted(known), options)

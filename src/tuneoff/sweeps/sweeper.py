@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
@@ -53,9 +54,9 @@ class GridSweeper(BasicSweeper):
         """
         assert self.hydra_context is not None
         assert self.config is not None
-        plan = Plan(
-            self.hydra_context.config_loader, self.config, self.grids, self.params, self.around
-        )
+        loader = self.hydra_context.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        plan = Plan(loader, self.config, self.grids, self.params, self.around)
         points = plan.make_points(arguments)
         for note in plan.notes:
             print(note, file=sys.stderr)
@@ -126,6 +127,7 @@ def add_sweep_facts(points: list[Point], varied: list[str]) -> list[list[str]]:
 
 def print_edges(folder: Path) -> None:
     """Say which best values lie on the edge of their grid, and how to search on."""
+    tuning.read_tunings.cache_clear()  # of what was there before the sweep
     for trials in tuning.read_tunings(str(folder)):
         note = trials.describe_extension()
         if note:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Tuning:
     method: str
     trials: list[dict]
 
-    @property
+    @cached_property
     def space(self) -> dict[str, list]:
         """The rate, and every other key whose values differ between trials, with those values in order."""
         keys: set[str] = set()
@@ -49,7 +49,7 @@ class Tuning:
                 space[key] = sorted(values, key=numbers_first)
         return space
 
-    @property
+    @cached_property
     def best(self) -> dict[str, Any]:
         """The values of `space` with the lowest mean validation loss over seeds; empty where nothing finished."""
         keys = list(self.space)
@@ -134,7 +134,6 @@ def mean_final_loss(trials: Iterable[dict]) -> float:
     return statistics.fmean(losses) if losses else math.inf
 
 
-@cache
 def read_results(folder: str) -> list[dict]:
     """The results below a folder that a tuning can be read from; one that is damaged is passed over."""
     results = [read_json(path) or {} for path in sorted(Path(folder).rglob(RESULT))]
@@ -158,8 +157,9 @@ def is_trial(result: dict) -> bool:
     return named and all(map(is_number, numbers))
 
 
+@cache
 def read_tunings(folder: str) -> list[Tuning]:
-    """What a sweep's folder holds, a `Tuning` for each method, model and data set."""
+    """What a sweep's folder holds, a `Tuning` for each method, model and data set; read once, since each point asks."""
     groups: dict[str, list[dict]] = {}
     for result in read_results(folder):
         config = result["config"]

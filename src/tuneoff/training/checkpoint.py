@@ -1,4 +1,4 @@
-"""Checkpoints that survive anything: whole or not there, safe to load, and no larger than what the run may change.
+"""Checkpoints: whole or not there, safe to load, and no larger than what the run may change.
 
 Files of our own rather than accelerate's `save_state`, which writes a frozen base too, pickles generator states, and
 deletes the old checkpoint before the new one is whole.
@@ -8,64 +8,80 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch.serialization import default_restore_location
 
-from tuneoff.distributed.ranks import Ranks
 from tuneoff.record import write_json
+from tuneoff.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
-TENSORS, STATE, LOOP = "model.safetensors", "state.pt", "loop.json"
+CPU = torch.device("cpu")
+TENSORS = "model.safetensors"
+STATE = "state.pt"
+LOOP = "loop.json"
+# Of loop.json. 2: the state of each part of a run under its name. One of 1, which had loose values, cannot be gone on
+# from: its run starts again.
+SCHEMA_VERSION = 2
 
 
-def save_checkpoint(
-    folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict, loop: dict, keep: int
-) -> None:
+class Checkpoint(NamedTuple):
+    """What a run was after a step."""
+
+    step: int  # optimizer steps taken
+    tensors: dict[str, torch.Tensor]  # what the run may change of the model, by parameter name
+    state: dict  # tensors and plain values: optimizer, generators, loss scale
+    loop: dict[str, Any]  # plain JSON values: each stateful part's state, by its name
+    unreadable: tuple[tuple[Path, str], ...] = ()  # later ones that were passed over, and why
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write `folder/step_N` under another name, rename it when it is whole, then delete all but the newest `keep`.
-
-    Args:
-        tensors: what the run may change of the model, by parameter name.
-        state: tensors and plain values (optimizer, generators), loaded again with `weights_only=True`.
-        loop: plain JSON values.
 
     Raises:
         OSError: the disk is full or not writable; older checkpoints are untouched.
     """
+    name = f"step_{checkpoint.step:08d}"
     folder.mkdir(exist_ok=True)
-    unfinished = folder / f".step_{step:08d}"
+    unfinished = folder / f".{name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            unfinished / TENSORS,
-        )
-        torch.save(state, unfinished / STATE)
-        sizes = {name: (unfinished / name).stat().st_size for name in (TENSORS, STATE)}
-        for name in sizes:
-            _flush(unfinished / name)
-        write_json(unfinished / LOOP, {**loop, "step": step, "sizes": sizes})
+        _write(unfinished, checkpoint)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if (
-            isinstance(error, OSError)
-            or "PytorchStreamWriter" in str(error)
-            or "SafetensorError" in repr(type(error))
-        ):
-            raise OSError(f"checkpoint of step {step} could not be written: {error}") from error
+        if _is_write_error(error):
+            raise OSError(
+                f"checkpoint of step {checkpoint.step} could not be written: {error}"
+            ) from error
         raise
-    whole = folder / f"step_{step:08d}"
+    whole = folder / name
     shutil.rmtree(whole, ignore_errors=True)
     unfinished.rename(whole)
-    # One of a later step was passed over as damaged when this run went on from an earlier one.
-    kept = [path for path in find_checkpoints(folder) if path <= whole][-keep:]
-    for path in set(find_checkpoints(folder)) - set(kept):
-        shutil.rmtree(path, ignore_errors=True)
+    _delete_all_but(folder, whole, keep)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        tensors[name] = tensor.detach().contiguous()
+    save_file(tensors, folder / TENSORS)
+    torch.save(checkpoint.state, folder / STATE)
+    sizes = {}
+    for name in (TENSORS, STATE):
+        sizes[name] = (folder / name).stat().st_size
+        _flush(folder / name)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "step": checkpoint.step,
+        "sizes": sizes,
+        "parts": checkpoint.loop,
+    }
+    write_json(folder / LOOP, content)
 
 
 def _flush(path: Path) -> None:
@@ -73,71 +89,74 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _is_write_error(error: BaseException) -> bool:
+    """Whether a file could not be written; torch's writer has no error type of its own."""
+    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+
+
+def _delete_all_but(folder: Path, newest: Path, keep: int) -> None:
+    """Delete all checkpoints but the `keep` newest up to `newest`."""
+    checkpoints = find_checkpoints(folder)
+    # One of a later step was passed over as damaged when this run went on from an earlier one.
+    earlier = [path for path in checkpoints if path <= newest]
+    kept = earlier[-keep:]
+    for path in checkpoints:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step_*"))
+    """The checkpoints in `folder`, oldest first; none that was set aside as unreadable."""
+    return sorted(path for path in folder.glob("step_*") if path.name[5:].isdigit())
 
 
-class Checkpoint(NamedTuple):
-    """What was saved: tensors of the model by name, optimizer and generators, and plain values of the loop."""
-
-    tensors: dict[str, torch.Tensor]
-    state: dict
-    loop: dict
-
-
-def load_newest(folder: Path) -> Checkpoint | None:
+def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning.
+
+    Args:
+        device: where tensors go that were on an accelerator; those that were in the host's memory stay there.
 
     Raises:
         OSError: there are checkpoints, but none can be read.
     """
-    paths = find_checkpoints(folder)
-    for path in reversed(paths):
+    unreadable: list[tuple[Path, str]] = []
+    for path in reversed(find_checkpoints(folder)):
         try:
-            return _read(path)
+            checkpoint = _read(path, device)
+            return checkpoint._replace(unreadable=tuple(unreadable))
         except Exception as error:  # a damaged file raises whatever its format's reader likes
-            log.warning(
-                "%s cannot be read (%s); trying the one before", path, str(error).split("\n")[0]
-            )
-    if paths:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).split("\n")[0]
+            log.warning("%s cannot be read (%s); trying the one before", path, reason)
+            unreadable.append((path, reason))
+    if unreadable:
+        path, reason = unreadable[0]
         raise OSError(
-            f"{folder}: none of the {len(paths)} checkpoints can be read; rerun=true starts again"
+            f"none of the {len(unreadable)} checkpoints can be read ({path.name}: {reason}); without the folder "
+            f"{folder} this run alone starts again"
         )
     return None
 
 
-def _read(path: Path) -> Checkpoint:
-    loop: dict[str, Any] = json.loads((path / LOOP).read_text())
-    for name, size in loop["sizes"].items():
-        if (path / name).stat().st_size != size:
-            raise OSError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
-    return Checkpoint(load_file(path / TENSORS), torch.load(path / STATE, weights_only=True), loop)
+def _read(folder: Path, device: torch.device) -> Checkpoint:
+    def to_this_rank(storage: Any, location: str) -> Any:
+        # Without this a state goes to the device that wrote it: of all ranks to the first one's, or to none.
+        if location == "cpu":
+            return storage
+        return default_restore_location(storage, str(device))
 
-
-# ---------------------------------------------------------------- what a run has of it
-def collect_state(
-    model: nn.Module, ever_trained: Collection[str], optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> tuple[dict[str, torch.Tensor], dict]:
-    """Return `tensors` and `state` for `save_checkpoint`, put together where they are split; all ranks must call."""
-    tensors = {
-        name: ranks.whole(item) for name, item in model.named_parameters() if name in ever_trained
-    }
-    state = {"optimizer": ranks.whole(optimizer.state_dict()), "generators": ranks.generators()}
-    if ranks.accelerator.scaler is not None:
-        state["scaler"] = ranks.accelerator.scaler.state_dict()
-    return tensors, state
-
-
-def restore_state(
-    saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> None:
-    """Set model, optimizer, generators and loss scale to what `collect_state` gave."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in saved.tensors.items():
-            parameters[name].copy_(ranks.split(tensor, parameters[name]))
-    optimizer.load_state_dict(ranks.split_state(saved.state["optimizer"], optimizer))
-    ranks.set_generators(saved.state["generators"])
-    if ranks.accelerator.scaler is not None:
-        ranks.accelerator.scaler.load_state_dict(saved.state["scaler"])
+    content: dict[str, Any] = json.loads((folder / LOOP).read_text())
+    version = content.get("schema_version", 1)
+    if version != SCHEMA_VERSION:
+        raise OSError(f"{LOOP} has schema {version}, and this version reads {SCHEMA_VERSION}")
+    for name, size in content["sizes"].items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise OSError(f"{name} has {found} bytes of {size}")
+    return Checkpoint(
+        step=content["step"],
+        tensors=load_file(folder / TENSORS),
+        state=torch.load(folder / STATE, map_location=to_this_rank, weights_only=True),
+        loop=content["parts"],
+    )

@@ -1,4 +1,4 @@
-"""Answers as a model gives them: greedy, in padded batches, whatever sampling its own settings ask for."""
+"""Generation: greedy answers in padded batches, whatever sampling a model's own settings ask for."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,11 +27,8 @@ def generate_answers(
     They end with the tokenizer's end token, with any that the model's generation config names, or any of `also_ends`.
     The model is left as it was: its mode, and its generation config, of which nothing else has an effect.
     """
-    own = model.generation_config.eos_token_id
-    ends = sorted(
-        {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *also_ends} - {None}
-    )
-    chosen = GenerationConfig(
+    ends = _end_tokens(model, tokenizer, also_ends)
+    greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
@@ -39,41 +36,60 @@ def generate_answers(
         eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )
-    length = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), length), tokenizer.pad_token_id)
-    mask = torch.zeros_like(input_ids)
-    for index, prompt in enumerate(prompts):
-        input_ids[index, length - len(prompt) :] = torch.tensor(prompt)
-        mask[index, length - len(prompt) :] = 1
-    with torch.no_grad(), _alone_in_effect(model, chosen):
-        found = model.generate(
+    input_ids, mask = _pad_left(prompts, tokenizer.pad_token_id)
+    with torch.no_grad(), _only_config(model, greedy):
+        output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=mask.to(model.device),
-            generation_config=chosen,
-        )[:, length:].tolist()  # (rows, at most max_new_tokens)
-    return [_until(ids, ends) for ids in found]
+            generation_config=greedy,
+        )  # (rows, prompt and answer)
+    answers = output[:, input_ids.shape[1] :].tolist()  # (rows, at most max_new_tokens)
+    return [_cut_at_end(ids, ends) for ids in answers]
 
 
-def _until(ids: list[int], ends: list[int]) -> Answer:
+def _end_tokens(
+    model: Any, tokenizer: PreTrainedTokenizerBase, also_ends: Iterable[int]
+) -> list[int]:
+    own = model.generation_config.eos_token_id
+    if not isinstance(own, list):
+        own = [own]
+    ends = {tokenizer.eos_token_id, *own, *also_ends}
+    return sorted(ends - {None})
+
+
+def _pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (input ids, mask), each (rows, longest prompt); the mask is 0 where there is padding."""
+    length = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros_like(input_ids)
+    for index, prompt in enumerate(prompts):
+        start = length - len(prompt)
+        input_ids[index, start:] = torch.tensor(prompt)
+        mask[index, start:] = 1
+    return input_ids, mask
+
+
+def _cut_at_end(ids: list[int], ends: list[int]) -> Answer:
     """The ids before the first end token; what follows it in a batch is padding."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    return Answer(ids[:stop], stop is not None)
+    for index, token in enumerate(ids):
+        if token in ends:
+            return Answer(ids[:index], True)
+    return Answer(ids, False)
 
 
 @contextmanager
-def _alone_in_effect(model: Any, chosen: GenerationConfig) -> Iterator[None]:
-    """Evaluation mode and `chosen` alone: what that leaves open, `generate` would fill from the model's own config."""
-    training, holders = (
-        model.training,
-        [part for part in model.modules() if "generation_config" in vars(part)],
-    )
-    own = [part.generation_config for part in holders]
+def _only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Evaluation mode and `config` alone: what that leaves open, `generate` would fill from the model's own config."""
+    was_training = model.training
+    # More than one where a wrapper has its own.
+    owners = [module for module in model.modules() if "generation_config" in vars(module)]
+    own_configs = [owner.generation_config for owner in owners]
     model.eval()
-    for part in holders:  # more than one where a wrapper has its own
-        part.generation_config = chosen
+    for owner in owners:
+        owner.generation_config = config
     try:
         yield
     finally:
-        for part, before in zip(holders, own, strict=True):
-            part.generation_config = before
-        model.train(training)
+        for owner, own_config in zip(owners, own_configs, strict=True):
+            owner.generation_config = own_config
+        model.train(was_training)

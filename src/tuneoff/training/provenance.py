@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, hardware and weights, so that a report can tell what is comparable."""
+"""Provenance: code, versions, hardware and weights behind a result, so that a report can tell what is comparable."""
 
 import hashlib
 import os
@@ -13,15 +13,18 @@ import torch
 
 from tuneoff.config import Experiment, method_packages
 
-SHARED = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
+SHARED_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
+CPU_INFO = Path("/proc/cpuinfo")
+SAMPLES = 256  # values of each weight that its hash sees
+GIT_SECONDS = 10
 
 
 def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
     """What is known before the model is loaded."""
     return {
-        "git": _git(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": _hardware(device),
+        "git": _describe_checkout(),
+        "versions": {"python": platform.python_version(), **_installed_versions()},
+        "hardware": _describe_hardware(device),
         "threads": torch.get_num_threads(),
         "num_processes": experiment.num_processes,
         "precision": {
@@ -32,48 +35,53 @@ def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
 
 
 @cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in (*SHARED, *method_packages()):
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for name in (*SHARED_PACKAGES, *method_packages()):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def _git() -> dict:
+def _describe_checkout() -> dict:
     """Commit and whether the tree has changes; empty outside a checkout."""
-
-    def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
     try:
         return {
-            "commit": ask("rev-parse", "HEAD"),
-            "dirty": bool(ask("status", "--porcelain", "-uno")),
+            "commit": _ask_git("rev-parse", "HEAD"),
+            "dirty": bool(_ask_git("status", "--porcelain", "-uno")),
         }
     except (OSError, subprocess.SubprocessError):
         return {}
 
 
-def _hardware(device: torch.device) -> dict:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        models = [
-            line
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": name}
+def _ask_git(*words: str) -> str:
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        # Without a lock: a run that is killed here must not leave the user's checkout locked.
+        ["git", "--no-optional-locks", "-C", str(here), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=GIT_SECONDS,
+    )
+    return answer.stdout.strip()
+
+
+def _describe_hardware(device: torch.device) -> dict:
+    gpu = None
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_name(device)
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _cpu_name() -> str:
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def hash_weights(model: Any) -> str:
@@ -84,9 +92,9 @@ def hash_weights(model: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
-        places = torch.linspace(
-            0, flat.numel() - 1, min(256, flat.numel()), dtype=torch.float64
-        ).long()
+        count = min(SAMPLES, flat.numel())
+        indices = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).long()
+        sample = flat[indices.to(flat.device)].float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(flat[places.to(flat.device)].float().cpu().numpy().tobytes())
+        digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,79 +1,258 @@
-"""One run, from the first line of its record to the last, whatever happens in between."""
+"""A run, from the first line of its record to the last, whatever happens in between."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import logging
+import shutil
+import time
+from contextlib import closing
 from pathlib import Path
-
-import torch
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.stop import StopSignal, call_on_stop_signals
+from tuneoff.measure.memory_breakdown import BreakdownPeak
+from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
-from tuneoff.record import RESULTS, AlreadyDone, Recorder, SilentRecorder
+from tuneoff.models.optimizers import optimizer_facts
+from tuneoff.record import (
+    RESULTS,
+    AlreadyDone,
+    NeverBegan,
+    Recorder,
+    ResumePoint,
+    SilentRecorder,
+    set_aside,
+)
 from tuneoff.record import read_status as status_of
-from tuneoff.training.trainer import Diverged, Trainer
+from tuneoff.training.checkpoint import Checkpoint, load_newest
+from tuneoff.training.evaluation import no_losses
+from tuneoff.training.exact_match import answer_questions
+from tuneoff.training.export import export_model
+from tuneoff.training.failures import classify_error
+from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.run_state import restore_run_state
+from tuneoff.training.session import Session, open_session
+from tuneoff.training.setup import Parts, build
+from tuneoff.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> dict:
     """Train one variant in this process and write its record.
 
     Args:
-        start: what run.json holds beside provenance: identity, config (resolved), command, sweep.
         folder: as the first of several processes has it; the others need not know it.
+        start: what run.json holds beside provenance: identity, config (resolved), command, sweep.
 
     Returns:
         The result, as result.json holds it; its `status` says how the run ended.
 
     Raises:
         ConfigError: what only the loaded model or data can show to be wrong.
+        NeverBegan: the run failed before its record began, in a folder that holds an earlier one.
         Busy: another process trains in `folder`.
         AlreadyDone: with resume=auto, another process has finished this run in the meantime.
     """
-    first = get_rank() == 0
-    with closing(Recorder(folder) if first else SilentRecorder(folder)) as recorder:
+    recorder = SilentRecorder(folder) if get_rank() else Recorder(folder)
+    with closing(recorder):
         if experiment.resume == "auto" and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
-        trainer = Trainer(experiment, method, recorder)
-        status: str = "finished"
+        run = Run(experiment, method, recorder)
+        status = "finished"
         error: dict | None = None
-        with call_on_sigterm(trainer.stop):
+        with call_on_stop_signals(run.session.stop.set):
             try:
-                trainer.load(start)
-                trainer.fit()
-                trainer.conclude()
+                run.prepare(start)
+                run.fit()
+                run.conclude()
             except ConfigError:
-                trainer.trackers.finish({})
+                run.session.trackers.finish({})
                 raise
             except BaseException as caught:  # whatever it was, the record says so
-                status, error = trainer.ranks.first_failure(classify_error(caught), caught)
-            finally:
-                trainer.bar.close()
-        result = recorder.finish(status, trainer.measured(), error)
-        trainer.trackers.finish(result)
+                status, error = run.session.ranks.agree_on_failure(classify_error(caught), caught)
+        if error is not None and not recorder.begun:
+            run.session.trackers.finish({})
+            raise NeverBegan(status, error, folder)
+        result = recorder.finish(status, run.measured(), error)
+        run.session.trackers.finish(result)
         return result
 
 
-@contextmanager
-def call_on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` when SIGTERM comes (what SLURM sends before it kills); elsewhere than in a main thread, never."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+class Run:
+    """One run: prepared, trained and concluded in turn; measured at any time."""
+
+    parts: Parts  # from `prepare` on
+    trainer: Trainer
+
+    def __init__(self, experiment: Experiment, method: Method, recorder: Recorder):
+        """Meet the other ranks.
+
+        Raises:
+            ConfigError: a precision that this machine does not have.
+        """
+        self.session = open_session(experiment, method, recorder)
+        self.prepared = False
+        self.export_facts: dict = {}
+
+    def prepare(self, start: dict) -> None:
+        """Load everything, go on from a checkpoint where there is one, and begin the record.
+
+        Args:
+            start: what run.json holds beside what is found out here.
+        """
+        session = self.session
+        experiment = session.experiment
+        checkpoint = None
+        if experiment.resume != "never":
+            checkpoint = load_newest(session.checkpoint_folder, session.ranks.device)
+        provenance = collect_provenance(experiment, session.ranks.device)
+        resume_point = None
+        if checkpoint is not None:
+            resume_point = ResumePoint(
+                checkpoint.step, checkpoint.loop["evaluation"]["evaluated_at"]
+            )
+        session.recorder.start(describe_start(experiment, start, provenance), resume_point)
+        self.parts = build(session)
+        self.prepared = True
+        if checkpoint is not None:
+            restore_run_state(self.parts, checkpoint)
+        self.trainer = Trainer(self.parts, first_step=checkpoint.step if checkpoint else 0)
+        description = describe_parts(self.parts, provenance)
+        # All is read, and nothing of an earlier run was touched. From here on the folder is this run's.
+        steps = session.ranks.gather(self.trainer.step)
+        if len(set(steps)) > 1:
+            raise OSError(f"the ranks would go on from different steps: {steps}")
+        if session.ranks.first:
+            clear_checkpoints(session, checkpoint)
+        session.recorder.describe(description)
+        session.trackers.start(experiment, session.recorder.run, session.folder)
+        log.info("%s: %s", experiment.data.name, self.parts.dataset.summary())
+        log.info("an example, its trained part in «»:\n%s", self.parts.dataset.example)
+
+    def fit(self) -> None:
+        """Train to the end of the budget, or to where the run is stopped."""
+        if self.session.ranks.count > 1:
+            # From now on they wait for each other: none may leave alone.
+            self.session.stop.hold()
+        self.trainer.fit()
+
+    def conclude(self) -> None:
+        """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again.
+        """
+        try:
+            self._evaluate_and_export()
+        except StopSignal:
+            raise self.trainer.interrupt("after the last step") from None
+
+    def _evaluate_and_export(self) -> None:
+        parts = self.parts
+        try:
+            parts.evaluation.evaluate_test(self.trainer.step)
+            self._answer_questions()
+        except StopSignal:
+            raise
+        except BaseException:
+            # What was trained must not be lost with an answer that takes too much memory. To put a split model
+            # together, the others would have to come.
+            if not parts.sharding.active:
+                self._export()
+            raise
+        self._export()
+        values = parts.metrics.values()
+        parts.trackers.log({"metrics": values}, self.trainer.step)
+
+    def _export(self) -> None:
+        for facts in export_model(self.parts):
+            self.export_facts.update(facts)
+
+    def _answer_questions(self) -> None:
+        parts = self.parts
+        exact_match = parts.metrics.exact_match
+        if exact_match is None:
+            return
+        answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
+        parts.recorder.keep_answers(exact_match.lines())
+        line = {
+            "step": self.trainer.step,
+            "exact_match": exact_match.value,
+            "generate_seconds": round(exact_match.seconds, 3),
+        }
+        parts.recorder.log(line)
+
+    def measured(self) -> dict:
+        """What result.json adds to run.json, as far as the run came."""
+        method_facts = self.session.recorder.run.get("facts", {})
+        facts = {**method_facts, **self.export_facts}
+        if not self.prepared:
+            return measured_before_set_up(self.session, facts)
+        parts = self.parts
+        return {
+            "parameters": parts.parameters,
+            "loss": parts.evaluation.losses,
+            "memory": {
+                **parts.peaks.facts(),
+                "train_breakdown_gib": parts.breakdown.facts(),
+            },
+            "metrics": parts.metrics.values(),
+            "metric_facts": parts.metrics.facts(),
+            "throughput": parts.throughput.facts(),
+            "facts": facts,
+        }
+
+
+def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:
+    """Set aside the checkpoints that could not be read, and remove those of a run that this one replaces."""
+    if checkpoint is None:
+        shutil.rmtree(session.checkpoint_folder, ignore_errors=True)
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for path, reason in checkpoint.unreadable:
+        set_aside(path, reason)
 
 
-def classify_error(error: BaseException) -> str:
-    """The status that an exception stands for."""
-    if isinstance(error, Diverged):
-        return "diverged"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(
-        error
-    ):
-        return "out_of_memory"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+def measured_before_set_up(session: Session, facts: dict) -> dict:
+    """`Run.measured` of a run that failed while it was loaded: memory, and the other keys without a value."""
+    return {
+        "parameters": {},
+        "loss": no_losses(),
+        "memory": {
+            **session.peaks.facts(),
+            "train_breakdown_gib": BreakdownPeak().facts(),
+        },
+        "metrics": {},
+        "metric_facts": {},
+        "throughput": Throughput().facts(),
+        "facts": facts,
+    }
+
+
+def describe_start(experiment: Experiment, start: dict, provenance: dict) -> dict:
+    """What run.json holds from the first line on."""
+    kind, value = experiment.budget
+    identity = start.get("identity", "run")
+    return {
+        **start,
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "provenance": provenance,
+        "tracker_id": f"{identity}-{time.time_ns():x}",
+        "budget": {"kind": kind, "value": value},
+    }
+
+
+def describe_parts(parts: Parts, provenance: dict) -> dict:
+    """What run.json holds once the run is set up; the provenance is now whole."""
+    return {
+        "provenance": {
+            **provenance,
+            "base_weights_hash": parts.model_facts.base_weights_hash,
+            "data": parts.dataset.facts(),
+            "batch_order_hash": parts.order_hash(),
+        },
+        "optimizer": optimizer_facts(parts.optimizer),
+        **parts.model_facts.runtime,
+        "facts": parts.method.facts(parts.model),
+        "parameters": parts.parameters,
+    }

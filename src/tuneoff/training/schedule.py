@@ -10,7 +10,17 @@ class Schedule:
 
     def __init__(self, experiment: Experiment, total_steps: float):
         """`total_steps` is infinite under `max_seconds`, whose progress is `seconds` spent in train steps."""
-        self.experiment, self.total_steps, self.seconds = experiment, total_steps, 0.0
+        self.experiment = experiment
+        self.total_steps = total_steps
+        self.seconds = 0.0
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: the seconds spent."""
+        return {"seconds": self.seconds}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state()` gave."""
+        self.seconds = state["seconds"]
 
     def progress(self, step: int) -> float:
         """Share of the budget used at the middle of `step`: so neither end of a schedule is wasted on a rate of 0."""

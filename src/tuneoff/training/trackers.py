@@ -1,8 +1,10 @@
-"""Experiment trackers through accelerate, behind one rule: no tracker error ever stops or spoils a run."""
+"""Trackers: W&B and TensorBoard through accelerate, and no error of theirs ever stops or spoils a run."""
 
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tuneoff.record import flatten
 from tuneoff.record.secrets import mask_secrets
 
 log = logging.getLogger(__name__)
+LONGEST_REASON = 200  # characters of what a tracker raised
 
 
 def available_trackers(experiment: Experiment) -> list[str]:
@@ -43,45 +46,50 @@ class Trackers:
             "mode": experiment.wandb_mode.name,
             "tags": mask_secrets(experiment.tags or []),
         }
-        config = started["config"]
+        settings_by_tracker = {}
+        if experiment.tracker is Tracker.wandb:
+            settings_by_tracker["wandb"] = settings
         self._guard(
-            lambda: self.accelerator.init_trackers(
+            partial(
+                self.accelerator.init_trackers,
                 experiment.wandb_project,
-                flatten(config),
-                {"wandb": settings} if experiment.tracker is Tracker.wandb else {},
+                flatten(started["config"]),
+                settings_by_tracker,
             )
         )
 
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
-        flat = {
-            key: value for key, value in flatten(values).items() if isinstance(value, int | float)
-        }
+        flat = flatten(values)
+        numbers = {key: value for key, value in flat.items() if isinstance(value, int | float)}
         for tracker in list(self.accelerator.trackers):
-            self._guard(lambda tracker=tracker: tracker.log(flat, step=step), tracker)
+            self._guard(partial(tracker.log, numbers, step=step), tracker)
 
     def finish(self, result: dict) -> None:
         """Send the final record as summary, and end: without it the next run would go on in this one."""
-        flat = flatten(
-            {key: value for key, value in result.items() if key not in ("curve", "config")}
-        )
+        told_already = ("curve", "config")
+        summary = {key: value for key, value in result.items() if key not in told_already}
         for tracker in list(self.accelerator.trackers):
             if tracker.name == "wandb":
-                self._guard(lambda tracker=tracker: tracker.run.summary.update(flat), tracker)
+                self._guard(partial(_summarise, tracker, flatten(summary)), tracker)
         for tracker in list(self.accelerator.trackers):
             self._guard(tracker.finish, tracker)
 
-    def _guard(self, action: Any, tracker: Any = None) -> None:
+    def _guard(self, action: Callable[[], object], tracker: Any = None) -> None:
+        """Do `action`; if it fails, go on without `tracker`, or where that is None without any."""
         try:
             action()
         except Exception as error:  # whatever a tracker raises, the run is worth more
             name = tracker.name if tracker else "tracker"
+            reason = str(error).split("\n")[0]
             log.warning(
-                "%s stopped working (%s); the run goes on without it",
-                name,
-                str(error).split("\n")[0][:200],
+                "%s stopped working (%s); the run goes on without it", name, reason[:LONGEST_REASON]
             )
-            left = [
-                other for other in self.accelerator.trackers if tracker and other is not tracker
-            ]
+            left = []
+            if tracker is not None:
+                left = [other for other in self.accelerator.trackers if other is not tracker]
             self.accelerator.trackers = left
+
+
+def _summarise(tracker: Any, summary: dict) -> None:
+    tracker.run.summary.update(summary)

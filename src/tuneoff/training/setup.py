@@ -1,0 +1,230 @@
+"""Set-up: everything that a run is made of, loaded and put together before its first step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tuneoff import data
+from tuneoff.config import ConfigError, derive_seed
+from tuneoff.measure.memory_breakdown import BreakdownPeak
+from tuneoff.measure.throughput import Throughput
+from tuneoff.models.checks import (
+    check_causality,
+    check_embeddings,
+    check_packing,
+    max_positions,
+)
+from tuneoff.models.layers import count_parameters
+from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.tokenizer import load_tokenizer
+from tuneoff.training.evaluation import Evaluation, load_second_set
+from tuneoff.training.exact_match import ExactMatch
+from tuneoff.training.provenance import hash_weights
+from tuneoff.training.schedule import Schedule
+from tuneoff.training.session import Session
+from tuneoff.training.step import Engine
+from tuneoff.training.task_metrics import TaskMetrics, judged_split
+
+KNOWN_STEPS = 200  # so many steps are looked through for the longest batch
+HASHED_STEPS = 100  # of the data's order, in the provenance
+
+
+class ModelFacts(NamedTuple):
+    """What the record says of the model as it was loaded, before the method changed it."""
+
+    base_weights_hash: str
+    runtime: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts(Session):
+    """A session, and all that was loaded and built for it."""
+
+    # Data
+    tokenizer: PreTrainedTokenizerBase
+    dataset: data.DataSet
+    order: data.StepOrder  # which rows a step sees
+    # Model
+    model: Any
+    optimizer: torch.optim.Optimizer
+    wrapped_model: Any  # the model as a step calls it: DDP, FSDP or DeepSpeed around it
+    stepper: Any  # the optimizer as a step calls it
+    engine: Engine
+    # Budget and rate
+    schedule: Schedule
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
+    # Measurements
+    counted_steps: set[int]  # whose memory is broken down, outside the throughput figures
+    throughput: Throughput
+    breakdown: BreakdownPeak
+    evaluation: Evaluation
+    metrics: TaskMetrics
+    # Facts for the record
+    parameters: dict[str, int]
+    model_facts: ModelFacts
+
+    def stateful(self) -> dict[str, Any]:
+        """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
+        return {
+            "schedule": self.schedule,
+            "throughput": self.throughput,
+            "breakdown": self.breakdown,
+            "peaks": self.peaks,
+            "evaluation": self.evaluation,
+            "recorder": self.recorder,
+        }
+
+    def order_hash(self) -> str:
+        """A hash over the rows of the first steps: equal where two runs see the same data."""
+        steps = min(HASHED_STEPS, self.schedule.total_steps)
+        return self.order.order_hash(int(steps))
+
+
+def build(session: Session) -> Parts:
+    """Load model and data, and let the method prepare them.
+
+    Raises:
+        ConfigError: what only the loaded model or data can show to be wrong.
+    """
+    experiment = session.experiment
+    method = session.method
+    with session.peaks.phase("load"):
+        # Data first: what is wrong with them is known before a large model is read.
+        tokenizer = load_tokenizer(experiment.model)
+        dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+        model, model_facts = _prepare_model(session, dataset)
+        optimizer = method.make_optimizer(model, experiment)
+        parameters = count_parameters(model, method.ever_trained(model, optimizer))
+        wrapped_model, stepper = session.sharding.join(
+            model, optimizer, experiment.batch_size, experiment.max_grad_norm
+        )
+    engine = _make_engine(session, wrapped_model, stepper)
+    evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
+    order = _make_order(session, dataset)
+    schedule = Schedule(experiment, order.count_steps(*experiment.budget))
+    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
+    _seed_dropout(session)
+    return Parts(
+        **vars(session),
+        tokenizer=tokenizer,
+        dataset=dataset,
+        order=order,
+        model=model,
+        optimizer=optimizer,
+        wrapped_model=wrapped_model,
+        stepper=stepper,
+        engine=engine,
+        schedule=schedule,
+        lr_scheduler=lr_scheduler,
+        counted_steps=_choose_counted_steps(optimizer, order, schedule),
+        throughput=Throughput(),
+        breakdown=BreakdownPeak(),
+        evaluation=evaluation,
+        metrics=metrics,
+        parameters=parameters,
+        model_facts=model_facts,
+    )
+
+
+def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method trains it, on its device.
+
+    Raises:
+        ConfigError: the model does not suit the settings, or the data.
+    """
+    experiment = session.experiment
+    with seeded(experiment.seed, "modules"):
+        base_model = load_model(experiment)
+        facts = ModelFacts(hash_weights(base_model), runtime_facts(base_model, experiment))
+        check_embeddings(base_model, experiment, *dataset.extent())
+        model = session.method.prepare(base_model).to(session.ranks.device)
+    check_causality(model, experiment)
+    if experiment.packing:
+        check_packing(model)
+    return model, facts
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Draw from torch's global generator under a seed of this `purpose` alone, and leave it as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, purpose))
+        yield
+
+
+def _seed_dropout(session: Session) -> None:
+    """Seed torch's global generator, from which training draws dropout alone: another on each rank."""
+    rank = session.ranks.index
+    purpose = f"dropout/{rank}" if rank else "dropout"
+    torch.manual_seed(derive_seed(session.experiment.seed, purpose))
+
+
+def _make_engine(session: Session, wrapped_model: Any, stepper: Any) -> Engine:
+    accelerator = session.ranks.accelerator
+    return Engine(
+        autocast=accelerator.autocast,
+        backward=accelerator.backward,
+        unscale=partial(accelerator.unscale_gradients, stepper),
+        unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),
+    )
+
+
+def _make_metrics(
+    session: Session,
+    model: Any,
+    engine: Engine,
+    dataset: data.DataSet,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Evaluation, TaskMetrics]:
+    """What a run is judged by.
+
+    Raises:
+        ConfigError: no test rows where they are asked for, no questions, none with room for an answer, or no rows in
+            the second set.
+    """
+    experiment = session.experiment
+    if experiment.test and not dataset.splits["test"]:
+        raise ConfigError(
+            "test",
+            True,
+            f"{experiment.data.name} has no test rows; data.test_share takes some",
+        )
+    exact_match = None
+    if experiment.exact_match is not None:
+        split = judged_split(experiment)
+        exact_match = ExactMatch(
+            experiment,
+            dataset.questions(split),
+            split,
+            dataset.answer_end_tokens(tokenizer),
+            max_positions(model),
+        )
+    second_set = load_second_set(session, tokenizer)
+    evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
+    return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+
+
+def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:
+    """The order of the training rows, packed where the run asks for it."""
+    experiment = session.experiment
+    rows: Any = dataset.splits["train"]
+    if experiment.packing:
+        rows = data.pack_rows(rows, experiment.max_length)
+    rows_per_step = (
+        experiment.batch_size * experiment.gradient_accumulation_steps * session.ranks.count
+    )
+    kind, value = experiment.budget
+    epochs = value if kind == "epochs" else None
+    return data.StepOrder(rows, experiment.seed, rows_per_step, epochs, experiment.group_by_length)
+
+
+def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:
+    """One step for each phase of the method's cycle, and the one with the longest batch."""
+    interval = getattr(optimizer, "refresh_interval", 0)
+    known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
+    return {0, interval, order.find_longest_step(known_steps)}
