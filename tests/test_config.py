@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from tuneoff import config, record
 from tuneoff.config import (
     ConfigError,
+    Data,
     Experiment,
     Model,
     Role,
@@ -247,3 +248,32 @@ def test_a_strange_config_of_a_model_is_not_quantised(tmp_path, config):
 def test_a_key_that_is_removed_and_put_back_is_refused(overrides):
     with pytest.raises(ConfigError, match=f"^{overrides[0]}: cannot be removed"):
         bind(composed(*overrides))
+
+
+def test_a_data_file_that_cannot_be_read_is_refused_by_its_key(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}')
+    cfg = composed(f"data.path={tmp_path}")
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", f"{path}/rows.jsonl")
+
+    monkeypatch.setattr("tuneoff.config.binding.data_hash", denied)
+    with pytest.raises(
+        ConfigError, match="^data.path=.*rows.jsonl cannot be read: Permission denied"
+    ):
+        identify_run(cfg)
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/null", "~nobody-x/rows.jsonl", "a/" + "x" * 5000, "a\0/b.csv", ""]
+)
+def test_a_path_that_cannot_be_looked_at_is_refused(path):
+    with pytest.raises(ConfigError, match="^data.path=.*must be an existing file or folder|a hub"):
+        Data("d", path).check()
+
+
+def test_only_shipped_models_have_shipped_names():
+    for name in ("tuneoff:", "tuneoff:corpus", "tuneoff:../assets/tiny"):
+        for key in ("path", "tokenizer"):
+            with pytest.raises(ConfigError, match=f"^model.{key}={name}: must be tuneoff:tiny"):
+                Model("m", **{"path": "tuneoff:tiny", key: name}).check()

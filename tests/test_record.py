@@ -14,6 +14,7 @@ from tuneoff.record import (
     Recorder,
     cache_folder,
     conclude_dead_run,
+    describe_os_error,
     is_private,
     make_private_folder,
     read_json,
@@ -239,6 +240,14 @@ def test_a_full_disk_names_the_file_and_the_result_is_tried(tmp_path):
     assert read_status(tmp_path) == "failed"
 
 
+def test_an_error_of_the_disk_always_says_where():
+    assert describe_os_error(OSError(28, "No space left on device"), "table") == (
+        "table: No space left on device"
+    )
+    assert describe_os_error(FileNotFoundError(2, "No such file", "a")) == "a: No such file"
+    assert describe_os_error(OSError("checkpoint: gone")) == "output folder: checkpoint: gone"
+
+
 def test_only_this_user_changes_what_is_kept(tmp_path):
     before = os.umask(0)
     try:
@@ -313,7 +322,7 @@ def test_numbers_that_are_none_are_read_as_none(tmp_path, value):
     assert read_json(tmp_path / RUN) == {"a": None, "b": [None]}
 
 
-def test_lines_of_another_kind_are_passed_over_and_a_broken_one_ends_the_curve(tmp_path):
+def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
     lines = [
         {"step": 1, "tokens": "many", "validation_loss": "low"},
         [1],

@@ -26,6 +26,7 @@ from yaml import MarkedYAMLError, safe_load
 
 from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
+from tuneoff.record import describe_os_error
 
 
 def first_line(error: BaseException) -> str:
@@ -183,7 +184,7 @@ def _(error: OSError, arguments: list[str]) -> str:
         # Hydra looks for a file of the name of a group's choice, or of a key.
         longest = max(arguments, key=len)
         return f"{longest}: is longer than any name of a config or an option"
-    return f"{error.filename}: {error.strerror}"
+    return describe_os_error(error)
 
 
 @explain_known_error.register

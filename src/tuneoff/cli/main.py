@@ -11,6 +11,7 @@ from tuneoff.cli.error_lines import explain_error
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.record import describe_os_error
 from tuneoff.record.console import accept_any_text
 
 LONG_WORD = re.compile(r"\S{400,}")
@@ -64,7 +65,7 @@ def report_error(error: BaseException, arguments: list[str]) -> int:
         if line is not None:
             exit_code = EXIT_REFUSED
         elif isinstance(error, OSError):  # a full disk, a folder that cannot be written
-            line = f"{error.filename or 'output folder'}: {error.strerror or error}"
+            line = describe_os_error(error)
     if line is None:
         raise error
     if get_rank() == 0:

@@ -209,7 +209,7 @@ def _hash_files(key: str, data: DictConfig | None) -> bytes:
     try:
         return data_hash(data.path).encode()
     except OSError as error:
-        reason = f"{error.filename} cannot be read: {error.strerror}"
+        reason = f"{error.filename or data.path} cannot be read: {error.strerror}"
         raise ConfigError(key, data.path, reason) from error
 
 

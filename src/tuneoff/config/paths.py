@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -10,6 +11,8 @@ TEXT_FORMATS = (".jsonl", ".json", ".csv")
 COMPRESSIONS = ("", ".gz", ".xz")
 PARQUET = ".parquet"
 ALLOWED = f"{' '.join(TEXT_FORMATS)}, perhaps with .gz or .xz after it, or .parquet"
+# owner/name, as the hub has them; one that begins with a dot is a path.
+HUB_NAME = re.compile(r"(?!\.)[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 # What `datasets` and the hub write beside a set's files.
 METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
@@ -22,7 +25,7 @@ def is_shipped(path: str) -> bool:
 
 def is_hub_name(path: str) -> bool:
     """Whether a path that is not on this machine can be a hub's owner/name."""
-    return not path.startswith((".", "/", "~")) and path.count("/") == 1
+    return HUB_NAME.fullmatch(path) is not None
 
 
 def expand_user(path: str | Path) -> Path:

@@ -158,7 +158,15 @@ class TrainWork(Work):
         return conclude_dead_run(self.folder, start, status, error, 0.0)
 
     def record_failure(self, status: str, error: dict, wall_seconds: float) -> None:
-        """Write the result of a dead run, from what it left."""
+        """Write the result of a dead run, from what it left.
+
+        Raises:
+            JobFailed: the run never began, and the folder keeps the result of an earlier one.
+        """
+        if read_status(self.folder) in RESULTS:
+            raise JobFailed(
+                f"{error['type']}: {error['message']}; {self.folder} keeps its earlier result"
+            )
         conclude_dead_run(self.folder, self.start, status, error, wall_seconds)
 
     @classmethod

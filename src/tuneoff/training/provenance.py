@@ -59,7 +59,8 @@ def _describe_checkout() -> dict:
 def _ask_git(*words: str) -> str:
     here = Path(__file__).parent
     answer = subprocess.run(
-        ["git", "-C", str(here), *words],
+        # Without a lock: a run that is killed here must not leave the user's checkout locked.
+        ["git", "--no-optional-locks", "-C", str(here), *words],
         capture_output=True,
         text=True,
         check=True,
