@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 # One thread: the models are too small for two to help, and idle OpenMP threads that spin cost the other tests dearly.
@@ -21,6 +22,7 @@ import pytest
 from helpers import (
     METHODS,
     QUICK,
+    bound,
     complete,
     composed,
     end_session,
@@ -157,6 +159,23 @@ def run(settings, tmp_path):
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def quick_run(small_settings, tmp_path_factory):
+    """`quick_run("lora")`: (result, folder) of a method's quick run, made once for all tests that only read it."""
+    from tuneoff.training.run import train
+
+    @cache
+    def train_once(method: str):
+        words = [f"method={method}", "test=true", "eval_every=2"]
+        if "galore" in method:
+            words.append("galore_rank=8")
+        experiment, chosen, config = bound(*small_settings(words))
+        folder = tmp_path_factory.mktemp(method)
+        return train(experiment, chosen, folder, {"config": config, "command": words}), folder
+
+    return train_once
 
 
 # ---------------------------------------------------------------- training in other processes

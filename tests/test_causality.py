@@ -145,3 +145,15 @@ def test_learned_positions_that_begin_after_padding_are_counted(run, tmp_path):
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     with pytest.raises(ConfigError, match="max_length=96: must be at most 95, the positions that"):
         run("method=full", f"model.path={folder}", "data.limit=600")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("roberta", True), ("llama", False)])
+def test_a_prediction_says_what_it_could_not_ask(settings, tmp_path, kind, said):
+    """It has no weights, so that it names what training goes by."""
+    from tuneoff.predict import predict
+
+    sizes = READS_AHEAD.get(kind) if said else CAUSAL[kind]
+    small(kind, sizes).save_pretrained(tmp_path)
+    experiment, method, _ = settings("method=full", "task=predict", f"model.path={tmp_path}")
+    lines = predict(experiment, method)["assumptions"]
+    assert any("its config says is_decoder=false" in line for line in lines) == said

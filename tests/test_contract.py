@@ -62,15 +62,10 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_run, tmp_path
         ), name
 
 
-def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, tmp_path):
+def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, quick_run):
     seen = {}
     for method in METHODS:
-        result = run(
-            f"method={method}",
-            "max_steps=3",
-            *(["galore_rank=8"] if "galore" in method else []),
-            folder=tmp_path / method,
-        )
+        result, _ = quick_run(method)
         origin = result["provenance"]
         seen[method] = (
             origin["base_weights_hash"],
@@ -80,7 +75,7 @@ def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, tmp_pat
             result["loss"]["initial"].hex()[:12],
         )
     assert len({item[:4] for item in seen.values()}) == 1, seen
-    other = run("method=full", "max_steps=3", "seed=1", folder=tmp_path / "other")
+    other = run("method=full", "seed=1")
     assert other["provenance"]["batch_order_hash"] != seen["full"][1]
 
 

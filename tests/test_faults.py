@@ -274,3 +274,66 @@ def test_a_merge_that_fails_keeps_the_adapter(settings, tmp_path, monkeypatch):
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
     assert (tmp_path / "model" / "tokenizer.json").exists()
     assert not (tmp_path / "model" / "merged").exists() and result["facts"]["covered_share"]
+
+
+# ---------------------------------------------------------------- nothing of an earlier run is touched
+def contents(folder):
+    """Every file of a record, and of its checkpoints."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != record.LOCK]
+    return {path: path.read_bytes() for path in files}
+
+
+def tear(folder, name, size=100):
+    for path in checkpoint.find_checkpoints(folder / "checkpoints"):
+        with (path / name).open("r+b") as file:
+            file.truncate(size)
+
+
+def test_a_resume_that_cannot_begin_leaves_the_earlier_run_as_it_was(run, tmp_path):
+    run("method=lora", "save_every=2", folder=tmp_path)
+    (tmp_path / "result.json").unlink()  # as if it had been killed
+    tear(tmp_path, "state.pt")
+    before = contents(tmp_path)
+    with pytest.raises(record.NeverBegan, match="none of the 2 checkpoints can be read"):
+        run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)
+    assert contents(tmp_path) == before
+    for path in checkpoint.find_checkpoints(tmp_path / "checkpoints"):
+        (path / "state.pt").unlink()
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")  # as the message advises
+    assert (
+        run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)["status"] == "finished"
+    )
+
+
+def test_a_rerun_that_fails_before_it_begins_leaves_the_earlier_result(run, tmp_path, monkeypatch):
+    run("method=full", "save_every=2", folder=tmp_path)
+    before = contents(tmp_path)
+
+    def failing(session):
+        raise MemoryError("no room for the model")
+
+    monkeypatch.setattr("tuneoff.training.run.build", failing)
+    with pytest.raises(record.NeverBegan, match="out_of_memory: MemoryError: no room"):
+        run("method=full", "save_every=2", "rerun=true", folder=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_what_cannot_be_read_is_kept_beside_and_the_rest_is_gone_on_from(run, tmp_path):
+    whole = run("method=lora", "save_every=1", folder=tmp_path / "whole")
+    folder = tmp_path / "run"
+    run("method=lora", "save_every=1", folder=folder)
+    newest = checkpoint.find_checkpoints(folder / "checkpoints")[-1]
+    (newest / "state.pt").write_bytes(b"torn")
+    (folder / "run.json").write_text("")
+    (folder / "result.json").write_text('{"status": ')
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[1] = "no JSON"
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    result = run("method=lora", "save_every=1", "resume=auto", folder=folder)
+    assert result["status"] == "finished" and result["resumed_at_step"] == 3
+    assert result["loss"] == whole["loss"]
+    assert (newest.with_name(f"{newest.name}.unreadable") / "state.pt").read_bytes() == b"torn"
+    for name in ("run.json", "result.json", "metrics.jsonl"):
+        assert (folder / f"{name}.unreadable").exists()
+    steps = [line["step"] for line in record.read_metrics(folder) if "loss" in line]
+    assert steps == [2, 3, 4]

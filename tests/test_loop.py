@@ -9,13 +9,8 @@ from tuneoff import record
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
-    result = run(
-        f"method={method}",
-        "test=true",
-        "eval_every=2",
-        "galore_rank=8" if "galore" in method else "seed=0",
-    )
+def test_every_method_trains_and_leaves_a_whole_record(quick_run, method):
+    result, folder = quick_run(method)
     assert result["status"] == "finished", result["error"]
     assert (
         result["loss"]["final"] != result["loss"]["initial"]
@@ -24,9 +19,9 @@ def test_every_method_trains_and_leaves_a_whole_record(run, tmp_path, method):
     assert set(result["memory"]["peak_gib"]) == {"load", "train", "evaluate"}
     counts = result["parameters"]
     assert 0 < counts["trainable"] <= counts["ever_trained"] <= counts["total"]
-    lines = list(record.read_metrics(tmp_path / "run"))
+    lines = list(record.read_metrics(folder))
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert result == record.read_json(tmp_path / "run" / "result.json")
+    assert result == record.read_json(folder / "result.json")
 
 
 @pytest.mark.slow
@@ -162,9 +157,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_precisions_are_what_they_say(run, tmp_path, method):
+def test_precisions_are_what_they_say(run, quick_run, tmp_path, method):
     extra = ["galore_rank=8"] if "galore" in method else []
-    full = run(f"method={method}", *extra, folder=tmp_path / "float32")
+    full, _ = quick_run(method)
     mixed = run(f"method={method}", *extra, "mixed_precision=bf16", folder=tmp_path / "mixed")
     pure = run(f"method={method}", *extra, "pure_bf16=true", folder=tmp_path / "pure")
     for result, dtype in ((full, "float32"), (mixed, "float32"), (pure, "bfloat16")):

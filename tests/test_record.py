@@ -322,7 +322,7 @@ def test_numbers_that_are_none_are_read_as_none(tmp_path, value):
     assert read_json(tmp_path / RUN) == {"a": None, "b": [None]}
 
 
-def test_lines_of_another_kind_are_passed_over_and_a_broken_one_ends_the_curve(tmp_path):
+def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
     lines = [
         {"step": 1, "tokens": "many", "validation_loss": "low"},
         [1],

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -237,6 +238,19 @@ def test_no_secret_is_written(sweep, tmp_path):
     assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names
     assert any(path.suffix == ".wandb" for path in paths)  # which holds the command line, too
     assert [path for path in paths if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    "content", ['{"status": "???"}', '{"status": "failed"}', '{"status": "failed", "error": 3}']
+)
+def test_a_damaged_record_is_a_failed_job_that_is_done_again(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    row = JobRow("seed=1", tmp_path)
+    assert row.outcome == "failed" and "result.json cannot be read" in row.describe()
+    finished = JobRow("seed=2", tmp_path / "other", error=None)
+    hint = "1 of 2 jobs failed; the same command tries them again"
+    assert describe_unfinished([row, finished]) == hint
+    assert not TrainWork.is_done(tmp_path, Mock(rerun=False))
 
 
 class SignalledLauncher:

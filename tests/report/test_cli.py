@@ -125,6 +125,61 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert code == 1 and len(err.strip().splitlines()) == 1 and "Not a directory" in err
 
 
+def start(folder: Path, *more: object, before=None, stdout=subprocess.PIPE, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuneoff", "report", folder, *more],
+        env={**os.environ, **environment},
+        preexec_fn=before,
+        text=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+
+
+def no_room() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_disk_without_room_is_one_line_that_names_the_file(tmp_path):
+    write(tmp_path / "run", record(METHODS[0]))
+    process = start(tmp_path / "run", before=no_room)
+    _, err = process.communicate(timeout=120)
+    (line,) = err.strip().splitlines()
+    assert (
+        process.returncode == 1
+        and line.startswith("error: ")
+        and "/report/" in line
+        and "None" not in line
+    )
+    left = [path.name for path in (tmp_path / "run" / "report").rglob("*") if path.is_file()]
+    assert not [name for name in left if name.startswith(".")]  # nothing half written
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    write(tmp_path / "run", record(METHODS[0]))
+    with open("/dev/full", "w") as full:
+        process = start(tmp_path / "run", stdout=full)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and err == "error: output: No space left on device\n"
+    process = start(tmp_path / "run")
+    process.stdout.close()  # as `| head -0` does
+    err = process.stderr.read()
+    assert process.wait(timeout=120) == 1 and err == ""
+
+
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=["output", "all"])
+def test_a_terminal_that_knows_ascii_alone_gets_its_lines(tmp_path, locale):
+    folder = tmp_path / "naïve"
+    write(folder / "run", record("méthode"))
+    (folder / "bäd").mkdir()
+    (folder / "bäd" / "result.json").write_text("{")
+    process = start(folder, PYTHONIOENCODING="ascii", **locale)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in err
+    assert "1 runs" in out and "result.json: skipped" in err
+    assert locale or ("na\\xefve" in out and "b\\xe4d" in err)
+
+
 def test_watch_fills_in_as_a_sweep_runs(tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()

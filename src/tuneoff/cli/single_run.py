@@ -14,7 +14,7 @@ from tuneoff.jobs.devices import assign_devices
 from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
-from tuneoff.record import RESULT, AlreadyDone, read_json
+from tuneoff.record import RESULT, AlreadyDone, NeverBegan, read_json
 
 
 def run_single(cfg: DictConfig, folder: Path) -> dict:
@@ -31,6 +31,8 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         result = run_work(work)
     except AlreadyDone:  # under resume=auto there is nothing left to do
         result = read_json(folder / RESULT) or {}
+    except NeverBegan as failure:
+        raise RunFailed(str(failure)) from failure
     if get_rank() == 0:
         print_summary(work, result)
     error = result.get("error")
@@ -73,6 +75,8 @@ def run_in_ranks(work: Work) -> dict:
 @dataclass(frozen=True)
 class RankedTraining(TrainWork):
     """Training as a rank of a single run, with the log that a single run has."""
+
+    records_refusals = False
 
     def run(self) -> dict:
         """Train, and log to the run's file as well."""

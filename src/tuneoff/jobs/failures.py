@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tuneoff.config import ABSENT, ConfigError, format_value
 from tuneoff.distributed.stop import StopSignal
-from tuneoff.record import AlreadyDone, Busy, describe_error
+from tuneoff.record import AlreadyDone, Busy, NeverBegan, describe_error
 
 MOST_CHARACTERS = 10_000  # of each text that a process reports
 
@@ -67,6 +67,8 @@ class FailureReport:
             cause = Refusal.from_error(error)
         elif isinstance(error, Busy | AlreadyDone):
             cause = error
+        if isinstance(error, NeverBegan):
+            return cls(error.status, cut_texts(error.error))
         status = "interrupted" if isinstance(error, StopSignal) else "failed"
         return cls(status, cut_texts(describe_error(error)), cause)
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from tuneoff.distributed.stop import interrupt_on_stop_signals
-from tuneoff.jobs.failures import FailureReport, Killed, TimedOut
+from tuneoff.jobs.failures import FailureReport, Killed, Refusal, TimedOut
 from tuneoff.jobs.processes import POLL_SECONDS, RankProcess, start_processes
 from tuneoff.jobs.work import Work
 from tuneoff.record import METRICS, AlreadyDone, Busy, describe_error, read_status
@@ -40,7 +40,7 @@ def run_supervised(
         log_file: gets all that the processes log and print; without it they print where this process does.
 
     Returns:
-        Why the work left no result of its own, after `work.record_failure`; None where it left one.
+        Why the work left no result of its own, which is now recorded; None where it left one.
 
     Raises:
         Busy: another process trains in the folder.
@@ -70,7 +70,8 @@ def run_supervised(
     failure = explain_end(processes)
     if over_time is not None:
         failure = FailureReport("timed_out", describe_error(over_time))
-    work.record_failure(failure.status, failure.error, time.monotonic() - started)
+    if work.records_refusals or not isinstance(failure.cause, Refusal):
+        work.record_failure(failure.status, failure.error, time.monotonic() - started)
     return failure
 
 

@@ -58,6 +58,9 @@ class Work(ABC):
     start: dict
 
     result_file: ClassVar[str]  # a new one in the folder tells that the work is done
+    records_refusals: ClassVar[bool] = (
+        True  # else whoever started it raises the error, and no record is touched
+    )
 
     @property
     @abstractmethod
@@ -104,7 +107,9 @@ class Work(ABC):
     def read_error(cls, folder: Path) -> str:
         """What went wrong, by the result in `folder`: the error's type and message."""
         result = read_json(folder / cls.result_file) or {}
-        error = result.get("error") or {}
+        error = result.get("error")
+        if not isinstance(error, dict):
+            return f"{cls.result_file} cannot be read, or does not say why"
         return f"{error.get('type')}: {error.get('message')}"
 
 
@@ -153,7 +158,15 @@ class TrainWork(Work):
         return conclude_dead_run(self.folder, start, status, error, 0.0)
 
     def record_failure(self, status: str, error: dict, wall_seconds: float) -> None:
-        """Write the result of a dead run, from what it left."""
+        """Write the result of a dead run, from what it left.
+
+        Raises:
+            JobFailed: the run never began, and the folder keeps the result of an earlier one.
+        """
+        if read_status(self.folder) in RESULTS:
+            raise JobFailed(
+                f"{error['type']}: {error['message']}; {self.folder} keeps its earlier result"
+            )
         conclude_dead_run(self.folder, self.start, status, error, wall_seconds)
 
     @classmethod

@@ -31,7 +31,8 @@ def save_merged(model: Any, folder: Path) -> dict:
         merged = merge_adapter(model)
         merged.save_pretrained(folder / "merged")
         merged_logits = merged(**inputs).logits
-    difference = (merged_logits - trained_logits).abs().max().item()
+    distances = (merged_logits - trained_logits).abs()
+    difference = distances.max().item()
     facts: dict = {"merged_logits_difference": difference}
     # So many roundings of the weights' type, relative to the largest logit, as its layers may add up to.
     rounding = max(1e-4, 16 * torch.finfo(trained_logits.dtype).eps)

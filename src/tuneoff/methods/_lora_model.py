@@ -157,7 +157,7 @@ def merge_adapter(model: Any) -> Any:
     if not isinstance(head, LoraLayer) or head.weight is not embeddings.weight:
         return model.merge_and_unload()
     is_one_adapter = has_tied_adapter(model)
-    base_head = head.get_base_layer()
+    base_head = model.get_output_embeddings().get_base_layer()
     base_head.weight = nn.Parameter(base_head.weight.detach().clone(), requires_grad=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has seen that the weights are two

@@ -134,3 +134,50 @@ def name_tied_head(model: Any, paths: list[str]) -> list[str]:
         if path not in renamed:
             renamed.append(path)
     return renamed
+
+
+def find_additional_modules(model: Any, names: list[str]) -> list[str]:
+    """Return the whole paths of the modules that `additional_target` names.
+
+    PEFT would take `norm` for the end of `input_layernorm` too.
+
+    Raises:
+        ConfigError: a name that matches nothing, or a module with quantised weights.
+    """
+    paths: list[str] = []
+    for name in names:
+        matching = []
+        for path, module in model.named_modules():
+            if f".{path}".endswith(f".{name}"):
+                matching.append(path)
+                if not all(weight.is_floating_point() for weight in module.parameters()):
+                    allowed = "is quantised, so it cannot be trained"
+                    raise ConfigError("additional_target", name, allowed)
+        if not matching:
+            raise ConfigError("additional_target", name, "no such module in this model")
+        paths += [path for path in matching if path not in paths]
+    return paths
+
+
+def check_tied_weight(
+    model: Any, chosen: PeftTargets, wanted: list[str], additional: list[str], use_dora: bool
+) -> bool:
+    """Return whether the options name the weight that the head and the embeddings share.
+
+    Raises:
+        ConfigError: options that would part it.
+    """
+    if not has_tied_head(model):
+        return False
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    trains_in_full = any(model.get_submodule(path) in ends for path in additional)
+    if chosen.names_tied_head and trains_in_full:
+        allowed = "names the tied weight, which additional_target trains in full"
+        raise ConfigError("lora_target", wanted, allowed)
+    if chosen.names_tied_head and use_dora:
+        allowed = (
+            "names the weight that the head and the embeddings share, and DoRA's magnitudes "
+            "would part it; additional_target=[lm_head] trains it in full"
+        )
+        raise ConfigError("lora_target", wanted, allowed)
+    return chosen.names_tied_head or trains_in_full

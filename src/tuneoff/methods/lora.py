@@ -175,7 +175,9 @@ class LoRA(Method):
         from peft import LoraConfig
 
         from tuneoff.methods._lora_targets import (
+            check_tied_weight,
             choose_targets,
+            find_additional_modules,
             leave_out_additional,
             name_tied_head,
             select_modules,
@@ -187,11 +189,13 @@ class LoRA(Method):
         if self.pissa_init:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
-        additional = self._find_additional_modules(model)
-        names_tied_weight = self._names_tied_weight(model, targets.names_tied_head, additional)
-        if names_tied_weight and additional:
+        additional = find_additional_modules(model, self.additional_target or [])
+        names_tied_weight = check_tied_weight(
+            model, targets, self.lora_target, additional, self.use_dora
+        )
+        if names_tied_weight:
             additional = name_tied_head(model, additional)
-        leave_out_additional(targets, self.lora_target, additional or [])
+        leave_out_additional(targets, self.lora_target, additional)
         self.left_out = targets.left_out
         pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
@@ -200,7 +204,7 @@ class LoRA(Method):
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
             **shorten_targets(model, targets),
-            modules_to_save=additional,
+            modules_to_save=additional or None,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
             ensure_weight_tying=names_tied_weight,
@@ -216,55 +220,6 @@ class LoRA(Method):
         if self.lora_dropout:
             return "PEFT adapts linear layers alone where lora_dropout is above 0"
         return None
-
-    def _names_tied_weight(
-        self, model: Any, targets_head: bool, additional: list[str] | None
-    ) -> bool:
-        """Return whether the options name the weight that the head and the embeddings share.
-
-        Raises:
-            ConfigError: options that would part it.
-        """
-        from tuneoff.models.layers import has_tied_head
-
-        if not has_tied_head(model):
-            return False
-        ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        trains_in_full = any(model.get_submodule(path) in ends for path in additional or [])
-        if targets_head and trains_in_full:
-            allowed = "names the tied weight, which additional_target trains in full"
-            raise ConfigError("lora_target", self.lora_target, allowed)
-        if targets_head and self.use_dora:
-            allowed = (
-                "names the weight that the head and the embeddings share, and DoRA's magnitudes "
-                "would part it; additional_target=[lm_head] trains it in full"
-            )
-            raise ConfigError("lora_target", self.lora_target, allowed)
-        return targets_head or trains_in_full
-
-    def _find_additional_modules(self, model: Any) -> list[str] | None:
-        """Return the whole paths of `additional_target`.
-
-        PEFT would take `norm` for the end of `input_layernorm` too.
-        """
-        paths: list[str] = []
-        for name in self.additional_target or []:
-            matching = []
-            for path, module in model.named_modules():
-                if f".{path}".endswith(f".{name}"):
-                    matching.append(path)
-                    self._check_trainable(name, module)
-            if not matching:
-                raise ConfigError("additional_target", name, "no such module in this model")
-            paths += [path for path in matching if path not in paths]
-        return paths or None
-
-    @staticmethod
-    def _check_trainable(name: str, module: Any) -> None:
-        """Refuse a module with quantised weights."""
-        if not all(weight.is_floating_point() for weight in module.parameters()):
-            allowed = "is quantised, so it cannot be trained"
-            raise ConfigError("additional_target", name, allowed)
 
     # ------------------------------------------------------------ training
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:

@@ -91,11 +91,20 @@ def check_causality(model: Any, experiment: Experiment) -> None:
 
 def _remedy(model: Any, prefix: str) -> str:
     """What would make the model causal, as the end of a sentence; nothing where its configuration cannot say."""
+    name = find_causal_setting(model)
+    return f"; {prefix}{name}=true lets it see the tokens before alone" if name else ""
+
+
+def find_causal_setting(model: Any) -> str | None:
+    """The setting of the model's configuration that is false and would make it causal; None where there is none.
+
+    Some configurations have one that means nothing (GPT-NeoX), so that it alone settles nothing.
+    """
     config = model.config.get_text_config()
     for name in CAUSAL_SETTINGS:
         if getattr(config, name, None) is False:
-            return f"; {prefix}{name}=true lets it see the tokens before alone"
-    return ""
+            return name
+    return None
 
 
 def check_packing(model: Any) -> None:

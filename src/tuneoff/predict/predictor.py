@@ -17,6 +17,7 @@ from tuneoff.data import Batch, Row, collate, join_rows
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
+from tuneoff.models.checks import find_causal_setting
 from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import build_model
 from tuneoff.predict.fake_mode import FakeMode
@@ -198,6 +199,12 @@ class Predictor:
             f"one device; each row has max_length={experiment.max_length} tokens and every token is a label (the "
             "output head runs on all positions)"
         ]
+        causal_setting = find_causal_setting(self.model)
+        if causal_setting:
+            lines.append(
+                f"the model is causal though its config says {causal_setting}=false: training asks its weights, "
+                "and refuses a model in which a token sees those after it"
+            )
         attention = experiment.model.attention
         if attention not in (None, *FAKE_ATTENTION):
             lines.append(f"attention={attention} is taken to keep what {FAKE_ATTENTION[0]} keeps")

@@ -1,6 +1,7 @@
 """The record's files: written whole or not at all, and read with nothing believed. Standard library only."""
 
 import json
+import logging
 import math
 import os
 import stat
@@ -15,6 +16,7 @@ from typing import Any
 
 from tuneoff.record.schema import CURVE_POINTS, METRICS
 
+log = logging.getLogger(__name__)
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -127,7 +129,23 @@ def read_json(path: Path) -> dict | None:
 
 
 def read_metrics(folder: Path) -> Iterator[dict]:
-    """Yield the lines of metrics.jsonl that have a step, up to the first that cannot be read: a crash cuts the last."""
+    """Yield the lines of metrics.jsonl that are objects with a step; what else is there is passed over."""
+    for line in _read_lines(folder):
+        if line is not None:
+            yield line
+
+
+def find_bad_line(folder: Path) -> int | None:
+    """The number of the first line of metrics.jsonl that is no object with a step; the last may be cut by a crash."""
+    lines = list(_read_lines(folder))
+    for number, line in enumerate(lines[:-1], 1):
+        if line is None:
+            return number
+    return None
+
+
+def _read_lines(folder: Path) -> Iterator[dict | None]:
+    """The lines of metrics.jsonl; None for one that is no object with a step."""
     path = folder / METRICS
     if not path.exists():
         return
@@ -136,9 +154,25 @@ def read_metrics(folder: Path) -> Iterator[dict]:
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError):
-                return
-            if isinstance(content, dict) and type(content.get("step")) is int:
-                yield content
+                content = None
+            readable = isinstance(content, dict) and type(content.get("step")) is int
+            yield content if readable else None
+
+
+def set_aside(path: Path, reason: str) -> Path | None:
+    """Rename what cannot be read to `*.unreadable`, and say so; returns the new path, None where it must stay."""
+    new_path = path.with_name(f"{path.name}.unreadable")
+    number = 1
+    while new_path.exists():
+        number += 1
+        new_path = path.with_name(f"{path.name}.unreadable{number}")
+    try:
+        path.rename(new_path)
+    except OSError as error:
+        log.warning("%s cannot be read (%s), nor set aside: %s", path, reason, error.strerror)
+        return None
+    log.warning("%s cannot be read (%s), and is kept as %s", path, reason, new_path.name)
+    return new_path
 
 
 # ---------------------------------------------------------------- what only this user may change

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
+    find_bad_line,
     format_line,
     name_in_errors,
     read_json,
     read_metrics,
+    set_aside,
     thin_curve,
     utc_now,
     write_json,
@@ -45,6 +47,17 @@ class AlreadyDone(RuntimeError):
     """Another process finished this run between our look and our lock."""
 
 
+class NeverBegan(RuntimeError):
+    """A run failed before its record began, and the folder keeps what an earlier run has left there."""
+
+    def __init__(self, status: str, error: dict, folder: Path):
+        super().__init__(
+            f"{status}: {error['type']}: {error['message']}; {folder} keeps its earlier run"
+        )
+        self.status = status
+        self.error = error
+
+
 class ResumePoint(NamedTuple):
     """Where a run goes on: behind a checkpoint's last step and evaluation."""
 
@@ -73,7 +86,7 @@ class Recorder:
         self.run: dict = {}
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
-        self._begun = False
+        self.begun = False  # whether the folder holds this run, and no earlier one
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
 
@@ -97,18 +110,29 @@ class Recorder:
             self._begin()
 
     def _begin(self) -> None:
-        """From here on the folder holds this run, and no earlier one."""
-        self._begun = True
-        write_json(self.folder / RUN, self.run)
-        for old in (RESULT, ANSWERS):
-            (self.folder / old).unlink(missing_ok=True)
+        """From here on the folder holds this run, and no earlier one: whose result goes last, since it is whole."""
+        self._set_aside_unreadable()
         write_lines(self.folder / METRICS, self.curve)
         self._metrics = (self.folder / METRICS).open("a", buffering=1)
+        write_json(self.folder / RUN, self.run)
+        for old in (ANSWERS, RESULT):
+            (self.folder / old).unlink(missing_ok=True)
+        self.begun = True
+
+    def _set_aside_unreadable(self) -> None:
+        """Keep under another name what an earlier run has left and nobody can read."""
+        for name in (RUN, RESULT):
+            path = self.folder / name
+            if path.exists() and read_json(path) is None:
+                set_aside(path, "it is no JSON object")
+        number = find_bad_line(self.folder)
+        if number is not None:
+            set_aside(self.folder / METRICS, f"line {number} is no JSON object with a step")
 
     def describe(self, more: dict) -> None:
         """Add to run.json what is known once the model and the data are there."""
         self.run.update(mask_record(more))
-        if self._begun:
+        if self.begun:
             write_json(self.folder / RUN, self.run)
         else:
             self._begin()
@@ -151,7 +175,7 @@ class Recorder:
             "curve": thin_curve(self.curve),
         }
         result.setdefault("throughput", {})["wall_seconds"] = round(self.wall_seconds(), 3)
-        if not self._begun:
+        if not self.begun:
             self._begin()
         if self._metrics is not None:
             # Where a line could not be written, `log` has said so.
@@ -186,6 +210,8 @@ def _take_lock(path: Path) -> TextIO:
 
 class SilentRecorder(Recorder):
     """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
+
+    begun = True
 
     def __init__(self, folder: Path):
         self.folder = folder

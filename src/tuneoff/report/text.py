@@ -1,6 +1,7 @@
 """Text from records, made fit to be shown: no half or control characters, names on one line and cut."""
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def clean_text(text: str) -> str:
     return UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+@lru_cache(maxsize=10_000)
 def cut_name(name: str, most: int = MOST_NAME_CHARACTERS) -> str:
     """Return a name on one line, of `most` characters at most; what is cut ends in a hash, so that names stay apart."""
     line = " ".join(clean_text(name[: most + 1]).split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
-from tuneoff.record import RETRIED
+from tuneoff.record import RESULTS
 from tuneoff.record.secrets import mask_secrets
 
 # Of the table's lines, from the first to the last.
@@ -123,7 +123,9 @@ def format_sweep_table(rows: Sequence[JobRow]) -> str:
 def describe_unfinished(rows: Sequence[JobRow]) -> str | None:
     """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did."""
     statuses = [row.status for row in rows]
-    retried = sum(status in RETRIED for status in statuses)
+    # Whatever a damaged record says, it is no result, and the same command does that job again.
+    settled = (*RESULTS, "running", NOT_STARTED)
+    retried = sum(status not in settled for status in statuses)
     kept = sum(status in ("out_of_memory", "diverged") for status in statuses)
     reasons = []
     if retried:

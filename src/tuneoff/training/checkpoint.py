@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.serialization import default_restore_location
 
 from tuneoff.record import write_json
+from tuneoff.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
@@ -35,6 +36,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, torch.Tensor]  # what the run may change of the model, by parameter name
     state: dict  # tensors and plain values: optimizer, generators, loss scale
     loop: dict[str, Any]  # plain JSON values: each stateful part's state, by its name
+    unreadable: tuple[tuple[Path, str], ...] = ()  # later ones that were passed over, and why
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -104,8 +106,8 @@ def _delete_all_but(folder: Path, newest: Path, keep: int) -> None:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step_*"))
+    """The checkpoints in `folder`, oldest first; none that was set aside as unreadable."""
+    return sorted(path for path in folder.glob("step_*") if path.name[5:].isdigit())
 
 
 def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
@@ -117,16 +119,22 @@ def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
     Raises:
         OSError: there are checkpoints, but none can be read.
     """
-    paths = find_checkpoints(folder)
-    for path in reversed(paths):
+    unreadable: list[tuple[Path, str]] = []
+    for path in reversed(find_checkpoints(folder)):
         try:
-            return _read(path, device)
+            checkpoint = _read(path, device)
+            return checkpoint._replace(unreadable=tuple(unreadable))
         except Exception as error:  # a damaged file raises whatever its format's reader likes
+            if is_out_of_memory(error):
+                raise
             reason = str(error).split("\n")[0]
             log.warning("%s cannot be read (%s); trying the one before", path, reason)
-    if paths:
+            unreadable.append((path, reason))
+    if unreadable:
+        path, reason = unreadable[0]
         raise OSError(
-            f"{folder}: none of the {len(paths)} checkpoints can be read; rerun=true starts again"
+            f"none of the {len(unreadable)} checkpoints can be read ({path.name}: {reason}); without the folder "
+            f"{folder} this run alone starts again"
         )
     return None
 

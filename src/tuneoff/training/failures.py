@@ -73,10 +73,15 @@ def classify_error(error: BaseException) -> str:
     """The status that an exception stands for."""
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out_of_memory"
-    if OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return "out_of_memory"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return "failed"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory left, on the device or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return OUT_OF_MEMORY.search(str(error)) is not None

@@ -13,9 +13,17 @@ from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
 from tuneoff.models.optimizers import optimizer_facts
-from tuneoff.record import RESULTS, AlreadyDone, Recorder, ResumePoint, SilentRecorder
+from tuneoff.record import (
+    RESULTS,
+    AlreadyDone,
+    NeverBegan,
+    Recorder,
+    ResumePoint,
+    SilentRecorder,
+    set_aside,
+)
 from tuneoff.record import read_status as status_of
-from tuneoff.training.checkpoint import load_newest
+from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.evaluation import no_losses
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import export_model
@@ -41,6 +49,7 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
 
     Raises:
         ConfigError: what only the loaded model or data can show to be wrong.
+        NeverBegan: the run failed before its record began, in a folder that holds an earlier one.
         Busy: another process trains in `folder`.
         AlreadyDone: with resume=auto, another process has finished this run in the meantime.
     """
@@ -61,6 +70,9 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
                 raise
             except BaseException as caught:  # whatever it was, the record says so
                 status, error = run.session.ranks.agree_on_failure(classify_error(caught), caught)
+        if error is not None and not recorder.begun:
+            run.session.trackers.finish({})
+            raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
         run.session.trackers.finish(result)
         return result
@@ -104,11 +116,15 @@ class Run:
         self.prepared = True
         if checkpoint is not None:
             restore_run_state(self.parts, checkpoint)
-        elif session.ranks.first:
-            # Of a run that this one replaces.
-            shutil.rmtree(session.checkpoint_folder, ignore_errors=True)
         self.trainer = Trainer(self.parts, first_step=checkpoint.step if checkpoint else 0)
-        session.recorder.describe(describe_parts(self.parts, provenance))
+        description = describe_parts(self.parts, provenance)
+        # All is read, and nothing of an earlier run was touched. From here on the folder is this run's.
+        steps = session.ranks.gather(self.trainer.step)
+        if len(set(steps)) > 1:
+            raise OSError(f"the ranks would go on from different steps: {steps}")
+        if session.ranks.first:
+            clear_checkpoints(session, checkpoint)
+        session.recorder.describe(description)
         session.trackers.start(experiment, session.recorder.run, session.folder)
         log.info("%s: %s", experiment.data.name, self.parts.dataset.summary())
         log.info("an example, its trained part in «»:\n%s", self.parts.dataset.example)
@@ -185,6 +201,15 @@ class Run:
             "throughput": parts.throughput.facts(),
             "facts": facts,
         }
+
+
+def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:
+    """Set aside the checkpoints that could not be read, and remove those of a run that this one replaces."""
+    if checkpoint is None:
+        shutil.rmtree(session.checkpoint_folder, ignore_errors=True)
+        return
+    for path, reason in checkpoint.unreadable:
+        set_aside(path, reason)
 
 
 def measured_before_set_up(session: Session, facts: dict) -> dict:

@@ -59,8 +59,9 @@ def _make_points(comparison: Comparison, method: str) -> list[Point]:
     """A point for each rate of a method, in order; none where fewer than two were tried."""
     by_rate: dict[float, list[Row]] = {}
     for row in comparison.rows:
-        if row.method == method and row.runs and _has_drawable_rate(row):
-            by_rate.setdefault(row.rate, []).append(row)
+        rate = row.rate or 0.0
+        if row.method == method and row.runs and _is_drawable_rate(rate):
+            by_rate.setdefault(rate, []).append(row)
     if len(by_rate) < 2:
         return []
     points = [_make_point(method, rate, by_rate[rate]) for rate in sorted(by_rate)]
@@ -71,9 +72,9 @@ def _make_points(comparison: Comparison, method: str) -> list[Point]:
     return points
 
 
-def _has_drawable_rate(row: Row) -> bool:
-    """Whether the rate has a place on a logarithmic axis beside others."""
-    return row.rate is not None and 1 / LARGEST_DRAWN < row.rate < LARGEST_DRAWN
+def _is_drawable_rate(rate: float) -> bool:
+    """Whether a rate has a place on a logarithmic axis beside others."""
+    return 1 / LARGEST_DRAWN < rate < LARGEST_DRAWN
 
 
 def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from helpers import START, call_work, hang, hanging_launcher, left_of_session, session
 
+from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.supervisor import Limits
 from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
@@ -219,6 +221,22 @@ def test_the_forkserver_outlives_what_stops_a_process_group(job, tmp_path):
     """The job hears the signal by itself, and reports it."""
     result = job(stop_the_forkserver_too, signal.SIGHUP)
     assert (result["status"], result["error"]["type"]) == ("interrupted", "StopSignal")
+
+
+def refuse() -> None:
+    raise ConfigError("lr", 0.5, "must be another")
+
+
+def test_a_refusal_comes_back_as_it_was_raised(job, tmp_path):
+    """A sweep's job records it; a single run, whose ranks they are, raises it and touches no record."""
+    assert job(refuse)["error"]["message"] == "lr=0.5: must be another"
+    before = (tmp_path / "result.json").read_bytes()
+    work = call_work(tmp_path, refuse)
+    with patch.object(type(work), "records_refusals", False):
+        failure = supervisor.run_supervised(work, NONE)
+    error = failure.cause.to_error()
+    assert (error.key, error.value, str(error)) == ("lr", "0.5", "lr=0.5: must be another")
+    assert (tmp_path / "result.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", [Busy, AlreadyDone])
