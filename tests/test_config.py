@@ -32,6 +32,7 @@ from tuneoff.config import (
     setting,
     suggest_nearest,
 )
+from tuneoff.config.paths import _hash_content, data_hash
 from tuneoff.methods import Method, register
 from tuneoff.sweeps.tuning import never_tuned
 
@@ -166,6 +167,16 @@ def test_identity_changes_with_the_data_file(tmp_path):
         path.write_text(text)
         found.add(identify_run(composed(f"data.path={path}")))
     assert len(found) == 2
+
+
+def test_a_data_file_is_read_once_for_all_points_of_a_sweep(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}')
+    first = data_hash(path)
+    before = _hash_content.cache_info().misses
+    assert data_hash(path) == first and _hash_content.cache_info().misses == before
+    path.write_text('{"text": "longer"}')
+    assert data_hash(path) != first
 
 
 def test_every_purpose_has_its_own_seed():

@@ -342,3 +342,18 @@ def test_a_status_of_another_type_is_none(tmp_path, status):
     assert read_status(tmp_path) is None
     write_json(tmp_path / RUN, {})
     assert read_status(tmp_path) == "interrupted"
+
+
+def test_asking_git_locks_nothing(monkeypatch):
+    """A run that is killed while it asks must not leave the user's checkout locked."""
+    from tuneoff.training import provenance
+
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance.subprocess, "run", run)
+    assert provenance._describe_checkout() == {}
+    assert commands and all(command[1] == "--no-optional-locks" for command in commands)

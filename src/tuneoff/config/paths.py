@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -99,6 +100,13 @@ def _is_data_file(file: Path, root: Path) -> bool:
     return has_format and not hidden and is_file(file)
 
 
+@lru_cache(maxsize=1024)
+def _hash_content(path: Path, inode: int, size: int, mtime_ns: int) -> str:
+    """A hash of a file's content; read once as long as the file is the same, since each point of a sweep asks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def data_hash(path: str) -> str:
     """A hash of the names (in a folder) and the contents of all files behind a local `data.path`; empty without any.
 
@@ -109,8 +117,8 @@ def data_hash(path: str) -> str:
     files = data_files(root)
     digest = hashlib.sha256()
     for data_file in files:
-        with data_file.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = data_file.stat()
+        content = _hash_content(data_file, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         line = f"{data_file.relative_to(root)} {content}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest() if files else ""

@@ -1,5 +1,6 @@
 """The record: what a run leaves on disk, written and read here alone. Standard library only."""
 
+from tuneoff.record.dead_runs import conclude_dead_run
 from tuneoff.record.files import (
     cache_folder,
     describe_os_error,
@@ -24,7 +25,6 @@ from tuneoff.record.recorder import (
     Recorder,
     ResumePoint,
     SilentRecorder,
-    conclude_dead_run,
     describe_error,
     is_locked,
     read_status,

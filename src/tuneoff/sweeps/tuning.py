@@ -153,8 +153,8 @@ def is_trial(result: dict) -> bool:
     numbers = [throughput.get("tokens_seen") or 0, throughput.get("wall_seconds") or 0]
     if result.get("status") == "finished":
         numbers.append(loss.get("final"))
-    named = isinstance(config.get("method"), str) and {"model", "data", "seed"} <= config.keys()
-    return named and all(map(is_number, numbers))
+    named = isinstance(config.get("method"), str) and isinstance(config.get("seed"), int)
+    return named and {"model", "data"} <= config.keys() and all(map(is_number, numbers))
 
 
 @cache
