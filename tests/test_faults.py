@@ -337,3 +337,34 @@ def test_what_cannot_be_read_is_kept_beside_and_the_rest_is_gone_on_from(run, tm
         assert (folder / f"{name}.unreadable").exists()
     steps = [line["step"] for line in record.read_metrics(folder) if "loss" in line]
     assert steps == [2, 3, 4]
+
+
+def test_a_lost_run_json_is_made_good_by_the_checkpoint(tmp_path, train):
+    """Empty: the checkpoint says which run it is, when it began, and under which name trackers know it."""
+    folder, words = tmp_path / "run", ["method=lora", "save_every=2"]
+    assert train(folder, *words).returncode == 0
+    before = record.read_json(folder / "run.json")
+    (folder / "result.json").unlink()
+    (folder / "run.json").write_text("")
+    refused = train(folder, *words, f"resume={folder}", "lr=9e-3")
+    assert refused.returncode == 2 and f"{folder} holds run " in refused.stderr
+    again = train(folder, *words, f"resume={folder}")
+    assert again.returncode == 0, again.stderr
+    assert "run.json cannot be read" in again.stderr and "resumed after step 4" in again.stderr
+    after = record.read_json(folder / "result.json")
+    for key in ("identity", "started_at", "tracker_id"):
+        assert after[key] == before[key]
+
+
+def test_a_single_run_whose_checkpoints_are_torn_says_so_in_a_line(tmp_path, train):
+    folder, words = tmp_path / "run", ["method=lora", "save_every=2"]
+    assert train(folder, *words).returncode == 0
+    (folder / "result.json").unlink()
+    tear(folder, "state.pt")
+    before = {path: path.read_bytes() for path in contents(folder) if ".hydra" not in path.parts}
+    done = train(folder, *words, f"resume={folder}")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: failed: OSError: none of the 2")
+    assert "Traceback" not in done.stderr and "keeps its earlier run" in last
+    after = {path: path.read_bytes() for path in before if path.name != "run.log"}
+    assert after == {path: text for path, text in before.items() if path.name != "run.log"}

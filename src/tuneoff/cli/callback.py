@@ -14,7 +14,7 @@ from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remo
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
-from tuneoff.record import RUN
+from tuneoff.record import holds_run
 from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
 
@@ -39,7 +39,7 @@ class PreflightCheck(Callback):
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
         folder = Path(config.hydra.run.dir)
-        if (folder / RUN).exists():
+        if holds_run(folder):
             if task.resume != "never":
                 check_same_run(task, folder)
             elif not task.rerun:
@@ -71,7 +71,7 @@ class PreflightCheck(Callback):
         if get_rank() == 0:
             mask_hydra_files(config)
         folder = Path(config.hydra.runtime.output_dir)
-        self.holds_earlier_run = (folder / RUN).exists()
+        self.holds_earlier_run = holds_run(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""

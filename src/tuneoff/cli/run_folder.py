@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config import ConfigError, check_config, identify_run
-from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_json, read_status
+from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_identity, read_status
 
 WRITTEN_BY_HYDRA = (
     "run.log",
@@ -41,8 +41,11 @@ def check_same_run(task: DictConfig, folder: Path) -> None:
     Raises:
         ConfigError: what is there has another identity.
     """
-    earlier = (read_json(folder / RUN) or {}).get("identity")
+    earlier = read_identity(folder)
     identity = identify_run(task)
+    if earlier is None:
+        allowed = f"{folder} holds a run, and none of its files can be read that says which"
+        raise ConfigError("resume", task.resume, allowed)
     if earlier != identity:
         allowed = f"{folder} holds run {earlier}, and these settings make {identity}"
         raise ConfigError("resume", task.resume, allowed)

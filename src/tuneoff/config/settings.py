@@ -34,9 +34,8 @@ from tuneoff.config.options import (
     option,
     setting,
 )
-from tuneoff.config.paths import is_file
 from tuneoff.distributed.launch import get_world_size
-from tuneoff.record import RUN
+from tuneoff.record import holds_run
 
 # What a setting is for; said beside each, and nowhere else.
 INCIDENTAL = Role.INCIDENTAL
@@ -248,7 +247,7 @@ class Experiment:
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
-        names_run = self.resume in ("never", "auto") or is_file(Path(self.resume, RUN))
+        names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
         if not names_run:
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
 

@@ -26,16 +26,16 @@ from tuneoff.record.recorder import (
     ResumePoint,
     SilentRecorder,
     describe_error,
-    is_locked,
-    read_status,
     write_prediction,
 )
 from tuneoff.record.schema import (
     ANSWERS,
+    CHECKPOINTS,
     COLUMNS,
     CURVE_POINTS,
     INCIDENTAL,
     LOCK,
+    LOOP,
     METRICS,
     NOT_PREDICTED,
     PREDICTION,
@@ -46,13 +46,22 @@ from tuneoff.record.schema import (
     SCHEMA_VERSION,
 )
 from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
+from tuneoff.record.status import (
+    find_checkpoints,
+    holds_run,
+    is_locked,
+    read_identity,
+    read_status,
+)
 
 __all__ = [
     "ANSWERS",
+    "CHECKPOINTS",
     "COLUMNS",
     "CURVE_POINTS",
     "INCIDENTAL",
     "LOCK",
+    "LOOP",
     "METRICS",
     "NOT_PREDICTED",
     "PREDICTION",
@@ -71,7 +80,9 @@ __all__ = [
     "conclude_dead_run",
     "describe_error",
     "describe_os_error",
+    "find_checkpoints",
     "flatten",
+    "holds_run",
     "is_locked",
     "is_private",
     "is_secret_key",
@@ -79,6 +90,7 @@ __all__ = [
     "mask_record",
     "mask_secrets",
     "name_in_errors",
+    "read_identity",
     "read_json",
     "read_metrics",
     "read_status",

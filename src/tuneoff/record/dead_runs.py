@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
-from tuneoff.record.files import read_json, read_metrics, thin_curve, utc_now, write_json
+from tuneoff.record.files import (
+    read_json,
+    read_metrics,
+    set_aside_unreadable,
+    thin_curve,
+    utc_now,
+    write_json,
+)
 from tuneoff.record.recorder import Recorder
-from tuneoff.record.schema import RESULT, RUN, SCHEMA_VERSION
+from tuneoff.record.schema import RESULT, RETRIED, RUN, SCHEMA_VERSION
 from tuneoff.record.secrets import mask_record, mask_secrets
 
 
@@ -36,8 +43,9 @@ def conclude_dead_run(
             "error": mask_secrets(error),
             "finished_at": utc_now(),
         }
-        write_json(folder / RUN, run)
-        write_json(folder / RESULT, result)
+        for name, content in ((RUN, run), (RESULT, result)):
+            set_aside_unreadable(folder / name)
+            write_json(folder / name, content)
         return result
     finally:
         recorder.close()
@@ -46,8 +54,8 @@ def conclude_dead_run(
 def _what_is_left(folder: Path, run: dict, wall_seconds: float) -> dict:
     """What a dead run has measured: as its own result says if it wrote one, else as its metrics.jsonl does."""
     own = read_json(folder / RESULT) or {}
-    stopped = own.get("status") in ("interrupted", "killed")
-    if stopped and own.get("started_at") == run["started_at"]:
+    unfinished = own.get("status") in RETRIED
+    if unfinished and own.get("started_at") == run["started_at"]:
         return own  # it was stopped in an orderly way, or lost another rank, and measured
     curve = list(read_metrics(folder))
     losses = _numbers(curve, "validation_loss")

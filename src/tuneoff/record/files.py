@@ -159,6 +159,12 @@ def _read_lines(folder: Path) -> Iterator[dict | None]:
             yield content if readable else None
 
 
+def set_aside_unreadable(path: Path) -> None:
+    """Keep a JSON file that cannot be read under another name."""
+    if path.exists() and read_json(path) is None:
+        set_aside(path, "it is no JSON object")
+
+
 def set_aside(path: Path, reason: str) -> Path | None:
     """Rename what cannot be read to `*.unreadable`, and say so; returns the new path, None where it must stay."""
     new_path = path.with_name(f"{path.name}.unreadable")

@@ -17,6 +17,7 @@ from tuneoff.record.files import (
     read_json,
     read_metrics,
     set_aside,
+    set_aside_unreadable,
     thin_curve,
     utc_now,
     write_json,
@@ -24,6 +25,7 @@ from tuneoff.record.files import (
 )
 from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
 from tuneoff.record.secrets import mask_record, mask_secrets
+from tuneoff.record.status import holds_run
 
 # How often a lock is tried for, and the seconds in between.
 LOCK_ATTEMPTS = 5
@@ -63,6 +65,7 @@ class ResumePoint(NamedTuple):
 
     step: int
     evaluated_at: int
+    recorder: dict  # what `Recorder.state` gave then
 
     def covers(self, line: dict) -> bool:
         """Whether a line of metrics.jsonl was written before this point; what comes after it is done again."""
@@ -96,17 +99,18 @@ class Recorder:
         Args:
             resumed: where the run goes on; lines of metrics.jsonl that lie behind it are cut off.
         """
-        before = read_json(self.folder / RUN) if resumed else None
         self.run = {
             "schema_version": SCHEMA_VERSION,
             **mask_record(run),
-            "started_at": (before or {}).get("started_at", utc_now()),
+            "started_at": utc_now(),
         }
-        if resumed:
-            self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
-            self.run["tracker_id"] = (before or run).get("tracker_id")
+        if resumed is not None:
+            before = read_json(self.folder / RUN) or resumed.recorder
+            for key in ("started_at", "tracker_id"):
+                self.run[key] = before.get(key, self.run.get(key))
             self.run["resumed_at_step"] = resumed.step
-        if not (self.folder / RUN).exists():
+            self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
+        if not holds_run(self.folder):
             self._begin()
 
     def _begin(self) -> None:
@@ -122,9 +126,7 @@ class Recorder:
     def _set_aside_unreadable(self) -> None:
         """Keep under another name what an earlier run has left and nobody can read."""
         for name in (RUN, RESULT):
-            path = self.folder / name
-            if path.exists() and read_json(path) is None:
-                set_aside(path, "it is no JSON object")
+            set_aside_unreadable(self.folder / name)
         number = find_bad_line(self.folder)
         if number is not None:
             set_aside(self.folder / METRICS, f"line {number} is no JSON object with a step")
@@ -138,8 +140,9 @@ class Recorder:
             self._begin()
 
     def state(self) -> dict:
-        """What a checkpoint keeps: the seconds so far."""
-        return {"wall_seconds": self.wall_seconds()}
+        """What a checkpoint keeps: the seconds so far, and which run this is, should run.json be lost."""
+        names = {key: self.run.get(key) for key in ("identity", "started_at", "tracker_id")}
+        return {"wall_seconds": self.wall_seconds(), **names}
 
     def restore(self, state: dict) -> None:
         """Go on from what `state()` gave."""
@@ -260,25 +263,3 @@ def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PREDICTION, content)
     return content
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a living process trains in `folder`."""
-    try:
-        with (folder / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def read_status(folder: Path) -> str | None:
-    """A run's status: as its result says, else running where the lock is held, else interrupted; None for no run."""
-    status = (read_json(folder / RESULT) or {}).get("status")
-    if isinstance(status, str):
-        return status
-    if is_locked(folder):
-        return "running"
-    return "interrupted" if (folder / RUN).exists() else None

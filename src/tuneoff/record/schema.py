@@ -4,6 +4,8 @@ SCHEMA_VERSION = 1
 RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
 ANSWERS = "answers.jsonl"  # what a model generated, where it was asked to, a line a row
 PREDICTION = "prediction.json"
+CHECKPOINTS = "checkpoints"  # the folder
+LOOP = "loop.json"  # of a checkpoint: each part's state, as plain values
 # A sweep that is run again retries the last four; the others are results.
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")

@@ -16,14 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.serialization import default_restore_location
 
-from tuneoff.record import write_json
+from tuneoff.record import LOOP, find_checkpoints, write_json
 from tuneoff.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 TENSORS = "model.safetensors"
 STATE = "state.pt"
-LOOP = "loop.json"
 # Of loop.json. 2: the state of each part of a run under its name. One of 1, which had loose values, cannot be gone on
 # from: its run starts again.
 SCHEMA_VERSION = 2
@@ -103,11 +102,6 @@ def _delete_all_but(folder: Path, newest: Path, keep: int) -> None:
     for path in checkpoints:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first; none that was set aside as unreadable."""
-    return sorted(path for path in folder.glob("step_*") if path.name[5:].isdigit())
 
 
 def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:

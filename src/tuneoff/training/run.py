@@ -108,9 +108,7 @@ class Run:
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
-            resume_point = ResumePoint(
-                checkpoint.step, checkpoint.loop["evaluation"]["evaluated_at"]
-            )
+            resume_point = find_resume_point(checkpoint)
         session.recorder.start(describe_start(experiment, start, provenance), resume_point)
         self.parts = build(session)
         self.prepared = True
@@ -201,6 +199,15 @@ class Run:
             "throughput": parts.throughput.facts(),
             "facts": facts,
         }
+
+
+def find_resume_point(checkpoint: Checkpoint) -> ResumePoint:
+    """What the recorder must know of a checkpoint."""
+    return ResumePoint(
+        step=checkpoint.step,
+        evaluated_at=checkpoint.loop["evaluation"]["evaluated_at"],
+        recorder=checkpoint.loop["recorder"],
+    )
 
 
 def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:

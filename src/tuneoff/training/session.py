@@ -12,7 +12,7 @@ from tuneoff.distributed.sharding import Sharding
 from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
-from tuneoff.record import Recorder
+from tuneoff.record import CHECKPOINTS, Recorder
 from tuneoff.training.trackers import Trackers, available_trackers
 
 
@@ -48,7 +48,7 @@ class Session:
     @property
     def checkpoint_folder(self) -> Path:
         """Where the run's checkpoints are."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
 
 def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> Session:
