@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.models.layers import (
+    computes_linear,
     count_parameters,
     find_decoder_layers,
     find_experts,
@@ -171,3 +172,11 @@ def test_the_share_counts_a_tied_weight_once_and_leaves_out_what_was_added():
     assert share_of_weights(model, {"lm_head.weight"}, {"added.weight", "added.bias"}) == (
         64 * 16 / total
     )
+
+
+def test_a_router_that_is_linear_by_class_alone_is_told_apart():
+    sizes = {**SIZES, "num_local_experts": 4, "interleave_moe_layer_step": 1}
+    model = on_meta("llama4_text", **sizes)
+    for path, layer in find_targets(model, ["all"], "lora_target").linears.items():
+        assert computes_linear(layer) == (not path.endswith(".router")), path
+    assert computes_linear(next(iter(find_targets(on_meta("gpt2"), ["all"], "").linears.values())))

@@ -9,7 +9,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tuneoff.config import ConfigError
-from tuneoff.models.layers import Targets, find_targets, has_tied_head, shorten_names
+from tuneoff.models.layers import (
+    Targets,
+    computes_linear,
+    find_targets,
+    has_tied_head,
+    shorten_names,
+)
 
 
 @dataclass
@@ -40,6 +46,10 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
+        if not computes_linear(layer):
+            reason = f"{type(layer).__name__} has a forward pass of its own"
+            chosen.left_out[_generalise(path)] = reason
+            continue
         leaf = path.rpartition(".")[2]
         if not _refusal(model.config, leaf, target_modules=[leaf]):
             chosen.modules.append(path)

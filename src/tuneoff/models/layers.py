@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -164,6 +165,26 @@ def _all_linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
+
+
+def computes_linear(layer: Any) -> bool:
+    """Whether a layer gives its input times its weight: an adapter is added to that.
+
+    Routers of some mixtures (Llama 4, Phi-MoE) are linear layers by class alone and return scores, and DeepSeek V4 has
+    one that multiplies by groups. The layer itself is asked, where its class has a forward pass of its own.
+    """
+    if type(layer) in (nn.Linear, Conv1D) or type(layer).forward is nn.Linear.forward:
+        return True
+    # A quantised layer's own forward pass unpacks its weight.
+    if not layer.weight.is_floating_point():
+        return True
+    sample = torch.ones(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    try:
+        with torch.no_grad():
+            output = layer(sample)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, layer.out_features)
 
 
 def _matching(name: str, items: Mapping[str, Item]) -> dict[str, Item]:
