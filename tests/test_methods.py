@@ -278,11 +278,12 @@ def test_random_choices_leave_the_global_generator_alone(new_run):
     ):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        experiment_state = new_run(f"method={method}", option)
+        training = new_run(f"method={method}", option)
         torch.set_rng_state(before)
-        experiment_state.optimizer.switch_trainable_params() if method == "badam" else None
+        if method == "badam":
+            training.parts.optimizer.switch_trainable_params()
         assert torch.equal(torch.get_rng_state(), before)
-        experiment_state.recorder.close()
+        training.parts.recorder.close()
 
 
 def test_badam_is_silent_unless_asked(new_run, capfd):

@@ -270,7 +270,13 @@ def test_a_resumed_run_keeps_what_was_before(run, new_run, tmp_path):
     options = ["method=full", *SECOND, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")
     stopped = new_run(*options, folder=tmp_path / "stopped")
-    stopped.session.stop.set()
+    take_step = stopped.trainer.take_step
+
+    def stop_inside(step):
+        stopped.session.stop.set()
+        take_step(step)
+
+    stopped.trainer.take_step = stop_inside
     with pytest.raises(Interrupted):
         stopped.fit()
     stopped.parts.recorder.close()

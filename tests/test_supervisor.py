@@ -14,6 +14,7 @@ from helpers import START, call_work, hang, hanging_launcher, left_of_session, s
 
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
+from tuneoff.jobs.failures import JobFailed
 from tuneoff.jobs.supervisor import Limits
 from tuneoff.record import LOCK, METRICS, AlreadyDone, Busy, read_json, write_json
 
@@ -174,12 +175,17 @@ def test_a_killed_job_is_a_record(job, number, how):
 
 def test_an_earlier_result_is_not_taken_for_this_one(job, tmp_path):
     assert job(finish, tmp_path)["status"] == "finished"
-    assert job(die, signal.SIGKILL)["status"] == "killed"
+    # A job that dies before it began has touched nothing, and is told apart from the one that finished.
+    with pytest.raises(JobFailed, match=r"SIGKILL.* keeps its earlier result"):
+        job(die, signal.SIGKILL)
+    assert read_json(tmp_path / "result.json")["status"] == "finished"
     assert job(begin_and_fail, tmp_path)["status"] == "failed"
+    assert job(die, signal.SIGKILL)["status"] == "killed"
 
 
 def test_memory_is_limited(job, tmp_path):
     assert job(allocate, tmp_path, 0.25, limits=Limits(memory_gib=1.2))["sum"] == 2**26
+    (tmp_path / "result.json").unlink()
     result = job(allocate, tmp_path, 1.2, limits=Limits(memory_gib=1.2))
     assert "can't allocate memory" in result["error"]["message"]
     assert job(allocate, tmp_path, 1.2)["sum"] == pytest.approx(

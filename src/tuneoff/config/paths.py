@@ -101,8 +101,11 @@ def _is_data_file(file: Path, root: Path) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _hash_content(path: Path, inode: int, size: int, mtime_ns: int) -> str:
-    """A hash of a file's content; read once as long as the file is the same, since each point of a sweep asks."""
+def _hash_content(path: Path, inode: int, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    """A hash of a file's content; read once as long as the file is the same, since each point of a sweep asks.
+
+    The time of the last change (ctime) tells what size and age do not: nobody can set it.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -118,7 +121,9 @@ def data_hash(path: str) -> str:
     digest = hashlib.sha256()
     for data_file in files:
         facts = data_file.stat()
-        content = _hash_content(data_file, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        content = _hash_content(
+            data_file, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+        )
         line = f"{data_file.relative_to(root)} {content}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest() if files else ""
