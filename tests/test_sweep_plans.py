@@ -17,7 +17,7 @@ from sweeping import SWEEPS, plan
 
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.config import ConfigError, resolve_config
-from tuneoff.sweeps.composition import Composer
+from tuneoff.sweeps.composition import Composer, select_task_overrides
 
 
 def test_a_union_of_grids_times_common_parameters(tmp_path):
@@ -185,3 +185,15 @@ def test_the_wandb_sweep_draws_what_can_be_composed():
     assert len(plan("-m", *words, *(word for word in file["command"] if "=" in word))) == len(
         drawn["method"]
     )
+
+
+def test_hydras_own_part_may_be_added_to():
+    """`+hydra.job.env_set.NAME=value` is how a sweep's jobs get a variable; the task's own settings take no `+`."""
+    words = [
+        "method=lora",
+        "+hydra.job.env_set.A=2",
+        "hydra/launcher=basic",
+        "~hydra.job",
+        "+foo=1",
+    ]
+    assert select_task_overrides(words) == ["method=lora", "+foo=1"]

@@ -117,6 +117,11 @@ class Composer:
         return not (of_hydra or self._is_group(key) or override.is_sweep_override())
 
 
+def select_task_overrides(overrides: list[str]) -> list[str]:
+    """The overrides of the task's own settings, without those of Hydra's part, which Hydra checks itself."""
+    return [text for text in overrides if not re.match(r"[+~]*hydra[./@]", text)]
+
+
 def interpolates(known: re.Pattern, name: str) -> bool:
     """Whether a name interpolates anything beside what is known."""
     return "${" in known.sub("", str(name))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tuneoff.config import ABSENT, ConfigError, check_task, find_method_options
 from tuneoff.jobs.work import WORKS, Work
 from tuneoff.sweeps import tuning
-from tuneoff.sweeps.composition import Composer
+from tuneoff.sweeps.composition import Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
 
 SEED = "seed="
@@ -76,13 +76,13 @@ class Plan:
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
         task = self.composer.compose_task(overrides)
-        experiment, _ = check_task(task, overrides)
+        experiment, _ = check_task(task, select_task_overrides(overrides))
         if task.tuned is not None:
             values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))
             self.add_notes(notes)
             overrides = [*overrides, *values]
             task = self.composer.compose_task(overrides)
-            experiment, _ = check_task(task, overrides)
+            experiment, _ = check_task(task, select_task_overrides(overrides))
         folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
         return Point(overrides, folder, work_type.is_done(folder, experiment), work_type)
