@@ -337,9 +337,10 @@ def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("status", [None, 3, ["finished"], {}])
-def test_a_status_of_another_type_is_none(tmp_path, status):
-    write_json(tmp_path / RESULT, {"status": status})
+def test_a_status_of_another_type_is_a_run_to_try_again(tmp_path, status):
     assert read_status(tmp_path) is None
+    write_json(tmp_path / RESULT, {"status": status})
+    assert read_status(tmp_path) == "interrupted"
     write_json(tmp_path / RUN, {})
     assert read_status(tmp_path) == "interrupted"
 
