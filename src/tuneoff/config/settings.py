@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from tuneoff.config.choices import (
     Dtype,
@@ -282,7 +282,3 @@ def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:7])
-
-
-# Read where a config is checked or an experiment made: what launches ranks says how many only then.
-OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)
