@@ -40,8 +40,8 @@ def check_sharding(experiment: Any) -> None:
         )
         raise ConfigError("exact_match", experiment.exact_match, allowed)
     if experiment.quantised:
-        allowed = f"was never tried under {sharding}; DDP takes it"
-        raise ConfigError(*experiment.quantised, allowed)
+        key, value = experiment.quantised
+        raise ConfigError(key, value, f"was never tried under {sharding}; DDP takes it")
     if experiment.mixed_precision is MixedPrecision.fp16:
         allowed = f"was never tried under {sharding}; bf16 is"
         raise ConfigError("mixed_precision", experiment.mixed_precision, allowed)
