@@ -1,11 +1,10 @@
-"""Resolvers: values of a config that are worked out when it is read."""
+"""Resolvers: values of a method's YAML that depend on the rest of a config."""
 
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config.paths import is_shipped
-from tuneoff.distributed.launch import get_world_size
 
 
 def choose_by_model(embedded: Any, other: Any, *, _root_: DictConfig) -> Any:
@@ -15,5 +14,3 @@ def choose_by_model(embedded: Any, other: Any, *, _root_: DictConfig) -> Any:
 
 
 OmegaConf.register_new_resolver("embedded", choose_by_model, replace=True)
-# Asked when a config is checked or an experiment made: what launches ranks says how many only then.
-OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)
