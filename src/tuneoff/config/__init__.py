@@ -56,6 +56,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.sharding import is_split
 
 __all__ = [
     "ABSENT",
@@ -95,6 +96,7 @@ __all__ = [
     "format_value",
     "identify_run",
     "is_shipped",
+    "is_split",
     "method_packages",
     "names",
     "one_of",

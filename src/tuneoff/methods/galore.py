@@ -11,6 +11,7 @@ from tuneoff.config import (
     Optimizer,
     above,
     at_least,
+    is_split,
     names,
 )
 from tuneoff.methods import Method, register
@@ -52,7 +53,7 @@ class GaLore(Method):
 
     def check(self, experiment: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""
-        if experiment.sharding:
+        if is_split(experiment.sharding):
             allowed = f"does not run under {experiment.sharding}: its SVD would see shards"
             raise ConfigError("method", experiment.method, allowed)
         if self.galore_layerwise:

@@ -26,8 +26,8 @@ from tuneoff.record import read_status as status_of
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.evaluation import no_losses
 from tuneoff.training.exact_match import answer_questions
-from tuneoff.training.export import export_model
-from tuneoff.training.failures import classify_error
+from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
+from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.session import Session, open_session
@@ -92,6 +92,7 @@ class Run:
         """
         self.session = open_session(experiment, method, recorder)
         self.prepared = False
+        self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
 
     def prepare(self, start: dict) -> None:
@@ -138,11 +139,17 @@ class Run:
         """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
 
         Raises:
-            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again.
+            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again. Of a large
+                model that was already taken apart to read its export back, the export alone is left.
         """
         try:
             self._evaluate_and_export()
         except StopSignal:
+            if self.taken_apart:
+                saved = self.parts.folder / MODEL_FOLDER
+                raise Interrupted(
+                    f"stopped by SIGTERM while the export was read back; it is in {saved}"
+                ) from None
             raise self.trainer.interrupt("after the last step") from None
 
     def _evaluate_and_export(self) -> None:
@@ -165,6 +172,9 @@ class Run:
     def _export(self) -> None:
         for facts in export_model(self.parts):
             self.export_facts.update(facts)
+            for warning in facts.get("warnings", []):
+                log.warning("%s", warning)
+            self.taken_apart = not keeps_trained_model(self.parts)
 
     def _answer_questions(self) -> None:
         parts = self.parts
