@@ -5,6 +5,7 @@ A method is one Python file (a dataclass of its options, with the hooks below) a
 on Python's path. A module whose name begins with an underscore is a part of a method, and no method itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -170,6 +171,21 @@ class Method:
         """
         model.save_pretrained(folder)
         return {}
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
+
+        Args:
+            model: the trained model, which may be taken apart: nobody needs it any more.
+            folder: where it is saved.
+            load_base: loads the model anew that `prepare` was given.
+
+        Raises:
+            UnreadableExport: names or shapes that do not fit.
+        """
+        from tuneoff.models.reading_back import load_saved
+
+        return load_saved(folder, model)
 
     def export_merged(self, model: Any, folder: Path) -> dict:
         """Save the model without adapters in `folder/merged`, beside what `export` saved, where there are adapters.

@@ -28,8 +28,8 @@ from tuneoff.training.descriptions import (
     measured_before_set_up,
 )
 from tuneoff.training.exact_match import answer_questions
-from tuneoff.training.export import export_model
-from tuneoff.training.failures import classify_error
+from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
+from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.session import Session, open_session
@@ -94,6 +94,7 @@ class Run:
         """
         self.session = open_session(experiment, method, recorder)
         self.prepared = False
+        self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
         self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
@@ -143,13 +144,19 @@ class Run:
         """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
 
         Raises:
-            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again.
+            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again. Of a large
+                model that was already taken apart to read its export back, the export alone is left.
         """
         # An export may merge the model that was trained.
         self.reach = describe_reach(self.parts, self.trainer.step)
         try:
             self._evaluate_and_export()
         except StopSignal:
+            if self.taken_apart:
+                saved = self.parts.folder / MODEL_FOLDER
+                raise Interrupted(
+                    f"stopped by SIGTERM while the export was read back; it is in {saved}"
+                ) from None
             raise self.trainer.interrupt("after the last step") from None
 
     def _evaluate_and_export(self) -> None:
@@ -172,6 +179,9 @@ class Run:
     def _export(self) -> None:
         for facts in export_model(self.parts):
             self.export_facts.update(facts)
+            for warning in facts.get("warnings", []):
+                log.warning("%s", warning)
+            self.taken_apart = not keeps_trained_model(self.parts)
 
     def _answer_questions(self) -> None:
         parts = self.parts
