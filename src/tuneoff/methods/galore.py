@@ -152,6 +152,15 @@ class GaLore(Method):
             )
         return projection
 
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Say where the first projection stays to the end."""
+        interval = self.galore_update_interval
+        if steps > interval or steps == 1:
+            return []
+        return [
+            f"galore_update_interval={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"
+        ]
+
     def coverage(self, model: Any) -> float:
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""
         from tuneoff.models.layers import find_targets, share_of_weights
