@@ -226,6 +226,8 @@ def _rate_cell(row: Row) -> Cell:
     text = format_rate(row.rate)
     if edge:
         text += " (edge)"
+    if row.tuned_otherwise:
+        text += " (tuned otherwise)"
     return Cell(text, row.rate, figures={"": row.rate, "edge": edge})
 
 
