@@ -29,6 +29,7 @@ def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
     facts = result.get("facts", {})
+    rows.append(("learning rate", format_rate(result)))
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
@@ -57,6 +58,13 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
     yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
     if parameters["ever_trained"] != trainable:
         yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def format_rate(result: dict) -> str:
+    """`0.003 (tuned)`; of a default that it was not tuned here."""
+    source = result["lr_source"]
+    note = "the method's default, not tuned on this problem" if source == "default" else source
+    return f"{result['config']['lr']:g} ({note})"
 
 
 def format_losses(loss: dict) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tuneoff.config.options import ConfigError, at_least, check_ranges, one_of, option
+from tuneoff.config.options import ConfigError, above, at_least, check_ranges, one_of, option
 from tuneoff.config.paths import (
     ALLOWED,
     data_files,
@@ -109,6 +109,10 @@ class Data:
     limit: int | None = at_least(None, 1)
     # Rows of validation and test, where it is not `limit`.
     eval_limit: int | None = at_least(None, 1)
+    # What a run on this set takes where it is not given: its budget, in steps where the second is given, and max_length.
+    default_epochs: float = above(3.0, 0)
+    default_steps: int | None = at_least(None, 1)
+    default_max_length: int = at_least(1024, 2)
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""

@@ -34,6 +34,7 @@ from tuneoff.config.options import (
     option,
     setting,
 )
+from tuneoff.config.paths import is_shipped
 from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import holds_run
 
@@ -66,7 +67,7 @@ class Experiment:
     gradient_accumulation_steps: int = at_least(1, 1)
     # Ranks that share a step; each has batch_size rows a micro-step. Left out, it is as many as a launcher started.
     num_processes: int = option("${world_size:}", "must be at least 1", lambda value: value >= 1)
-    max_length: int = at_least(256, 2, JUDGING)
+    max_length: int = at_least("${data.default_max_length}", 2, JUDGING)
     # Rows of like length in one step.
     group_by_length: bool = False
     # Whole examples side by side in rows of max_length; batch_size counts rows.
@@ -75,8 +76,6 @@ class Experiment:
     max_steps: int | None = at_least(None, 1, BUDGET)
     max_tokens: int | None = at_least(None, 1, BUDGET)
     max_seconds: float | None = above(None, 0, BUDGET)
-    # The budget where none of the four above is given.
-    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     eval_every: int | None = at_least(None, 1, JUDGING)
     # Evaluate the test split, once, at the end.
@@ -268,11 +267,16 @@ class Experiment:
 
     @property
     def budget(self) -> tuple[str, float]:
-        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
+        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value.
+
+        Where none is given it is the data's own.
+        """
         for key in BUDGETS:
             if getattr(self, key) is not None:
                 return key, getattr(self, key)
-        return "max_steps", self.default_steps
+        if self.data.default_steps is not None:
+            return "max_steps", self.data.default_steps
+        return "epochs", self.data.default_epochs
 
 
 BUDGETS = find_settings(Experiment, Role.BUDGET)
@@ -284,5 +288,17 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:7])
 
 
+def choose_default_lr(usual: float, shipped: float, *, _root_: Any) -> float:
+    """The learning rate of a method where none is given: `${default_lr:usual,shipped}` in its YAML.
+
+    Args:
+        usual: for language models of ordinary size, from the literature.
+        shipped: for the small model that ships with the package, tuned on the sets that ship with it.
+        _root_: the config, which OmegaConf hands over.
+    """
+    return shipped if is_shipped(_root_.model.path or "") else usual
+
+
 # Read where a config is checked or an experiment made: what launches ranks says how many only then.
 OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)
+OmegaConf.register_new_resolver("default_lr", choose_default_lr, replace=True)
