@@ -29,7 +29,8 @@ def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
     facts = result.get("facts", {})
-    rows.append(("learning rate", format_rate(result)))
+    if "lr_source" in result:  # not in records of before 2026-11-26
+        rows.append(("learning rate", format_rate(result)))
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))

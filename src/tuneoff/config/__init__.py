@@ -29,6 +29,7 @@ from tuneoff.config.choices import (
     WandbMode,
 )
 from tuneoff.config.data import Columns, Data, Forgetting, Splits
+from tuneoff.config.experiment import BUDGETS, Experiment, derive_seed
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
@@ -56,7 +57,6 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
-from tuneoff.config.settings import BUDGETS, Experiment, derive_seed
 
 __all__ = [
     "ABSENT",

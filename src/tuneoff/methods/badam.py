@@ -45,16 +45,25 @@ class BAdam(Method):
 
     packages = ("badam",)
     badam_mode: Mode = Mode.layer
+    """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
     badam_start_block: int | None = at_least(None, 0)
+    """The first block, counted from 0; null begins where the order begins."""
     badam_switch_mode: SwitchMode = SwitchMode.ascending
+    """The order of the blocks; fixed stays at badam_start_block."""
     badam_switch_interval: int = option(
         50, "must be at least 1, or -1 to never switch", lambda value: value >= 1 or value == -1
     )
+    """Optimizer steps until the next block, or the next mask in ratio mode; -1 never switches."""
     badam_update_ratio: float = option(0.05, "must be in (0, 1]", lambda value: 0 < value <= 1)
+    """The share of each weight that trains at one time in ratio mode."""
     badam_mask_mode: MaskMode = MaskMode.adjacent
+    """How that share is chosen: adjacent takes entries side by side, scatter anywhere in the weight."""
     badam_include_embedding: bool = False
+    """Train the input embeddings as well."""
     badam_include_lm_head: bool = False
+    """Train the output head as well."""
     badam_verbose: int = option(0, "must be 0, 1 or 2", lambda value: value in (0, 1, 2))
+    """What the package prints: 0 nothing, 1 the names of each new block, 2 of each weight in it."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a fixed block that is not named, and several processes, where the package is silently wrong."""

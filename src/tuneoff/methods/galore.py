@@ -36,12 +36,19 @@ class GaLore(Method):
 
     packages = ("galore-torch",)
     galore_target: Any = names("all")
+    """The linear layers whose gradients are projected; all leaves out the output head."""
     galore_rank: int = at_least(16, 1)
+    """The rank of the projected gradient; at most the smaller side of each layer's matrix."""
     galore_update_interval: int = at_least(200, 1)
+    """Optimizer steps between two projections."""
     galore_scale: float = above(0.25, 0)
+    """The factor on a projected update."""
     galore_proj_type: Projection = Projection.std
+    """The side of the gradient that is projected; std and reverse_std choose it by the matrix's shape."""
     galore_layerwise: bool = False
+    """Step each weight inside the backward pass, and drop its gradient at once."""
     galore_max_weight_grad_norm: float | None = above(None, 0)
+    """Scale each weight's own gradient down to this norm, where galore_layerwise=true; null never does."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""

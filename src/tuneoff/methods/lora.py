@@ -26,21 +26,35 @@ class LoRA(Method):
     keeps_base = True
     packages = ("peft",)
     lora_rank: int = at_least(8, 1)
-    lora_alpha: float | None = above(None, 0)  # null = 2 · rank
+    """The rank r of the adapters."""
+    lora_alpha: float | None = above(None, 0)
+    """Adapters are scaled by alpha / r; null takes 2 r."""
     lora_dropout: float = option(0.0, "must be in [0, 1)", lambda value: 0 <= value < 1)
+    """The share of an adapter's inputs that is dropped while training."""
     lora_target: Any = names("all")
+    """The linear layers that get an adapter; all leaves out the output head."""
     additional_target: Any = names()
-    loraplus_lr_ratio: float | None = above(None, 0)  # Hayou et al. 2024
+    """Modules that train in full beside the adapters, and are saved with them."""
+    loraplus_lr_ratio: float | None = above(None, 0)
+    """B matrices learn this many times as fast as A matrices, which have lr (LoRA+, Hayou et al. 2024)."""
     loraplus_lr_embedding: float = above(1e-6, 0)
-    use_rslora: bool = False  # Kalajdzievski 2023
-    use_dora: bool = False  # Liu et al. 2024
-    pissa_init: bool = False  # Meng et al. 2024
+    """The learning rate of an embedding's B matrix under LoRA+."""
+    use_rslora: bool = False
+    """Scale adapters by alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
+    pissa_init: bool = False
+    """Start adapters from the principal singular components of the weights (PiSSA, Meng et al. 2024)."""
     pissa_iter: int = option(
         16, "must be at least 1, or -1 for the exact SVD", lambda value: value >= 1 or value == -1
     )
+    """Iterations of the fast SVD that PiSSA starts from; -1 takes the exact one."""
     pissa_convert: bool = False
+    """Also save PiSSA's adapter as an ordinary one, of rank 2 r, for the untouched base."""
     create_new_adapter: bool = False
+    """Merge the adapter of adapter_path into the base and train a new one; false goes on with it."""
     adapter_path: str | None = None
+    """The folder of an adapter to go on with, as it is: rank, scale and targets are its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
