@@ -6,6 +6,7 @@ Imports neither torch nor transformers, because `--help`, a refusal and a sweep'
 from importlib import import_module
 from typing import Any
 
+from tuneoff.config import resolvers  # noqa: F401 (they register themselves)
 from tuneoff.config.binding import (
     bind,
     check_config,
@@ -57,6 +58,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.sharding import is_split
 
 __all__ = [
     "ABSENT",
@@ -97,6 +99,7 @@ __all__ = [
     "format_value",
     "identify_run",
     "is_shipped",
+    "is_split",
     "method_packages",
     "names",
     "one_of",

@@ -1,12 +1,11 @@
 """The experiment: every setting that is not a method's own, checked together."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tuneoff.config.choices import Dtype, MixedPrecision, Task
+from tuneoff.config.choices import Dtype, MixedPrecision, Optimizer, Task
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.settings import (
     BudgetSettings,
@@ -19,11 +18,9 @@ from tuneoff.config.settings import (
     TrackingSettings,
     TrainingSettings,
 )
-from tuneoff.distributed.launch import get_world_size
+from tuneoff.config.sharding import check_sharding
+from tuneoff.distributed.launch import get_sharding, get_world_size
 from tuneoff.record import holds_run
-
-# What `accelerate launch` sets where it is told to split the weights.
-SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
 
 
 @dataclass
@@ -53,7 +50,7 @@ class Experiment(
         self._check_quantisation()
         self._check_attention()
         self._check_processes()
-        self._check_sharding()
+        check_sharding(self)
         self._check_export_and_resume()
 
     def _check_weights_to_train(self) -> None:
@@ -95,7 +92,7 @@ class Experiment(
             raise ConfigError("group_by_length", True, allowed)
 
     def _check_quantisation(self) -> None:
-        """Refuse quantisation where it cannot be, or where nothing is known of it."""
+        """Refuse quantisation, of weights or optimizer state, where it cannot be, or nothing is known of it."""
         if self.quantization is not None:
             key = "quantization"
             value = self.quantization
@@ -113,6 +110,8 @@ class Experiment(
                 )
                 raise ConfigError(key, value, allowed)
             check_package(key, value, "bitsandbytes", "bitsandbytes")
+        if self.optimizer is Optimizer.adamw_8bit:
+            check_package("optimizer", self.optimizer, "bitsandbytes", "bitsandbytes")
         predicts = self.task is Task.predict or self.skip_if_over_gib is not None
         if predicts and self.quantised:
             raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
@@ -138,27 +137,6 @@ class Experiment(
                 "task", self.task, f"needs no launcher; num_processes={launched} says it"
             )
 
-    def _check_sharding(self) -> None:
-        """Refuse what a model that is split over several processes cannot do."""
-        if self.sharding is None:
-            return
-        version = os.environ.get("FSDP_VERSION", "1")
-        if self.sharding == "FSDP" and version != "2":
-            allowed = "must be 2, as conf/accelerate/fsdp2.yaml has it"
-            raise ConfigError("FSDP_VERSION", version, allowed)
-        if self.exact_match is not None:
-            allowed = (
-                f"must be null under {self.sharding}, where no process "
-                "has the model that would answer; lm-eval can ask the saved one"
-            )
-            raise ConfigError("exact_match", self.exact_match, allowed)
-        if self.quantised:
-            allowed = f"was never tried under {self.sharding}; DDP takes it"
-            raise ConfigError(*self.quantised, allowed)
-        if self.sharding == "DeepSpeed" and self.save_every:
-            allowed = "must be null under DeepSpeed, whose split state has a format of its own"
-            raise ConfigError("save_every", self.save_every, allowed)
-
     def _check_export_and_resume(self) -> None:
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
@@ -175,12 +153,10 @@ class Experiment(
         return ("model.path", str(self.model.path)) if self.model.quantised else None
 
     @property
-    def sharding(self) -> str | None:
-        """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
-        for variable, name in SHARDING.items():
-            if os.environ.get(variable, "").lower() in ("1", "true"):
-                return name
-        return None
+    def sharding(self) -> str:
+        """What splits the model over the ranks: none, ddp (each holds it whole), fsdp2, zero2 or zero3."""
+        launched = get_sharding()
+        return "ddp" if launched == "none" and self.num_processes > 1 else launched
 
     @property
     def budget(self) -> tuple[str, float]:

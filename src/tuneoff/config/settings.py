@@ -21,7 +21,6 @@ from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
-from tuneoff.config.paths import is_shipped
 from tuneoff.distributed.launch import get_world_size
 
 # What a setting is for; said beside each, and nowhere else.
@@ -75,7 +74,7 @@ class TrainingSettings:
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     """Scale the gradient down where its global norm is above this; null never does."""
     optimizer: Optimizer = setting(Optimizer.adamw)
-    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states (CUDA alone), or Adafactor."""
+    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states, or Adafactor."""
     batch_size: int = at_least(8, 1)
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
@@ -207,17 +206,5 @@ GROUPS = (
 )
 
 
-def choose_default_lr(usual: float, shipped: float, *, _root_: Any) -> float:
-    """The learning rate of a method where none is given: `${default_lr:usual,shipped}` in its YAML.
-
-    Args:
-        usual: for language models of ordinary size, from the literature.
-        shipped: for the small model that ships with the package, tuned on the sets that ship with it.
-        _root_: the config, which OmegaConf hands over.
-    """
-    return shipped if is_shipped(_root_.model.path or "") else usual
-
-
-# Resolved where a config is checked or an experiment made: what launches ranks says how many only then.
+# Read where a config is checked or an experiment made: what launches ranks says how many only then.
 OmegaConf.register_new_resolver("world_size", get_world_size, replace=True)
-OmegaConf.register_new_resolver("default_lr", choose_default_lr, replace=True)
