@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 from pathlib import Path
 
+from tuneoff.jobs.next_commands import list_wandb_commands
 from tuneoff.jobs.work import PredictWork, TrainWork, Work
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS, list_row_losses
 
@@ -44,6 +45,7 @@ def format_run_summary(result: dict, folder: Path) -> str:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
         rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
     rows += [("warning", warning) for warning in facts.get("warnings", [])]
+    rows += list_wandb_commands(folder)
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
