@@ -31,6 +31,8 @@ def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
     facts = result.get("facts", {})
+    if "lr_source" in result:  # not in records of before 2026-11-26
+        rows.append(("learning rate", format_rate(result)))
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
@@ -59,6 +61,13 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
     yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
     if parameters["ever_trained"] != trainable:
         yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def format_rate(result: dict) -> str:
+    """`0.003 (tuned)`; of a default that it was not tuned here."""
+    source = result["lr_source"]
+    note = "the method's default, not tuned on this problem" if source == "default" else source
+    return f"{result['config']['lr']:g} ({note})"
 
 
 def summarize_rows(result: dict) -> Iterator[tuple[str, str]]:

@@ -100,6 +100,11 @@ class Row:
             return {}
         return {key: values for key, values in differs.items() if isinstance(values, list)}
 
+    @property
+    def has_default_rate(self) -> bool:
+        """Whether the learning rate is the method's default, which nobody tuned on this problem."""
+        return self.first_value("lr_source") == "default"
+
     def values_by_seed(self, path: str) -> dict[int, float]:
         """Return the number at a path for every finished seed that has it."""
         if path not in self._values:

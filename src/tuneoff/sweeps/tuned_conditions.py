@@ -9,7 +9,7 @@ from tuneoff.record import flatten
 
 # What says which problem a rate was tuned on, and is compared before; and what changes no training.
 PROBLEM = ("method", "model", "data")
-WITHOUT_EFFECT = ("seed", "save_model", "export_merged", "pure_bf16", "default_steps", *BUDGETS)
+WITHOUT_EFFECT = ("seed", "save_model", "export_merged", "pure_bf16", *BUDGETS)
 BUDGET = "budget"
 
 Differences = dict[
@@ -40,10 +40,17 @@ def find_differences(tuned: dict[str, Any], here: dict[str, Any], space: dict) -
 def settle(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config in which two ways to say the same have become one: of the budget, and of the weights' type."""
     settled = dict(config)
-    kind, value = "max_steps", config.get("default_steps")
+    data = config.get("data")
+    defaults = data if isinstance(data, dict) else {}
+    kind = "epochs"
+    value = defaults.get("default_epochs")
+    if defaults.get("default_steps") is not None:
+        kind = "max_steps"
+        value = defaults["default_steps"]
     for key in BUDGETS:
         if config.get(key) is not None:
-            kind, value = key, config[key]
+            kind = key
+            value = config[key]
     settled[BUDGET] = f"{kind}={format_value(value)}"
     if config.get("dtype") is None:
         settled["dtype"] = "bfloat16" if config.get("pure_bf16") else "float32"
