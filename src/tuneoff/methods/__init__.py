@@ -65,6 +65,11 @@ class Method:
         """Return options whose value in effect is not the one in the config; the record has these."""
         return {}
 
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the first loss is the base model's."""
+        return True
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
@@ -91,6 +96,9 @@ class Method:
         named = model.named_parameters()
         groups = parameter_groups(named, experiment.lr, experiment.weight_decay)
         return build_optimizer(groups, experiment)
+
+    def after_backward(self, model: Any) -> None:
+        """Change the gradients of a whole step, before their norm is taken: what is not part of the rows' loss."""
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
         """Return the names of the parameters that the whole run may change, not only the next step."""

@@ -75,7 +75,8 @@ class Predictor:
             Moment("prepare", "", prepare_live),
             Moment("load", "", load_live),
         ]
-        self.engine = Engine(self._autocast())
+        after_backward = partial(method.after_backward, self.model)
+        self.engine = Engine(self._autocast(), after_backward=after_backward)
 
     def _build_model(self) -> Any:
         """The model, with an attention that runs on fake tensors."""
