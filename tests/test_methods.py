@@ -234,7 +234,7 @@ def test_badam_never_switches_at_minus_one(new_run):
 
 
 def test_badam_reports_what_trains_and_what_never_does(new_run):
-    made = new_run("method=badam")
+    made = new_run("method=badam", "badam_switch_interval=1")
     assert made.parts.parameters["ever_trained"] == 3 * made.parts.parameters["trainable"]
     assert made.parts.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",

@@ -31,6 +31,7 @@ PROVENANCE = {
     "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
     "threads": 2,
     "num_processes": 1,
+    "sharding": "none",
     "precision": {"dtype": "float32", "mixed_precision": "no"},
     "base_weights_hash": "fdbc4afd4f5267d2",
     "data": {

@@ -37,6 +37,7 @@ def two_kinds(root, path: str, value) -> None:
         ("provenance/versions/torch", "2.12.0", "versions: torch"),
         ("provenance/threads", 8, "threads"),
         ("provenance/num_processes", 2, "processes"),
+        ("provenance/sharding", "zero3", "sharding"),
         ("config/model/path", "other", "model"),
     ],
 )

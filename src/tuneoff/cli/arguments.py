@@ -3,6 +3,8 @@
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +22,7 @@ SILENT = [
     "hydra.job_logging.handlers.file.filename=/dev/null",
     "hydra.job_logging.root.level=WARNING",
 ]
+SEARCH_PATH = "hydra.searchpath="
 # A word, or a list of words, that sweeps nothing.
 PLAIN_VALUE = r"[\w.+/-]+|\[[^\[\]()]*\]"
 
@@ -70,12 +73,31 @@ def names_sweeper(arguments: list[str], primary_config: DictConfig) -> bool:
     return any("override hydra/sweeper" in item for item in defaults)
 
 
+def find_config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders in which a command line's configs are looked for, the first that has a file counts."""
+    folders = [own_config_folder()]
+    for word, value in pairwise(arguments):
+        if word in ("-cd", "--config-dir"):
+            folders.append(Path(value))
+    for word in arguments:
+        if word.startswith("--config-dir="):
+            folders.append(Path(word.partition("=")[2]))
+        if word.startswith(SEARCH_PATH):
+            listed = word.removeprefix(SEARCH_PATH).strip("[]").split(",")
+            folders += [Path(entry.strip().removeprefix("file://")) for entry in listed]
+    return folders
+
+
+def own_config_folder() -> Path:
+    """Return the folder of configs beside the program."""
+    return Path(sys.argv[0]).parent / "conf"
+
+
 def read_primary_config(flags: Namespace) -> DictConfig:
     """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
     name = (flags.config_name or "config").removesuffix(".yaml")
     given_folder = Path(flags.config_dir or flags.config_path or ".")
-    own_folder = Path(sys.argv[0]).parent / "conf"
-    for folder in (given_folder, own_folder):
+    for folder in (given_folder, own_config_folder()):
         path = folder / f"{name}.yaml"
         if not path.is_file():
             continue

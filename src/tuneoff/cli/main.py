@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck
 from tuneoff.cli.error_lines import explain_error
+from tuneoff.cli.help import print_help, wants_help
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
@@ -35,6 +36,9 @@ def one_line(main: Callable[[], None]) -> int:
         warnings.filterwarnings("error", message=message)
     written = sys.argv[1:]
     try:
+        if wants_help(written):
+            print_help(written)
+            return 0
         check_flags()
         sys.argv[1:] = prepare_sweep_arguments(written)
         with interrupt_on_stop_signals():

@@ -6,6 +6,7 @@ Imports neither torch nor transformers, because `--help`, a refusal and a sweep'
 from importlib import import_module
 from typing import Any
 
+from tuneoff.config import resolvers  # noqa: F401 (they register themselves)
 from tuneoff.config.binding import (
     bind,
     check_config,
@@ -28,6 +29,7 @@ from tuneoff.config.choices import (
     WandbMode,
 )
 from tuneoff.config.data import Columns, Data, Forgetting, Splits
+from tuneoff.config.experiment import BUDGETS, Experiment, derive_seed
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
@@ -55,7 +57,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
-from tuneoff.config.settings import BUDGETS, Experiment, derive_seed
+from tuneoff.config.sharding import is_split
 
 __all__ = [
     "ABSENT",
@@ -95,6 +97,7 @@ __all__ = [
     "format_value",
     "identify_run",
     "is_shipped",
+    "is_split",
     "method_packages",
     "names",
     "one_of",

@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tuneoff.config.experiment import Experiment
 from tuneoff.config.options import ABSENT, ConfigError, Role, find_settings, suggest_nearest
 from tuneoff.config.paths import data_hash
-from tuneoff.config.settings import Experiment
 
 
 # ---------------------------------------------------------------- the methods' options

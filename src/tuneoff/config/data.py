@@ -34,13 +34,20 @@ def fraction(default: float) -> Any:
 class Columns:
     """Names of columns. Where none is given, the format is found by the usual ones."""
 
-    messages: str | None = None  # a conversation: role and content, or from and value
+    messages: str | None = None
+    """The column of a conversation: turns with role and content, or from and value."""
     prompt: str | None = None
-    input: str | None = None  # what an instruction is about; follows the prompt
+    """The column of the prompt."""
+    input: str | None = None
+    """The column of what an instruction is about; its text follows the prompt."""
     completion: str | None = None
-    history: str | None = None  # pairs of a question and an answer that stand before the prompt
-    system: str | None = None  # what the system says before a conversation
+    """The column of the answer."""
+    history: str | None = None
+    """The column of pairs of a question and an answer that stand before the prompt."""
+    system: str | None = None
+    """The column of what the system says before a conversation."""
     text: str | None = None
+    """The column of plain text, all of which is trained on."""
 
     def check(self, prefix: str) -> None:
         """Refuse columns that belong to different formats, and half a format."""
@@ -69,8 +76,11 @@ class Splits:
     """Names of the set's own splits. A set may lack validation and test, or null leaves its own alone."""
 
     train: str = "train"
+    """The name of the split to train on."""
     validation: str | None = "validation"
+    """The name of the validation split; null leaves the set's own alone."""
     test: str | None = "test"
+    """The name of the test split; null leaves the set's own alone."""
 
     def check(self, prefix: str) -> None:
         """Refuse one split in two roles."""
@@ -87,28 +97,33 @@ class Data:
     """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (`tuneoff:NAME`)."""
 
     name: str = MISSING
+    """The set's name in tables and records."""
     path: str = MISSING
-    # Of a hub set, or of a folder that is a copy of one: its configuration.
+    """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (tuneoff:NAME)."""
     subset: str | None = None
-    # Of a hub set: a commit, branch or tag.
+    """The configuration of a hub set, or of a folder that is a copy of one."""
     revision: str | None = None
-    # Of a hub set: fetch no more than `limit` rows of a split.
+    """A commit, branch or tag of a hub set."""
     streaming: bool = False
+    """Fetch no more than data.limit rows of a split from the hub."""
     columns: Columns = field(default_factory=Columns)
+    """Which columns count; where none is given, the format is found by the usual names."""
     splits: Splits = field(default_factory=Splits)
-    # Of the training rows, where there is no split of that name.
+    """The names of the set's own splits."""
     validation_share: float = fraction(0.0)
+    """The share of the training rows to validate on, where there is no validation split."""
     test_share: float = fraction(0.0)
-    # Never the run's seed, so that every seed has the same splits.
+    """The share of the training rows to test on, where there is no test split."""
     split_seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
-    # auto: the tokenizer's chat template if there is one.
+    """Fixes which rows these shares are; never the run's seed, so that all seeds have the same splits."""
     template: str = one_of("auto", "auto", "chat", "plain")
-    # After each text; false where rows are lines of one text.
+    """How a conversation becomes text: by the tokenizer's chat template, plain headings, or auto: chat where it is."""
     end_token: bool = True
-    # Rows of a split.
+    """Put the end token after each text; false where rows are lines of one text."""
     limit: int | None = at_least(None, 1)
-    # Rows of validation and test, where it is not `limit`.
+    """Rows of a split at most."""
     eval_limit: int | None = at_least(None, 1)
+    """Rows of validation and test at most; null takes data.limit."""
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""
@@ -173,3 +188,4 @@ class Forgetting:
     """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
 
     data: Data | None = None
+    """The second set: the name of a YAML in conf/data, and the keys in it; null measures none."""

@@ -29,16 +29,23 @@ class Model:
     """
 
     name: str = MISSING
+    """The model's name in tables and records."""
     path: str | None = None
+    """A hub name (owner/name), a folder, or tuneoff:tiny, which ships; null takes the shape in model.config."""
     gguf_file: str | None = None
+    """A GGUF file in model.path; its weights become ordinary ones when they are loaded."""
     config: dict[str, Any] | None = None
+    """The shape of a model without a path: transformers' model_type and sizes, as model.config.KEY=VALUE."""
     pretrained: bool = True
+    """Load the weights; false draws random ones."""
     tokenizer: str | None = None
-    # null: sdpa, or eager where the model has no sdpa.
+    """A hub name or folder of the tokenizer; null takes the model's own."""
     attention: str | None = one_of(None, "sdpa", "eager", "flash_attention_2", "flex_attention")
-    # Liger's kernels for norms, rotary positions and MLPs (CUDA).
+    """The attention's implementation; null takes sdpa, or eager where the model has no sdpa."""
     liger: bool = False
+    """Put in Liger's kernels for norms, rotary positions and MLPs (CUDA alone)."""
     trust_remote_code: bool = False
+    """Run code that the model brings."""
 
     def check(self) -> None:
         """Refuse ranges, and a folder that is not there; `__post_init__` cannot, since OmegaConf builds defaults."""

@@ -1,10 +1,9 @@
-"""Settings: everything that every method shares, typed and checked, with what each setting is for."""
+"""Settings: what every method shares, in the groups that `--help` shows, each with its range and what it is for.
 
-import hashlib
-import os
+The sentence below a setting is its help; `config/descriptions.py` reads it.
+"""
+
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -21,21 +20,8 @@ from tuneoff.config.choices import (
 from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
-from tuneoff.config.options import (
-    ConfigError,
-    Role,
-    above,
-    at_least,
-    check_package,
-    check_ranges,
-    find_settings,
-    names,
-    one_of,
-    option,
-    setting,
-)
+from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
 from tuneoff.distributed.launch import get_world_size
-from tuneoff.record import holds_run
 
 # What a setting is for; said beside each, and nowhere else.
 INCIDENTAL = Role.INCIDENTAL
@@ -43,245 +29,183 @@ BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
 JUDGING = Role.JUDGING
 NOT_PREDICTED = Role.NOT_PREDICTED
 
-# What `accelerate launch` sets where it is told to split the weights.
-SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
+
+@dataclass
+class RunSettings:
+    """Run: what is done, and what is kept of it."""
+
+    method: str = setting(MISSING, JUDGING)
+    """The fine-tuning method: the name of a YAML in conf/method."""
+    task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
+    """Train, or only predict the memory that training would take."""
+    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)
+    """Fixes new weights, the order of the data, dropout, and random blocks."""
+    # Each has batch_size rows a micro-step.
+    num_processes: int = option("${world_size:}", "must be at least 1", lambda value: value >= 1)
+    """How many processes share a step; left out, as many as a launcher started."""
+    save_model: bool = setting(False, JUDGING)
+    """Save the trained model, or its adapter, in the run's folder model/."""
+    export_merged: bool = setting(False, JUDGING)
+    """Also save a model without adapters, in model/merged; needs save_model=true."""
+    save_every: int | None = at_least(None, 1, INCIDENTAL)
+    """Steps between two checkpoints; null saves one only when the run is stopped."""
+    keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
+    """How many of the newest checkpoints are kept."""
+    resume: str = setting("never", INCIDENTAL)
+    """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
+    rerun: bool = setting(False, INCIDENTAL)
+    """Replace a finished run that is in the folder already."""
+    progress: bool = setting(True, INCIDENTAL)
+    """Show a progress line in the terminal."""
 
 
 @dataclass
-class Experiment:
-    """Every setting that is not a method's own. METHODS' shared keys, plus where results go."""
-
-    method: str = setting(MISSING, JUDGING)
-    task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
-    model: Model = setting(Model, JUDGING)
-    data: Data = setting(Data, JUDGING)
-    forgetting: Forgetting = field(default_factory=Forgetting)
+class TrainingSettings:
+    """Training: learning rate, batches, and the optimizer."""
 
     lr: float = above(1e-4, 0, NOT_PREDICTED)
-    weight_decay: float = at_least(0.0, 0)
-    scheduler: Scheduler = Scheduler.cosine
+    """The highest learning rate; each method's YAML has its own default."""
+    scheduler: Scheduler = setting(Scheduler.cosine)
+    """How the rate falls from its highest to 0; constant keeps it there."""
     warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
-    batch_size: int = at_least(8, 1)
-    eval_batch_size: int | None = at_least(None, 1, JUDGING)
-    gradient_accumulation_steps: int = at_least(1, 1)
-    # Ranks that share a step; each has batch_size rows a micro-step. Left out, it is as many as a launcher started.
-    num_processes: int = option("${world_size:}", "must be at least 1", lambda value: value >= 1)
-    max_length: int = at_least(256, 2, JUDGING)
-    # Rows of like length in one step.
-    group_by_length: bool = False
-    # Whole examples side by side in rows of max_length; batch_size counts rows.
-    packing: bool = False
-    epochs: float | None = above(None, 0, BUDGET)
-    max_steps: int | None = at_least(None, 1, BUDGET)
-    max_tokens: int | None = at_least(None, 1, BUDGET)
-    max_seconds: float | None = above(None, 0, BUDGET)
-    # The budget where none of the four above is given.
-    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
+    """The share of the budget in which the rate rises from 0."""
+    weight_decay: float = at_least(0.0, 0)
+    """Decoupled weight decay, on matrices alone."""
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
+    """Scale the gradient down where its global norm is above this; null never does."""
+    optimizer: Optimizer = setting(Optimizer.adamw)
+    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states (CUDA alone), or Adafactor."""
+    batch_size: int = at_least(8, 1)
+    """Rows of a micro-step, in each process."""
+    gradient_accumulation_steps: int = at_least(1, 1)
+    """Micro-steps whose gradients are added up for one optimizer step."""
+    max_length: int = at_least(256, 2, JUDGING)
+    """Tokens of a row; what is longer is cut, and counted."""
+    group_by_length: bool = setting(False)
+    """Put rows of like length into one step, so that less is padding."""
+    packing: bool = setting(False)
+    """Put whole examples side by side in rows of max_length tokens; batch_size then counts such rows."""
+
+
+@dataclass
+class BudgetSettings:
+    """Budget: how long a run trains; one of these, or default_steps."""
+
+    epochs: float | None = above(None, 0, BUDGET)
+    """Passes over the training rows."""
+    max_steps: int | None = at_least(None, 1, BUDGET)
+    """Optimizer steps."""
+    max_tokens: int | None = at_least(None, 1, BUDGET)
+    """Tokens without padding, over all processes."""
+    max_seconds: float | None = above(None, 0, BUDGET)
+    """Seconds of training, without evaluation, saving and loading."""
+    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
+    """Optimizer steps where no budget is given; each method's YAML has its own."""
+
+
+@dataclass
+class PrecisionSettings:
+    """Precision and memory: how weights and activations are stored."""
+
+    dtype: Dtype | None = setting(None)
+    """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
+    mixed_precision: MixedPrecision = setting(MixedPrecision.no)
+    """The type of autocast, beside weights of dtype; no computes in dtype."""
+    pure_bf16: bool = setting(False)
+    """Weights, gradients and activations in bfloat16: the same as dtype=bfloat16 mixed_precision=no."""
+    quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
+    """Store frozen base weights by bitsandbytes: 4bit (NF4, double quantisation) or 8bit."""
+    gradient_checkpointing: bool = setting(False)
+    """Compute activations again in the backward pass: less memory, slower steps."""
+
+
+@dataclass
+class EvaluationSettings:
+    """Evaluation: what is measured beside the training loss."""
+
     eval_every: int | None = at_least(None, 1, JUDGING)
-    # Evaluate the test split, once, at the end.
+    """Steps between two evaluations on validation rows; null evaluates at the start and the end."""
+    eval_batch_size: int | None = at_least(None, 1, JUDGING)
+    """Rows of an evaluation's batch; null takes batch_size."""
     test: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Evaluate the test split once, at the end."""
     exact_match: str | None = option(
         None,
         f"must be {', '.join(EXTRACTORS)}, or a regular expression with one group, "
         "around the answer",
         is_extractor,
     )
-    # Rows to generate answers for; null: the whole split.
+    """Generate an answer to each row at the end, and compare what this finds in it with the right one."""
     exact_match_limit: int | None = at_least(None, 1)
-    # An answer's length at most.
+    """Rows to generate answers for; null takes the whole split."""
     max_new_tokens: int = at_least(256, 1)
-    save_every: int | None = at_least(None, 1, INCIDENTAL)
-    keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
-    # A prediction finds the largest batch_size that fits in so much.
-    gib: float | None = above(None, 0, INCIDENTAL)
-    # Predict first, and do not start what would not fit.
-    skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
-    seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)
-    # null: float32, or bfloat16 under pure_bf16.
-    dtype: Dtype | None = None
-    mixed_precision: MixedPrecision = MixedPrecision.no
-    pure_bf16: bool = False
-    # Of the base weights, by bitsandbytes; 4bit is NF4.
-    quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
-    gradient_checkpointing: bool = False
-    optimizer: Optimizer = Optimizer.adamw
+    """Tokens of a generated answer at most."""
+    forgetting: Forgetting = field(default_factory=Forgetting)
+    """A second data set whose loss is measured before and after training."""
+
+
+@dataclass
+class TrackingSettings:
+    """Tracking: where progress is shown beside the record."""
+
     tracker: Tracker = setting(Tracker.wandb, INCIDENTAL)
+    """Which tracker gets the figures; the record is written in any case."""
     wandb_mode: WandbMode = setting(WandbMode.offline, INCIDENTAL)
+    """offline keeps W&B's files in the run's folder until `wandb sync`, online sends them at once."""
     wandb_project: str = setting("tuneoff", INCIDENTAL)
+    """The tracker's project."""
     tags: Any = names(role=INCIDENTAL)
-    resume: str = setting("never", INCIDENTAL)
-    rerun: bool = setting(False, INCIDENTAL)
-    # A sweep's folder: each method takes its best settings from there.
+    """Words that the tracker shows beside the run."""
+
+
+@dataclass
+class SweepSettings:
+    """Sweep: how the runs of a sweep belong together."""
+
     tuned: str | None = setting(None, INCIDENTAL)
-    # A sweep ends with its first failed job.
+    """The folder of an earlier sweep, from which each method takes its best settings."""
     fail_fast: bool = setting(False, INCIDENTAL)
-    # Limits of a sweep's job.
+    """End the sweep with its first failed job; false goes on with the others."""
+
+
+@dataclass
+class LimitSettings:
+    """Limits: what a job may take, and what a prediction is for."""
+
+    gib: float | None = above(None, 0, INCIDENTAL)
+    """GiB for which a prediction finds the largest batch_size that fits."""
+    skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
+    """Predict first, and do not start a run that would need more GiB."""
     job_memory_gib: float | None = above(None, 0, INCIDENTAL)
+    """GiB of resident memory at which a sweep's job is stopped."""
     job_timeout_seconds: float | None = above(None, 0, INCIDENTAL)
+    """Seconds after which a sweep's job is stopped."""
     job_stall_seconds: float | None = above(None, 0, INCIDENTAL)
-    save_model: bool = setting(False, JUDGING)
-    export_merged: bool = setting(False, JUDGING)
-    progress: bool = setting(True, INCIDENTAL)
-
-    def __post_init__(self) -> None:
-        self.model.check()
-        self.data.check()
-        if self.forgetting.data is not None:
-            self.forgetting.data.check("forgetting.data.")
-        check_ranges(self)
-        self._check_weights_to_train()
-        self._check_budget()
-        self._settle_precision()
-        self._check_what_belongs_together()
-        self._check_quantisation()
-        self._check_attention()
-        self._check_processes()
-        self._check_sharding()
-        self._check_export_and_resume()
-
-    def _check_weights_to_train(self) -> None:
-        """Refuse to train a model that is a shape without weights, unless random ones are asked for."""
-        has_weights = self.model.path is not None or not self.model.pretrained
-        if self.task is Task.train and not has_weights:
-            allowed = (
-                "must be a folder or a hub name with weights; model.pretrained=false "
-                "draws random ones"
-            )
-            raise ConfigError("model.path", None, allowed)
-
-    def _check_budget(self) -> None:
-        """Refuse two budgets."""
-        given = [key for key in BUDGETS if getattr(self, key) is not None]
-        if len(given) > 1:
-            allowed = f"one budget a run, and {given[0]} is already given"
-            raise ConfigError(given[1], getattr(self, given[1]), allowed)
-
-    def _settle_precision(self) -> None:
-        """Refuse types that contradict each other; set `dtype` where it is left out."""
-        mixed = self.mixed_precision
-        if self.pure_bf16 and mixed is not MixedPrecision.no:
-            raise ConfigError("mixed_precision", mixed, "must be no where pure_bf16=true")
-        if self.pure_bf16 and self.dtype is Dtype.float32:
-            allowed = "must be bfloat16 (or left out) where pure_bf16=true"
-            raise ConfigError("dtype", self.dtype, allowed)
-        if self.dtype is None:
-            self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
-        if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
-            raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
-
-    def _check_what_belongs_together(self) -> None:
-        """Refuse a limit of what is not done, and two ways to fill a row at once."""
-        if self.exact_match_limit is not None and self.exact_match is None:
-            raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
-        if self.packing and self.group_by_length:
-            allowed = "must be false where packing=true, whose rows are alike long"
-            raise ConfigError("group_by_length", True, allowed)
-
-    def _check_quantisation(self) -> None:
-        """Refuse quantisation where it cannot be, or where nothing is known of it."""
-        if self.quantization is not None:
-            key = "quantization"
-            value = self.quantization
-            if not self.model.pretrained:
-                allowed = "needs pretrained weights, and model.pretrained=false draws random ones"
-                raise ConfigError(key, value, allowed)
-            if self.model.gguf_file is not None:
-                allowed = (
-                    "must be null where model.gguf_file is given, whose weights are dequantised"
-                )
-                raise ConfigError(key, value, allowed)
-            if self.model.quantised:
-                allowed = (
-                    f"must be null, since the weights in {self.model.path} are quantised already"
-                )
-                raise ConfigError(key, value, allowed)
-            check_package(key, value, "bitsandbytes", "bitsandbytes")
-        predicts = self.task is Task.predict or self.skip_if_over_gib is not None
-        if predicts and self.quantised:
-            raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
-
-    def _check_attention(self) -> None:
-        """Refuse flash attention that is not installed."""
-        if self.model.attention != "flash_attention_2" or self.task is not Task.train:
-            return
-        if not find_spec("flash_attn") and not find_spec("kernels"):
-            allowed = "needs the package flash-attn (or kernels)"
-            raise ConfigError("model.attention", self.model.attention, allowed)
-
-    def _check_processes(self) -> None:
-        """Refuse settings that say something else than the launcher of several processes."""
-        launched = get_world_size()
-        if launched == 1:
-            return
-        if self.num_processes != launched:
-            allowed = f"must be {launched}, as many as were launched"
-            raise ConfigError("num_processes", self.num_processes, allowed)
-        if self.task is Task.predict:
-            raise ConfigError(
-                "task", self.task, f"needs no launcher; num_processes={launched} says it"
-            )
-
-    def _check_sharding(self) -> None:
-        """Refuse what a model that is split over several processes cannot do."""
-        if self.sharding is None:
-            return
-        version = os.environ.get("FSDP_VERSION", "1")
-        if self.sharding == "FSDP" and version != "2":
-            allowed = "must be 2, as conf/accelerate/fsdp2.yaml has it"
-            raise ConfigError("FSDP_VERSION", version, allowed)
-        if self.exact_match is not None:
-            allowed = (
-                f"must be null under {self.sharding}, where no process "
-                "has the model that would answer; lm-eval can ask the saved one"
-            )
-            raise ConfigError("exact_match", self.exact_match, allowed)
-        if self.quantised:
-            allowed = f"was never tried under {self.sharding}; DDP takes it"
-            raise ConfigError(*self.quantised, allowed)
-        if self.sharding == "DeepSpeed" and self.save_every:
-            allowed = "must be null under DeepSpeed, whose split state has a format of its own"
-            raise ConfigError("save_every", self.save_every, allowed)
-
-    def _check_export_and_resume(self) -> None:
-        """Refuse an export of what is not saved, and a run to go on with that is not there."""
-        if self.export_merged and not self.save_model:
-            raise ConfigError("export_merged", True, "needs save_model=true")
-        names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
-        if not names_run:
-            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
-
-    @property
-    def quantised(self) -> tuple[str, str] | None:
-        """The setting that makes the base weights quantised, as (key, value), if one does."""
-        if self.quantization is not None:
-            return "quantization", self.quantization
-        return ("model.path", str(self.model.path)) if self.model.quantised else None
-
-    @property
-    def sharding(self) -> str | None:
-        """DeepSpeed or FSDP where `accelerate launch` was told to use it; either splits the weights over the ranks."""
-        for variable, name in SHARDING.items():
-            if os.environ.get(variable, "").lower() in ("1", "true"):
-                return name
-        return None
-
-    @property
-    def budget(self) -> tuple[str, float]:
-        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
-        for key in BUDGETS:
-            if getattr(self, key) is not None:
-                return key, getattr(self, key)
-        return "max_steps", self.default_steps
+    """Seconds without a line in metrics.jsonl after which a sweep's job is stopped."""
 
 
-BUDGETS = find_settings(Experiment, Role.BUDGET)
+@dataclass
+class SourceSettings:
+    """Model and data: what is trained, and on what."""
+
+    model: Model = setting(Model, JUDGING)
+    """The model: the name of a YAML in conf/model, and the keys in it."""
+    data: Data = setting(Data, JUDGING)
+    """The data set: the name of a YAML in conf/data, and the keys in it."""
 
 
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:7])
+# In the order of --help.
+GROUPS = (
+    RunSettings,
+    SourceSettings,
+    TrainingSettings,
+    BudgetSettings,
+    PrecisionSettings,
+    EvaluationSettings,
+    TrackingSettings,
+    SweepSettings,
+    LimitSettings,
+)
 
 
 # Read where a config is checked or an experiment made: what launches ranks says how many only then.

@@ -1,4 +1,7 @@
-"""How this process was launched: its rank and the number of ranks, from the environment. Imports no torch."""
+"""How this process was launched: its rank, the number of ranks, and what splits the model over them. Imports no torch.
+
+All of it is read from the environment, as launchers set it.
+"""
 
 import os
 
@@ -11,3 +14,16 @@ def get_world_size() -> int:
 def get_rank() -> int:
     """Number of this process among those of its run, from 0. The first writes; the others keep silent."""
     return int(os.environ.get("RANK", 0)) if get_world_size() > 1 else 0
+
+
+def get_sharding() -> str:
+    """What `accelerate launch` splits the model with: fsdp2, zero2, zero3 and the like; else ddp, or none."""
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        return f"zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', 2)}"
+    if _is_set("ACCELERATE_USE_FSDP"):
+        return f"fsdp{os.environ.get('FSDP_VERSION', 1)}"
+    return "ddp" if get_world_size() > 1 else "none"
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")

@@ -188,9 +188,15 @@ class TrainWork(Work):
 
     @classmethod
     def describe_result(cls, folder: Path) -> str:
-        """`loss 2.1034`."""
+        """`loss 2.1034`, and what the record warns of."""
+        parts = []
         loss = cls.read_loss(folder)
-        return "" if loss is None else f"loss {loss:.4f}"
+        if loss is not None:
+            parts.append(f"loss {loss:.4f}")
+        result = read_json(folder / RESULT) or {}
+        facts = result.get("facts") or {}
+        parts += [f"warning: {warning}" for warning in facts.get("warnings") or []]
+        return "  ".join(parts)
 
 
 class PredictWork(Work):

@@ -3,6 +3,7 @@
 Built on the `badam` package. `_badam_layer.py` and `_badam_ratio.py` say of every override what it mends.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from enum import Enum
@@ -45,16 +46,25 @@ class BAdam(Method):
 
     packages = ("badam",)
     badam_mode: Mode = Mode.layer
+    """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
     badam_start_block: int | None = at_least(None, 0)
+    """The first block, counted from 0; null begins where the order begins."""
     badam_switch_mode: SwitchMode = SwitchMode.ascending
+    """The order of the blocks; fixed stays at badam_start_block."""
     badam_switch_interval: int = option(
         50, "must be at least 1, or -1 to never switch", lambda value: value >= 1 or value == -1
     )
+    """Optimizer steps until the next block, or the next mask in ratio mode; -1 never switches."""
     badam_update_ratio: float = option(0.05, "must be in (0, 1]", lambda value: 0 < value <= 1)
+    """The share of each weight that trains at one time in ratio mode."""
     badam_mask_mode: MaskMode = MaskMode.adjacent
+    """How that share is chosen: adjacent takes entries side by side, scatter anywhere in the weight."""
     badam_include_embedding: bool = False
+    """Train the input embeddings as well."""
     badam_include_lm_head: bool = False
+    """Train the output head as well."""
     badam_verbose: int = option(0, "must be 0, 1 or 2", lambda value: value in (0, 1, 2))
+    """What the package prints: 0 nothing, 1 the names of each new block, 2 of each weight in it."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a fixed block that is not named, and several processes, where the package is silently wrong."""
@@ -206,6 +216,42 @@ class BAdam(Method):
         if self.badam_mode is Mode.layer and not self._switches():
             blocks = [blocks[optimizer.active_block]]
         return _names_in(model, blocks)
+
+    def count_trainable(self, model: Any, optimizer: Any) -> int:
+        """Return how many weights the next step changes: the active block, or one mask."""
+        return optimizer.count_trainable()
+
+    def count_reached(self, model: Any, optimizer: Any, steps: float) -> int:
+        """Return how many weights the blocks or masks held that had a turn, or have one within `steps`."""
+        return optimizer.count_reached(steps)
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Say where the budget ends before each block, or each entry of a weight, had its turn."""
+        turns = optimizer.turns_in_cycle()
+        interval = optimizer.refresh_interval
+        if turns == 1 or not interval or steps >= turns * interval:
+            return []
+        kind = "blocks" if self.badam_mode is Mode.layer else "masks"
+        missed = turns - math.ceil(steps / interval)
+        warning = (
+            f"badam_switch_interval={interval}: {turns} {kind} take {turns * interval} steps, "
+            f"and the budget has {steps:g}; {missed} of them never train"
+        )
+        if steps >= turns:
+            warning += f", and badam_switch_interval={steps // turns:g} would reach all"
+        return [warning]
+
+    def final_facts(self, model: Any, optimizer: Any) -> dict:
+        """Say what the run has reached, and what it has not."""
+        names = self.ever_trained(model, optimizer)
+        if self.badam_mode is Mode.layer:
+            names = set(optimizer.find_reached_names())
+        total = sum(parameter.numel() for parameter in model.parameters())
+        every_name = [name for name, _ in model.named_parameters()]
+        return {
+            "covered_share": optimizer.count_reached(0) / total,
+            "never_trained": [name for name in every_name if name not in names],
+        }
 
     def coverage(self, model: Any) -> float:
         """Return the share of every block that the run may reach, not only of the active one."""

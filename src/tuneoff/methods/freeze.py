@@ -16,8 +16,11 @@ class Freeze(Method):
     freeze_trainable_layers: int = option(
         2, "must not be 0: n > 0 trains the last n layers, n < 0 the first", bool
     )
+    """How many decoder layers train: n the last n, -n the first n."""
     freeze_trainable_modules: Any = names("all")
+    """The modules in those layers that train, by name (mlp, q_proj)."""
     freeze_extra_modules: Any = names()
+    """Modules outside the decoder layers that train too (embed_tokens, norm, lm_head)."""
 
     def prepare(self, model: Any) -> Any:
         """Freeze everything, then unfreeze what the options name. Returns the same model.

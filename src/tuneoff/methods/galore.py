@@ -11,6 +11,7 @@ from tuneoff.config import (
     Optimizer,
     above,
     at_least,
+    is_split,
     names,
 )
 from tuneoff.methods import Method, register
@@ -36,16 +37,23 @@ class GaLore(Method):
 
     packages = ("galore-torch",)
     galore_target: Any = names("all")
+    """The linear layers whose gradients are projected; all leaves out the output head."""
     galore_rank: int = at_least(16, 1)
+    """The rank of the projected gradient; at most the smaller side of each layer's matrix."""
     galore_update_interval: int = at_least(200, 1)
+    """Optimizer steps between two projections."""
     galore_scale: float = above(0.25, 0)
+    """The factor on a projected update."""
     galore_proj_type: Projection = Projection.std
+    """The side of the gradient that is projected; std and reverse_std choose it by the matrix's shape."""
     galore_layerwise: bool = False
+    """Step each weight inside the backward pass, and drop its gradient at once."""
     galore_max_weight_grad_norm: float | None = above(None, 0)
+    """Scale each weight's own gradient down to this norm, where galore_layerwise=true; null never does."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse shards, and what a step inside the backward pass cannot honour."""
-        if experiment.sharding:
+        if is_split(experiment.sharding):
             allowed = f"does not run under {experiment.sharding}: its SVD would see shards"
             raise ConfigError("method", experiment.method, allowed)
         if self.galore_layerwise:
@@ -143,6 +151,15 @@ class GaLore(Method):
                 matrices  # ours: each expert's matrix has a projection of its own
             )
         return projection
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Say where the first projection stays to the end."""
+        interval = self.galore_update_interval
+        if steps > interval or steps == 1:
+            return []
+        return [
+            f"galore_update_interval={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"
+        ]
 
     def coverage(self, model: Any) -> float:
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""

@@ -1,5 +1,6 @@
 """The LoRA family (LoRA, DoRA, PiSSA, rsLoRA, LoRA+): low-rank adapters through PEFT, for five choices of `method`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from tuneoff.config import (
     format_value,
     names,
     option,
-    resolve_folder,
 )
 from tuneoff.methods import TIED, Method, register
-from tuneoff.methods._lora_stored import check_width, read_adapter, read_settings
+from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
 
 
 @register
@@ -26,21 +26,35 @@ class LoRA(Method):
     keeps_base = True
     packages = ("peft",)
     lora_rank: int = at_least(8, 1)
-    lora_alpha: float | None = above(None, 0)  # null = 2 · rank
+    """The rank r of the adapters."""
+    lora_alpha: float | None = above(None, 0)
+    """Adapters are scaled by alpha / r; null takes 2 r."""
     lora_dropout: float = option(0.0, "must be in [0, 1)", lambda value: 0 <= value < 1)
+    """The share of an adapter's inputs that is dropped while training."""
     lora_target: Any = names("all")
+    """The linear layers that get an adapter; all leaves out the output head."""
     additional_target: Any = names()
-    loraplus_lr_ratio: float | None = above(None, 0)  # Hayou et al. 2024
+    """Modules that train in full beside the adapters, and are saved with them."""
+    loraplus_lr_ratio: float | None = above(None, 0)
+    """B matrices learn this many times as fast as A matrices, which have lr (LoRA+, Hayou et al. 2024)."""
     loraplus_lr_embedding: float = above(1e-6, 0)
-    use_rslora: bool = False  # Kalajdzievski 2023
-    use_dora: bool = False  # Liu et al. 2024
-    pissa_init: bool = False  # Meng et al. 2024
+    """The learning rate of an embedding's B matrix under LoRA+."""
+    use_rslora: bool = False
+    """Scale adapters by alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
+    pissa_init: bool = False
+    """Start adapters from the principal singular components of the weights (PiSSA, Meng et al. 2024)."""
     pissa_iter: int = option(
         16, "must be at least 1, or -1 for the exact SVD", lambda value: value >= 1 or value == -1
     )
+    """Iterations of the fast SVD that PiSSA starts from; -1 takes the exact one."""
     pissa_convert: bool = False
+    """Also save PiSSA's adapter as an ordinary one, of rank 2 r, for the untouched base."""
     create_new_adapter: bool = False
+    """Merge the adapter of adapter_path into the base and train a new one; false goes on with it."""
     adapter_path: str | None = None
+    """The folder of an adapter to go on with, as it is: rank, scale and targets are its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,13 +114,7 @@ class LoRA(Method):
             )
             raise ConfigError("adapter_path", path, allowed)
         config = read_adapter(path)
-        folder = Path(path).expanduser()
-        residual = folder / "base"  # the weights of its own that an adapter may apply to
-        base = resolve_folder(experiment.model.path or "")
-        if residual.is_dir() and base.resolve() != residual.resolve():
-            allowed = f"must be {residual}, the weights that this adapter applies to"
-            raise ConfigError("model.path", experiment.model.path, allowed)
-        check_width(path, base)
+        check_base(path, experiment.model.path)
         if not self.create_new_adapter:
             self._take_settings(path, read_settings(config))
 
@@ -290,6 +298,12 @@ class LoRA(Method):
         if merged:
             facts |= self.export_merged(model, folder)
         return facts
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load the adapter on the weights that it applies to: those in memory, where they are the same."""
+        from tuneoff.methods import _lora_export
+
+        return _lora_export.read_back(model, folder, load_base, self.pissa_init)
 
     def export_merged(self, model: Any, folder: Path) -> dict:
         """Save the model without adapters; the largest difference that this makes to a logit is a fact."""

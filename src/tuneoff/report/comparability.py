@@ -18,6 +18,7 @@ FIELDS = {
     "hardware": "provenance.hardware",
     "threads": "provenance.threads",
     "processes": "provenance.num_processes",
+    "sharding": "provenance.sharding",
     "versions": "provenance.versions",
 }
 NOT_OF_A_PREDICTION = ("hardware", "threads", "versions", "budget kind", "budget value")

@@ -27,6 +27,7 @@ def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
         "hardware": _describe_hardware(device),
         "threads": torch.get_num_threads(),
         "num_processes": experiment.num_processes,
+        "sharding": experiment.sharding,
         "precision": {
             "dtype": experiment.dtype.name if experiment.dtype else None,
             "mixed_precision": experiment.mixed_precision.name,

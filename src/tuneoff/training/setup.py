@@ -19,7 +19,6 @@ from tuneoff.models.checks import (
     check_packing,
     max_positions,
 )
-from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import load_model, runtime_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
@@ -97,16 +96,17 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+        order = _make_order(session, dataset)
+        schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
-        parameters = count_parameters(model, method.ever_trained(model, optimizer))
+        # Counted before the weights may be split over ranks.
+        parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         wrapped_model, stepper = session.sharding.join(
             model, optimizer, experiment.batch_size, experiment.max_grad_norm
         )
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
-    order = _make_order(session, dataset)
-    schedule = Schedule(experiment, order.count_steps(*experiment.budget))
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(

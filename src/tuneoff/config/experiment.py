@@ -1,0 +1,174 @@
+"""The experiment: every setting that is not a method's own, checked together."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tuneoff.config.choices import Dtype, MixedPrecision, Task
+from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
+from tuneoff.config.settings import (
+    BudgetSettings,
+    EvaluationSettings,
+    LimitSettings,
+    PrecisionSettings,
+    RunSettings,
+    SourceSettings,
+    SweepSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
+from tuneoff.config.sharding import check_sharding
+from tuneoff.distributed.launch import get_sharding, get_world_size
+from tuneoff.record import holds_run
+
+
+@dataclass
+class Experiment(
+    LimitSettings,
+    SweepSettings,
+    TrackingSettings,
+    EvaluationSettings,
+    PrecisionSettings,
+    BudgetSettings,
+    TrainingSettings,
+    SourceSettings,
+    RunSettings,
+):
+    """Every setting that is not a method's own. A dataclass has its last base's fields first, so `method` leads."""
+
+    def __post_init__(self) -> None:
+        self.model.check()
+        self.data.check()
+        if self.forgetting.data is not None:
+            self.forgetting.data.check("forgetting.data.")
+        check_ranges(self)
+        self._check_weights_to_train()
+        self._check_budget()
+        self._settle_precision()
+        self._check_what_belongs_together()
+        self._check_quantisation()
+        self._check_attention()
+        self._check_processes()
+        check_sharding(self)
+        self._check_export_and_resume()
+
+    def _check_weights_to_train(self) -> None:
+        """Refuse to train a model that is a shape without weights, unless random ones are asked for."""
+        has_weights = self.model.path is not None or not self.model.pretrained
+        if self.task is Task.train and not has_weights:
+            allowed = (
+                "must be a folder or a hub name with weights; model.pretrained=false "
+                "draws random ones"
+            )
+            raise ConfigError("model.path", None, allowed)
+
+    def _check_budget(self) -> None:
+        """Refuse two budgets."""
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        if len(given) > 1:
+            allowed = f"one budget a run, and {given[0]} is already given"
+            raise ConfigError(given[1], getattr(self, given[1]), allowed)
+
+    def _settle_precision(self) -> None:
+        """Refuse types that contradict each other; set `dtype` where it is left out."""
+        mixed = self.mixed_precision
+        if self.pure_bf16 and mixed is not MixedPrecision.no:
+            raise ConfigError("mixed_precision", mixed, "must be no where pure_bf16=true")
+        if self.pure_bf16 and self.dtype is Dtype.float32:
+            allowed = "must be bfloat16 (or left out) where pure_bf16=true"
+            raise ConfigError("dtype", self.dtype, allowed)
+        if self.dtype is None:
+            self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
+        if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
+            raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
+
+    def _check_what_belongs_together(self) -> None:
+        """Refuse a limit of what is not done, and two ways to fill a row at once."""
+        if self.exact_match_limit is not None and self.exact_match is None:
+            raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
+        if self.packing and self.group_by_length:
+            allowed = "must be false where packing=true, whose rows are alike long"
+            raise ConfigError("group_by_length", True, allowed)
+
+    def _check_quantisation(self) -> None:
+        """Refuse quantisation where it cannot be, or where nothing is known of it."""
+        if self.quantization is not None:
+            key = "quantization"
+            value = self.quantization
+            if not self.model.pretrained:
+                allowed = "needs pretrained weights, and model.pretrained=false draws random ones"
+                raise ConfigError(key, value, allowed)
+            if self.model.gguf_file is not None:
+                allowed = (
+                    "must be null where model.gguf_file is given, whose weights are dequantised"
+                )
+                raise ConfigError(key, value, allowed)
+            if self.model.quantised:
+                allowed = (
+                    f"must be null, since the weights in {self.model.path} are quantised already"
+                )
+                raise ConfigError(key, value, allowed)
+            check_package(key, value, "bitsandbytes", "bitsandbytes")
+        predicts = self.task is Task.predict or self.skip_if_over_gib is not None
+        if predicts and self.quantised:
+            raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
+
+    def _check_attention(self) -> None:
+        """Refuse flash attention that is not installed."""
+        if self.model.attention != "flash_attention_2" or self.task is not Task.train:
+            return
+        if not find_spec("flash_attn") and not find_spec("kernels"):
+            allowed = "needs the package flash-attn (or kernels)"
+            raise ConfigError("model.attention", self.model.attention, allowed)
+
+    def _check_processes(self) -> None:
+        """Refuse settings that say something else than the launcher of several processes."""
+        launched = get_world_size()
+        if launched == 1:
+            return
+        if self.num_processes != launched:
+            allowed = f"must be {launched}, as many as were launched"
+            raise ConfigError("num_processes", self.num_processes, allowed)
+        if self.task is Task.predict:
+            raise ConfigError(
+                "task", self.task, f"needs no launcher; num_processes={launched} says it"
+            )
+
+    def _check_export_and_resume(self) -> None:
+        """Refuse an export of what is not saved, and a run to go on with that is not there."""
+        if self.export_merged and not self.save_model:
+            raise ConfigError("export_merged", True, "needs save_model=true")
+        names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
+        if not names_run:
+            raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
+
+    @property
+    def quantised(self) -> tuple[str, str] | None:
+        """The setting that makes the base weights quantised, as (key, value), if one does."""
+        if self.quantization is not None:
+            return "quantization", self.quantization
+        return ("model.path", str(self.model.path)) if self.model.quantised else None
+
+    @property
+    def sharding(self) -> str:
+        """What splits the model over the ranks: none, ddp (each holds it whole), fsdp2, zero2 or zero3."""
+        launched = get_sharding()
+        return "ddp" if launched == "none" and self.num_processes > 1 else launched
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
+        for key in BUDGETS:
+            if getattr(self, key) is not None:
+                return key, getattr(self, key)
+        return "max_steps", self.default_steps
+
+
+BUDGETS = find_settings(Experiment, Role.BUDGET)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose (modules, order, dropout, blocks), so that no draw disturbs another."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7])
