@@ -102,10 +102,10 @@ class GaLore(Method):
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
         from tuneoff.methods._galore_optimizers import choose_class, choose_settings
-        from tuneoff.models.optimizers import check_cuda
+        from tuneoff.models.optimizers import check_eight_bit
 
         if experiment.optimizer is Optimizer.adamw_8bit:
-            check_cuda(experiment)
+            check_eight_bit(experiment)
         optimizer_class = choose_class(experiment.optimizer, self.galore_layerwise)
         groups = self._make_groups(model, experiment)
         optimizer = optimizer_class(groups, **choose_settings(experiment))
