@@ -6,6 +6,7 @@ A refusal must not import PEFT, which takes seconds. tests/test_shelf.py holds t
 """
 
 import json
+import re
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from pathlib import Path
@@ -92,6 +93,7 @@ COUNTS = ("r", "u", "deltaT", "stride_A")
 COUNT_PREFIXES = ("num_", "n_")
 COUNT_SUFFIXES = ("_r", "_k", "_B", "size", "len", "length", "layers", "topk", "alpha", "lambda")
 SCALE_SUFFIXES = ("scaling", "alpha", "scale", "d_initial", "eps", "rate")
+LONGEST_SENTENCE = 150
 # Here 0 leaves the choice to another option.
 MAY_BE_ZERO = ("oft_block_size", "hybrid_r")
 
@@ -105,8 +107,17 @@ def describe_type(tuner: str, config: Any) -> dict[str, dict]:
             continue
         option = describe_option(item, hints[item.name])
         if option is not None:
-            options[item.name] = option
+            options[item.name] = {**option, "sentence": shorten_help(item.metadata["help"])}
     return options
+
+
+def shorten_help(text: Any) -> str:
+    """The first sentence of PEFT's help, which is once a tuple by mistake, or what of it fits into a line."""
+    words = text if isinstance(text, str) else "".join(text)
+    sentence = re.split(r"(?<=[a-z)\]'`0-9])\.\s", " ".join(words.split()))[0]
+    if len(sentence) > LONGEST_SENTENCE:
+        sentence = sentence[:LONGEST_SENTENCE].rpartition(" ")[0].rstrip(",;:(") + " .."
+    return sentence.rstrip(".") + "."
 
 
 def describe_option(item: Field, hint: Any) -> dict | None:
@@ -154,8 +165,10 @@ def find_choices(name: str, hint: Any) -> list[Any]:
 
 def find_range(name: str, kind: type, default: Any) -> dict[str, float]:
     """The range of a number: shares lie in [0, 1), counts from 1 on; what PEFT defaults to is always allowed."""
-    if "dropout" in name or name.startswith(("beta", "sparsity")):
+    if "dropout" in name:
         return {"low": 0, "below": 1}
+    if name.startswith(("beta", "sparsity")):
+        return {"above": 0, "below": 1}
     if kind is float:
         return {"above": 0} if name.endswith(SCALE_SUFFIXES) else {"low": 0}
     is_count = name in COUNTS or name.startswith(COUNT_PREFIXES) or name.endswith(COUNT_SUFFIXES)

@@ -45,7 +45,10 @@ def store_tuners() -> None:
 @cache
 def make_options(tuner: str) -> type:
     """Return the dataclass of a tuner's options; its first field is the tuner's name, which nothing changes."""
-    members = [("type", str, one_of(tuner, tuner))]
+    tuner_type = one_of(tuner, tuner)
+    sentence = {"sentence": "The tuner; another one is another method."}
+    tuner_type = field(default=tuner, metadata={**tuner_type.metadata, **sentence})
+    members: list = [("type", str, tuner_type)]
     for name, item in TUNERS[tuner].items():
         members.append(make_field(name, item))
     options = make_dataclass(f"{tuner}_options", members, namespace={"__module__": __name__})
@@ -91,7 +94,8 @@ def make_field(name: str, item: dict) -> tuple[str, Any, Any]:
     kind: Any = KINDS.get(item["kind"], Any)
     if default is None and kind is not Any:
         kind = kind | None
-    if item["kind"] in ("bool", "str"):
-        return name, kind, field(default=default)
-    allowed, accepts = describe_range(item)
-    return name, kind, option(default, allowed, accepts)
+    metadata = {"sentence": item["sentence"]}
+    if item["kind"] not in ("bool", "str"):
+        allowed, accepts = describe_range(item)
+        metadata.update(option(default, allowed, accepts).metadata)
+    return name, kind, field(default=default, metadata=metadata)

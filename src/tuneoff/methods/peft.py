@@ -4,6 +4,7 @@ A YAML names its tuner by `/peft_type@peft` in its defaults, and has the tuner's
 stand in `_peft_options.json`, since a refusal must not wait for PEFT; `tests/tools/peft_options.py` writes it.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from tuneoff.config import ConfigError, Experiment, check_ranges, names, option
 from tuneoff.methods import Method, register
 from tuneoff.methods._peft_options import NOT_MERGED, OTHER_START, store_tuners
+
+ALLOWED = "must be a tuner's options, as in peft.r=8"
 
 store_tuners()
 
@@ -22,9 +25,10 @@ class Peft(Method):
 
     keeps_base = True
     packages = ("peft",)
-    # all: every linear layer but the head; own: those that PEFT has for the model's type; norms; or names.
     peft_target: Any = names("all")
-    peft: Any = option(None, "must be a tuner's options, as in peft.r=8", is_dataclass)
+    """The modules to adapt: all linear layers but the head, norms, PEFT's own choice for the model (own), or names."""
+    peft: Any = option(None, ALLOWED, is_dataclass)
+    """The tuner's options, which its YAML brings along."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,7 +37,7 @@ class Peft(Method):
     def check(self, experiment: Experiment) -> None:
         """Refuse what lies outside the tuner's ranges, and what no test has shown to work."""
         if self.peft is None:
-            raise ConfigError("peft", None, "must be a tuner's options, as in peft.r=8")
+            raise ConfigError("peft", None, ALLOWED)
         check_ranges(self.peft, "peft.")
         if experiment.quantised:
             key, value = experiment.quantised
@@ -79,6 +83,14 @@ class Peft(Method):
         from tuneoff.methods._peft_model import share_of_adapted
 
         return share_of_adapted(model, self.added)
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load the saved adapter on the base, loaded anew: some tuners have changed the one in memory."""
+        from tuneoff.methods._lora_export import load_saved_adapter
+        from tuneoff.models.reading_back import make_room
+
+        make_room(model)
+        return load_saved_adapter(load_base(), folder)
 
     def export_merged(self, model: Any, folder: Path) -> dict:
         """Save the model without adapters; the largest difference that this makes to a logit is a fact."""

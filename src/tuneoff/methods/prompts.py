@@ -1,6 +1,8 @@
 """Prompts through PEFT: the input is changed, and no weight: virtual tokens before it, or before each layer's keys."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment
@@ -44,3 +46,11 @@ class Prompts(Peft):
         model = super().prepare(model)
         leave_out_virtual_tokens(model, tokens)
         return model
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load the saved virtual tokens; the logits are those of the row alone."""
+        from tuneoff.methods._peft_model import leave_out_virtual_tokens
+
+        loaded = super().read_back(model, folder, load_base)
+        leave_out_virtual_tokens(loaded, self.peft.num_virtual_tokens)
+        return loaded
