@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, check_ranges, names, option
+from tuneoff.config import ConfigError, Experiment, check_ranges, is_split, names, option
 from tuneoff.methods import Method, register
 from tuneoff.methods._peft_options import NOT_MERGED, OTHER_START, store_tuners
 
@@ -42,7 +42,7 @@ class Peft(Method):
         if experiment.quantised:
             key, value = experiment.quantised
             raise ConfigError(key, value, f"was never tried with PEFT's {self.peft.type}")
-        if experiment.sharding:
+        if is_split(experiment.sharding):
             allowed = f"was never tried under {experiment.sharding}; method=lora was"
             raise ConfigError("method", experiment.method, allowed)
         if experiment.export_merged and self.peft.type in NOT_MERGED:
