@@ -112,6 +112,8 @@ def test_it_trains_from_the_base_models_loss(trained, shelf_settings, tmp_path, 
     assert result["loss"]["final"] != result["loss"]["initial"]
     counts = result["parameters"]
     assert 0 < counts["trainable"] <= counts["ever_trained"] <= counts["total"]
+    saved = sum(file.stat().st_size for file in (folder / "model").glob("adapter_model.*"))
+    assert 0 <= saved - result["facts"]["saved_bytes"] <= 0.02 * saved + 60_000
     fresh = prepare_run(*arrange(shelf_settings(method), tmp_path))
     start = difference(logits_of(fresh.parts.model), base_logits(fresh))
     fresh.parts.recorder.close()

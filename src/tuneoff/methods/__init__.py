@@ -162,6 +162,10 @@ class Method:
             facts["tied_weights"] = TIED
         return facts
 
+    def weights_to_save(self, model: Any) -> dict[str, Any]:
+        """Return what an export holds, by name: its size is a figure of every record, saved or not."""
+        return model.state_dict()
+
     def final_facts(self, model: Any, optimizer: Any) -> dict:
         """Return entries of the record that only the end of a run shows; they replace those of `facts`."""
         return {}

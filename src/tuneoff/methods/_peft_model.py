@@ -59,13 +59,20 @@ def wrap_model(model: Any, tuner: str, options: dict[str, Any], targets: list[st
     if "target_modules" in inspect.signature(config_class).parameters:
         options["target_modules"] = targets
     try:
-        return get_peft_model(model, config_class(task_type="CAUSAL_LM", **options))
+        adapted = get_peft_model(model, config_class(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        if model.device.type == "meta":  # a prediction's, which has no values to read
+            raise
         reason = str(error).strip().partition("\n")[0]
         named = next((name for name in options if name in reason), None)
         if named is None or named == "target_modules":
             raise ConfigError(KEY, targets or "own", reason) from error
         raise ConfigError(f"peft.{named}", options[named], reason) from error
+    for tensor in (*adapted.parameters(), *adapted.buffers()):
+        # Of a part that was taken out of a larger tensor, all the rest would stay in memory.
+        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+            tensor.data = tensor.data.clone()
+    return adapted
 
 
 def leave_out_virtual_tokens(model: Any, tokens: int) -> None:

@@ -84,6 +84,12 @@ class Peft(Method):
 
         return share_of_adapted(model, self.added)
 
+    def weights_to_save(self, model: Any) -> dict[str, Any]:
+        """Return the adapter, with the frozen parts that PEFT saves beside it."""
+        from peft import get_peft_model_state_dict
+
+        return get_peft_model_state_dict(model, save_embedding_layers=False)
+
     def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
         """Load the saved adapter on the base, loaded anew: some tuners have changed the one in memory."""
         from tuneoff.methods._lora_export import load_saved_adapter

@@ -9,6 +9,9 @@ from tuneoff.config import ConfigError, Experiment
 from tuneoff.methods import register
 from tuneoff.methods.peft import Peft
 
+# Types whose virtual tokens are keys and values of each layer, and no input of the first.
+KEYS = ("cartridge", "prefix_tuning")
+
 
 @register
 @dataclass
@@ -24,8 +27,8 @@ class Prompts(Peft):
                 "must be false: the virtual tokens stand before a row, not before each example"
             )
             raise ConfigError("packing", True, allowed)
-        if experiment.gradient_checkpointing:
-            allowed = "must be false: a virtual token's keys are no input that is computed again"
+        if experiment.gradient_checkpointing and self.peft.type in KEYS:
+            allowed = "must be false: transformers drops the trained keys where layers run again"
             raise ConfigError("gradient_checkpointing", True, allowed)
         self.max_length = experiment.max_length
 

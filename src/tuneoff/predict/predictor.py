@@ -46,7 +46,7 @@ def refuse_values(experiment: Experiment) -> Iterator[None]:
     try:
         yield
     except (*NEEDS_VALUES, RuntimeError) as error:
-        if not isinstance(error, NEEDS_VALUES) and "meta tensors" not in str(error):
+        if not isinstance(error, NEEDS_VALUES) and "meta tensor" not in str(error):
             raise
         allowed = "cannot be predicted: its package reads the values of weights"
         raise ConfigError("method", experiment.method, allowed) from error
