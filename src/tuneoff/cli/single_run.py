@@ -65,8 +65,15 @@ def run_in_ranks(work: Work) -> dict:
         ConfigError: what only the loaded model or data show to be wrong.
     """
     ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
-    with assign_devices(workers=1, ranks=work.ranks):
-        failure = supervisor.run_supervised(ranked, supervisor.Limits())
+    try:
+        with assign_devices(workers=1, ranks=work.ranks):
+            failure = supervisor.run_supervised(ranked, supervisor.Limits())
+    except KeyboardInterrupt:
+        # The first rank has written what was saved, and how to go on.
+        result = read_json(work.folder / work.result_file)
+        if result is None or result.get("status") != "interrupted":
+            raise
+        return result
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}

@@ -7,6 +7,7 @@ from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.optimizers import optimizer_facts
+from tuneoff.record.judgement import warn_of_losses
 from tuneoff.training.evaluation import no_losses
 from tuneoff.training.session import Session
 from tuneoff.training.setup import Parts
@@ -44,7 +45,9 @@ def describe_start(experiment: Experiment, start: dict, provenance: dict) -> dic
 
 def find_warnings(parts: Parts) -> list[str]:
     """What the user should know before the first step."""
-    return parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
+    of_rows = warn_of_losses(parts.dataset.facts(), parts.experiment.max_length)
+    of_budget = parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
+    return [*of_rows, *of_budget]
 
 
 def describe_parts(parts: Parts, provenance: dict) -> dict:
