@@ -162,6 +162,8 @@ class SweepSettings:
 
     tuned: str | None = setting(None, INCIDENTAL)
     """The folder of an earlier sweep, from which each method takes its best settings."""
+    tuned_anyway: bool = setting(False, INCIDENTAL)
+    """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 

@@ -25,6 +25,7 @@ INCIDENTAL = (
     "wandb_project",
     "tags",
     "tuned",
+    "tuned_anyway",
     "fail_fast",
     "gib",
     "skip_if_over_gib",
