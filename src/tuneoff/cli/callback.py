@@ -1,5 +1,6 @@
 """The callback that Hydra calls: the pre-flight check of a run or a sweep, and the end of one."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
-from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remove_refused_run
+from tuneoff.cli.run_folder import (
+    check_same_run,
+    deepest_existing_folder,
+    describe_resume,
+    remove_refused_run,
+)
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
@@ -73,6 +79,8 @@ class PreflightCheck(Callback):
             elif not task.rerun:
                 allowed = "holds a run already, and rerun=true would replace it"
                 raise ConfigError("hydra.run.dir", folder, allowed)
+        if task.resume != "never":
+            print(describe_resume(task.resume, folder), file=sys.stderr)
         self.existing_folder = deepest_existing_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -77,8 +77,15 @@ def run_in_ranks(work: Work) -> dict:
     experiment = work.experiment
     limits = supervisor.Limits(grace_seconds=experiment.grace_seconds)
     share = Share(work.ranks, jobs_per_device=experiment.jobs_per_device)
-    with assign_devices(share):
-        failure = supervisor.run_supervised(ranked, limits)
+    try:
+        with assign_devices(share):
+            failure = supervisor.run_supervised(ranked, limits)
+    except KeyboardInterrupt:
+        # The first rank has written what was saved, and how to go on.
+        result = read_json(work.folder / work.result_file)
+        if result is None or result.get("status") != "interrupted":
+            raise
+        return result
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}

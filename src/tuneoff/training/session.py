@@ -42,7 +42,7 @@ class Session:
             StopSignal: in every rank.
         """
         if self.ranks.count > 1 and any(self.ranks.gather(self.stop.is_set())):
-            raise StopSignal("stopped by a signal")
+            raise StopSignal(f"stopped by {self.stop.name}")
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -73,7 +73,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         sharding=Sharding(ranks),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
-        stop=StopRequest(),
+        stop=StopRequest(relayed=ranks.count > 1),
     )
 
 
