@@ -20,6 +20,7 @@ from tuneoff.cli.run_folder import (
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record import holds_run
 from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import (
@@ -98,8 +99,9 @@ class PreflightCheck(Callback):
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
         if has_grid_sweeper(config):
             return
-        rows = OPEN_SWEEPS.pop().find_jobs()
-        print(format_sweep_table(rows))
+        sweep = OPEN_SWEEPS.pop()
+        rows = sweep.find_jobs()
+        print("\n".join([format_sweep_table(rows), *describe_results(sweep.folder)]))
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)

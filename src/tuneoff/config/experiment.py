@@ -163,11 +163,16 @@ class Experiment(
 
     @property
     def budget(self) -> tuple[str, float]:
-        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
+        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value.
+
+        Where none is given it is the data's own.
+        """
         for key in BUDGETS:
             if getattr(self, key) is not None:
                 return key, getattr(self, key)
-        return "max_steps", self.default_steps
+        if self.data.default_steps is not None:
+            return "max_steps", self.data.default_steps
+        return "epochs", self.data.default_epochs
 
 
 BUDGETS = find_settings(Experiment, Role.BUDGET)

@@ -86,8 +86,8 @@ class TrainingSettings:
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
     """Micro-steps whose gradients are added up for one optimizer step."""
-    max_length: int = at_least(256, 2, JUDGING)
-    """Tokens of a row; what is longer is cut, and counted."""
+    max_length: int = at_least("${data.default_max_length}", 2, JUDGING)
+    """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
     packing: bool = setting(False)
@@ -96,7 +96,7 @@ class TrainingSettings:
 
 @dataclass
 class BudgetSettings:
-    """Budget: how long a run trains; one of these, or default_steps."""
+    """Budget: how long a run trains; one of these, or the data's own (data.default_epochs, data.default_steps)."""
 
     epochs: float | None = above(None, 0, BUDGET)
     """Passes over the training rows."""
@@ -106,8 +106,6 @@ class BudgetSettings:
     """Tokens without padding, over all processes."""
     max_seconds: float | None = above(None, 0, BUDGET)
     """Seconds of training, without evaluation, saving and loading."""
-    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
-    """Optimizer steps where no budget is given; each method's YAML has its own."""
 
 
 @dataclass
@@ -175,6 +173,8 @@ class SweepSettings:
 
     tuned: str | None = setting(None, INCIDENTAL)
     """The folder of an earlier sweep, from which each method takes its best settings."""
+    tuned_anyway: bool = setting(False, INCIDENTAL)
+    """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
-from tuneoff.config import Experiment, Task, identify_run, resolve_config
+from tuneoff.config import Experiment, Task, find_lr_source, identify_run, resolve_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import JobFailed
 from tuneoff.record import (
@@ -42,6 +42,7 @@ def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
         "sweep": sweep,
         "method": cfg.method,
         "seed": cfg.seed,
+        "lr_source": find_lr_source(cfg),
     }
 
 
