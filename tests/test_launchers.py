@@ -75,6 +75,31 @@ def test_a_launcher_runs_a_real_sweep(launch_sweep, tmp_path, launcher):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("jobs_per_device", "overlap"), [(1, False), (2, True)])
+def test_jobs_beyond_the_devices_wait_or_share(launch_sweep, tmp_path, jobs_per_device, overlap):
+    """Two workers, told of one device: their jobs come one after the other, or side by side on purpose."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    process = launch_sweep(
+        "-m",
+        "method=full,lora",
+        "max_steps=30",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"jobs_per_device={jobs_per_device}",
+        CUDA_VISIBLE_DEVICES="0",
+    )
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, out + err
+    spans = []
+    for path in (tmp_path / "sweep").rglob("result.json"):
+        end = path.stat().st_mtime
+        spans.append((end - read_json(path)["throughput"]["wall_seconds"], end))
+    first, second = sorted(spans)
+    assert (second[0] < first[1]) is overlap, spans
+    assert ("this job waits" in err) is not overlap
+
+
+@pytest.mark.slow
 def test_sigkill_under_joblib_leaves_nothing(launch_sweep, tmp_path):
     process = launch_sweep(
         "-m",

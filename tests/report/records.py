@@ -32,7 +32,10 @@ PROVENANCE = {
     "threads": 2,
     "num_processes": 1,
     "sharding": "none",
-    "precision": {"dtype": "float32", "mixed_precision": "no"},
+    "precision": {"dtype": "float32", "mixed_precision": "no", "tf32": False},
+    "deterministic": False,
+    "visible_devices": [],
+    "jobs_per_device": 1,
     "base_weights_hash": "fdbc4afd4f5267d2",
     "data": {
         "rows": {"train": 2000, "validation": 200, "test": 200},
