@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tuneoff.config import ABSENT, ConfigError, Task, check_task, find_method_options
 from tuneoff.jobs.data_check import DataCheck, plan_check
+from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import Composer, select_task_overrides
@@ -18,6 +19,7 @@ from tuneoff.sweeps.grids import expand_grids, override_keys
 
 SEED = "seed="
 METHOD = "method="
+LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
 @dataclass
@@ -61,6 +63,9 @@ class Plan:
         self.needs = needs
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
+        launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
+        # Of another one's jobs nothing is known of the machine that they come to.
+        self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
 
     def make_points(self, arguments: list[str]) -> list[Point]:
         """Every job of the sweep, each once.
@@ -88,6 +93,8 @@ class Plan:
             overrides = [*overrides, *values]
             task = self.composer.compose_task(overrides)
             experiment, _ = check_task(task, select_task_overrides(overrides))
+        if self.is_local:
+            check_enough_devices(experiment.num_processes)
         folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
