@@ -73,6 +73,11 @@ class Method:
         """Whether the first loss is the base model's."""
         return True
 
+    @property
+    def saves(self) -> str:
+        """What an export holds, in words."""
+        return "an adapter, which merges" if self.keeps_base else "the model"
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
