@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 
-from tuneoff.models.optimizers import BETAS, EPS
-
 
 def split_matrices(groups: list[dict], model: Any) -> list[dict]:
     """Part each group into matrices inside the model, which Muon steps, and all else, embeddings and head included.
@@ -30,7 +28,7 @@ def split_matrices(groups: list[dict], model: Any) -> list[dict]:
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` and `torch.optim.AdamW`, each on its own groups, which share rates and state with this one."""
 
-    def __init__(self, groups: list[dict], lr: float, weight_decay: float):
+    def __init__(self, groups: list[dict], lr: float, weight_decay: float, **adamw_settings: Any):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self.halves: list[tuple[bool, torch.optim.Optimizer]] = []
         matrices = self._list_groups(True)
@@ -41,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         others = self._list_groups(False)
         if others:
             # Fused on every device, as the shared AdamW is.
-            adamw = torch.optim.AdamW(others, lr=lr, betas=BETAS, eps=EPS, fused=True)
+            adamw = torch.optim.AdamW(others, lr=lr, fused=True, **adamw_settings)
             self.halves.append((False, adamw))
         self._share()
 

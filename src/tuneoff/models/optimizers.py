@@ -63,7 +63,8 @@ def build_optimizer(
     if experiment.optimizer is Optimizer.muon:
         from tuneoff.models.muon import Muon, split_matrices
 
-        return Muon(split_matrices(groups, model), experiment.lr, experiment.weight_decay)
+        parted = split_matrices(groups, model)
+        return Muon(parted, experiment.lr, experiment.weight_decay, betas=BETAS, eps=EPS)
     if experiment.optimizer in PACKAGED:
         return build_packaged(groups, experiment, model)
     if experiment.optimizer is Optimizer.adamw:
