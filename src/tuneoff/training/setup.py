@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
-from tuneoff.config import ConfigError, derive_seed
+from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import (
@@ -105,7 +105,7 @@ def build(session: Session) -> Parts:
         wrapped_model, stepper = session.sharding.join(
             model, optimizer, experiment.batch_size, experiment.max_grad_norm
         )
-    engine = _make_engine(session, wrapped_model, stepper)
+    engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
@@ -164,13 +164,14 @@ def _seed_dropout(session: Session) -> None:
     torch.manual_seed(derive_seed(session.experiment.seed, purpose))
 
 
-def _make_engine(session: Session, wrapped_model: Any, stepper: Any) -> Engine:
+def _make_engine(session: Session, model: Any, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
         autocast=accelerator.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),
+        after_backward=partial(session.method.after_backward, model),
     )
 
 
@@ -194,6 +195,7 @@ def _make_metrics(
             True,
             f"{experiment.data.name} has no test rows; data.test_share takes some",
         )
+    check_validation(experiment, dataset)
     exact_match = None
     if experiment.exact_match is not None:
         split = judged_split(experiment)
@@ -207,6 +209,25 @@ def _make_metrics(
     second_set = load_second_set(session, tokenizer)
     evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
     return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+
+
+def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
+    """Refuse to train what nothing would judge, unless the settings say that nothing shall.
+
+    Raises:
+        ConfigError: no validation rows.
+    """
+    settings = experiment.data
+    goes_without = settings.splits.validation is None and not settings.validation_share
+    if dataset.splits["validation"] or goes_without:
+        return
+    advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
+    dropped = dataset.dropped["validation"]
+    if dropped:
+        allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
+        raise ConfigError("max_length", experiment.max_length, allowed)
+    allowed = f"no validation rows, so that nothing would judge the run; {advice}"
+    raise ConfigError("data.path", settings.path, allowed)
 
 
 def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:
