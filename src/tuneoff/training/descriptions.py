@@ -5,6 +5,7 @@ import time
 from tuneoff.config import Experiment
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
+from tuneoff.models.layers import count_bytes
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.record.judgement import warn_of_losses
 from tuneoff.training.device_settings import find_device_warnings
@@ -54,6 +55,7 @@ def find_warnings(parts: Parts) -> list[str]:
 def describe_parts(parts: Parts, provenance: dict) -> dict:
     """What run.json holds once the run is set up; the provenance is now whole."""
     facts = parts.method.facts(parts.model)
+    facts["saved_bytes"] = count_bytes(parts.method.weights_to_save(parts.model).values())
     add_facts(facts, {"warnings": find_warnings(parts)})
     return {
         "provenance": {
