@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, check_task, find_method_options
+from tuneoff.config import ABSENT, ConfigError, Experiment, Task, check_task, find_method_options
+from tuneoff.jobs.data_check import DataCheck, plan_check
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, Work
 from tuneoff.sweeps import tuning
@@ -21,6 +22,15 @@ METHOD = "method="
 LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long a job trains."""
+
+    kind: str  # epochs, max_steps, max_tokens or max_seconds
+    value: float
+    most_tokens: int | None  # padding included; None where only the data or the machine show it
+
+
 @dataclass
 class Point:
     """One job: its overrides, its folder, whether that holds its result, what kind of work it is, and `rerun`."""
@@ -30,6 +40,7 @@ class Point:
     is_done: bool
     work_type: type[Work]
     rerun: bool = False
+    budget: Budget | None = None  # of a training
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -43,6 +54,17 @@ class Point:
         return [int(text.removeprefix(SEED)) for text in named]
 
 
+def find_budget(experiment: Experiment) -> Budget:
+    """The budget of a job, and the tokens that it takes at most."""
+    kind, value = experiment.budget
+    if kind == "max_tokens":
+        return Budget(kind, value, int(value))
+    if kind != "max_steps":
+        return Budget(kind, value, None)
+    rows = experiment.batch_size * experiment.gradient_accumulation_steps * experiment.num_processes
+    return Budget(kind, value, int(value) * rows * experiment.max_length)
+
+
 class Plan:
     """Makes the points of a sweep, and gathers notes on what the user should know of them."""
 
@@ -53,12 +75,15 @@ class Plan:
         grids: list,
         params: Mapping,
         around: Mapping,
+        needs: Sequence[str] = (),
     ):
         self.composer = Composer(loader, sweep_config)
         self.grids = grids
         self.params = params
         self.around = around
+        self.needs = needs
         self.notes: list[str] = []
+        self.data_checks: list[DataCheck] = []
         launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
         # Of another one's jobs nothing is known of the machine that they come to.
         self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
@@ -94,7 +119,15 @@ class Plan:
         folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
-        return Point(overrides, folder, is_done, work_type, experiment.rerun)
+        if experiment.task is Task.train and not is_done:
+            self.add_data_check(plan_check(experiment, self.needs))
+        budget = find_budget(experiment) if experiment.task is Task.train else None
+        return Point(overrides, folder, is_done, work_type, experiment.rerun, budget)
+
+    def add_data_check(self, check: DataCheck | None) -> None:
+        """Keep each look at a set once."""
+        if check is not None and check not in self.data_checks:
+            self.data_checks.append(check)
 
     def add_notes(self, notes: list[str]) -> None:
         """Keep each note once."""
