@@ -90,8 +90,8 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def at_least(default: float | None, low: float, role: Role = NO_ROLE) -> Any:
-    """An option in [low, infinity)."""
+def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
+    """An option in [low, infinity); the default may be an interpolation."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 

@@ -81,7 +81,7 @@ class TrainingSettings:
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     """Scale the gradient down where its global norm is above this; null never does."""
     optimizer: Optimizer = setting(Optimizer.adamw)
-    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states, or Adafactor."""
+    """PyTorch's fused AdamW, bitsandbytes' with 8-bit states, Adafactor, Muon, or one of pytorch-optimizer."""
     batch_size: int = at_least(8, 1)
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
@@ -177,6 +177,8 @@ class SweepSettings:
     """The folder of an earlier sweep, from which each method takes its best settings."""
     tuned_anyway: bool = setting(False, INCIDENTAL)
     """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
+    dry_run: bool = setting(False, INCIDENTAL)
+    """List a sweep's jobs with their settings and folders, and start none."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 
