@@ -55,6 +55,9 @@ def run_work(work: Work) -> dict:
     if launched > 1:
         # A launcher that is killed would leave its ranks behind.
         from tuneoff.jobs import die_with_parent  # noqa: F401
+
+        if get_rank() == 0:
+            return run_supervised(FirstRank(work.experiment, work.method, work.folder, work.start))
     return work.run()
 
 
@@ -64,9 +67,18 @@ def run_in_ranks(work: Work) -> dict:
     Raises:
         ConfigError: what only the loaded model or data show to be wrong.
     """
-    ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
     with assign_devices(workers=1, ranks=work.ranks):
-        failure = supervisor.run_supervised(ranked, supervisor.Limits())
+        ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
+        return run_supervised(ranked)
+
+
+def run_supervised(work: TrainWork) -> dict:
+    """Train in processes of their own, so that a record is left however they end; returns the result.
+
+    Raises:
+        ConfigError: what only the loaded model or data show to be wrong.
+    """
+    failure = supervisor.run_supervised(work, supervisor.Limits())
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}
@@ -82,3 +94,13 @@ class RankedTraining(TrainWork):
         """Train, and log to the run's file as well."""
         log_as_rank(logging.INFO, logging.FileHandler(self.folder / "run.log", encoding="utf-8"))
         return super().run()
+
+
+@dataclass(frozen=True)
+class FirstRank(RankedTraining):
+    """Training as the first of the ranks that a launcher has started, in a process of its own."""
+
+    @property
+    def ranks(self) -> int:
+        """One: the launcher has started the others."""
+        return 1

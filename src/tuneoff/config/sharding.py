@@ -3,14 +3,15 @@
 import os
 from typing import Any
 
-from tuneoff.config.choices import MixedPrecision
-from tuneoff.config.options import ConfigError
+from tuneoff.config.choices import Dtype, MixedPrecision
+from tuneoff.config.options import ConfigError, check_package
 
 # What `accelerate launch` sets of its file, where a value of it changes what is trained, with the one that was tried.
-OFFLOAD = {
+TRIED = {
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
     "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -45,9 +46,9 @@ def check_sharding(experiment: Any) -> None:
     if experiment.mixed_precision is MixedPrecision.fp16:
         allowed = f"was never tried under {sharding}; bf16 is"
         raise ConfigError("mixed_precision", experiment.mixed_precision, allowed)
-    if sharding.startswith("zero") and experiment.save_every:
-        allowed = "must be null under DeepSpeed, whose split state has a format of its own"
-        raise ConfigError("save_every", experiment.save_every, allowed)
+    if experiment.mixed_precision is MixedPrecision.bf16 and experiment.dtype is Dtype.bfloat16:
+        allowed = f"must be float32 where mixed_precision=bf16 under {sharding}"
+        raise ConfigError("dtype", experiment.dtype, allowed)
 
 
 def _check_engine(sharding: str) -> None:
@@ -60,11 +61,13 @@ def _check_engine(sharding: str) -> None:
         stage = sharding.removeprefix("zero")
         allowed = "must be 2 or 3, as conf/accelerate/zero2.yaml and zero3.yaml have it"
         raise ConfigError("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage, allowed)
+    if sharding.startswith("zero"):
+        check_package("ACCELERATE_USE_DEEPSPEED", "true", "deepspeed", "deepspeed")
     file = os.environ.get(DEEPSPEED_FILE)
     if file:
         allowed = "is not read: its stage goes into accelerate's own file, as in conf/accelerate"
         raise ConfigError(DEEPSPEED_FILE, file, allowed)
-    for variable, tried in OFFLOAD.items():
+    for variable, tried in TRIED.items():
         value = os.environ.get(variable, tried)
         if value.lower() != tried:
             raise ConfigError(variable, value, f"must be {tried}; nothing else was tried")

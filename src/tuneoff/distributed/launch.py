@@ -5,6 +5,9 @@ All of it is read from the environment, as launchers set it.
 
 import os
 
+# Exit code of a rank that ends since another has failed; it has no fault of its own to tell of.
+EXIT_LEFT_ALONE = 75
+
 
 def get_world_size() -> int:
     """Processes of this run, as its launcher has said (torchrun, accelerate launch, `jobs/supervisor.py`); else 1."""

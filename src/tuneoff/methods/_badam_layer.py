@@ -128,12 +128,25 @@ class BlockOptimizer(badam.BlockOptimizer):
             "base": self.base_optimizer.state_dict(),
             "group": {**self.param_groups[0], "params": []},
             "copies": list(self.param_idx2hp.values()),
+            **self.cycle_state(),
+        }
+
+    def cycle_state(self) -> dict:
+        """Return where the cycle of the blocks stands."""
+        return {
             "global_step": self.global_step,
             "active_block": self.active_block,
             "next_block": self.current_block_idx,
             "order": list(self.order),
             "generator": self.generator.get_state(),
         }
+
+    def restore_cycle(self, state: dict) -> None:
+        """Go on where `cycle_state` was taken, its active block being active."""
+        self.global_step = state["global_step"]
+        self.current_block_idx = state["next_block"]
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on where `state_dict` was taken, in the middle of a block; the model's own weights are loaded already."""
@@ -144,7 +157,4 @@ class BlockOptimizer(badam.BlockOptimizer):
             copy.data.copy_(saved)
         group = self.param_groups[0]
         group.update(state_dict["group"], params=group["params"])
-        self.global_step = state_dict["global_step"]
-        self.current_block_idx = state_dict["next_block"]
-        self.order = state_dict["order"]
-        self.generator.set_state(state_dict["generator"])
+        self.restore_cycle(state_dict)

@@ -28,7 +28,7 @@ def export_model(parts: Parts) -> Iterator[dict]:
         def make_whole_model() -> Any:
             return parts.method.prepare(load_model(experiment))
 
-        model = parts.sharding.gather_model(parts.model, parts.wrapped_model, make_whole_model)
+        model = parts.sharding.gather_model(parts.model, make_whole_model)
         if not parts.ranks.first:
             return
         yield _save(parts, model, folder)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from tuneoff.config import ConfigError, Experiment, MixedPrecision
+from tuneoff.config import ConfigError, Experiment, MixedPrecision, is_split
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
-from tuneoff.distributed.sharding import Sharding
+from tuneoff.distributed.sharding import Sharding, make_sharding
 from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
@@ -59,11 +59,14 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         RuntimeError: accelerate did not form the group that was launched.
     """
     _check_precision(experiment)
+    steps_itself = experiment.sharding.startswith("zero")
     ranks = Ranks(
-        mixed_precision=experiment.mixed_precision.name,
+        # DeepSpeed is told by its own settings: of accelerate's it would make bfloat16 weights.
+        mixed_precision="no" if steps_itself else experiment.mixed_precision.name,
         project_dir=recorder.folder,
         log_with=_trackers_of_this_rank(experiment),
     )
+    _check_sharding(experiment, ranks)
     # Each rank may have been told another folder: the first one's counts.
     recorder.folder = ranks.gather(recorder.folder.absolute())[0]
     return Session(
@@ -71,7 +74,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         method=method,
         recorder=recorder,
         ranks=ranks,
-        sharding=Sharding(ranks),
+        sharding=make_sharding(ranks, experiment.sharding),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
         stop=StopRequest(),
@@ -85,6 +88,15 @@ def _check_precision(experiment: Experiment) -> None:
             experiment.mixed_precision,
             "needs a CUDA device; bf16 works on a CPU",
         )
+
+
+def _check_sharding(experiment: Experiment, ranks: Ranks) -> None:
+    """Refuse to train under DDP what was launched to be split: accelerate splits over devices alone."""
+    joined_by = str(ranks.accelerator.distributed_type.value)
+    if is_split(experiment.sharding) and joined_by not in ("FSDP", "DEEPSPEED"):
+        variable = "FSDP" if experiment.sharding == "fsdp2" else "DEEPSPEED"
+        allowed = f"needs GPUs; without them accelerate joins the processes as {joined_by}"
+        raise ConfigError(f"ACCELERATE_USE_{variable}", "true", allowed)
 
 
 def _trackers_of_this_rank(experiment: Experiment) -> list[str] | None:

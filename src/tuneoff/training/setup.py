@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
-from tuneoff.config import ConfigError, derive_seed
+from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import (
@@ -20,7 +21,8 @@ from tuneoff.models.checks import (
     max_positions,
 )
 from tuneoff.models.layers import count_parameters
-from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
@@ -37,7 +39,7 @@ HASHED_STEPS = 100  # of the data's order, in the provenance
 class ModelFacts(NamedTuple):
     """What the record says of the model as it was loaded, before the method changed it."""
 
-    base_weights_hash: str
+    base_weights_hash: str | None  # None on a rank that loads no weights
     runtime: dict[str, Any]
 
 
@@ -67,6 +69,7 @@ class Parts(Session):
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
+    method_facts: dict[str, Any]  # its own, and those of its optimizer, before an engine split them
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -100,9 +103,8 @@ def build(session: Session) -> Parts:
         model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
         parameters = count_parameters(model, method.ever_trained(model, optimizer))
-        wrapped_model, stepper = session.sharding.join(
-            model, optimizer, experiment.batch_size, experiment.max_grad_norm
-        )
+        method_facts = {"optimizer": optimizer_facts(optimizer), "facts": method.facts(model)}
+        wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     order = _make_order(session, dataset)
@@ -128,25 +130,76 @@ def build(session: Session) -> Parts:
         metrics=metrics,
         parameters=parameters,
         model_facts=model_facts,
+        method_facts=method_facts,
+    )
+
+
+def describe_step(experiment: Experiment) -> StepSettings:
+    """What an engine that steps by itself must know."""
+    assert experiment.dtype  # null is resolved when an experiment is made
+    return StepSettings(
+        batch_size=experiment.batch_size,
+        max_grad_norm=experiment.max_grad_norm,
+        dtype=experiment.dtype.name,
+        mixed_precision=experiment.mixed_precision.name,
     )
 
 
 def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
-    """The model as the method trains it, on its device.
+    """The model as the method trains it, on its device, split over the ranks where they split it.
 
     Raises:
         ConfigError: the model does not suit the settings, or the data.
     """
+    sharding = session.sharding
+    with refuse_together(session):
+        model, facts = _load_prepared(session, dataset)
+        if sharding.splits and sharding.loads_weights:
+            # Whole it is here alone.
+            _check_model(model, session.experiment)
+    model = sharding.place(model)
+    if not sharding.splits:
+        _check_model(model, session.experiment)
+    return model, facts
+
+
+def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method has prepared it, on the CPU, or without values where another rank has them."""
     experiment = session.experiment
-    with seeded(experiment.seed, "modules"):
-        base_model = load_model(experiment)
-        facts = ModelFacts(hash_weights(base_model), runtime_facts(base_model, experiment))
+    sharding = session.sharding
+    with seeded(experiment.seed, "modules"), sharding.loading():
+        if sharding.loads_weights:
+            base_model = load_model(experiment)
+            weights_hash = hash_weights(base_model)
+        else:
+            base_model = build_empty_model(experiment)
+            weights_hash = None
+        facts = ModelFacts(weights_hash, runtime_facts(base_model, experiment))
         check_embeddings(base_model, experiment, *dataset.extent())
-        model = session.method.prepare(base_model).to(session.ranks.device)
+        return session.method.prepare(base_model), facts
+
+
+def _check_model(model: Any, experiment: Experiment) -> None:
     check_causality(model, experiment)
     if experiment.packing:
         check_packing(model)
-    return model, facts
+
+
+@contextmanager
+def refuse_together(session: Session) -> Iterator[None]:
+    """Raise a refusal of one rank in all: the others would wait for it.
+
+    Raises:
+        ConfigError: the first rank's, or that of the first that has one.
+    """
+    refusal = None
+    try:
+        yield
+    except ConfigError as error:
+        refusal = (error.key, error.value, error.allowed)
+    for other in session.ranks.gather(refusal):
+        if other is not None:
+            raise ConfigError(*other)
 
 
 @contextmanager
@@ -167,7 +220,7 @@ def _seed_dropout(session: Session) -> None:
 def _make_engine(session: Session, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
-        autocast=accelerator.autocast,
+        autocast=session.sharding.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),

@@ -98,7 +98,7 @@ class Trainer:
             )
         # Reading the loss waits for the device: the step is done, and the ranks meet.
         own_loss = result.loss.item()
-        norm = parts.sharding.gather_tensors(result.gradient_norm).item()
+        norm = parts.sharding.read_norm(result.gradient_norm)
         report = StepReport(
             loss=own_loss,
             padded_tokens=sum(batch.input_ids.numel() for batch in batches),
@@ -117,7 +117,7 @@ class Trainer:
     def _breakdown(self, step: int) -> MemoryBreakdown | None:
         """What breaks down the memory of a counted step; of a split model there would be a part alone."""
         parts = self.parts
-        if step not in parts.counted_steps or parts.sharding.active:
+        if step not in parts.counted_steps or parts.sharding.splits:
             return None
         return MemoryBreakdown(parts.model, parts.optimizer)
 
