@@ -77,8 +77,8 @@ def test_a_method_shows_its_own_options_at_its_own_defaults(method, capsys):
     assert choice.sentence in text
     for item in fields(schemas()[choice.schema].options):
         assert f" {item.name}=" in text
-    for key in ("lr", "default_steps"):
-        assert f" {key}={choice.values[key]} " in text
+    shipped, usual = choice.values["lr"].removeprefix("${embedded:").removesuffix("}").split(",")
+    assert f" lr={usual} ({shipped} for tuneoff:tiny) " in text
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ def test_tune_then_compare(sweep, tmp_path):
             and result["tuning"]["method_cost"]["jobs"] == 2
         )
         assert result["planned_seeds"] == [1, 2]
+        assert result["lr_source"] == "tuned"
     for path in (tmp_path / "sweep").rglob("overrides.yaml"):
         assert any(word == f"lr={best[path.parents[2].name]:g}" for word in OmegaConf.load(path)), (
             path

@@ -1,10 +1,17 @@
-"""Commands beside training: python -m tuneoff report outputs/compare. Imports no torch."""
+"""Commands beside training: python -m tuneoff report outputs/compare, python -m tuneoff chat outputs/lora/RUN."""
 
 import argparse
 import sys
+from collections.abc import Callable
+from importlib import import_module
 
 from tuneoff.record.console import accept_any_text
-from tuneoff.report import cli
+
+# Each with its module, which is imported only where it is asked for: a report needs no omegaconf.
+COMMANDS = {
+    "report": ("tuneoff.report.cli", "tables and charts from records"),
+    "chat": ("tuneoff.cli.chat", "put prompts to one saved model, or to two side by side"),
+}
 
 
 def main() -> int:
@@ -12,7 +19,12 @@ def main() -> int:
     accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m tuneoff", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    cli.add_arguments(commands.add_parser("report", help="tables and charts from records"))
+    asked = sys.argv[1:2]
+    for name, (module, sentence) in COMMANDS.items():
+        command = commands.add_parser(name, help=sentence)
+        if asked == [name]:
+            add_arguments: Callable = import_module(module).add_arguments
+            add_arguments(command)
     options = parser.parse_args()
     return options.run(options)
 

@@ -1,8 +1,9 @@
 """The callback that Hydra calls: the pre-flight check of a run or a sweep, and the end of one."""
 
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -10,13 +11,47 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
-from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remove_refused_run
+from tuneoff.cli.run_folder import (
+    check_same_run,
+    deepest_existing_folder,
+    describe_resume,
+    remove_refused_run,
+)
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record import holds_run
 from tuneoff.sweeps.composition import refuse_chdir
-from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
+from tuneoff.sweeps.progress import (
+    JobRow,
+    describe_unfinished,
+    find_recorded_jobs,
+    format_sweep_table,
+)
+
+
+class OpenSweep(NamedTuple):
+    """A sweep of a sweeper that prints no table, from its start to its end."""
+
+    folder: Path
+    started: float  # seconds of the epoch
+
+    def find_jobs(self) -> list[JobRow]:
+        """The jobs that it has started."""
+        return find_recorded_jobs(self.folder, self.started)
+
+
+# At most one; Hydra calls nobody when a signal or an error ends a sweep.
+OPEN_SWEEPS: list[OpenSweep] = []
+
+
+def print_open_sweeps() -> None:
+    """Say what came of the jobs of a sweep that did not come to its end."""
+    while OPEN_SWEEPS:
+        rows = OPEN_SWEEPS.pop().find_jobs()
+        if rows:
+            print(format_sweep_table(rows))
 
 
 def has_grid_sweeper(config: DictConfig) -> bool:
@@ -45,23 +80,28 @@ class PreflightCheck(Callback):
             elif not task.rerun:
                 allowed = "holds a run already, and rerun=true would replace it"
                 raise ConfigError("hydra.run.dir", folder, allowed)
+        if task.resume != "never":
+            print(describe_resume(task.resume, folder), file=sys.stderr)
         self.existing_folder = deepest_existing_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
         self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
-        self.started = time.time()
-        if config.get("tuned") is not None and not has_grid_sweeper(config):
+        if has_grid_sweeper(config):
+            return
+        if config.get("tuned") is not None:
             allowed = "needs hydra/sweeper=grids, which puts the values in"
             raise ConfigError("tuned", config.tuned, allowed)
+        OPEN_SWEEPS.append(OpenSweep(Path(config.hydra.sweep.dir), time.time()))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
         if has_grid_sweeper(config):
             return
-        rows = find_recorded_jobs(Path(config.hydra.sweep.dir), self.started)
-        print(format_sweep_table(rows))
+        sweep = OPEN_SWEEPS.pop()
+        rows = sweep.find_jobs()
+        print("\n".join([format_sweep_table(rows), *describe_results(sweep.folder)]))
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)

@@ -78,7 +78,14 @@ def run_supervised(work: TrainWork) -> dict:
     Raises:
         ConfigError: what only the loaded model or data show to be wrong.
     """
-    failure = supervisor.run_supervised(work, supervisor.Limits())
+    try:
+        failure = supervisor.run_supervised(work, supervisor.Limits())
+    except KeyboardInterrupt:
+        # The first rank has written what was saved, and how to go on.
+        result = read_json(work.folder / work.result_file)
+        if result is None or result.get("status") != "interrupted":
+            raise
+        return result
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from functools import singledispatch
 from pathlib import Path
 
+from tuneoff.jobs.next_commands import list_wandb_commands
 from tuneoff.jobs.work import PredictWork, TrainWork, Work
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS, list_row_losses
 
 
 @singledispatch
@@ -29,19 +31,21 @@ def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
     facts = result.get("facts", {})
+    if "lr_source" in result:  # not in records of before 2026-11-26
+        rows.append(("learning rate", format_rate(result)))
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
+    rows += summarize_rows(result)
     rows.append(("validation loss", format_losses(result["loss"])))
     rows += summarize_metrics(result)
-    # What a run did not come to measure, or whose process died, is not in its record.
-    speed = result["throughput"].get("tokens_per_second")
-    rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
+    rows.append(("throughput", format_throughput(result["throughput"])))
     memory = result["memory"]
     if memory["peak_gib"]:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
         rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
     rows += [("warning", warning) for warning in facts.get("warnings", [])]
+    rows += list_wandb_commands(folder)
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -57,6 +61,37 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
     yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
     if parameters["ever_trained"] != trainable:
         yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def format_rate(result: dict) -> str:
+    """`0.003 (tuned)`; of a default that it was not tuned here."""
+    source = result["lr_source"]
+    note = "the method's default, not tuned on this problem" if source == "default" else source
+    return f"{result['config']['lr']:g} ({note})"
+
+
+def summarize_rows(result: dict) -> Iterator[tuple[str, str]]:
+    """The line on the examples of each split, and what `max_length` took of them."""
+    data = result.get("provenance", {}).get("data", {})
+    parts = []
+    for losses in list_row_losses(data):
+        lost = losses.describe()
+        behind = f" ({lost})" if lost else ""
+        parts.append(f"{losses.split} {losses.examples - losses.dropped:,}{behind}")
+    if parts:
+        yield "rows", ", ".join(parts)
+
+
+def format_throughput(throughput: dict) -> str:
+    """`2,478 tokens/s over 175 steps`; a dash where nothing was measured, or the process died."""
+    speed = throughput.get("tokens_per_second")
+    if not speed:
+        return "-"
+    steps = throughput["measured_steps"]
+    text = f"{speed:,.0f} tokens/s over {steps} measured steps"
+    if steps == 1:
+        text = text.removesuffix("s")
+    return text if steps >= LEAST_MEASURED_STEPS else f"{text}, too few for a rate"
 
 
 def format_losses(loss: dict) -> str:
@@ -82,7 +117,11 @@ def format_exact_match(share: float, facts: dict) -> str:
     """`62.5 % (5 of 8 test rows, 3 s)`."""
     hits = facts["scores"].count("1")
     counted = f"{hits} of {facts['rows']} {facts['split']} rows"
-    return f"{100 * share:.1f} % ({counted}, {facts['seconds']:.0f} s)"
+    text = f"{100 * share:.1f} % ({counted}, {facts['seconds']:.0f} s)"
+    cut_off = facts.get("cut_off", 0)
+    if cut_off:
+        text += f"; {cut_off} of {facts['rows']} answers were cut off at max_new_tokens={facts['max_new_tokens']}"
+    return text
 
 
 def format_forgetting(difference: float, facts: dict) -> str:

@@ -6,12 +6,14 @@ Imports neither torch nor transformers, because `--help`, a refusal and a sweep'
 from importlib import import_module
 from typing import Any
 
+from tuneoff.config import resolvers  # noqa: F401 (they register themselves)
 from tuneoff.config.binding import (
     bind,
     check_config,
     check_task,
     explain_unknown_key,
     find_invalid_keys,
+    find_lr_source,
     find_method_options,
     identify_run,
     method_packages,
@@ -90,6 +92,7 @@ __all__ = [
     "explain_unknown_key",
     "find_columns",
     "find_invalid_keys",
+    "find_lr_source",
     "find_method_options",
     "find_settings",
     "format_of",

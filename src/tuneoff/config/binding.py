@@ -166,6 +166,22 @@ def _bind_unless_added(task: DictConfig, overrides: list[str]) -> tuple[Experime
     return bound
 
 
+# ---------------------------------------------------------------- where the rate comes from
+def find_lr_source(cfg: DictConfig, tuned: bool = False) -> str:
+    """Say where the learning rate of a composed config comes from.
+
+    Args:
+        cfg: the config, its interpolations not resolved.
+        tuned: whether a rate that is given was taken from a tuning sweep.
+
+    Returns:
+        `default` where it is the method's own, which was never tuned on this model and data; else `tuned` or `given`.
+    """
+    if OmegaConf.is_interpolation(cfg, "lr"):
+        return "default"
+    return "tuned" if tuned else "given"
+
+
 # ---------------------------------------------------------------- identity
 def resolve_config(cfg: DictConfig) -> dict:
     """The task's config as plain values (enums by name), without Hydra's own part."""

@@ -74,13 +74,13 @@ class TrainingSettings:
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     """Scale the gradient down where its global norm is above this; null never does."""
     optimizer: Optimizer = setting(Optimizer.adamw)
-    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states (CUDA alone), or Adafactor."""
+    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states, or Adafactor."""
     batch_size: int = at_least(8, 1)
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
     """Micro-steps whose gradients are added up for one optimizer step."""
-    max_length: int = at_least(256, 2, JUDGING)
-    """Tokens of a row; what is longer is cut, and counted."""
+    max_length: int = at_least("${data.default_max_length}", 2, JUDGING)
+    """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
     packing: bool = setting(False)
@@ -89,7 +89,7 @@ class TrainingSettings:
 
 @dataclass
 class BudgetSettings:
-    """Budget: how long a run trains; one of these, or default_steps."""
+    """Budget: how long a run trains; one of these, or the data's own (data.default_epochs, data.default_steps)."""
 
     epochs: float | None = above(None, 0, BUDGET)
     """Passes over the training rows."""
@@ -99,8 +99,6 @@ class BudgetSettings:
     """Tokens without padding, over all processes."""
     max_seconds: float | None = above(None, 0, BUDGET)
     """Seconds of training, without evaluation, saving and loading."""
-    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
-    """Optimizer steps where no budget is given; each method's YAML has its own."""
 
 
 @dataclass

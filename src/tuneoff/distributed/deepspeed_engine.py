@@ -82,15 +82,8 @@ class DeepSpeed(Sharding):
         return torch.empty(0)
 
     def gather_model(self, model: Any, make_whole_model: Callable[[], Any]) -> Any:
-        """Return the model as it is under ZeRO-2, else a whole one put together one parameter after another."""
-        if not self.splits_weights:
-            return model
-
-        def make_unsplit() -> Any:
-            with self.loading():
-                return make_whole_model()
-
-        return gather_into_whole(self, model, make_unsplit)
+        """Return a whole model on the first rank, put together one parameter after another."""
+        return gather_into_whole(self, model, make_whole_model)
 
     def gather_optimizer_state(self, optimizer: Any) -> None:
         """Return None: each rank keeps its own part."""

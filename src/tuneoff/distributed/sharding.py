@@ -35,7 +35,7 @@ class Sharding:
         return True
 
     def loading(self) -> AbstractContextManager:
-        """Around what loads a model and prepares it."""
+        """Around what loads a whole model and prepares it."""
         return nullcontext()
 
     def place(self, model: Any) -> Any:

@@ -60,7 +60,7 @@ def run_supervised(
             failure = FailureReport("interrupted", describe_stop(stop))
             if identify_result(work) in (None, earlier_result):
                 work.record_failure(failure.status, failure.error, time.monotonic() - started)
-            # A cluster's launcher raises in its signal handler as the time limit comes: the job has ended, not the sweep.
+            # A cluster's launcher raises in a signal handler as the time limit comes: the job has ended, not the sweep.
             if isinstance(stop, Exception):
                 return failure
             raise

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
-from tuneoff.config import Experiment, Task, identify_run, resolve_config
+from tuneoff.config import Experiment, Task, find_lr_source, identify_run, resolve_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import JobFailed
 from tuneoff.record import (
@@ -42,6 +42,7 @@ def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
         "sweep": sweep,
         "method": cfg.method,
         "seed": cfg.seed,
+        "lr_source": find_lr_source(cfg),
     }
 
 
@@ -188,9 +189,15 @@ class TrainWork(Work):
 
     @classmethod
     def describe_result(cls, folder: Path) -> str:
-        """`loss 2.1034`."""
+        """`loss 2.1034`, and what the record warns of."""
+        parts = []
         loss = cls.read_loss(folder)
-        return "" if loss is None else f"loss {loss:.4f}"
+        if loss is not None:
+            parts.append(f"loss {loss:.4f}")
+        result = read_json(folder / RESULT) or {}
+        facts = result.get("facts") or {}
+        parts += [f"warning: {warning}" for warning in facts.get("warnings") or []]
+        return "  ".join(parts)
 
 
 class PredictWork(Work):

@@ -5,6 +5,7 @@ A method is one Python file (a dataclass of its options, with the hooks below) a
 on Python's path. A module whose name begins with an underscore is a part of a method, and no method itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -93,8 +94,41 @@ class Method:
         return build_optimizer(groups, experiment)
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
-        """Return the names of the parameters that the whole run may change, not only the next step."""
+        """Return the names of the parameters that a run may change, however long it is; checkpoints hold these."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def count_trainable(self, model: Any, optimizer: Any) -> int:
+        """Return how many weights the next step changes."""
+        from tuneoff.models.layers import count_weights
+
+        parameters = [one for one in model.parameters() if one.requires_grad]
+        return sum(map(count_weights, parameters))
+
+    def count_reached(self, model: Any, optimizer: Any, steps: float) -> int:
+        """Return how many weights were changed so far, or would be in `steps` more: a record's `ever_trained`.
+
+        Args:
+            steps: those of the budget (perhaps infinite) before a run, and 0 after it, when what was done counts alone.
+        """
+        from tuneoff.models.layers import count_weights
+
+        names = self.ever_trained(model, optimizer)
+        parameters = [one for name, one in model.named_parameters() if name in names]
+        return sum(map(count_weights, parameters))
+
+    def count_parameters(self, model: Any, optimizer: Any, steps: float) -> dict[str, int]:
+        """Return the numbers of weights as a record has them; `steps` is that of `count_reached`."""
+        from tuneoff.models.layers import count_all_weights
+
+        return {
+            "total": count_all_weights(model),
+            "ever_trained": self.count_reached(model, optimizer, steps),
+            "trainable": self.count_trainable(model, optimizer),
+        }
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Return what a user should know before a run whose `steps` are too few for what the method does in turn."""
+        return []
 
     def coverage(self, model: Any) -> float:
         """Return the share of the base model's weights that the method covers, from 0 to 1.
@@ -120,6 +154,10 @@ class Method:
             facts["tied_weights"] = TIED
         return facts
 
+    def final_facts(self, model: Any, optimizer: Any) -> dict:
+        """Return entries of the record that only the end of a run shows; they replace those of `facts`."""
+        return {}
+
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the trained model so that `from_pretrained` reproduces it.
 
@@ -133,6 +171,21 @@ class Method:
         """
         model.save_pretrained(folder)
         return {}
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
+
+        Args:
+            model: the trained model, which may be taken apart: nobody needs it any more.
+            folder: where it is saved.
+            load_base: loads the model anew that `prepare` was given.
+
+        Raises:
+            UnreadableExport: names or shapes that do not fit.
+        """
+        from tuneoff.models.reading_back import load_saved
+
+        return load_saved(folder, model)
 
     def export_merged(self, model: Any, folder: Path) -> dict:
         """Save the model without adapters in `folder/merged`, beside what `export` saved, where there are adapters.

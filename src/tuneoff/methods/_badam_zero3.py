@@ -23,6 +23,7 @@ class Zero3BlockOptimizer(BlockOptimizer):
 
     def count_step(self) -> None:
         """Count a step that the engine has taken, and switch where a block has had its interval."""
+        self.reached.add(self.active_block)
         self.global_step += 1
         if self.refresh_interval and self.global_step % self.refresh_interval == 0:
             self.switch_trainable_params()
@@ -35,6 +36,10 @@ class Zero3BlockOptimizer(BlockOptimizer):
         """As upstream, but for its detection of ZeRO-3 at the import of the package, which may be older."""
         self.ds_zero3_enabled = True
         super().switch_trainable_params(verbose)
+
+    def active_weights(self) -> list:
+        """Return the weights of the active block."""
+        return [weight for _, weight in self.named_parameters_list if weight.requires_grad]
 
     def _switch_trainable_params_zero3(self, verbose: int | None = 1) -> None:
         """As upstream, but decay is for matrices alone, rates go on, and the engine sets itself up by its own means."""

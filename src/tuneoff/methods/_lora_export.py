@@ -1,6 +1,7 @@
 """What the LoRA family saves beside PEFT's own adapter: merged models, PiSSA's residual base, converted adapters."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,54 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from tuneoff.methods._lora_model import merge_adapter
+from tuneoff.methods._lora_model import merge_adapter, share_tied_adapter
+from tuneoff.methods._lora_stored import WEIGHTS, read_shapes
 from tuneoff.models.layers import is_quantized
+from tuneoff.models.reading_back import (
+    allow_rounding,
+    check_logits,
+    check_names,
+    compute_logits,
+    load_saved,
+    make_room,
+)
+
+
+def read_back(
+    model: Any, folder: Path, load_base: Callable[[], Any], pissa_init: bool
+) -> PeftModel:
+    """Load the adapter in `folder` on the weights that it applies to; `model` is taken apart.
+
+    The base in memory serves where it is the adapter's: there is never a second one then.
+    """
+    own_base = folder / "base"
+    if own_base.is_dir():
+        return load_saved_adapter(load_saved(own_base, model.get_base_model()), folder)
+    if pissa_init:  # converted, for the untouched weights, of which the model has the residual
+        make_room(model)
+        return load_saved_adapter(load_base(), folder)
+    return load_saved_adapter(model.unload(), folder)
+
+
+def load_saved_adapter(base: Any, folder: Path) -> Any:
+    """Return the adapter in `folder` on `base`, as PEFT loads it.
+
+    Raises:
+        UnreadableExport: its weights are not those that its configuration asks for.
+    """
+    model = PeftModel.from_pretrained(base, folder)
+    expected = {}
+    for name, value in get_peft_model_state_dict(model).items():
+        expected[name] = list(value.shape)
+    saved = read_shapes(folder / WEIGHTS[0], str(folder))
+    check_names("missing", expected.keys() - saved.keys())
+    check_names("unexpected", saved.keys() - expected.keys())
+    check_names("mismatched", {name for name in saved if saved[name] != expected[name]})
+    return model
 
 
 def save_merged(model: Any, folder: Path) -> dict:
-    """Save the model without adapters in `folder/merged`.
+    """Save the model without adapters in `folder/merged`, and read it back.
 
     A quantised base is saved in ordinary weights: PEFT would round each sum to the quantised type again, and so lose a
     part of what was learned.
@@ -21,28 +64,39 @@ def save_merged(model: Any, folder: Path) -> dict:
     Returns:
         Facts for the record: the largest difference that merging makes to a logit, on transformers' own dummy inputs,
         and a warning where it is beyond rounding.
+
+    Raises:
+        UnreadableExport: what was saved is not the merged model.
     """
-    inputs = {name: value.to(model.device) for name, value in model.dummy_inputs.items()}
-    with torch.no_grad():
-        trained_logits = model.eval()(**inputs).logits
-        if is_quantized(model.get_base_model()):
-            base = model.unload().dequantize()
-            model = PeftModel.from_pretrained(base, folder)
-        merged = merge_adapter(model)
-        merged.save_pretrained(folder / "merged")
-        merged_logits = merged(**inputs).logits
-    distances = (merged_logits - trained_logits).abs()
-    difference = distances.max().item()
+    ids = model.dummy_inputs["input_ids"]
+    trained_logits = compute_logits(model, ids)
+    allowed = allow_rounding(model, trained_logits)
+    if is_quantized(model.get_base_model()):
+        model = PeftModel.from_pretrained(dequantize(model.unload()), folder)
+    share_tied_adapter(model)
+    merged = merge_adapter(model)
+    merged_logits = compute_logits(merged, ids)
+    allowed_in_reading = allow_rounding(merged, merged_logits)
+    merged.save_pretrained(folder / "merged")
+    loaded = load_saved(folder / "merged", merged)
+    check_logits(folder / "merged", merged_logits, compute_logits(loaded, ids), allowed_in_reading)
+    difference = (merged_logits - trained_logits).abs().max().item()
     facts: dict = {"merged_logits_difference": difference}
-    # So many roundings of the weights' type, relative to the largest logit, as its layers may add up to.
-    rounding = max(1e-4, 16 * torch.finfo(trained_logits.dtype).eps)
-    allowed = rounding * max(1.0, trained_logits.abs().max().item())
     if not difference <= allowed:
         facts["warnings"] = [
             f"the merged model's logits differ from the trained ones by {difference:.2g}, "
             f"where rounding makes {allowed:.2g} at most"
         ]
     return facts
+
+
+def dequantize(base: Any) -> Any:
+    """Return a quantised model in ordinary weights, all of the type that its configuration names.
+
+    For training PEFT has put what is not quantised into float32, beside which half-precision layers cannot run.
+    """
+    dtype = base.config.dtype
+    return base.dequantize(dtype=dtype).to(dtype)
 
 
 def save_base(model: Any, folder: Path) -> int:

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError
+from tuneoff.config import ConfigError, resolve_folder
 
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
@@ -59,6 +59,20 @@ def read_shapes(file: Path, path: str) -> dict[str, list[int]]:
     if size != whole:
         raise ConfigError(KEY, path, f"{file.name} is torn: {size} bytes of {whole}")
     return shapes
+
+
+def check_base(path: str, model_path: str | None) -> None:
+    """Refuse base weights other than those that an adapter applies to.
+
+    Raises:
+        ConfigError: it brings weights of its own, or its matrices do not fit.
+    """
+    own_base = Path(path).expanduser() / "base"
+    base = resolve_folder(model_path or "")
+    if own_base.is_dir() and base.resolve() != own_base.resolve():
+        allowed = f"must be {own_base}, the weights that this adapter applies to"
+        raise ConfigError("model.path", model_path, allowed)
+    check_width(path, base)
 
 
 def check_width(path: str, base: Path) -> None:

@@ -1,5 +1,6 @@
 """The LoRA family (LoRA, DoRA, PiSSA, rsLoRA, LoRA+): low-rank adapters through PEFT, for five choices of `method`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from tuneoff.config import (
     format_value,
     names,
     option,
-    resolve_folder,
 )
 from tuneoff.methods import TIED, Method, register
-from tuneoff.methods._lora_stored import check_width, read_adapter, read_settings
+from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
 
 
 @register
@@ -114,13 +114,7 @@ class LoRA(Method):
             )
             raise ConfigError("adapter_path", path, allowed)
         config = read_adapter(path)
-        folder = Path(path).expanduser()
-        residual = folder / "base"  # the weights of its own that an adapter may apply to
-        base = resolve_folder(experiment.model.path or "")
-        if residual.is_dir() and base.resolve() != residual.resolve():
-            allowed = f"must be {residual}, the weights that this adapter applies to"
-            raise ConfigError("model.path", experiment.model.path, allowed)
-        check_width(path, base)
+        check_base(path, experiment.model.path)
         if not self.create_new_adapter:
             self._take_settings(path, read_settings(config))
 
@@ -304,6 +298,12 @@ class LoRA(Method):
         if merged:
             facts |= self.export_merged(model, folder)
         return facts
+
+    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+        """Load the adapter on the weights that it applies to: those in memory, where they are the same."""
+        from tuneoff.methods import _lora_export
+
+        return _lora_export.read_back(model, folder, load_base, self.pissa_init)
 
     def export_merged(self, model: Any, folder: Path) -> dict:
         """Save the model without adapters; the largest difference that this makes to a logit is a fact."""

@@ -40,7 +40,6 @@ NOT_PREDICTED = (
     "max_steps",
     "max_tokens",
     "max_seconds",
-    "default_steps",
     "test",
 )
 # Settings that methods imply, with the headings of their columns.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import format_figure
 from tuneoff.report.compare import Comparison
@@ -14,6 +15,7 @@ from tuneoff.report.text import cut_name
 def write_caption(comparison: Comparison) -> str:
     """Return what the figures are, how they were judged, and what all rows share."""
     sentences = [
+        *_warn_of_default_rates(comparison),
         *_describe_subject(comparison),
         *_describe_budget(comparison),
         *_describe_shared(comparison),
@@ -23,6 +25,15 @@ def write_caption(comparison: Comparison) -> str:
         *comparison.notes,
     ]
     return " ".join(sentences)
+
+
+def _warn_of_default_rates(comparison: Comparison) -> Iterator[str]:
+    """That methods are not ranked by rates that nobody tuned."""
+    if any(row.has_default_rate for row in comparison.rows) and len(comparison.methods) > 1:
+        yield (
+            "This table ranks no methods: a rate marked (default) was not tuned on this problem, and the rate decides "
+            "more than the method."
+        )
 
 
 def _describe_subject(comparison: Comparison) -> Iterator[str]:
@@ -144,8 +155,19 @@ def _describe_measurement(comparison: Comparison) -> Iterator[str]:
     )
     yield (
         f"Peak memory: the highest over seeds, {names}, GiB of 2³⁰ bytes{share}; "
-        "tokens/s: non-padding tokens of train steps alone."
+        f"tokens/s: non-padding tokens of train steps alone{_describe_measured_steps(comparison)}."
     )
+
+
+def _describe_measured_steps(comparison: Comparison) -> str:
+    """Over how many steps speed was measured, and what its mark means."""
+    counts = {row.measured_steps for row in comparison.rows if row.measured_steps is not None}
+    if not counts:
+        return ""
+    text = f", over {_format_range(counts)} measured steps a run"
+    if min(counts) < LEAST_MEASURED_STEPS:
+        text += f" (†: fewer than {LEAST_MEASURED_STEPS}, too few for a rate)"
+    return text
 
 
 def _describe_prediction(comparison: Comparison) -> Iterator[str]:

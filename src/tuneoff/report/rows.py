@@ -92,6 +92,11 @@ class Row:
         tuning = self.first_value("tuning")
         return tuning if isinstance(tuning, dict) else {}
 
+    @property
+    def has_default_rate(self) -> bool:
+        """Whether the learning rate is the method's default, which nobody tuned on this problem."""
+        return self.first_value("lr_source") == "default"
+
     def values_by_seed(self, path: str) -> dict[int, float]:
         """Return the number at a path for every finished seed that has it."""
         if path not in self._values:
@@ -126,6 +131,12 @@ class Row:
             for phase, peak in run.peaks.items():
                 highest[phase] = max(peak, highest.get(phase, 0.0))
         return highest
+
+    @property
+    def measured_steps(self) -> int | None:
+        """Over how many steps a run measured its throughput: the fewest over seeds."""
+        counts = self.values_by_seed("throughput.measured_steps").values()
+        return int(min(counts)) if counts else None
 
     @property
     def train_peak(self) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import (
     LARGEST_COUNT,
@@ -24,6 +25,7 @@ from tuneoff.report.compare import DERIVED, LOSS_TITLES, Comparison, Quality
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,7 @@ def _difference_column(comparison: Comparison, quality: Quality, verdict: stats.
 # ---------------------------------------------------------------- costs
 def _cost_columns(comparison: Comparison) -> Iterator[Column]:
     """What a row took: time and memory, measured and predicted."""
-    yield _estimate_column(
-        comparison, "tokens_per_second", "Tokens/s", "throughput.tokens_per_second"
-    )
+    yield _make_column(comparison, "tokens_per_second", "Tokens/s", _speed_cell)
     yield _estimate_column(comparison, "train_seconds", "Training (s)", "throughput.train_seconds")
     for phase in comparison.phases:
         yield _make_column(
@@ -152,6 +152,16 @@ def _cost_columns(comparison: Comparison) -> Iterator[Column]:
     )
     yield _make_column(comparison, "needed_gib", "Card needed (GiB)", _needed_cell)
     yield _make_column(comparison, "largest_batch", "Largest batch", _largest_batch_cell)
+
+
+def _speed_cell(row: Row) -> Cell:
+    """The throughput, with a mark where a run measured too few steps for a rate."""
+    cell = estimate_cell(row.estimate("throughput.tokens_per_second"))
+    steps = row.measured_steps
+    text = cell.text
+    if steps is not None and steps < LEAST_MEASURED_STEPS and text != MISSING:
+        text += " †"
+    return Cell(text, cell.value, figures={**cell.figures, "measured_steps": steps})
 
 
 def _peak_cell(phase: str, row: Row) -> Cell:
@@ -210,14 +220,17 @@ def _parameters_cell(key: str, row: Row) -> Cell:
 
 
 def _rate_cell(row: Row) -> Cell:
-    """The rate of the setting, and whether it lies on the edge of what was tried."""
+    """The rate of the setting, where it comes from, and whether it lies on the edge of what was tried."""
     if row.rate is None:
-        return Cell(MISSING, figures={"": None, "edge": None})
+        return Cell(MISSING, figures={"": None, "edge": None, "source": ""})
     edge = bool(row.tuning.get("edge"))
     text = format_rate(row.rate)
     if edge:
         text += " (edge)"
-    return Cell(text, row.rate, figures={"": row.rate, "edge": edge})
+    if row.has_default_rate:
+        text += " (default)"
+    source = cut_name(str(row.first_value("lr_source") or ""))
+    return Cell(text, row.rate, figures={"": row.rate, "edge": edge, "source": source})
 
 
 def _seeds_cell(row: Row) -> Cell:

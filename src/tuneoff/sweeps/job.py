@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import bind
+from tuneoff.config import bind, find_lr_source
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.devices import assign_devices
 from tuneoff.jobs.work import WORKS, Work, describe_start
@@ -95,7 +95,11 @@ def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     """What a record says of how its run was started, and of its place in the sweep."""
     start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
-    start["tuning"] = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    trials = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    start["tuning"] = trials
+    if trials is not None:
+        was_tuned = "lr" in trials["best"] and "lr" not in trials["overridden"]
+        start["lr_source"] = find_lr_source(cfg, was_tuned)
     return start
 
 

@@ -14,6 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.grids import find_varied_keys
@@ -75,7 +76,8 @@ class GridSweeper(BasicSweeper):
         rows = []
         for point in points:
             label = label_job(point.overrides, varied)
-            rows.append(JobRow(label, point.folder, point.is_done, point.work_type))
+            row = JobRow(label, point.folder, point.is_done, point.work_type, rerun=point.rerun)
+            rows.append(row)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
@@ -84,10 +86,14 @@ class GridSweeper(BasicSweeper):
             self.launch_jobs(add_sweep_facts(points, varied), rows)
         except SweepStopped as stopped:
             raise RunFailed(f"fail_fast=true: {stopped}") from None
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            raise
         finally:
-            print(format_sweep_table(rows))
-        if self.around:
-            print_edges(folder)
+            print(format_sweep_table(rows), flush=True)
+            if self.around:
+                print_edges(folder)
+            print("\n".join(describe_results(folder)))
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)

@@ -2,16 +2,14 @@
 
 import logging
 import shutil
-import time
+import signal
 from contextlib import closing
 from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.rank_watch import RankWatch
-from tuneoff.distributed.stop import StopSignal, call_on_stop_signals
-from tuneoff.measure.memory_breakdown import BreakdownPeak
-from tuneoff.measure.throughput import Throughput
+from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_signals
 from tuneoff.methods import Method
 from tuneoff.record import (
     RESULTS,
@@ -24,10 +22,16 @@ from tuneoff.record import (
 )
 from tuneoff.record import read_status as status_of
 from tuneoff.training.checkpoint import Checkpoint, load_newest
-from tuneoff.training.evaluation import no_losses
+from tuneoff.training.descriptions import (
+    add_facts,
+    describe_parts,
+    describe_reach,
+    describe_start,
+    measured_before_set_up,
+)
 from tuneoff.training.exact_match import answer_questions
-from tuneoff.training.export import export_model
-from tuneoff.training.failures import classify_error
+from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
+from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.session import Session, open_session
@@ -60,7 +64,7 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
         run = Run(experiment, method, recorder)
         status = "finished"
         error: dict | None = None
-        with call_on_stop_signals(run.session.stop.set):
+        with call_on_stop_signals(run.session.stop.set, (*STOP_SIGNALS, signal.SIGINT)):
             try:
                 with RankWatch(run.session.ranks, run.record_lost_rank):
                     run.prepare(start)
@@ -93,7 +97,9 @@ class Run:
         """
         self.session = open_session(experiment, method, recorder)
         self.prepared = False
+        self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
+        self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
     def prepare(self, start: dict) -> None:
         """Load everything, go on from a checkpoint where there is one, and begin the record.
@@ -131,6 +137,8 @@ class Run:
         session.recorder.describe(description)
         session.trackers.start(experiment, session.recorder.run, session.folder)
         log.info("%s: %s", experiment.data.name, self.parts.dataset.summary())
+        for warning in description["facts"].get("warnings", []):
+            log.warning("warning: %s", warning)
         log.info("an example, its trained part in «»:\n%s", self.parts.dataset.example)
 
     def fit(self) -> None:
@@ -144,11 +152,19 @@ class Run:
         """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
 
         Raises:
-            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again.
+            Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again. Of a large
+                model that was already taken apart to read its export back, the export alone is left.
         """
+        # An export may merge the model that was trained.
+        self.reach = describe_reach(self.parts, self.trainer.step)
         try:
             self._evaluate_and_export()
         except StopSignal:
+            if self.taken_apart:
+                saved = self.parts.folder / MODEL_FOLDER
+                raise Interrupted(
+                    f"stopped by {self.session.stop.name} while the export was read back; it is in {saved}"
+                ) from None
             raise self.trainer.interrupt("after the last step") from None
 
     def _evaluate_and_export(self) -> None:
@@ -171,6 +187,9 @@ class Run:
     def _export(self) -> None:
         for facts in export_model(self.parts):
             self.export_facts.update(facts)
+            for warning in facts.get("warnings", []):
+                log.warning("%s", warning)
+            self.taken_apart = not keeps_trained_model(self.parts)
 
     def _answer_questions(self) -> None:
         parts = self.parts
@@ -194,13 +213,15 @@ class Run:
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
-        method_facts = self.session.recorder.run.get("facts", {})
-        facts = {**method_facts, **self.export_facts}
+        facts = dict(self.session.recorder.run.get("facts", {}))
         if not self.prepared:
             return measured_before_set_up(self.session, facts)
         parts = self.parts
+        parameters, final_facts = self.reach or describe_reach(parts, self.trainer.step)
+        facts |= final_facts
+        add_facts(facts, self.export_facts)
         return {
-            "parameters": parts.parameters,
+            "parameters": parameters,
             "loss": parts.evaluation.losses,
             "memory": {
                 **parts.peaks.facts(),
@@ -229,48 +250,3 @@ def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:
         return
     for path, reason in checkpoint.unreadable:
         set_aside(path, reason)
-
-
-def measured_before_set_up(session: Session, facts: dict) -> dict:
-    """`Run.measured` of a run that failed while it was loaded: memory, and the other keys without a value."""
-    return {
-        "parameters": {},
-        "loss": no_losses(),
-        "memory": {
-            **session.peaks.facts(),
-            "train_breakdown_gib": BreakdownPeak().facts(),
-        },
-        "metrics": {},
-        "metric_facts": {},
-        "throughput": Throughput().facts(),
-        "facts": facts,
-    }
-
-
-def describe_start(experiment: Experiment, start: dict, provenance: dict) -> dict:
-    """What run.json holds from the first line on."""
-    kind, value = experiment.budget
-    identity = start.get("identity", "run")
-    return {
-        **start,
-        "method": experiment.method,
-        "seed": experiment.seed,
-        "provenance": provenance,
-        "tracker_id": f"{identity}-{time.time_ns():x}",
-        "budget": {"kind": kind, "value": value},
-    }
-
-
-def describe_parts(parts: Parts, provenance: dict) -> dict:
-    """What run.json holds once the run is set up; the provenance is now whole."""
-    return {
-        "provenance": {
-            **provenance,
-            "base_weights_hash": parts.model_facts.base_weights_hash,
-            "data": parts.dataset.facts(),
-            "batch_order_hash": parts.order_hash(),
-        },
-        **parts.model_facts.runtime,
-        **parts.method_facts,
-        "parameters": parts.parameters,
-    }

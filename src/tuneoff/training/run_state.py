@@ -1,11 +1,13 @@
 """Run state: what a run has that a checkpoint keeps, taken and put back."""
 
 import logging
+import shlex
 
 import torch
 
 from tuneoff.training.checkpoint import (
     Checkpoint,
+    name_checkpoint,
     remove_rank_states,
     save_checkpoint,
     save_rank_state,
@@ -49,6 +51,22 @@ def _save_rank_states(parts: Parts) -> None:
     failures = [text for text in parts.ranks.gather(failure) if text is not None]
     if failures:
         raise OSError(failures[0])
+
+
+def explain_resume(parts: Parts, step: int) -> str:
+    """Say where the checkpoint of a stopped run is, and what goes on from it."""
+    path = parts.checkpoint_folder / name_checkpoint(step)
+    run = parts.recorder.run
+    command = list(run.get("command", []))
+    if run.get("sweep"):
+        advice = "the sweep's command goes on from there"
+    elif parts.ranks.count > 1 or not command:
+        advice = "the same command with resume=auto goes on from there"
+    else:
+        if not any(word.startswith("resume=") for word in command):
+            command.append("resume=auto")
+        advice = f"go on with: {shlex.join(command)}"
+    return f"saved in {path}; {advice}"
 
 
 def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:

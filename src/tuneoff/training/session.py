@@ -43,7 +43,7 @@ class Session:
             StopSignal: in every rank.
         """
         if self.ranks.count > 1 and any(self.ranks.gather(self.stop.is_set())):
-            raise StopSignal("stopped by a signal")
+            raise StopSignal(f"stopped by {self.stop.name}")
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -77,7 +77,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         sharding=make_sharding(ranks, experiment.sharding),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
-        stop=StopRequest(),
+        stop=StopRequest(relayed=ranks.count > 1),
     )
 
 

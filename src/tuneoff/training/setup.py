@@ -20,7 +20,6 @@ from tuneoff.models.checks import (
     check_packing,
     max_positions,
 )
-from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
@@ -69,7 +68,7 @@ class Parts(Session):
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
-    method_facts: dict[str, Any]  # its own, and those of its optimizer, before an engine split them
+    optimizer_facts: dict[str, Any]
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -100,15 +99,16 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+        order = _make_order(session, dataset)
+        schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
-        parameters = count_parameters(model, method.ever_trained(model, optimizer))
-        method_facts = {"optimizer": optimizer_facts(optimizer), "facts": method.facts(model)}
+        # Both are counted before an engine may split the weights over the ranks.
+        parameters = method.count_parameters(model, optimizer, schedule.total_steps)
+        described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
-    order = _make_order(session, dataset)
-    schedule = Schedule(experiment, order.count_steps(*experiment.budget))
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
@@ -130,7 +130,7 @@ def build(session: Session) -> Parts:
         metrics=metrics,
         parameters=parameters,
         model_facts=model_facts,
-        method_facts=method_facts,
+        optimizer_facts=described_optimizer,
     )
 
 
@@ -247,6 +247,7 @@ def _make_metrics(
             True,
             f"{experiment.data.name} has no test rows; data.test_share takes some",
         )
+    check_validation(experiment, dataset)
     exact_match = None
     if experiment.exact_match is not None:
         split = judged_split(experiment)
@@ -260,6 +261,25 @@ def _make_metrics(
     second_set = load_second_set(session, tokenizer)
     evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
     return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+
+
+def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
+    """Refuse to train what nothing would judge, unless the settings say that nothing shall.
+
+    Raises:
+        ConfigError: no validation rows.
+    """
+    settings = experiment.data
+    goes_without = settings.splits.validation is None and not settings.validation_share
+    if dataset.splits["validation"] or goes_without:
+        return
+    advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
+    dropped = dataset.dropped["validation"]
+    if dropped:
+        allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
+        raise ConfigError("max_length", experiment.max_length, allowed)
+    allowed = f"no validation rows, so that nothing would judge the run; {advice}"
+    raise ConfigError("data.path", settings.path, allowed)
 
 
 def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:

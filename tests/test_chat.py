@@ -1,0 +1,80 @@
+"""Chat: a saved model answers as it was trained to, alone or beside another; a folder without one is a line."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import TINY, bound, prepare_run
+
+from tuneoff.cli import chat
+
+
+def ask(*arguments: object, typed: str = "") -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "tuneoff", "chat", *map(str, arguments)]
+    return subprocess.run(words, input=typed, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, small_settings):
+    """Two runs with a saved model: an adapter, and a whole one."""
+    folders = []
+    for method in ("lora", "full"):
+        folder = tmp_path_factory.mktemp(method)
+        words = [f"method={method}", "save_model=true", "data.limit=24", "max_steps=1", "lr=1e-2"]
+        experiment, chosen, config = bound(*small_settings(words))
+        training = prepare_run(experiment, chosen, folder, config)
+        training.fit()
+        training.conclude()
+        folders.append(folder)
+    return folders
+
+
+def test_a_run_is_asked_as_it_was_trained(runs):
+    """The prompt's tokens are those of a training row up to its answer, in the template of the record."""
+    from tuneoff.training.saved_model import SavedModel
+
+    for folder in runs:
+        saved = SavedModel(folder)
+        record = json.loads((folder / "run.json").read_text())
+        assert saved.template.name == record["provenance"]["data"]["template"] == "plain"
+        prompt = saved._encode_prompt([{"role": "user", "content": "Say it."}])
+        text = saved.tokenizer.decode(prompt)
+        assert text.endswith("### Instruction:\nSay it.\n\n### Response:\n")
+        assert isinstance(saved.answer([{"role": "user", "content": "Say it."}], 4), str)
+    assert type(SavedModel(runs[0]).model).__name__.startswith("Peft")
+
+
+def test_one_model_answers_each_line_and_two_stand_side_by_side(runs, monkeypatch):
+    alone = ask(TINY, "--max-new-tokens", 8, typed="def f(): return 1\n\n/new\n")
+    assert (alone.returncode, alone.stderr) == (0, "") and alone.stdout.strip()
+    monkeypatch.setenv("COLUMNS", "120")
+    both = ask(*runs, "--max-new-tokens", 8, "--prompt", "def f(): return 1")
+    assert (both.returncode, both.stderr) == (0, "")
+    head = both.stdout.splitlines()[0]
+    assert " │ " in head and all(len(line) <= 120 for line in both.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "must be a run's folder"),
+        (["empty"], "holds no saved model: train with save_model=true"),
+        ([TINY, TINY, TINY], "a third folder"),
+        ([TINY, "--max-new-tokens", "0"], "must be at least 1"),
+        (["torn"], "cannot be loaded"),
+    ],
+)
+def test_what_cannot_answer_is_refused_in_a_line(tmp_path, monkeypatch, arguments, said):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(TINY, tmp_path / "torn")
+    (tmp_path / "torn" / "model.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    done = ask(*arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+def test_answers_stand_below_each_other_in_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert chat.format_answers(["a", "b"], ["one", "two"]) == "a:\none\n\nb:\ntwo"
