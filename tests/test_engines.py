@@ -3,6 +3,7 @@
 `pytest -m slow` runs a few methods, `pytest -m engines --matrix tests/test_engines.py` all, and prints what was measured.
 """
 
+import json
 import os
 import sys
 from functools import partial
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, ROOT, trajectory
+from helpers import METHODS, ROOT, finish, python_path, trajectory
 from safetensors.torch import load_file
 from test_distributed import ALONE, PatchedWork, perform, uneven  # noqa: F401 (a fixture)
 
@@ -99,6 +100,8 @@ def train_on_cpus(killed_after, experiment, method, folder, start):
         if step == killed_after:
             os._exit(9)
         one_step(self, step)
+        types = {str(parameter.dtype) for parameter in self.parts.model.parameters()}
+        (folder.parent / "types.json").write_text(json.dumps(sorted(types)))
 
     trainer.Trainer.take_step = until
     return perform(experiment, method, folder, start)
@@ -108,8 +111,8 @@ def train_on_cpus(killed_after, experiment, method, folder, start):
 def train_split(settings, tmp_path):
     """`train_split("method=full", …)` trains in two processes under the engine of the environment: (result, folder)."""
 
-    def start(*overrides, killed_after=None, folder="split"):
-        experiment, method, config = settings(*overrides, "num_processes=2")
+    def start(*overrides, killed_after=None, folder="split", processes=2):
+        experiment, method, config = settings(*overrides, f"num_processes={processes}")
         told = {"config": config, "command": list(overrides)}
         told.update(method=experiment.method, seed=experiment.seed)
         folder = tmp_path / folder
@@ -204,3 +207,78 @@ def test_what_a_method_cannot_do_there_is_refused(settings, engine_environment, 
             assert error.key in ("num_processes", "method")
             refused.add(method)
     assert refused == REFUSED[engine]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine", [pytest.param(engine, marks=needs_package(engine)) for engine in ENGINES]
+)
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("pure_bf16=true", "bfloat16"), ("mixed_precision=bf16", "float32")]
+)
+def test_weights_train_in_the_type_that_is_recorded(
+    run, train_split, engine_environment, tmp_path, engine, precision, dtype
+):
+    options = ["method=full", precision, "max_steps=4", "save_model=true", "lr=1e-3"]
+    one = run(*options, "batch_size=4")
+    engine_environment(engine)
+    result, folder = train_split(*options, "batch_size=2")
+    assert result["status"] == "finished", result["error"]
+    assert result["provenance"]["precision"] == one["provenance"]["precision"]
+    assert json.loads((tmp_path / "types.json").read_text()) == [f"torch.{dtype}"]
+    (weights,) = (folder / "model").glob("*.safetensors")
+    assert {str(tensor.dtype) for tensor in load_file(weights).values()} == {f"torch.{dtype}"}
+    assert difference_in_losses(one, result) < 0.05  # rounding to 8 bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine", ["ddp", *(pytest.param(engine, marks=needs_package(engine)) for engine in ENGINES)]
+)
+def test_a_ready_file_trains_by_accelerate_launch(launch, tmp_path, engine):
+    path = ROOT / "conf" / "accelerate" / f"{engine}.yaml"
+    process = launch(
+        "method=lora",
+        "save_model=true",
+        "hydra.run.dir=here",
+        python=["-m", "accelerate.commands.launch", "--config_file", str(path)],
+        PYTHONPATH=python_path(ROOT / "tests" / "engines_on_cpu"),
+    )
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    result = read_json(tmp_path / "here" / "result.json")
+    assert result["status"] == "finished"
+    assert result["provenance"]["sharding"] == engine
+    assert result["provenance"]["num_processes"] == 2
+    assert (tmp_path / "here" / "model" / "adapter_model.safetensors").exists()
+    assert done.stdout.count("validation loss") == 1
+
+
+@pytest.mark.slow
+def test_the_second_rank_of_a_split_run_never_holds_the_whole_model(
+    train_split, engine_environment
+):
+    """By resident memory, on the shape of SmolLM2-135M with random weights: 0.5 GiB, and 1.5 more to train all."""
+    options = [
+        "method=full",
+        "model=smollm2_135m",
+        "model.path=null",
+        "model.pretrained=false",
+        "model.tokenizer=tuneoff:tiny",
+        "max_steps=2",
+        "max_length=32",
+        "batch_size=1",
+    ]
+    one, _ = train_split(*options, processes=1, folder="one")
+    assert one["status"] == "finished", one["error"]
+    engine_environment("fsdp2")
+    two, _ = train_split(*options)
+    assert two["status"] == "finished", two["error"]
+    alone = one["memory"]["peak_gib"]
+    first, second = two["memory"]["peak_gib_by_rank"]
+    print(f"one process {alone}, first rank {first}, second {second}")
+    weights = 4 * one["parameters"]["total"] / 2**30
+    # A rank that held it whole while it loads, or trained it whole, would need as much as one process.
+    assert second["load"] < alone["load"] - 0.3 * weights
+    assert second["train"] < alone["train"] - 1.5 * weights
+    assert first["train"] < alone["train"] - 1.0 * weights

@@ -90,7 +90,7 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def at_least(default: float | None, low: float, role: Role = NO_ROLE) -> Any:
+def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
     """An option in [low, infinity)."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from tuneoff.config.choices import Dtype, MixedPrecision
-from tuneoff.config.options import ConfigError, check_package
+from tuneoff.config.choices import Dtype, MixedPrecision, Optimizer
+from tuneoff.config.options import ConfigError
 
 # What `accelerate launch` sets of its file, where a value of it changes what is trained, with the one that was tried.
 TRIED = {
@@ -43,6 +43,9 @@ def check_sharding(experiment: Any) -> None:
     if experiment.quantised:
         key, value = experiment.quantised
         raise ConfigError(key, value, f"was never tried under {sharding}; DDP takes it")
+    if experiment.optimizer is not Optimizer.adamw:
+        allowed = f"must be adamw under {sharding}: others step whole matrices, or were never tried"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
     if experiment.mixed_precision is MixedPrecision.fp16:
         allowed = f"was never tried under {sharding}; bf16 is"
         raise ConfigError("mixed_precision", experiment.mixed_precision, allowed)
@@ -61,8 +64,6 @@ def _check_engine(sharding: str) -> None:
         stage = sharding.removeprefix("zero")
         allowed = "must be 2 or 3, as conf/accelerate/zero2.yaml and zero3.yaml have it"
         raise ConfigError("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage, allowed)
-    if sharding.startswith("zero"):
-        check_package("ACCELERATE_USE_DEEPSPEED", "true", "deepspeed", "deepspeed")
     file = os.environ.get(DEEPSPEED_FILE)
     if file:
         allowed = "is not read: its stage goes into accelerate's own file, as in conf/accelerate"

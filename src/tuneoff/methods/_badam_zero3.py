@@ -80,7 +80,9 @@ class Zero3BlockOptimizer(BlockOptimizer):
         engine.create_reduce_and_remove_grad_hooks()
         engine._setup_for_real_optimizer()
         # The order in which modules come has changed: what was traced of it is void.
-        engine.parameter_offload.get_param_coordinator()._invalidate_trace()
+        coordinator = engine.parameter_offload.get_param_coordinator()
+        if not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()
 
     def state_dict(self) -> dict:
         """Return Adam's state over this rank's part of the active block, and where the cycle stands."""
