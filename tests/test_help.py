@@ -101,7 +101,7 @@ def test_a_word_is_explained(word, said, capsys):
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("lora_trget", "did you mean lora_target"), ("method=lra", "must be one of badam")],
+    [("lora_trget", "did you mean lora_target"), ("method=lra", "must be one of .*badam")],
 )
 def test_an_unknown_word_is_refused_with_the_nearest(word, said):
     with pytest.raises(ConfigError, match=said):

@@ -31,6 +31,7 @@ OWN = {
     "lora": ["lora_dropout=0.2"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
+SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
     ("badam_ratio", BF16),
     ("galore", BF16),
@@ -62,6 +63,7 @@ def options(method, parts=2):
         *((method, []) for method in METHODS),
         ("badam", BF16),
         ("full", EIGHT_BIT),
+        ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )

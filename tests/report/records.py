@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import pytest
 from tuneoff.report.compare import Comparison, make_comparisons
 from tuneoff.report.reading import read_records
 
-METHODS = sorted(
-    path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml")
-)
+ROOT = Path(__file__).parents[2]
+# Those of README's first table.
+METHODS = sorted(re.findall(r"^\| (\w+) \| [\d.]+ %", (ROOT / "README.md").read_text(), re.M))
 PROVENANCE = {
     "git": {"commit": "26bcf62e35745b22d5cb94819ec5f910254924ae", "dirty": False},
     "versions": {
@@ -31,7 +32,10 @@ PROVENANCE = {
     "threads": 2,
     "num_processes": 1,
     "sharding": "none",
-    "precision": {"dtype": "float32", "mixed_precision": "no"},
+    "precision": {"dtype": "float32", "mixed_precision": "no", "tf32": False},
+    "deterministic": False,
+    "visible_devices": [],
+    "jobs_per_device": 1,
     "base_weights_hash": "fdbc4afd4f5267d2",
     "data": {
         "rows": {"train": 2000, "validation": 200, "test": 200},

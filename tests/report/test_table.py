@@ -453,3 +453,15 @@ def test_what_max_length_took_of_the_examples_is_told(tmp_path):
     [compared] = load(tmp_path)
     [lost] = [one for one in make_columns(compared) if one.key == "lost_rows"]
     assert sorted(cell.text for cell in lost.cells) == ["25 % cut to max_length", "–"]
+
+
+def test_rates_that_were_tuned_otherwise_are_marked(tmp_path):
+    content = record("lora", 0)
+    content["tuning"] = {"best": {"lr": 1e-3}, "differs": {"batch_size": ["8", "16"]}}
+    for name, one in (("lora", content), ("full", record("full", 0))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(one))
+    [compared] = load(tmp_path)
+    [rates] = [one for one in make_columns(compared) if one.key == "lr"]
+    assert [cell.text for cell in rates.cells] == ["1e-3", "1e-3 (tuned otherwise)"]
+    assert "Tuned otherwise (batch_size 8, here 16): lora." in write_caption(compared)

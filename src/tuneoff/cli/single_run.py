@@ -8,9 +8,14 @@ from omegaconf import DictConfig
 
 from tuneoff.cli.summary import print_summary
 from tuneoff.config import bind
-from tuneoff.distributed.launch import get_rank, get_world_size
+from tuneoff.distributed.launch import (
+    get_local_rank,
+    get_local_world_size,
+    get_rank,
+    get_world_size,
+)
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import assign_devices
+from tuneoff.jobs.devices import Share, assign_devices, check_enough_devices, hold_device
 from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
@@ -46,7 +51,7 @@ def run_work(work: Work) -> dict:
     """Do the work in this process, or in ranks that are started from here; returns the result.
 
     Raises:
-        ConfigError: what only the loaded model or data show to be wrong.
+        ConfigError: more ranks than GPUs, or what only the loaded model or data show to be wrong.
         AlreadyDone: another process has finished this run in the meantime.
     """
     launched = get_world_size()
@@ -55,10 +60,14 @@ def run_work(work: Work) -> dict:
     if launched > 1:
         # A launcher that is killed would leave its ranks behind.
         from tuneoff.jobs import die_with_parent  # noqa: F401
-
-        if get_rank() == 0:
-            return run_supervised(FirstRank(work.experiment, work.method, work.folder, work.start))
-    return work.run()
+    if not work.uses_devices:
+        return work.run()
+    check_enough_devices(get_local_world_size())
+    with hold_device(get_local_rank(), choose=launched == 1):
+        if launched > 1 and get_rank() == 0:
+            first = FirstRank(work.experiment, work.method, work.folder, work.start)
+            return run_supervised(first)
+        return work.run()
 
 
 def run_in_ranks(work: Work) -> dict:
@@ -67,8 +76,9 @@ def run_in_ranks(work: Work) -> dict:
     Raises:
         ConfigError: what only the loaded model or data show to be wrong.
     """
-    with assign_devices(workers=1, ranks=work.ranks):
-        ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
+    ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
+    share = Share(work.ranks, jobs_per_device=work.experiment.jobs_per_device)
+    with assign_devices(share):
         return run_supervised(ranked)
 
 
@@ -78,8 +88,9 @@ def run_supervised(work: TrainWork) -> dict:
     Raises:
         ConfigError: what only the loaded model or data show to be wrong.
     """
+    limits = supervisor.Limits(grace_seconds=work.experiment.grace_seconds)
     try:
-        failure = supervisor.run_supervised(work, supervisor.Limits())
+        failure = supervisor.run_supervised(work, limits)
     except KeyboardInterrupt:
         # The first rank has written what was saved, and how to go on.
         result = read_json(work.folder / work.result_file)

@@ -184,6 +184,11 @@ class Data:
                 raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
 
     @property
+    def ships(self) -> bool:
+        """Whether the set ships with the package; each of those has rows of every split."""
+        return is_shipped(self.path)
+
+    @property
     def on_hub(self) -> bool:
         """Whether `path` names a set of the hub."""
         return not is_shipped(self.path) and not exists(expand_user(self.path))

@@ -117,9 +117,12 @@ class Experiment(
             raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
 
     def _check_attention(self) -> None:
-        """Refuse flash attention that is not installed."""
+        """Refuse flash attention that is not installed, or in a precision that it does not have."""
         if self.model.attention != "flash_attention_2" or self.task is not Task.train:
             return
+        if self.dtype is Dtype.float32 and self.mixed_precision is MixedPrecision.no:
+            allowed = "has no float32; mixed_precision=bf16, or pure_bf16=true, goes with it"
+            raise ConfigError("model.attention", self.model.attention, allowed)
         if not find_spec("flash_attn") and not find_spec("kernels"):
             allowed = "needs the package flash-attn (or kernels)"
             raise ConfigError("model.attention", self.model.attention, allowed)

@@ -19,6 +19,16 @@ def get_rank() -> int:
     return int(os.environ.get("RANK", 0)) if get_world_size() > 1 else 0
 
 
+def get_local_world_size() -> int:
+    """Processes of this run on this machine, as its launcher has said; else all of them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", get_world_size()))
+
+
+def get_local_rank() -> int:
+    """Number of this process among those of its run on this machine, from 0: the GPU that accelerate gives it."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if get_world_size() > 1 else 0
+
+
 def get_sharding() -> str:
     """What `accelerate launch` splits the model with: fsdp2, zero2, zero3 and the like; else ddp, or none."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):

@@ -59,6 +59,7 @@ class Work(ABC):
     start: dict
 
     result_file: ClassVar[str]  # a new one in the folder tells that the work is done
+    uses_devices: ClassVar[bool] = True  # computes on a GPU, where there is one
     records_refusals: ClassVar[bool] = (
         True  # else whoever started it raises the error, and no record is touched
     )
@@ -204,6 +205,7 @@ class PredictWork(Work):
     """Predict the memory that training would take. Takes seconds, so that it is always made anew."""
 
     result_file = PREDICTION
+    uses_devices = False
 
     @property
     def ranks(self) -> int:

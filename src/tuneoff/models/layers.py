@@ -265,3 +265,11 @@ def count_weights(parameter: Any) -> int:
     if packed:
         return math.prod(packed.shape)
     return getattr(parameter, "ds_numel", None) or parameter.numel()
+
+
+def count_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes of tensors, of which those that lie in the same place count once."""
+    sizes = {}
+    for tensor in tensors:
+        sizes[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
+    return sum(sizes.values())

@@ -93,6 +93,14 @@ class Row:
         return tuning if isinstance(tuning, dict) else {}
 
     @property
+    def tuned_otherwise(self) -> dict[str, list[str]]:
+        """The settings that were others in the tuning, each with its value there and here."""
+        differs = self.tuning.get("differs")
+        if not isinstance(differs, dict):
+            return {}
+        return {key: values for key, values in differs.items() if isinstance(values, list)}
+
+    @property
     def has_default_rate(self) -> bool:
         """Whether the learning rate is the method's default, which nobody tuned on this problem."""
         return self.first_value("lr_source") == "default"

@@ -227,6 +227,8 @@ def _rate_cell(row: Row) -> Cell:
     text = format_rate(row.rate)
     if edge:
         text += " (edge)"
+    if row.tuned_otherwise:
+        text += " (tuned otherwise)"
     if row.has_default_rate:
         text += " (default)"
     source = cut_name(str(row.first_value("lr_source") or ""))

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from tuneoff.config import ConfigError, Experiment, MixedPrecision, is_split
+from tuneoff.config import ConfigError, Experiment, is_split
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
 from tuneoff.distributed.sharding import Sharding, make_sharding
@@ -13,6 +11,7 @@ from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
 from tuneoff.record import CHECKPOINTS, Recorder
+from tuneoff.training.device_settings import apply_device_settings
 from tuneoff.training.trackers import Trackers, available_trackers
 
 
@@ -58,7 +57,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         ConfigError: a precision that this machine does not have.
         RuntimeError: accelerate did not form the group that was launched.
     """
-    _check_precision(experiment)
+    apply_device_settings(experiment)
     steps_itself = experiment.sharding.startswith("zero")
     ranks = Ranks(
         # DeepSpeed is told by its own settings: of accelerate's it would make bfloat16 weights.
@@ -79,15 +78,6 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         peaks=PhasePeaks(ranks.device, ranks.index),
         stop=StopRequest(relayed=ranks.count > 1),
     )
-
-
-def _check_precision(experiment: Experiment) -> None:
-    if experiment.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
-        raise ConfigError(
-            "mixed_precision",
-            experiment.mixed_precision,
-            "needs a CUDA device; bf16 works on a CPU",
-        )
 
 
 def _check_sharding(experiment: Experiment, ranks: Ranks) -> None:

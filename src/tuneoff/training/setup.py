@@ -20,6 +20,7 @@ from tuneoff.models.checks import (
     check_packing,
     max_positions,
 )
+from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
@@ -36,10 +37,11 @@ HASHED_STEPS = 100  # of the data's order, in the provenance
 
 
 class ModelFacts(NamedTuple):
-    """What the record says of the model as it was loaded, before the method changed it."""
+    """What the record says of the model before it may be split: as it was loaded, and as the method has prepared it."""
 
     base_weights_hash: str | None  # None on a rank that loads no weights
     runtime: dict[str, Any]
+    saved_bytes: int  # of what the run would save
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def build(session: Session) -> Parts:
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
-    engine = _make_engine(session, wrapped_model, stepper)
+    engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
@@ -174,9 +176,11 @@ def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelF
         else:
             base_model = build_empty_model(experiment)
             weights_hash = None
-        facts = ModelFacts(weights_hash, runtime_facts(base_model, experiment))
+        runtime = runtime_facts(base_model, experiment)
         check_embeddings(base_model, experiment, *dataset.extent())
-        return session.method.prepare(base_model), facts
+        model = session.method.prepare(base_model)
+        saved_bytes = count_bytes(session.method.weights_to_save(model).values())
+        return model, ModelFacts(weights_hash, runtime, saved_bytes)
 
 
 def _check_model(model: Any, experiment: Experiment) -> None:
@@ -217,13 +221,14 @@ def _seed_dropout(session: Session) -> None:
     torch.manual_seed(derive_seed(session.experiment.seed, purpose))
 
 
-def _make_engine(session: Session, wrapped_model: Any, stepper: Any) -> Engine:
+def _make_engine(session: Session, model: Any, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
         autocast=session.sharding.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),
+        after_backward=partial(session.method.after_backward, model),
     )
 
 
