@@ -94,16 +94,3 @@ class Sharding:
     def restore_optimizer(self, optimizer: Any, state: dict) -> None:
         """Set an optimizer to what `gather_optimizer_state`, or `rank_state`, gave."""
         optimizer.load_state_dict(state)
-
-
-def make_sharding(ranks: Ranks, name: str) -> Sharding:
-    """Return how `name` (none, ddp, fsdp2, zero2, zero3) lays a model on these ranks."""
-    if name == "fsdp2":
-        from tuneoff.distributed.fsdp2 import Fsdp2
-
-        return Fsdp2(ranks)
-    if name.startswith("zero"):
-        from tuneoff.distributed.deepspeed_engine import DeepSpeed
-
-        return DeepSpeed(ranks)
-    return Sharding(ranks)

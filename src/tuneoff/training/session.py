@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment, is_split
+from tuneoff.distributed.choose_sharding import make_sharding
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
-from tuneoff.distributed.sharding import Sharding, make_sharding
+from tuneoff.distributed.sharding import Sharding
 from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
