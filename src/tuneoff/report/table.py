@@ -44,7 +44,13 @@ class Column:
 
 
 def make_columns(comparison: Comparison) -> list[Column]:
-    """Make all columns of a comparison that say something, in reading order."""
+    """All columns of a comparison that say something, in reading order; made once, for all that is written of it."""
+    if comparison.columns is None:
+        comparison.columns = _make_all_columns(comparison)
+    return comparison.columns
+
+
+def _make_all_columns(comparison: Comparison) -> list[Column]:
     columns = [
         *_name_columns(comparison),
         *_quality_columns(comparison),
