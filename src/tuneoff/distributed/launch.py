@@ -16,6 +16,8 @@ NUMBERS = {
     "FSDP_VERSION": 1,
 }
 PORT = "MASTER_PORT"
+# Exit code of a rank that ends since another has failed; it has no fault of its own to tell of.
+EXIT_LEFT_ALONE = 75
 
 
 class LauncherError(ValueError):
@@ -58,9 +60,6 @@ def _read_number(name: str) -> int | None:
             f"unset {name} to run without one"
         )
     return int(text)
-
-# Exit code of a rank that ends since another has failed; it has no fault of its own to tell of.
-EXIT_LEFT_ALONE = 75
 
 
 def get_world_size() -> int:
