@@ -91,7 +91,7 @@ def option(
 
 
 def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
-    """An option in [low, infinity)."""
+    """An option in [low, infinity); the default may be an interpolation."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 

@@ -88,9 +88,9 @@ class Fsdp2(Sharding):
         """Send gradients all the same: to add them up unsplit would take the memory that splitting saves."""
         yield
 
-    def read_norm(self, norm: Any) -> float:
-        """The norm, put together of its parts."""
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+    def gather_norm(self, norm: Any) -> Any:
+        """Return the norm, put together of its parts."""
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     # ------------------------------------------------------------ whole, on the first rank
     def gather_parameter(self, parameter: Any) -> Any:

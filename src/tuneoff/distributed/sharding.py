@@ -61,9 +61,9 @@ class Sharding:
         with self.accelerator.no_sync(wrapped_model):
             yield
 
-    def read_norm(self, norm: Any) -> float:
-        """The gradient norm of a step, over all ranks."""
-        return norm.item()
+    def gather_norm(self, norm: Any) -> Any:
+        """Return the gradient norm of a step, over all ranks, as a tensor."""
+        return norm
 
     # ------------------------------------------------------------ whole, for a checkpoint or an export
     def gather_parameter(self, parameter: Any) -> Any:
