@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,23 @@ from tuneoff.report.reading import read_records
 METHODS = sorted(
     path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml")
 )
+# By the schema in each method's YAML.
+FAMILY_OF_SCHEMA = {
+    "full": "full",
+    "freeze": "partial",
+    "lora": "low_rank",
+    "galore": "projection",
+    "badam": "block",
+}
+
+
+def family(method: str) -> str:
+    """The family of a method of ours, as its record says it; of any other name none."""
+    path = Path(__file__).parents[2] / "conf" / "method" / f"{method[:40]}.yaml"
+    schemas = re.findall(r"/schema/(\w+)", path.read_text()) if method in METHODS else []
+    return FAMILY_OF_SCHEMA.get(schemas[0], "other") if schemas else "other"
+
+
 PROVENANCE = {
     "git": {"commit": "26bcf62e35745b22d5cb94819ec5f910254924ae", "dirty": False},
     "versions": {
@@ -88,6 +106,7 @@ def record(
         "identity": f"{seed:08x}",
         "sweep": "compare",
         "method": method,
+        "family": family(method),
         "seed": seed,
         "planned_seeds": [0, 1, 2, 3, 4],
         "config": {**copy.deepcopy(CONFIG), **config, "method": method, "lr": lr, "seed": seed},

@@ -64,6 +64,12 @@ class Run:
         return self.content["method"]
 
     @property
+    def family(self) -> str:
+        """The family of the method, which gives it its colour."""
+        family = self.content.get("family")
+        return family if family in record.FAMILIES else "other"
+
+    @property
     def seed(self) -> int:
         """The run's seed."""
         return self.content["seed"]

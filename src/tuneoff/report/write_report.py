@@ -38,10 +38,9 @@ def write_report(
     Raises:
         OSError: the folder cannot be written.
     """
-    methods = {method for comparison in comparisons for method in comparison.methods}
     charts = {}
     for comparison in comparisons[:MOST_CHARTED]:
-        charts[comparison.name] = make_charts(comparison, sorted(methods))
+        charts[comparison.name] = make_charts(comparison)
     (folder / "charts").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.md", write_tables.write_markdown(comparisons, differing))
     write_atomically(folder / "summary.md", write_tables.write_summary(comparisons))
