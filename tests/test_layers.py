@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tuneoff.config import ConfigError
 from tuneoff.models.layers import (
     computes_linear,
-    count_parameters,
+    count_all_weights,
     find_decoder_layers,
     find_experts,
     find_targets,
@@ -163,7 +163,7 @@ def test_last_segments_stand_for_paths_only_where_they_mean_the_same():
 
 def test_the_share_counts_a_tied_weight_once_and_leaves_out_what_was_added():
     model = on_meta("llama", **SIZES, tie_word_embeddings=True)
-    total = count_parameters(model, set())["total"]
+    total = count_all_weights(model)
     assert share_of_weights(model, {name for name, _ in model.named_parameters()}) == 1.0
     assert share_of_weights(model, set()) == 0.0
     for name in ("lm_head.weight", "model.embed_tokens.weight"):

@@ -234,7 +234,7 @@ def test_badam_never_switches_at_minus_one(new_run):
 
 
 def test_badam_reports_what_trains_and_what_never_does(new_run):
-    made = new_run("method=badam")
+    made = new_run("method=badam", "badam_switch_interval=1")
     assert made.parts.parameters["ever_trained"] == 3 * made.parts.parameters["trainable"]
     assert made.parts.recorder.run["facts"]["never_trained"] == [
         "model.embed_tokens.weight",
@@ -382,3 +382,31 @@ def test_every_method_trains_every_architecture(settings, architecture, method):
         any(parameter is head for name, parameter in model.named_parameters() if name in moved)
         == trains_outside
     )
+
+
+# ---------------------------------------------------------------- 8-bit AdamW, on a CPU
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_bit_adamw_trains_near_adamw_in_less_state(run, quick_run, tmp_path, method):
+    more = ["galore_rank=8"] if "galore" in method else []
+    if method == "badam_ratio":
+        with pytest.raises(ConfigError, match="optimizer=adamw_8bit"):
+            run(f"method={method}", "optimizer=adamw_8bit")
+        return
+    eight_bit = run(f"method={method}", "optimizer=adamw_8bit", *more, folder=tmp_path / "8bit")
+    assert eight_bit["status"] == "finished", eight_bit["error"]
+    whole, _ = quick_run(method)
+    assert eight_bit["loss"]["final"] == pytest.approx(whole["loss"]["final"], rel=2e-3)
+    sizes = [
+        result["memory"]["train_breakdown_gib"]["optimizer_state"] for result in (eight_bit, whole)
+    ]
+    assert (
+        0 < sizes[0] <= sizes[1]
+    )  # what is smaller than 4096 values stays in float32, as many adapters
+
+
+def test_eight_bit_adamw_needs_kernels(run, monkeypatch):
+    monkeypatch.setattr("tuneoff.models.optimizers.metadata.version", lambda name: "0.49.1")
+    with pytest.raises(
+        ConfigError, match="optimizer=adamw_8bit: .* 0.49.1 has no kernels for a CPU"
+    ):
+        run("method=full", "optimizer=adamw_8bit")

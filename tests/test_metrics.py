@@ -112,11 +112,12 @@ def test_what_could_never_be_measured_is_refused(new_run, tmp_path, options, lin
 def test_a_split_without_questions_is_refused(new_run, sums, tmp_path):
     alone = tmp_path / "alone.jsonl"
     alone.write_text(sums.read_text().splitlines()[0])
-    for name, data in (("alone", f"data.path={alone}"), ("text", "data=stdlib")):
+    without = [f"data.path={alone}", "data.splits.validation=null"]
+    for name, data in (("alone", without), ("text", ["data=stdlib"])):
         with pytest.raises(
             ConfigError, match="exact_match=gsm8k: the validation split of .* has no questions"
         ):
-            new_run("exact_match=gsm8k", data, "data.limit=1", folder=tmp_path / name)
+            new_run("exact_match=gsm8k", *data, "data.limit=1", folder=tmp_path / name)
     with pytest.raises(
         ConfigError, match="forgetting.data.path=.*: has neither validation nor test rows"
     ):

@@ -30,7 +30,7 @@ OWN = {
     "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"],
     "lora": ["lora_dropout=0.2"],
 }
-BF16, ADAFACTOR = ["pure_bf16=true"], ["optimizer=adafactor"]
+BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
 OTHERS = [
     ("badam_ratio", BF16),
     ("galore", BF16),
@@ -39,6 +39,9 @@ OTHERS = [
     ("galore", ADAFACTOR),
     ("galore_layerwise", ADAFACTOR),
     ("badam", ADAFACTOR),
+    ("badam", EIGHT_BIT),
+    ("galore", EIGHT_BIT),
+    ("galore_layerwise", EIGHT_BIT),
 ]
 
 
@@ -58,6 +61,7 @@ def options(method, parts=2):
     [
         *((method, []) for method in METHODS),
         ("badam", BF16),
+        ("full", EIGHT_BIT),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )

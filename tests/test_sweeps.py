@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -9,7 +10,7 @@ from unittest.mock import Mock
 
 import psutil
 import pytest
-from helpers import left_of_session, python_path, wait_for
+from helpers import finish, left_of_session, python_path, wait_for
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results, results_list
@@ -98,9 +99,55 @@ def test_a_sweep_fails_as_long_as_a_job_of_it_does(tmp_path):
     ]
     assert describe_unfinished(rows) == (
         "1 of 3 jobs failed; the same command tries them again; "
-        "1 of 3 ran out of memory or diverged; rerun=true tries them again"
+        "1 of 3 ran out of memory or diverged; "
+        "the same command with rerun=true and the settings of diverged does that job again"
     )
     assert describe_unfinished(rows[1:2]) is None
+    rows[2].rerun = True
+    assert describe_unfinished(rows[2:]) == (
+        "1 of 1 jobs failed; the same command without rerun=true tries them again"
+    )
+    many = [JobRow(f"lr={number}", tmp_path / "diverged", before=True) for number in range(4)]
+    assert describe_unfinished(many) == (
+        "4 of 4 ran out of memory or diverged; the same command with rerun=true and the settings of "
+        "one of lr=0 | lr=1 | lr=2 | … does that job again"
+    )
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_begin_keeps_what_is_there_and_is_done_again_alone(
+    sweep, debug_model, tmp_path
+):
+    """Over a finished result, and over a run that was cut off and whose checkpoint is torn."""
+    model = tmp_path / "model"
+    shutil.copytree(debug_model, model)
+    words = ["-m", "method=lora", "seed=0,1", "save_every=2", f"model.path={model}", "max_steps=2"]
+    assert sweep(*words)[0] == 0
+    paths = {read_json(path)["seed"]: path for path in (tmp_path / "sweep").rglob("result.json")}
+    before = paths[1].read_bytes()
+    folder = paths[0].parent
+    paths[0].unlink()
+    state = next(folder.rglob("state.pt"))
+    whole_state = state.read_bytes()
+    state.write_bytes(whole_state[:100])
+    code, out, err = sweep(*words)
+    assert code == 1 and counted(out) == {"failed": 1, "finished": 0, "skipped": 1}, out + err
+    assert err.splitlines()[-1] == "error: 1 of 2 jobs failed; the same command tries them again"
+    failed = read_json(paths[0])
+    assert failed["status"] == "failed" and "checkpoints can be read" in failed["error"]["message"]
+    assert failed["method"] == "lora" and failed["config"]["seed"] == 0
+    assert failed["config"]["max_steps"] == 2 and paths[1].read_bytes() == before
+    state.write_bytes(whole_state)
+    code, out, err = sweep(*words)
+    assert code == 0 and counted(out) == {"failed": 0, "finished": 1, "skipped": 1}, out + err
+    (model / "model.safetensors").write_bytes(b"torn")
+    code, out, err = sweep(*words[:2], "seed=1", *words[3:], "rerun=true")
+    assert code == 1 and paths[1].read_bytes() == before
+    assert "failed  method=lora seed=1" in out and "keeps its earlier result" in out
+    assert err.splitlines()[-1].startswith(
+        "error: 1 of 1 jobs failed over an earlier result, which is kept; the same command with "
+        "rerun=true and the settings of method=lora seed=1"
+    )
 
 
 @pytest.mark.slow
@@ -272,6 +319,31 @@ def test_a_signal_between_two_jobs_prints_the_table(monkeypatch, tmp_path, capsy
     with pytest.raises(StopSignal), interrupt_on_stop_signals():
         sweeper.sweep([])
     assert counted(capsys.readouterr().out)["not started"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hydra/sweeper=basic", "seed=0,1,2,3"],
+        [
+            "hydra/sweeper=optuna",
+            "hydra.sweeper.n_trials=4",
+            "hydra.sweeper.n_jobs=1",
+            "seed=choice(0,1,2,3)",
+        ],
+    ],
+)
+def test_other_sweepers_print_the_table_when_they_are_stopped(launch_sweep, tmp_path, words):
+    if "optuna" in words[0]:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    process = launch_sweep("-m", "method=full", "max_steps=2", *words)
+    wait_for(lambda: results_list(tmp_path / "sweep"), process)
+    process.terminate()
+    done = finish(process)
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == "interrupted", done.stderr
+    counts = counted(done.stdout)
+    assert counts["finished"] >= 1 and counts["finished"] + counts.get("interrupted", 0) < 4
 
 
 # ---------------------------------------------------------------- isolation

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import subprocess
 from pathlib import Path
 
@@ -410,3 +411,30 @@ def test_latex_compiles(tmp_path, fill, alone):
         text=True,
     )
     assert METHODS[0] in shown.stdout and ("After." in shown.stdout) != alone
+
+
+def test_a_speed_from_few_steps_is_marked_and_the_caption_says_of_how_many(tmp_path):
+    few = record("lora", 0)
+    few["throughput"]["measured_steps"] = 2
+    for name, content in (("few", few), ("many", record("full", 0))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+    [compared] = load(tmp_path)
+    [speed] = [one for one in make_columns(compared) if one.key == "tokens_per_second"]
+    marks = {
+        row.method: "†" in cell.text for row, cell in zip(compared.rows, speed.cells, strict=True)
+    }
+    assert marks == {"full": False, "lora": True}
+    caption = write_caption(compared)
+    assert "over 2 to 195 measured steps a run (†: fewer than 10, too few for a rate)" in caption
+
+
+def test_what_max_length_took_of_the_examples_is_told(tmp_path):
+    for seed, cut in ((0, 0), (1, 500)):
+        content = record("lora", seed, lr=1e-3 * (1 + seed))
+        content["provenance"]["data"] |= {"cut": {"train": cut}, "dropped": {"train": 0}}
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(content))
+    [compared] = load(tmp_path)
+    [lost] = [one for one in make_columns(compared) if one.key == "lost_rows"]
+    assert sorted(cell.text for cell in lost.cells) == ["25 % cut to max_length", "–"]

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -16,7 +16,35 @@ from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import holds_run
 from tuneoff.sweeps.composition import refuse_chdir
-from tuneoff.sweeps.progress import describe_unfinished, find_recorded_jobs, format_sweep_table
+from tuneoff.sweeps.progress import (
+    JobRow,
+    describe_unfinished,
+    find_recorded_jobs,
+    format_sweep_table,
+)
+
+
+class OpenSweep(NamedTuple):
+    """A sweep of a sweeper that prints no table, from its start to its end."""
+
+    folder: Path
+    started: float  # seconds of the epoch
+
+    def find_jobs(self) -> list[JobRow]:
+        """The jobs that it has started."""
+        return find_recorded_jobs(self.folder, self.started)
+
+
+# At most one; Hydra calls nobody when a signal or an error ends a sweep.
+OPEN_SWEEPS: list[OpenSweep] = []
+
+
+def print_open_sweeps() -> None:
+    """Say what came of the jobs of a sweep that did not come to its end."""
+    while OPEN_SWEEPS:
+        rows = OPEN_SWEEPS.pop().find_jobs()
+        if rows:
+            print(format_sweep_table(rows))
 
 
 def has_grid_sweeper(config: DictConfig) -> bool:
@@ -51,16 +79,18 @@ class PreflightCheck(Callback):
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
         self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
-        self.started = time.time()
-        if config.get("tuned") is not None and not has_grid_sweeper(config):
+        if has_grid_sweeper(config):
+            return
+        if config.get("tuned") is not None:
             allowed = "needs hydra/sweeper=grids, which puts the values in"
             raise ConfigError("tuned", config.tuned, allowed)
+        OPEN_SWEEPS.append(OpenSweep(Path(config.hydra.sweep.dir), time.time()))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
         if has_grid_sweeper(config):
             return
-        rows = find_recorded_jobs(Path(config.hydra.sweep.dir), self.started)
+        rows = OPEN_SWEEPS.pop().find_jobs()
         print(format_sweep_table(rows))
         unfinished = describe_unfinished(rows)
         if unfinished:

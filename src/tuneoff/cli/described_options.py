@@ -12,6 +12,7 @@ from omegaconf import MISSING, OmegaConf
 from tuneoff.cli.allowed_values import describe_allowed
 from tuneoff.config import Experiment, Forgetting, format_value, schemas
 from tuneoff.config.descriptions import describe_class, describe_fields
+from tuneoff.config.resolvers import describe_by_model
 from tuneoff.config.settings import GROUPS
 
 # Keys whose value is the name of a YAML in the folder of that name.
@@ -94,6 +95,9 @@ def _describe_option(cls: type, item: Field, prefix: str, values: dict[str, Any]
 
 def _format_default(default: Any) -> str:
     """A default as it is written; empty for a key that must be given, or that is found when a run starts."""
+    by_model = describe_by_model(str(default))
+    if by_model is not None:
+        return by_model
     if default in (MISSING, NO_DEFAULT) or str(default).startswith("${"):
         return ""
     return format_value(default)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
-from tuneoff.cli.callback import PreflightCheck
+from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.help import print_help, wants_help
 from tuneoff.distributed.launch import get_rank
@@ -49,6 +49,8 @@ def one_line(main: Callable[[], None]) -> int:
         return EXIT_INTERRUPTED
     except Exception as caught:
         error = unwrap_warning(caught)
+    finally:
+        print_open_sweeps()
     return report_error(error, written)
 
 

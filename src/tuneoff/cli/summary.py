@@ -5,6 +5,7 @@ from functools import singledispatch
 from pathlib import Path
 
 from tuneoff.jobs.work import PredictWork, TrainWork, Work
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS, list_row_losses
 
 
 @singledispatch
@@ -32,11 +33,10 @@ def format_run_summary(result: dict, folder: Path) -> str:
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
+    rows += summarize_rows(result)
     rows.append(("validation loss", format_losses(result["loss"])))
     rows += summarize_metrics(result)
-    # What a run did not come to measure, or whose process died, is not in its record.
-    speed = result["throughput"].get("tokens_per_second")
-    rows.append(("throughput", f"{speed:,.0f} tokens/s" if speed else "-"))
+    rows.append(("throughput", format_throughput(result["throughput"])))
     memory = result["memory"]
     if memory["peak_gib"]:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
@@ -57,6 +57,30 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
     yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
     if parameters["ever_trained"] != trainable:
         yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def summarize_rows(result: dict) -> Iterator[tuple[str, str]]:
+    """The line on the examples of each split, and what `max_length` took of them."""
+    data = result.get("provenance", {}).get("data", {})
+    parts = []
+    for losses in list_row_losses(data):
+        lost = losses.describe()
+        behind = f" ({lost})" if lost else ""
+        parts.append(f"{losses.split} {losses.examples - losses.dropped:,}{behind}")
+    if parts:
+        yield "rows", ", ".join(parts)
+
+
+def format_throughput(throughput: dict) -> str:
+    """`2,478 tokens/s over 175 steps`; a dash where nothing was measured, or the process died."""
+    speed = throughput.get("tokens_per_second")
+    if not speed:
+        return "-"
+    steps = throughput["measured_steps"]
+    text = f"{speed:,.0f} tokens/s over {steps} measured steps"
+    if steps == 1:
+        text = text.removesuffix("s")
+    return text if steps >= LEAST_MEASURED_STEPS else f"{text}, too few for a rate"
 
 
 def format_losses(loss: dict) -> str:
@@ -82,7 +106,11 @@ def format_exact_match(share: float, facts: dict) -> str:
     """`62.5 % (5 of 8 test rows, 3 s)`."""
     hits = facts["scores"].count("1")
     counted = f"{hits} of {facts['rows']} {facts['split']} rows"
-    return f"{100 * share:.1f} % ({counted}, {facts['seconds']:.0f} s)"
+    text = f"{100 * share:.1f} % ({counted}, {facts['seconds']:.0f} s)"
+    cut_off = facts.get("cut_off", 0)
+    if cut_off:
+        text += f"; {cut_off} of {facts['rows']} answers were cut off at max_new_tokens={facts['max_new_tokens']}"
+    return text
 
 
 def format_forgetting(difference: float, facts: dict) -> str:

@@ -6,6 +6,7 @@ Imports neither torch nor transformers, because `--help`, a refusal and a sweep'
 from importlib import import_module
 from typing import Any
 
+from tuneoff.config import resolvers  # noqa: F401 (they register themselves)
 from tuneoff.config.binding import (
     bind,
     check_config,

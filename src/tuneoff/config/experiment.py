@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tuneoff.config.choices import Dtype, MixedPrecision, Task
+from tuneoff.config.choices import Dtype, MixedPrecision, Optimizer, Task
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.settings import (
     BudgetSettings,
@@ -92,7 +92,7 @@ class Experiment(
             raise ConfigError("group_by_length", True, allowed)
 
     def _check_quantisation(self) -> None:
-        """Refuse quantisation where it cannot be, or where nothing is known of it."""
+        """Refuse quantisation, of weights or optimizer state, where it cannot be, or nothing is known of it."""
         if self.quantization is not None:
             key = "quantization"
             value = self.quantization
@@ -110,6 +110,8 @@ class Experiment(
                 )
                 raise ConfigError(key, value, allowed)
             check_package(key, value, "bitsandbytes", "bitsandbytes")
+        if self.optimizer is Optimizer.adamw_8bit:
+            check_package("optimizer", self.optimizer, "bitsandbytes", "bitsandbytes")
         predicts = self.task is Task.predict or self.skip_if_over_gib is not None
         if predicts and self.quantised:
             raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")

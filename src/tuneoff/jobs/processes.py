@@ -24,12 +24,13 @@ from tuneoff.jobs import worker
 from tuneoff.jobs.failures import FailureReport
 from tuneoff.jobs.work import Work
 
-# Imported once by the forkserver, for all jobs. None of these may touch CUDA: a forked child could not use it then.
+# Imported once by the forkserver, for all jobs. None of these may start CUDA: a forked child could not use it then.
 PRELOAD = [
     "tuneoff.jobs.die_with_parent",
     "tuneoff.jobs.keep_forkserver",
     "tuneoff.jobs.worker",
-    "torch",
+    "tuneoff.jobs.held_cuda",  # before all that may ask for CUDA
+    "torch._inductor.compile_fx",  # what torch's optimizers and bitsandbytes import first of all
     "transformers.models.llama.modeling_llama",
     "tuneoff.models.loading",
     "peft",
@@ -152,9 +153,7 @@ def describe_rank(rank: int, ranks: int, rendezvous: socket.socket) -> dict[str,
 def start_forkserver() -> None:
     """Start the forkserver, unless it runs: with the libraries, and without a limit of threads (a job has its own)."""
     multiprocessing.set_forkserver_preload(PRELOAD)
-    with without_environment(*worker.THREADS, "PYTORCH_NVML_BASED_CUDA_CHECK"):
-        # On CUDA torch would otherwise ask the driver, after which a forked child could not use the device.
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    with without_environment(*worker.THREADS):
         forkserver.ensure_running()
 
 

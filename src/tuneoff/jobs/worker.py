@@ -49,6 +49,7 @@ def run_job(job: Job, reports: Connection) -> None:
     """Do the work in its environment and within its limits; report a failure that no record tells of."""
     os.environ.clear()
     os.environ.update(job.environ)
+    release_held_cuda()
     receive_stop_signals(job.ignored_signals)
     server = os.getppid()
     threading.Thread(target=die_with_launcher, args=(server,), daemon=True).start()
@@ -72,6 +73,13 @@ def run_job(job: Job, reports: Connection) -> None:
         exit_timer = threading.Timer(GRACE_SECONDS, os._exit, (0,))
         exit_timer.daemon = True
         exit_timer.start()
+
+
+def release_held_cuda() -> None:
+    """Let this process start CUDA, which the forkserver does not."""
+    held_cuda = sys.modules.get("tuneoff.jobs.held_cuda")
+    if held_cuda is not None:
+        held_cuda.release_cuda()
 
 
 def receive_stop_signals(ignored: Sequence[int]) -> None:

@@ -96,8 +96,41 @@ class Method:
         return build_optimizer(groups, experiment)
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
-        """Return the names of the parameters that the whole run may change, not only the next step."""
+        """Return the names of the parameters that a run may change, however long it is; checkpoints hold these."""
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def count_trainable(self, model: Any, optimizer: Any) -> int:
+        """Return how many weights the next step changes."""
+        from tuneoff.models.layers import count_weights
+
+        parameters = [one for one in model.parameters() if one.requires_grad]
+        return sum(map(count_weights, parameters))
+
+    def count_reached(self, model: Any, optimizer: Any, steps: float) -> int:
+        """Return how many weights were changed so far, or would be in `steps` more: a record's `ever_trained`.
+
+        Args:
+            steps: those of the budget (perhaps infinite) before a run, and 0 after it, when what was done counts alone.
+        """
+        from tuneoff.models.layers import count_weights
+
+        names = self.ever_trained(model, optimizer)
+        parameters = [one for name, one in model.named_parameters() if name in names]
+        return sum(map(count_weights, parameters))
+
+    def count_parameters(self, model: Any, optimizer: Any, steps: float) -> dict[str, int]:
+        """Return the numbers of weights as a record has them; `steps` is that of `count_reached`."""
+        from tuneoff.models.layers import count_all_weights
+
+        return {
+            "total": count_all_weights(model),
+            "ever_trained": self.count_reached(model, optimizer, steps),
+            "trainable": self.count_trainable(model, optimizer),
+        }
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Return what a user should know before a run whose `steps` are too few for what the method does in turn."""
+        return []
 
     def coverage(self, model: Any) -> float:
         """Return the share of the base model's weights that the method covers, from 0 to 1.
@@ -122,6 +155,10 @@ class Method:
         if has_tied_head(model) and model.get_input_embeddings().weight.requires_grad:
             facts["tied_weights"] = TIED
         return facts
+
+    def final_facts(self, model: Any, optimizer: Any) -> dict:
+        """Return entries of the record that only the end of a run shows; they replace those of `facts`."""
+        return {}
 
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the trained model so that `from_pretrained` reproduces it.

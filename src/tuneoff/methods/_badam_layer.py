@@ -1,5 +1,6 @@
 """BAdam's optimizer of layer mode: `badam.BlockOptimizer`, mended. Imports torch at its head."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ class BlockOptimizer(badam.BlockOptimizer):
         self.switch_mode = switch_mode
         self.verbosity = verbose
         self.costly_blocks = costly_blocks
+        self.reached: set[int] = set()  # the blocks that have had a step
         self.order: list[int] = []  # what is left of a random order, the next block last
         self.generator = torch.Generator().manual_seed(seed)
         if start_block is None and switch_mode == "random":
@@ -75,6 +77,49 @@ class BlockOptimizer(badam.BlockOptimizer):
             self.order = torch.randperm(self.block_num, generator=self.generator).tolist()
         self.current_block_idx = self.order.pop()
 
+    def find_reached(self, steps: float) -> set[int]:
+        """Return the blocks that have had a step, or get one within the next `steps`."""
+        if not steps:
+            return set(self.reached)
+        blocks = {*self.reached, self.active_block}
+        if not self.refresh_interval:
+            return blocks
+        switches = self._count_switches(self.global_step + steps - 1)
+        switches -= self._count_switches(self.global_step)
+        before = (self.current_block_idx, list(self.order), self.generator.get_state())
+        # Even a random order has been through all blocks after two cycles.
+        for _ in range(int(min(switches, 2 * self.block_num))):
+            blocks.add(self.current_block_idx)
+            self._update_active_block_idx()
+        self.current_block_idx, self.order, generator_state = before
+        self.generator.set_state(generator_state)
+        return blocks
+
+    def _count_switches(self, step: float) -> float:
+        """Return how often the block has changed before `step`, counted from 0."""
+        return step // self.refresh_interval if math.isfinite(step) else math.inf
+
+    def turns_in_cycle(self) -> int:
+        """Return after how many switches every block had its turn."""
+        return 1 if self.switch_mode == "fixed" else self.block_num
+
+    def find_reached_names(self, steps: float = 0) -> list[str]:
+        """Return the names of the parameters in the blocks that `find_reached` returns."""
+        prefixes: list[str] = []
+        for block in self.find_reached(steps):
+            prefixes += self.block_prefix_list[block]
+        names = [name for name, _ in self.named_parameters_list]
+        return [name for name in names if name.startswith(tuple(prefixes))]
+
+    def count_reached(self, steps: float) -> int:
+        """Return how many weights lie in the blocks that `find_reached` returns."""
+        names = set(self.find_reached_names(steps))
+        return sum(weight.numel() for name, weight in self.named_parameters_list if name in names)
+
+    def count_trainable(self) -> int:
+        """Return how many weights the active block has."""
+        return sum(weight.numel() for weight in self.param_idx2lp.values())
+
     def extra_state_tensors(self) -> list:
         """Return what the base optimizer keeps of the active block: Adam's state and the float32 copies."""
         return [*self.base_optimizer.state.values(), *self.param_idx2hp.values()]
@@ -90,6 +135,7 @@ class BlockOptimizer(badam.BlockOptimizer):
 
     def step(self, *args: Any, **kwargs: Any) -> None:
         """As upstream, but each block gets exactly its interval, the first too, and CUDA's cache is left as it is."""
+        self.reached.add(self.active_block)
         self.step_single_gpu(*args, **kwargs)
         if self.refresh_interval and self.global_step % self.refresh_interval == 0:
             self.switch_trainable_params()
@@ -131,6 +177,7 @@ class BlockOptimizer(badam.BlockOptimizer):
             "global_step": self.global_step,
             "active_block": self.active_block,
             "next_block": self.current_block_idx,
+            "reached": sorted(self.reached),
             "order": list(self.order),
             "generator": self.generator.get_state(),
         }
@@ -146,5 +193,6 @@ class BlockOptimizer(badam.BlockOptimizer):
         group.update(state_dict["group"], params=group["params"])
         self.global_step = state_dict["global_step"]
         self.current_block_idx = state_dict["next_block"]
+        self.reached = set(state_dict["reached"])
         self.order = state_dict["order"]
         self.generator.set_state(state_dict["generator"])

@@ -1,5 +1,6 @@
 """BAdam's optimizer of ratio mode: `badam.BlockOptimizerRatio`, mended. Imports torch at its head."""
 
+import math
 from typing import Any
 
 import badam
@@ -78,11 +79,39 @@ class BlockOptimizerRatio(badam.BlockOptimizerRatio):
             )
         return self.masks[shape]
 
+    def _count_chosen(self, size: int) -> int:
+        """Return how many of `size` entries train in one cycle."""
+        if size < SMALL:
+            return size
+        return max(1, int(size * self.update_ratio))
+
+    def turns_in_cycle(self) -> int:
+        """Return how many masks it takes until every entry had its turn, but for what rounding leaves of a weight."""
+        return math.ceil(1 / self.update_ratio)
+
+    def count_trainable(self) -> int:
+        """Return how many entries the next step changes."""
+        return sum(map(self._count_chosen, self._sizes()))
+
+    def count_reached(self, steps: float) -> int:
+        """Return how many entries were changed so far, or would be in `steps` more: each cycle takes the next ones."""
+        masks = self.global_step + steps
+        if not self.refresh_interval:
+            masks = min(1, masks)
+        elif math.isfinite(masks):
+            masks = math.ceil(masks / self.refresh_interval)
+        return sum(int(min(size, masks * self._count_chosen(size))) for size in self._sizes())
+
+    def _sizes(self) -> list[int]:
+        """Return the size of every weight that trains."""
+        sizes: list[int] = []
+        for group in self.param_groups:
+            sizes += [parameter.numel() for parameter in group["params"]]
+        return sizes
+
     def _choose_entries(self, size: int) -> torch.Tensor:
         """Return the sorted places, among `size` entries, of the share that trains in this cycle."""
-        count = size
-        if size >= SMALL:
-            count = max(1, int(size * self.update_ratio))
+        count = self._count_chosen(size)
         cycle = self.global_step // self.refresh_interval if self.refresh_interval else 0
         offset = cycle * count % size
         chosen = torch.arange(offset, offset + count) % size

@@ -1,6 +1,7 @@
 """GaLore's optimizers: galore-torch's classes, mended, and their layer-wise form. Imports torch at its head."""
 
 from typing import Any
+from unittest.mock import patch
 
 import galore_torch
 import torch
@@ -19,7 +20,11 @@ UPSTREAM = {
 def choose_class(kind: Optimizer, layerwise: bool) -> type:
     """Return galore-torch's optimizer class for `kind`, with the classes below in front of it."""
     upstream = UPSTREAM[kind]
-    bases = (LayerWise, PlainState, upstream) if layerwise else (PlainState, upstream)
+    bases: tuple[type, ...] = (PlainState, upstream)
+    if kind is Optimizer.adamw_8bit:
+        bases = (NoWait, *bases)
+    if layerwise:
+        bases = (LayerWise, *bases)
     return type(f"GaLore{upstream.__name__}", bases, {})
 
 
@@ -179,6 +184,18 @@ class PlainState:
                     projector = make_projector(group)
                     projector.ortho_matrix = state["projector"]["ortho_matrix"]
                     state["projector"] = projector
+
+
+class NoWait:
+    """In front of galore-torch's 8-bit AdamW, which waits for CUDA after each weight: there may be none, and none must.
+
+    The kernels run in the order in which they are called; bitsandbytes' own optimizer waits for its paged states alone.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """As upstream, without the wait."""
+        with patch.object(torch.cuda, "synchronize"):
+            return super().step(closure)  # type: ignore[misc]
 
 
 class LayerWise:

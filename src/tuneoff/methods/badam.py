@@ -3,6 +3,7 @@
 Built on the `badam` package. `_badam_layer.py` and `_badam_ratio.py` say of every override what it mends.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from enum import Enum
@@ -216,6 +217,42 @@ class BAdam(Method):
         if self.badam_mode is Mode.layer and not self._switches():
             blocks = [blocks[optimizer.active_block]]
         return _names_in(model, blocks)
+
+    def count_trainable(self, model: Any, optimizer: Any) -> int:
+        """Return how many weights the next step changes: the active block, or one mask."""
+        return optimizer.count_trainable()
+
+    def count_reached(self, model: Any, optimizer: Any, steps: float) -> int:
+        """Return how many weights the blocks or masks held that had a turn, or have one within `steps`."""
+        return optimizer.count_reached(steps)
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Say where the budget ends before each block, or each entry of a weight, had its turn."""
+        turns = optimizer.turns_in_cycle()
+        interval = optimizer.refresh_interval
+        if turns == 1 or not interval or steps >= turns * interval:
+            return []
+        kind = "blocks" if self.badam_mode is Mode.layer else "masks"
+        missed = turns - math.ceil(steps / interval)
+        warning = (
+            f"badam_switch_interval={interval}: {turns} {kind} take {turns * interval} steps, "
+            f"and the budget has {steps:g}; {missed} of them never train"
+        )
+        if steps >= turns:
+            warning += f", and badam_switch_interval={steps // turns:g} would reach all"
+        return [warning]
+
+    def final_facts(self, model: Any, optimizer: Any) -> dict:
+        """Say what the run has reached, and what it has not."""
+        names = self.ever_trained(model, optimizer)
+        if self.badam_mode is Mode.layer:
+            names = set(optimizer.find_reached_names())
+        total = sum(parameter.numel() for parameter in model.parameters())
+        every_name = [name for name, _ in model.named_parameters()]
+        return {
+            "covered_share": optimizer.count_reached(0) / total,
+            "never_trained": [name for name in every_name if name not in names],
+        }
 
     def coverage(self, model: Any) -> float:
         """Return the share of every block that the run may reach, not only of the active one."""

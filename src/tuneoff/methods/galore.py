@@ -103,10 +103,10 @@ class GaLore(Method):
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
         from tuneoff.methods._galore_optimizers import choose_class, choose_settings
-        from tuneoff.models.optimizers import check_cuda
+        from tuneoff.models.optimizers import check_eight_bit
 
         if experiment.optimizer is Optimizer.adamw_8bit:
-            check_cuda(experiment)
+            check_eight_bit(experiment)
         optimizer_class = choose_class(experiment.optimizer, self.galore_layerwise)
         groups = self._make_groups(model, experiment)
         optimizer = optimizer_class(groups, **choose_settings(experiment))
@@ -152,6 +152,15 @@ class GaLore(Method):
                 matrices  # ours: each expert's matrix has a projection of its own
             )
         return projection
+
+    def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
+        """Say where the first projection stays to the end."""
+        interval = self.galore_update_interval
+        if steps > interval or steps == 1:
+            return []
+        return [
+            f"galore_update_interval={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"
+        ]
 
     def coverage(self, model: Any) -> float:
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""

@@ -228,19 +228,9 @@ def has_tied_head(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def count_parameters(model: nn.Module, ever_trained: Collection[str]) -> dict[str, int]:
-    """Numbers of weights as a record has them: all, those that the whole run may train, and those that train now."""
-    sizes: dict[str, int] = {}
-    trainable = 0
-    for name, parameter in model.named_parameters():
-        sizes[name] = count_weights(parameter)
-        if parameter.requires_grad:
-            trainable += sizes[name]
-    return {
-        "total": sum(sizes.values()),
-        "ever_trained": sum(sizes[name] for name in ever_trained),
-        "trainable": trainable,
-    }
+def count_all_weights(model: nn.Module) -> int:
+    """How many weights a model has; a tied one counts once."""
+    return sum(map(count_weights, model.parameters()))
 
 
 def share_of_weights(

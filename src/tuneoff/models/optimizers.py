@@ -1,9 +1,11 @@
 """Optimizers: those that several methods share, so that none of them differs by accident."""
 
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 from torch._guards import detect_fake_mode
 
@@ -12,6 +14,7 @@ from tuneoff.config import ConfigError, Experiment, Optimizer
 # One set of constants for every optimizer: galore-torch and bitsandbytes default to others than PyTorch.
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+FIRST_WITH_CPU_KERNELS = Version("0.50")  # of bitsandbytes
 # transformers' and galore-torch's Adafactor share these names; the rate is ours, not theirs.
 ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
@@ -49,7 +52,7 @@ def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.O
     """Return the optimizer that `experiment.optimizer` names over `groups`.
 
     Raises:
-        ConfigError: for 8-bit AdamW where the parameters are not on a CUDA device.
+        ConfigError: for 8-bit AdamW on a CPU, where bitsandbytes is too old for one.
     """
     if experiment.optimizer is Optimizer.adamw:
         # Fused on every device: the default differs between CPU and CUDA, in memory too.
@@ -68,7 +71,7 @@ def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.O
             groups, lr=experiment.lr, weight_decay=experiment.weight_decay, **ADAFACTOR
         )
 
-    check_cuda(experiment)
+    check_eight_bit(experiment)
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(
@@ -97,15 +100,18 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-def check_cuda(experiment: Experiment) -> None:
-    """Refuse an optimizer whose kernels exist for CUDA alone where there is none; a prediction runs no kernel.
+def check_eight_bit(experiment: Experiment) -> None:
+    """Refuse 8-bit AdamW where bitsandbytes has no kernels for it; a prediction runs no kernel.
 
     Raises:
         ConfigError: naming `optimizer`.
     """
-    if not torch.cuda.is_available() and detect_fake_mode() is None:
+    if torch.cuda.is_available() or detect_fake_mode() is not None:
+        return
+    installed = metadata.version("bitsandbytes")
+    if Version(installed) < FIRST_WITH_CPU_KERNELS:
         raise ConfigError(
             "optimizer",
             experiment.optimizer,
-            "needs a CUDA device, and there is none; adamw and adafactor run on a CPU",
+            f"needs a CUDA device, or bitsandbytes {FIRST_WITH_CPU_KERNELS}: {installed} has no kernels for a CPU",
         )

@@ -57,7 +57,7 @@ def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
 def patch_quantization_tables() -> Iterator[None]:
     """Let bitsandbytes compute its quantisation tables, which it reads back; its update kernels have fake ones.
 
-    The one exception to running the training code as it is, with CUDA's synchronisation where there is no CUDA.
+    The one exception to running the training code as it is.
     """
     import bitsandbytes.functional as functional
 
@@ -68,10 +68,7 @@ def patch_quantization_tables() -> Iterator[None]:
             table = create_table(*args, **kwargs)
         return torch.empty_like(table)
 
-    with (
-        patch.object(functional, "create_dynamic_map", create_on_host),
-        patch.object(torch.cuda, "synchronize"),
-    ):
+    with patch.object(functional, "create_dynamic_map", create_on_host):
         yield
 
 

@@ -4,6 +4,7 @@ No method is described here a second time: a new one is predicted without writin
 """
 
 import gc
+import math
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,6 @@ from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
 from tuneoff.models.checks import find_causal_setting
-from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import build_model
 from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
@@ -39,8 +39,8 @@ def predict(experiment: Experiment, method: Method) -> dict:
     predictor = Predictor(experiment, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
-        ever_trained = method.ever_trained(predictor.model, predictor.optimizer)
-        parameters = count_parameters(predictor.model, ever_trained)
+        # As in a run that is long enough for whatever the method does in turn.
+        parameters = method.count_parameters(predictor.model, predictor.optimizer, math.inf)
         moments = list(predictor.moments(experiment.batch_size))
         content = prediction_content(moments, predictor.assumptions())
         prediction = {"parameters": parameters, **content}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import format_figure
 from tuneoff.report.compare import Comparison
@@ -144,8 +145,19 @@ def _describe_measurement(comparison: Comparison) -> Iterator[str]:
     )
     yield (
         f"Peak memory: the highest over seeds, {names}, GiB of 2³⁰ bytes{share}; "
-        "tokens/s: non-padding tokens of train steps alone."
+        f"tokens/s: non-padding tokens of train steps alone{_describe_measured_steps(comparison)}."
     )
+
+
+def _describe_measured_steps(comparison: Comparison) -> str:
+    """Over how many steps speed was measured, and what its mark means."""
+    counts = {row.measured_steps for row in comparison.rows if row.measured_steps is not None}
+    if not counts:
+        return ""
+    text = f", over {_format_range(counts)} measured steps a run"
+    if min(counts) < LEAST_MEASURED_STEPS:
+        text += f" (†: fewer than {LEAST_MEASURED_STEPS}, too few for a rate)"
+    return text
 
 
 def _describe_prediction(comparison: Comparison) -> Iterator[str]:

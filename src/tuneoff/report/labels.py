@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tuneoff.record import COLUMNS
+from tuneoff.record.judgement import list_row_losses
 from tuneoff.report.cells import format_count
 from tuneoff.report.rows import Row
 from tuneoff.report.text import cut_name
@@ -56,8 +57,18 @@ def _config_value(key: str, row: Row) -> str:
     return "none" if value is None else cut_name(str(value))
 
 
+def _lost_rows(row: Row) -> str:
+    """What max_length took of the training examples."""
+    data = row.first_value("provenance.data")
+    for losses in list_row_losses(data if isinstance(data, dict) else {}):
+        if losses.split == "train":
+            return losses.describe()
+    return ""
+
+
 LABELS = [
     Label("precision", "Precision", _precision),
+    Label("lost_rows", "Training examples", _lost_rows),
     *(Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()),
     Label(TOKENS_SEEN, "Tokens seen", _tokens_seen),
 ]

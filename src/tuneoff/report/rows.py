@@ -137,6 +137,12 @@ class Row:
         return highest
 
     @property
+    def measured_steps(self) -> int | None:
+        """Over how many steps a run measured its throughput: the fewest over seeds."""
+        counts = self.values_by_seed("throughput.measured_steps").values()
+        return int(min(counts)) if counts else None
+
+    @property
     def train_peak(self) -> float | None:
         """Peak while training, or over all phases where none has that name."""
         return self.peaks.get("train", max(self.peaks.values(), default=None))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import (
     LARGEST_COUNT,
@@ -139,9 +140,7 @@ def _difference_column(comparison: Comparison, quality: Quality, verdict: stats.
 # ---------------------------------------------------------------- costs
 def _cost_columns(comparison: Comparison) -> Iterator[Column]:
     """What a row took: time and memory, measured and predicted."""
-    yield _estimate_column(
-        comparison, "tokens_per_second", "Tokens/s", "throughput.tokens_per_second"
-    )
+    yield _make_column(comparison, "tokens_per_second", "Tokens/s", _speed_cell)
     yield _estimate_column(comparison, "train_seconds", "Training (s)", "throughput.train_seconds")
     for phase in comparison.phases:
         yield _make_column(
@@ -152,6 +151,16 @@ def _cost_columns(comparison: Comparison) -> Iterator[Column]:
     )
     yield _make_column(comparison, "needed_gib", "Card needed (GiB)", _needed_cell)
     yield _make_column(comparison, "largest_batch", "Largest batch", _largest_batch_cell)
+
+
+def _speed_cell(row: Row) -> Cell:
+    """The throughput, with a mark where a run measured too few steps for a rate."""
+    cell = estimate_cell(row.estimate("throughput.tokens_per_second"))
+    steps = row.measured_steps
+    text = cell.text
+    if steps is not None and steps < LEAST_MEASURED_STEPS and text != MISSING:
+        text += " †"
+    return Cell(text, cell.value, figures={**cell.figures, "measured_steps": steps})
 
 
 def _peak_cell(phase: str, row: Row) -> Cell:

@@ -21,12 +21,13 @@ METHOD = "method="
 
 @dataclass
 class Point:
-    """One job: its overrides, its folder, whether that holds its result, and what kind of work it is."""
+    """One job: its overrides, its folder, whether that holds its result, what kind of work it is, and `rerun`."""
 
     overrides: list[str]
     folder: Path
     is_done: bool
     work_type: type[Work]
+    rerun: bool = False
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -85,7 +86,8 @@ class Plan:
             experiment, _ = check_task(task, select_task_overrides(overrides))
         folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
-        return Point(overrides, folder, work_type.is_done(folder, experiment), work_type)
+        is_done = work_type.is_done(folder, experiment)
+        return Point(overrides, folder, is_done, work_type, experiment.rerun)
 
     def add_notes(self, notes: list[str]) -> None:
         """Keep each note once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
-from tuneoff.record import RESULTS
+from tuneoff.record import RESULTS, read_status
 from tuneoff.record.secrets import mask_secrets
 
 # Of the table's lines, from the first to the last.
@@ -22,6 +22,7 @@ OUTCOMES = (
     "interrupted",
     "failed",
 )
+NAMED_JOBS = 3  # in a hint
 ALWAYS_COUNTED = ("finished", "skipped", "failed")
 _jobs_without_run = 0  # of this process; they took no time, and say nothing of the time left
 
@@ -82,6 +83,7 @@ class JobRow:
     before: bool = False
     work_type: type[Work] = TrainWork
     error: str | None = None  # what went wrong outside the run itself
+    rerun: bool = False  # whether the sweep does again what has a result
 
     @property
     def status(self) -> str:
@@ -94,6 +96,18 @@ class JobRow:
         if self.before:
             return "skipped"
         return self.status if self.status in OUTCOMES else "failed"
+
+    @property
+    def keeps_earlier_result(self) -> bool:
+        """Whether it failed before it began, over a result that stays and that no sweep makes again by itself."""
+        is_training = issubclass(self.work_type, TrainWork)
+        return is_training and self.error is not None and read_status(self.folder) in RESULTS
+
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether it failed, and the same command does it again; whatever a damaged record says, it is no result."""
+        settled = (*RESULTS, "running", NOT_STARTED)
+        return self.status not in settled and not self.keeps_earlier_result
 
     def describe(self) -> str:
         """What came of it, in one line."""
@@ -121,20 +135,37 @@ def format_sweep_table(rows: Sequence[JobRow]) -> str:
 
 
 def describe_unfinished(rows: Sequence[JobRow]) -> str | None:
-    """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did."""
-    statuses = [row.status for row in rows]
-    # Whatever a damaged record says, it is no result, and the same command does that job again.
-    settled = (*RESULTS, "running", NOT_STARTED)
-    retried = sum(status not in settled for status in statuses)
-    kept = sum(status in ("out_of_memory", "diverged") for status in statuses)
+    """Why a sweep's exit code is 1: what its jobs did not finish, now or when they ran before; None where all did.
+
+    Of each it says what does those jobs again, and no others.
+    """
+    failed = [row for row in rows if row.is_tried_again]
+    kept = [row for row in rows if row.keeps_earlier_result]
+    settled = [row for row in rows if row.status in ("out_of_memory", "diverged")]
     reasons = []
-    if retried:
-        reasons.append(f"{retried} of {len(rows)} jobs failed; the same command tries them again")
+    if failed:
+        again = "the same command tries them again"
+        if any(row.rerun for row in failed):
+            again = "the same command without rerun=true tries them again"
+        reasons.append(f"{len(failed)} of {len(rows)} jobs failed; {again}")
     if kept:
         reasons.append(
-            f"{kept} of {len(rows)} ran out of memory or diverged; rerun=true tries them again"
+            f"{len(kept)} of {len(rows)} jobs failed over an earlier result, which is kept; {advise_rerun(kept)}"
+        )
+    if settled:
+        reasons.append(
+            f"{len(settled)} of {len(rows)} ran out of memory or diverged; {advise_rerun(settled)}"
         )
     return "; ".join(reasons) or None
+
+
+def advise_rerun(rows: Sequence[JobRow]) -> str:
+    """How to do these jobs again, and no others: by their own overrides."""
+    named = [row.label for row in rows[:NAMED_JOBS]]
+    if len(rows) > NAMED_JOBS:
+        named.append("…")
+    one = "" if len(rows) == 1 else "one of "
+    return f"the same command with rerun=true and the settings of {one}{' | '.join(named)} does that job again"
 
 
 def find_recorded_jobs(folder: Path, since: float) -> list[JobRow]:

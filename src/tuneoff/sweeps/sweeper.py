@@ -75,7 +75,8 @@ class GridSweeper(BasicSweeper):
         rows = []
         for point in points:
             label = label_job(point.overrides, varied)
-            rows.append(JobRow(label, point.folder, point.is_done, point.work_type))
+            row = JobRow(label, point.folder, point.is_done, point.work_type, rerun=point.rerun)
+            rows.append(row)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))

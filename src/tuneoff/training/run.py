@@ -2,17 +2,13 @@
 
 import logging
 import shutil
-import time
 from contextlib import closing
 from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.stop import StopSignal, call_on_stop_signals
-from tuneoff.measure.memory_breakdown import BreakdownPeak
-from tuneoff.measure.throughput import Throughput
 from tuneoff.methods import Method
-from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.record import (
     RESULTS,
     AlreadyDone,
@@ -24,7 +20,13 @@ from tuneoff.record import (
 )
 from tuneoff.record import read_status as status_of
 from tuneoff.training.checkpoint import Checkpoint, load_newest
-from tuneoff.training.evaluation import no_losses
+from tuneoff.training.descriptions import (
+    add_facts,
+    describe_parts,
+    describe_reach,
+    describe_start,
+    measured_before_set_up,
+)
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
@@ -94,6 +96,7 @@ class Run:
         self.prepared = False
         self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
+        self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
     def prepare(self, start: dict) -> None:
         """Load everything, go on from a checkpoint where there is one, and begin the record.
@@ -126,6 +129,8 @@ class Run:
         session.recorder.describe(description)
         session.trackers.start(experiment, session.recorder.run, session.folder)
         log.info("%s: %s", experiment.data.name, self.parts.dataset.summary())
+        for warning in description["facts"].get("warnings", []):
+            log.warning("warning: %s", warning)
         log.info("an example, its trained part in «»:\n%s", self.parts.dataset.example)
 
     def fit(self) -> None:
@@ -142,6 +147,8 @@ class Run:
             Interrupted: a signal came; a checkpoint is saved, from which a resume does all of this again. Of a large
                 model that was already taken apart to read its export back, the export alone is left.
         """
+        # An export may merge the model that was trained.
+        self.reach = describe_reach(self.parts, self.trainer.step)
         try:
             self._evaluate_and_export()
         except StopSignal:
@@ -192,13 +199,15 @@ class Run:
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""
-        method_facts = self.session.recorder.run.get("facts", {})
-        facts = {**method_facts, **self.export_facts}
+        facts = dict(self.session.recorder.run.get("facts", {}))
         if not self.prepared:
             return measured_before_set_up(self.session, facts)
         parts = self.parts
+        parameters, final_facts = self.reach or describe_reach(parts, self.trainer.step)
+        facts |= final_facts
+        add_facts(facts, self.export_facts)
         return {
-            "parameters": parts.parameters,
+            "parameters": parameters,
             "loss": parts.evaluation.losses,
             "memory": {
                 **parts.peaks.facts(),
@@ -227,49 +236,3 @@ def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:
         return
     for path, reason in checkpoint.unreadable:
         set_aside(path, reason)
-
-
-def measured_before_set_up(session: Session, facts: dict) -> dict:
-    """`Run.measured` of a run that failed while it was loaded: memory, and the other keys without a value."""
-    return {
-        "parameters": {},
-        "loss": no_losses(),
-        "memory": {
-            **session.peaks.facts(),
-            "train_breakdown_gib": BreakdownPeak().facts(),
-        },
-        "metrics": {},
-        "metric_facts": {},
-        "throughput": Throughput().facts(),
-        "facts": facts,
-    }
-
-
-def describe_start(experiment: Experiment, start: dict, provenance: dict) -> dict:
-    """What run.json holds from the first line on."""
-    kind, value = experiment.budget
-    identity = start.get("identity", "run")
-    return {
-        **start,
-        "method": experiment.method,
-        "seed": experiment.seed,
-        "provenance": provenance,
-        "tracker_id": f"{identity}-{time.time_ns():x}",
-        "budget": {"kind": kind, "value": value},
-    }
-
-
-def describe_parts(parts: Parts, provenance: dict) -> dict:
-    """What run.json holds once the run is set up; the provenance is now whole."""
-    return {
-        "provenance": {
-            **provenance,
-            "base_weights_hash": parts.model_facts.base_weights_hash,
-            "data": parts.dataset.facts(),
-            "batch_order_hash": parts.order_hash(),
-        },
-        "optimizer": optimizer_facts(parts.optimizer),
-        **parts.model_facts.runtime,
-        "facts": parts.method.facts(parts.model),
-        "parameters": parts.parameters,
-    }

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
-from tuneoff.config import ConfigError, derive_seed
+from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import (
@@ -19,7 +19,6 @@ from tuneoff.models.checks import (
     check_packing,
     max_positions,
 )
-from tuneoff.models.layers import count_parameters
 from tuneoff.models.loading import load_model, runtime_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
@@ -97,16 +96,17 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+        order = _make_order(session, dataset)
+        schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
-        parameters = count_parameters(model, method.ever_trained(model, optimizer))
+        # Counted before the weights may be split over ranks.
+        parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         wrapped_model, stepper = session.sharding.join(
             model, optimizer, experiment.batch_size, experiment.max_grad_norm
         )
     engine = _make_engine(session, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
-    order = _make_order(session, dataset)
-    schedule = Schedule(experiment, order.count_steps(*experiment.budget))
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
@@ -194,6 +194,7 @@ def _make_metrics(
             True,
             f"{experiment.data.name} has no test rows; data.test_share takes some",
         )
+    check_validation(experiment, dataset)
     exact_match = None
     if experiment.exact_match is not None:
         split = judged_split(experiment)
@@ -207,6 +208,25 @@ def _make_metrics(
     second_set = load_second_set(session, tokenizer)
     evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
     return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+
+
+def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
+    """Refuse to train what nothing would judge, unless the settings say that nothing shall.
+
+    Raises:
+        ConfigError: no validation rows.
+    """
+    settings = experiment.data
+    goes_without = settings.splits.validation is None and not settings.validation_share
+    if dataset.splits["validation"] or goes_without:
+        return
+    advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
+    dropped = dataset.dropped["validation"]
+    if dropped:
+        allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
+        raise ConfigError("max_length", experiment.max_length, allowed)
+    allowed = f"no validation rows, so that nothing would judge the run; {advice}"
+    raise ConfigError("data.path", settings.path, allowed)
 
 
 def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:

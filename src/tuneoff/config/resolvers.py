@@ -1,0 +1,23 @@
+"""Resolvers: values of a method's YAML that depend on the rest of a config."""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tuneoff.config.paths import is_shipped
+
+
+def choose_by_model(embedded: Any, other: Any, *, _root_: DictConfig) -> Any:
+    """`${embedded:A,B}` in a YAML: A for the model that ships with the package and its short budget, else B."""
+    path = _root_.model.path
+    return embedded if path is not None and is_shipped(str(path)) else other
+
+
+def describe_by_model(written: str) -> str | None:
+    """Say what `${embedded:A,B}` comes to; None for any other text."""
+    match = re.fullmatch(r"\$\{embedded:(.+),(.+)\}", written)
+    return None if match is None else f"{match[2]} ({match[1]} for tuneoff:tiny)"
+
+
+OmegaConf.register_new_resolver("embedded", choose_by_model, replace=True)

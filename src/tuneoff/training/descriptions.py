@@ -1,0 +1,88 @@
+"""Descriptions: what a record says of a run beside its steps, at its start and at its end."""
+
+import time
+
+from tuneoff.config import Experiment
+from tuneoff.measure.memory_breakdown import BreakdownPeak
+from tuneoff.measure.throughput import Throughput
+from tuneoff.models.optimizers import optimizer_facts
+from tuneoff.record.judgement import warn_of_losses
+from tuneoff.training.evaluation import no_losses
+from tuneoff.training.session import Session
+from tuneoff.training.setup import Parts
+
+
+def measured_before_set_up(session: Session, facts: dict) -> dict:
+    """`Run.measured` of a run that failed while it was loaded: memory, and the other keys without a value."""
+    return {
+        "parameters": {},
+        "loss": no_losses(),
+        "memory": {
+            **session.peaks.facts(),
+            "train_breakdown_gib": BreakdownPeak().facts(),
+        },
+        "metrics": {},
+        "metric_facts": {},
+        "throughput": Throughput().facts(),
+        "facts": facts,
+    }
+
+
+def describe_start(experiment: Experiment, start: dict, provenance: dict) -> dict:
+    """What run.json holds from the first line on."""
+    kind, value = experiment.budget
+    identity = start.get("identity", "run")
+    return {
+        **start,
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "provenance": provenance,
+        "tracker_id": f"{identity}-{time.time_ns():x}",
+        "budget": {"kind": kind, "value": value},
+    }
+
+
+def find_warnings(parts: Parts) -> list[str]:
+    """What the user should know before the first step."""
+    of_rows = warn_of_losses(parts.dataset.facts(), parts.experiment.max_length)
+    of_budget = parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
+    return [*of_rows, *of_budget]
+
+
+def describe_parts(parts: Parts, provenance: dict) -> dict:
+    """What run.json holds once the run is set up; the provenance is now whole."""
+    facts = parts.method.facts(parts.model)
+    add_facts(facts, {"warnings": find_warnings(parts)})
+    return {
+        "provenance": {
+            **provenance,
+            "base_weights_hash": parts.model_facts.base_weights_hash,
+            "data": parts.dataset.facts(),
+            "batch_order_hash": parts.order_hash(),
+        },
+        "optimizer": optimizer_facts(parts.optimizer),
+        **parts.model_facts.runtime,
+        "facts": facts,
+        "parameters": parts.parameters,
+    }
+
+
+def add_facts(facts: dict, more: dict) -> None:
+    """Add entries to a record's facts; warnings come to those that are there."""
+    warnings = [*facts.get("warnings", []), *more.get("warnings", [])]
+    facts.update(more)
+    facts.pop("warnings", None)
+    if warnings:
+        facts["warnings"] = warnings
+
+
+def describe_reach(parts: Parts, step: int) -> tuple[dict[str, int], dict]:
+    """The numbers of weights, and the method's facts, as the end of a run shows them.
+
+    They are those of the start where no step was taken, or where no process has all of each weight.
+    """
+    if not step or parts.sharding.active:
+        return parts.parameters, {}
+    reached = parts.method.count_reached(parts.model, parts.optimizer, 0)
+    parameters = {**parts.parameters, "ever_trained": reached}
+    return parameters, parts.method.final_facts(parts.model, parts.optimizer)
