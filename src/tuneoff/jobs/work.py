@@ -41,7 +41,7 @@ def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
         "command": ["python", *COMMAND],
         "sweep": sweep,
         "method": cfg.method,
-        "family": cfg.family or method.family,
+        "family": cfg.family or method.own_family,
         "seed": cfg.seed,
     }
 

@@ -28,8 +28,8 @@ class Method:
 
     # Whether the base weights stay as they are, so that they may be quantised.
     keeps_base: ClassVar[bool] = False
-    # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML may say another.
-    family: ClassVar[str] = "other"
+    # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML's `family` goes before it.
+    own_family: ClassVar[str] = "other"
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
     # The keys that were written on the command line.

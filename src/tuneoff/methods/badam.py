@@ -45,7 +45,7 @@ class BAdam(Method):
     """Block coordinate descent with Adam. The option names are LLaMA-Factory's."""
 
     packages = ("badam",)
-    family = "block"
+    own_family = "block"
     badam_mode: Mode = Mode.layer
     """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
     badam_start_block: int | None = at_least(None, 0)

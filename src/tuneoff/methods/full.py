@@ -10,4 +10,4 @@ from tuneoff.methods import Method, register
 class Full(Method):
     """All weights train, with the shared optimizer. Sharding over GPUs is `accelerate launch`'s business."""
 
-    family = "full"
+    own_family = "full"

@@ -36,7 +36,7 @@ class GaLore(Method):
     """
 
     packages = ("galore-torch",)
-    family = "projection"
+    own_family = "projection"
     galore_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""
     galore_rank: int = at_least(16, 1)

@@ -67,7 +67,9 @@ class Run:
     def family(self) -> str:
         """The family of the method, which gives it its colour."""
         family = self.content.get("family")
-        return family if family in record.FAMILIES else "other"
+        if isinstance(family, str) and family in record.FAMILIES:
+            return family
+        return "other"
 
     @property
     def seed(self) -> int:

@@ -20,6 +20,7 @@ FIRST_WITH_LEADER = 2  # from this ring on a thin line leads from the point to i
 OVER_LABEL = 100.0
 OVER_INTERVAL = 2.0
 FURTHER_OUT = 1.0
+LEADER_WIDTH = 18  # from the plot to the labels of lines
 LEADER: dict[str, Any] = {"color": "#999999", "strokeWidth": 0.7}
 
 
@@ -76,15 +77,21 @@ def text_width(text: str, font: float = FONT) -> float:
 
 # ---------------------------------------------------------------- beside points
 def place_labels(
-    points: Sequence[Point], x_axis: Axis, y_axis: Axis, font: float = FONT
+    points: Sequence[Point],
+    x_axis: Axis,
+    y_axis: Axis,
+    font: float = FONT,
+    obstacles: Sequence[Box] = (),
 ) -> list[Point]:
     """Return a label for each point: its text, its left end, and where its leader begins and ends.
 
     Points with the most neighbours choose first. Each label takes the place that costs least: over no other label and
-    no point, then over no interval, then near its point.
+    no point, then over no interval and none of the `obstacles`, then near its point.
     """
     marks = [_box_around(x_axis.to_pixels(p["x"]), y_axis.to_pixels(p["y"]), MARK) for p in points]
-    intervals = [box for point in points for box in _interval_boxes(point, x_axis, y_axis)]
+    intervals = list(obstacles)
+    for point in points:
+        intervals += _interval_boxes(point, x_axis, y_axis)
     labels: list[Point] = []
     placed: list[Box] = []
     for index in sorted(range(len(points)), key=lambda index: -_count_near(marks, index)):
@@ -179,24 +186,35 @@ def draw_labels(
         y2="to_y:Q",
     )
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
-    colour = alt.Color("family:N", scale=style.colours, legend=None)
+    colour = style.colour
     return [leaders, texts.encode(x=x, y=y, text="label:N", color=colour)]
 
 
 # ---------------------------------------------------------------- at the ends of lines
 def spread_ends(heights: Sequence[float], least: float, most: float, gap: float) -> list[float]:
-    """Return heights in pixels that are `gap` apart, in the same order, as near to those given as the room allows."""
+    """Return heights in pixels that are `gap` apart or more, in the same order, as near to those given as may be.
+
+    Heights less their place times `gap` must not fall. Where they would, the mean of those neighbours takes their
+    place (R. E. Barlow et al. 1972, the pool-adjacent-violators algorithm), which is nearest in squares.
+    """
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     gap = min(gap, (most - least) / max(1, len(heights) - 1))
+    pools: list[tuple[float, int]] = []  # the mean of each, and how many heights it has
+    for place, index in enumerate(order):
+        mean = heights[index] - place * gap
+        count = 1
+        while pools and pools[-1][0] > mean:
+            earlier_mean, earlier_count = pools.pop()
+            mean = (earlier_mean * earlier_count + mean * count) / (earlier_count + count)
+            count += earlier_count
+        pools.append((mean, count))
+    highest = most - (len(heights) - 1) * gap
     spread = [0.0] * len(heights)
-    next_free = least
-    for index in order:
-        spread[index] = max(heights[index], next_free)
-        next_free = spread[index] + gap
-    limit = most
-    for index in reversed(order):
-        spread[index] = min(spread[index], limit)
-        limit = spread[index] - gap
+    place = 0
+    for mean, count in pools:
+        for _ in range(count):
+            spread[order[place]] = min(max(mean, least), highest) + place * gap
+            place += 1
     return spread
 
 
@@ -236,11 +254,11 @@ def draw_ends(
 ) -> list[alt.Chart]:
     """Return the layers of the labels at the ends of lines, and of the thin lines that lead to them."""
     base = alt.Chart(inline_data(labels))
-    side = width + 14
+    side = width + LEADER_WIDTH
     leaders = base.mark_rule(**LEADER).encode(
         x=alt.X("x:Q", scale=x["scale"]), y=y, x2=alt.X2(value=side - 2), y2=alt.Y2("to_y:Q")
     )
-    colour = alt.Color("family:N", scale=style.colours, legend=None)
+    colour = style.colour
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
     placed = texts.encode(
         x=alt.value(side), y=alt.Y("to_y:Q", scale=y["scale"]), text="label:N", color=colour

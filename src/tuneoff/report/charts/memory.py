@@ -18,6 +18,7 @@ from tuneoff.report.compare import Comparison
 from tuneoff.report.records import MEMORY_PARTS
 from tuneoff.report.rows import Row
 
+ROOM_FOR_NAMES = 70  # of methods, left of the bars
 KINDS = ["measured", "predicted"]
 
 
@@ -40,7 +41,7 @@ def chart_memory(comparison: Comparison) -> Iterator[Chart]:
     else:
         title += f", {bars[0]['kind']}"
         figure = _draw_bars(bars, titles).properties(height=alt.Step(18))
-    yield make_chart("memory_breakdown", title, figure.properties(width=WIDTH))
+    yield make_chart("memory_breakdown", title, figure.properties(width=WIDTH - ROOM_FOR_NAMES))
 
 
 def _make_bars(row: Row) -> list[Point]:

@@ -17,7 +17,7 @@ FONT = 11
 # With its axis 420 wide: in a column of 3.3 inches (238 points) the type is of 6 points.
 WIDTH = 350
 HEIGHT = 250
-# Okabe and Ito's palette, which colour-blind readers can tell apart, with grey in place of its pale yellow.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, with brown in place of its pale yellow.
 FAMILY_COLOURS = {
     "full": "#000000",
     "partial": "#E69F00",
@@ -26,7 +26,7 @@ FAMILY_COLOURS = {
     "projection": "#D55E00",
     "block": "#009E73",
     "prompt": "#CC79A7",
-    "other": "#999999",
+    "other": "#7A5230",
 }
 FAMILY_SHAPES = {
     "full": "cross",
@@ -39,7 +39,7 @@ FAMILY_SHAPES = {
     "other": "triangle-right",
 }
 CATEGORY_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#BBBBBB"]
-DASHES = [
+DASHES: list[list[float]] = [
     [1, 0],
     [7, 2],
     [3, 2],

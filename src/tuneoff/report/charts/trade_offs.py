@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import altair as alt
 
 from tuneoff.report import stats
-from tuneoff.report.charts.labels import Axis, draw_labels, place_labels
+from tuneoff.report.charts.labels import Axis, Box, draw_labels, place_labels
 from tuneoff.report.charts.style import (
     FONT,
     HEIGHT,
@@ -119,6 +120,7 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
         if estimate is None or spent is None:
             continue
         point = {
+            "method": row.method,
             "family": row.family,
             "label": row.title if counts[row.method] == 1 else row.name,
             "name": row.name,
@@ -153,9 +155,11 @@ def _draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Siz
     marks = base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2)
     x_axis = Axis(domain, size.width)
     y_axis = Axis(quality_range(points), size.height, upward=True)
-    labels = place_labels(points[:MOST_LABELS], x_axis, y_axis, size.font)
+    front = _find_front(points, quality, cost)
+    lines = _front_boxes(front, x_axis, y_axis, cost)
+    labels = place_labels(points[:MOST_LABELS], x_axis, y_axis, size.font, lines)
     return alt.layer(
-        _draw_front(points, quality, cost).encode(x=x, y=y, order="x:Q"),
+        _draw_front(front, cost).encode(x=x, y=y, order="x:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
         marks.encode(x=x, y=y, shape=style.shape, tooltip=tips),
@@ -163,14 +167,34 @@ def _draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Siz
     ).properties(width=size.width, height=size.height)
 
 
-def _draw_front(points: list[Point], quality: Quality, cost: Cost) -> alt.Chart:
-    """The Pareto front as a dashed line of steps."""
+def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point]:
+    """The points of the Pareto front, from left to right or right to left."""
     x_sign = 1 if cost.lower_is_better else -1
     y_sign = 1 if quality.lower_is_better else -1
     front = stats.find_pareto_front(
         [(x_sign * point["x"], y_sign * point["y"]) for point in points]
     )
-    return alt.Chart(inline_data([points[index] for index in front])).mark_line(
+    return [points[index] for index in front]
+
+
+def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> list[Box]:
+    """Where the front's line runs, for labels to keep away from."""
+    boxes = []
+    ordered = sorted(front, key=lambda point: point["x"])
+    for left, right in pairwise(ordered):
+        turn_x = right["x"] if cost.lower_is_better else left["x"]
+        level = left["y"] if cost.lower_is_better else right["y"]
+        y = y_axis.to_pixels(level)
+        boxes.append(Box(x_axis.to_pixels(left["x"]), y - 1, x_axis.to_pixels(right["x"]), y + 1))
+        heights = sorted((y_axis.to_pixels(left["y"]), y_axis.to_pixels(right["y"])))
+        x = x_axis.to_pixels(turn_x)
+        boxes.append(Box(x - 1, heights[0], x + 1, heights[1]))
+    return boxes
+
+
+def _draw_front(front: list[Point], cost: Cost) -> alt.Chart:
+    """The Pareto front as a dashed line of steps."""
+    return alt.Chart(inline_data(front)).mark_line(
         color="#888888",
         strokeDash=[3, 3],
         strokeWidth=1.2,
