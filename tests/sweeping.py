@@ -25,10 +25,8 @@ def results(folder: Path) -> dict[str, dict]:
 
 def counted(out: str) -> dict[str, int]:
     """The last line of the table, as numbers."""
-    return {
-        name: int(count)
-        for name, count in re.findall(r"(\w[\w ]*) (\d+)", out.strip().splitlines()[-1])
-    }
+    [line] = [line for line in out.splitlines() if re.match(r"failed \d+, ", line)]
+    return {name: int(count) for name, count in re.findall(r"(\w[\w ]*) (\d+)", line)}
 
 
 def reached(folder: Path, step: int):

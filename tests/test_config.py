@@ -129,8 +129,30 @@ def test_dtype_follows_pure_bf16():
 
 
 def test_the_budget_is_the_one_that_is_given():
-    assert bind(composed("default_steps=33"))[0].budget == ("max_steps", 33)
+    assert bind(composed("data.default_steps=33"))[0].budget == ("max_steps", 33)
     assert bind(composed("max_tokens=1000"))[0].budget == ("max_tokens", 1000)
+
+
+def test_without_a_budget_the_data_have_their_own():
+    assert bind(composed())[0].budget == ("max_steps", 180)
+    assert bind(composed("data=gsm8k"))[0].budget == ("epochs", 3)
+    assert bind(composed("data=gsm8k", "data.default_epochs=1"))[0].budget == ("epochs", 1)
+    assert (bind(composed())[0].max_length, bind(composed("data=gsm8k"))[0].max_length) == (
+        256,
+        512,
+    )
+    assert bind(composed("data=gsm8k", "max_length=99"))[0].max_length == 99
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_default_rate_is_that_of_the_model_at_hand(method):
+    """The model that ships has 6 million parameters; its rates are wrong by ten times and more for larger ones."""
+    shipped = composed(f"method={method}")
+    usual = composed(f"method={method}", "model.path=org/large")
+    assert 1e-6 <= bind(usual)[0].lr <= 5e-4 <= bind(shipped)[0].lr
+    given = composed(f"method={method}", "lr=1e-3")
+    sources = [config.find_lr_source(cfg) for cfg in (shipped, usual, given)]
+    assert sources == ["default", "default", "given"]
 
 
 def test_unused_mixed_precision_reads_as_no():

@@ -292,7 +292,7 @@ def test_what_happens_to_one_rank_is_in_the_record(two, failure, status, message
     assert [line["step"] for line in result["curve"]] == [0, 1, 2] and result["memory"]["peak_gib"][
         "train"
     ] > 0
-    assert time.monotonic() - began < supervisor.GRACE_SECONDS + 10
+    assert time.monotonic() - began < supervisor.ALONE_SECONDS + 10
 
 
 def sleeps_in_the_first(experiment, method, folder, start):
@@ -302,7 +302,7 @@ def sleeps_in_the_first(experiment, method, folder, start):
 
 
 def test_the_first_rank_does_not_wait_for_a_lost_one_for_ever(two, monkeypatch):
-    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "ALONE_SECONDS", 1.0)
     result, _ = two(work=sleeps_in_the_first)
     assert result["status"] == "failed" and result["error"]["message"] == "no good"
 

@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, left_of_session, wait_for
+from helpers import FOUND, left_of_session, wait_for
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results_list
 
@@ -29,7 +29,7 @@ def test_a_job_costs_its_work_and_little_more(sweep, tmp_path, tracker, most):
     code, out, err = sweep(
         "-m", "method=glob(*)", "seed=0,1", "max_steps=2", "data.limit=24", f"tracker={tracker}"
     )
-    assert code == 0 and counted(out)["finished"] == 2 * len(METHODS), out + err
+    assert code == 0 and counted(out)["finished"] == 2 * len(FOUND), out + err
     assert statistics.median(overheads(tmp_path / "sweep")) <= most, overheads(tmp_path / "sweep")
 
 
@@ -72,6 +72,31 @@ def test_a_launcher_runs_a_real_sweep(launch_sweep, tmp_path, launcher):
     process = launch_sweep(*words)
     out, err = process.communicate(timeout=280)
     assert counted(out) == {"failed": 2, "finished": 0, "skipped": 4}, out + err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("jobs_per_device", "overlap"), [(1, False), (2, True)])
+def test_jobs_beyond_the_devices_wait_or_share(launch_sweep, tmp_path, jobs_per_device, overlap):
+    """Two workers, told of one device: their jobs come one after the other, or side by side on purpose."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    process = launch_sweep(
+        "-m",
+        "method=full,lora",
+        "max_steps=30",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"jobs_per_device={jobs_per_device}",
+        CUDA_VISIBLE_DEVICES="0",
+    )
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, out + err
+    spans = []
+    for path in (tmp_path / "sweep").rglob("result.json"):
+        end = path.stat().st_mtime
+        spans.append((end - read_json(path)["throughput"]["wall_seconds"], end))
+    first, second = sorted(spans)
+    assert (second[0] < first[1]) is overlap, spans
+    assert ("this job waits" in err) is not overlap
 
 
 @pytest.mark.slow

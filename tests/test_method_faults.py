@@ -520,7 +520,10 @@ def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(
         "throughput": {},
         "memory": {"peak_gib": {}},
         "facts": {**options.facts(build(UNTIED)), **facts, "covered_share": 0.25},
+        "config": {"lr": 3e-3},
+        "lr_source": "default",
     }
     table = format_run_summary(result, tmp_path)
     assert "warning          the merged model's logits differ from the trained ones by" in table
     assert "covered          25.00 % of the model's weights" in table
+    assert "learning rate    0.003 (the method's default, not tuned on this problem)" in table

@@ -16,7 +16,7 @@ from helpers import METHODS, Killed, apart, complete, kill_inside, trajectory, w
 from safetensors.torch import load_file
 
 from tuneoff import record
-from tuneoff.cli.run_folder import check_same_run, choose_run_folder
+from tuneoff.cli.run_folder import check_same_run, choose_run_folder, describe_resume
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
@@ -31,6 +31,7 @@ OWN = {
     "lora": ["lora_dropout=0.2"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
+SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
     ("badam_ratio", BF16),
     ("galore", BF16),
@@ -62,6 +63,7 @@ def options(method, parts=2):
         *((method, []) for method in METHODS),
         ("badam", BF16),
         ("full", EIGHT_BIT),
+        ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
 )
@@ -325,7 +327,7 @@ def test_a_pickled_object_is_passed_over(tmp_path):
 
 # ---------------------------------------------------------------- which run is gone on with
 def test_resume_finds_its_folder(compose_config, tmp_path):
-    """auto: the newest run of these settings that has not ended; a folder: that one, if its settings are these."""
+    """auto: the run of these settings that got farthest and has not ended; a folder: that one, if its settings are these."""
 
     def folder(*words):
         return choose_run_folder(
@@ -353,3 +355,21 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     check_same_run(compose_config("method=full", f"resume={first}"), Path(first))
     with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
         check_same_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))
+
+
+def test_resume_takes_the_run_that_got_farthest_and_says_which(compose_config, tmp_path):
+    cfg = compose_config("method=full", "resume=auto")
+    name = choose_run_folder(str(tmp_path), "2026-01-05", _root_=cfg).rpartition("_")[2]
+    for day, steps in ((1, [3]), (2, [4, 12]), (3, [12]), (4, [])):
+        place = tmp_path / f"2026-01-0{day}_{name}"
+        place.mkdir()
+        record.write_json(place / "run.json", {"identity": name})
+        for step in steps:
+            (place / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    chosen = choose_run_folder(str(tmp_path), "2026-01-05", _root_=cfg)
+    assert chosen == f"{tmp_path}/2026-01-03_{name}"  # the newer of the two at step 12
+    said = describe_resume("auto", Path(chosen))
+    assert said == f"resume=auto: goes on in {chosen} after step 12"
+    empty = tmp_path / f"2026-01-04_{name}"
+    assert "starts again in" in describe_resume("auto", empty)
+    assert "a new one begins in" in describe_resume("auto", tmp_path / "none")

@@ -206,6 +206,23 @@ def test_a_job_over_time_keeps_what_it_measured(job, tmp_path):
     assert result["status"] == "timed_out" and result["loss"]["final"] == 2.5
 
 
+def finish_late_on_sigterm(folder: Path) -> None:
+    """Takes 1.5 seconds to save what it has, as a large model's checkpoint takes longer."""
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1.5)
+        (folder / "saved").touch()
+
+
+@pytest.mark.parametrize(("grace_seconds", "saves"), [(0.2, False), (30.0, True)])
+def test_a_job_has_its_grace_to_save_a_checkpoint(job, tmp_path, grace_seconds, saves):
+    limits = Limits(timeout_seconds=0.5, grace_seconds=grace_seconds)
+    result = job(finish_late_on_sigterm, tmp_path, limits=limits)
+    assert result["status"] == "timed_out"
+    assert (tmp_path / "saved").exists() is saves
+
+
 @pytest.mark.serial
 def test_a_job_without_new_lines_is_stopped(job, tmp_path):
     started = time.perf_counter()

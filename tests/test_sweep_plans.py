@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import METHODS, ROOT
+from helpers import FOUND, ROOT
 from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -58,7 +58,7 @@ def test_an_option_of_the_swept_methods_alone():
     assert jobs == [["method=galore", "seed=0", "galore_target=[q_proj,v_proj]"]]
     jobs = plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rank=64,128", "seed=0,1")
     assert (
-        len(jobs) == 2 * len(METHODS) + 4
+        len(jobs) == 2 * len(FOUND) + 4
     )  # twice for those of the file's methods that have the option
     assert all(
         ("method=galore" in " ".join(job)) == ("galore_rank" in " ".join(job)) for job in jobs
@@ -89,7 +89,7 @@ def composer():
 
 
 POINTS = [
-    *([f"method={method}", "seed=3", "lr=1e-2"] for method in METHODS),
+    *([f"method={method}", "seed=3", "lr=1e-2"] for method in FOUND),
     ["method=lora", "lora_target=[q_proj,v_proj]", "model=llama_60m", "model.pretrained=false"],
     ["method=lora", "lora_alpha=null", "tags='a,b'", "dtype=bfloat16"],
     ["forgetting.data=stdlib", "forgetting.data.limit=4", "data.splits.test=null", "data.limit=7"],
@@ -141,13 +141,13 @@ def test_values_of_the_command_line_replace_swept_ones():
 
 
 COUNTS = {
-    "methods": len(METHODS),
-    "tune": 5 * len(METHODS),
-    "compare": 5 * len(METHODS),
+    "methods": len(FOUND),
+    "tune": 5 * len(FOUND),
+    "compare": 5 * len(FOUND),
     "lora_rank": 24,
     "galore_rank": 18,
     "badam_switch": 12,
-    "learning_rate": 6 * len(METHODS),
+    "learning_rate": 6 * len(FOUND),
     "freeze_depth": 6,
 }
 

@@ -280,6 +280,12 @@ def test_no_secret_is_written(sweep, tmp_path):
     )
     assert code == 0, out + err
     assert secret not in out + err
+    folder = tmp_path / "sweep"
+    assert out.splitlines()[-3:] == [
+        f"W&B, upload: wandb sync {folder}/*/*/wandb/offline-run-*",
+        f"results: {folder}",
+        f"report: python -m tuneoff report {folder}",
+    ]
     paths = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.name for path in paths}
     assert {"multirun.yaml", "hydra.yaml", "run.json"} <= names

@@ -130,6 +130,62 @@ def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 
 
+@pytest.mark.parametrize(
+    ("words", "differs"),
+    [
+        (["max_steps=90"], r"budget \(max_steps=180 there, max_steps=90 here\)"),
+        (["epochs=2"], r"budget \(max_steps=180 there, epochs=2.0 here\)"),
+        (["batch_size=4"], r"batch_size \(8 there, 4 here\)"),
+        (["max_length=64"], r"max_length \(256 there, 64 here\)"),
+        (["pure_bf16=true"], r"dtype \(float32 there, bfloat16 here\)"),
+        (
+            ["weight_decay=0.1", "warmup_ratio=0"],
+            "weight_decay .*, warmup_ratio|warmup_ratio .*, w",
+        ),
+    ],
+)
+def test_what_was_tuned_under_other_settings_is_refused_by_name(tuning, words, differs):
+    compare = ["-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=full", "seed=7"]
+    with pytest.raises(
+        ConfigError, match=f"method=full was tuned under other settings: .*{differs}"
+    ):
+        plan(*compare, *words)
+    [job] = plan(*compare, *words, "tuned_anyway=true")
+    assert "lr=0.001" in job
+    facts = tuned.describe_tuning(compose_task("method=full", f"tuned={tuning}", *words), [])
+    assert facts["differs"] and differs.partition(" ")[0].split("|")[0] in facts["differs"]
+
+
+def test_settings_that_mean_the_same_or_change_no_training_are_no_difference(tuning):
+    compare = ["-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=full", "seed=7"]
+    same = ["max_steps=180", "dtype=float32", "eval_every=5", "exact_match=whole", "save_every=9"]
+    assert len(plan(*compare, *same)) == 1
+    facts = tuned.describe_tuning(compose_task("method=full", f"tuned={tuning}", *same), [])
+    assert facts["differs"] == {}
+
+
+def test_the_command_that_tunes_repeats_the_users_own_arguments(tuning, monkeypatch):
+    typed = ["train.py", "-cd", "sweeps", "-cn", "compare", f"tuned={tuning}", "seed=1,2"]
+    typed += ["data=json", "data.path=my rows.jsonl", "max_steps=9"]
+    assert tuned.write_tuning_command(typed) == (
+        "python train.py -cd sweeps -cn tune data=json 'data.path=my rows.jsonl' max_steps=9"
+    )
+    plain = ["train.py", "-m", "method=lora,full", "tuned=x"]
+    assert tuned.write_tuning_command(plain) == (
+        "python train.py -cd sweeps -cn tune method=lora,full"
+    )
+    task = compose_task("method=full", f"tuned={tuning}", "data.test_share=0.1")
+    with pytest.raises(ConfigError, match=r"one with data.test_share \(0.0 there, 0.1 here\)"):
+        tuned.find_tuning(task)
+
+
+def compose_task(*words: str):
+    """The task's part of a config, as a sweep's job has it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        return check_config(hydra.compose_config("config", list(words), RunMode.RUN, False))
+
+
 @pytest.mark.slow
 def test_tune_then_compare(sweep, tmp_path):
     """The protocol end to end, with two methods: rates from the records, one data order and one base a seed."""
@@ -153,6 +209,7 @@ def test_tune_then_compare(sweep, tmp_path):
             and result["tuning"]["method_cost"]["jobs"] == 2
         )
         assert result["planned_seeds"] == [1, 2]
+        assert result["lr_source"] == "tuned"
     for path in (tmp_path / "sweep").rglob("overrides.yaml"):
         assert any(word == f"lr={best[path.parents[2].name]:g}" for word in OmegaConf.load(path)), (
             path

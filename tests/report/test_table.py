@@ -89,6 +89,21 @@ def test_a_rate_on_the_edge_of_its_grid_is_flagged(made):
     assert (rate.cells[0].text, tried.cells[0].text) == ("1e-3", "5 in [1e-4, 1e-2]")
 
 
+def test_rates_that_nobody_tuned_rank_nothing(made, tmp_path):
+    assert "ranks no methods" not in write_caption(made[0])
+    for seed in (0, 1, 2):
+        for method, source in ((METHODS[0], "tuned"), (METHODS[1], "default")):
+            write(
+                tmp_path / f"untuned/{method}{seed}", record(method, seed) | {"lr_source": source}
+            )
+    comparisons = load(tmp_path / "untuned")
+    assert write_caption(comparisons[0]).startswith(
+        "This table ranks no methods: a rate marked (default)"
+    )
+    (rate,) = [column for column in make_columns(comparisons[0]) if column.key == "lr"]
+    assert {cell.text.endswith(" (default)") for cell in rate.cells} == {True, False}
+
+
 def test_caption_says_how_it_was_judged(made):
     text = write_caption(made[0])
     for said in (
@@ -439,3 +454,15 @@ def test_what_max_length_took_of_the_examples_is_told(tmp_path):
     [compared] = load(tmp_path)
     [lost] = [one for one in make_columns(compared) if one.key == "lost_rows"]
     assert sorted(cell.text for cell in lost.cells) == ["25 % cut to max_length", "–"]
+
+
+def test_rates_that_were_tuned_otherwise_are_marked(tmp_path):
+    content = record("lora", 0)
+    content["tuning"] = {"best": {"lr": 1e-3}, "differs": {"batch_size": ["8", "16"]}}
+    for name, one in (("lora", content), ("full", record("full", 0))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(one))
+    [compared] = load(tmp_path)
+    [rates] = [one for one in make_columns(compared) if one.key == "lr"]
+    assert [cell.text for cell in rates.cells] == ["1e-3", "1e-3 (tuned otherwise)"]
+    assert "Tuned otherwise (batch_size 8, here 16): lora." in write_caption(compared)

@@ -12,6 +12,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError
 
+from tuneoff.cli.sweep_folder import DIR, name_sweep_folder
 from tuneoff.config import ABSENT, ConfigError, find_method_options
 from tuneoff.distributed.launch import get_rank, get_world_size
 
@@ -62,6 +63,9 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
     if not names_sweeper(arguments, primary_config):
         prepared.append("hydra/sweeper=grids")
+    has_name = flags.config_name not in (None, "config", "config.yaml")
+    if not has_name and not any(word.startswith(DIR) for word in arguments):
+        prepared.append(DIR + name_sweep_folder(arguments))
     return prepared
 
 

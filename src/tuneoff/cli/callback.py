@@ -1,5 +1,6 @@
 """The callback that Hydra calls: the pre-flight check of a run or a sweep, and the end of one."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
-from tuneoff.cli.run_folder import check_same_run, deepest_existing_folder, remove_refused_run
+from tuneoff.cli.run_folder import (
+    check_same_run,
+    deepest_existing_folder,
+    describe_resume,
+    remove_refused_run,
+)
 from tuneoff.config import ConfigError, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record import holds_run
 from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import (
@@ -73,6 +80,8 @@ class PreflightCheck(Callback):
             elif not task.rerun:
                 allowed = "holds a run already, and rerun=true would replace it"
                 raise ConfigError("hydra.run.dir", folder, allowed)
+        if task.resume != "never":
+            print(describe_resume(task.resume, folder), file=sys.stderr)
         self.existing_folder = deepest_existing_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -90,8 +99,9 @@ class PreflightCheck(Callback):
         """Say at its end what came of a sweep, and fail with its jobs, for sweepers that do not."""
         if has_grid_sweeper(config):
             return
-        rows = OPEN_SWEEPS.pop().find_jobs()
-        print(format_sweep_table(rows))
+        sweep = OPEN_SWEEPS.pop()
+        rows = sweep.find_jobs()
+        print("\n".join([format_sweep_table(rows), *describe_results(sweep.folder)]))
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)

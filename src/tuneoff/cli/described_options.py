@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from tuneoff.cli.allowed_values import describe_allowed
@@ -51,21 +52,28 @@ class Choice:
     sentence: str
     values: dict[str, Any]
     schema: str | None  # of a method: the module whose options it has
+    stored: dict[
+        str, str
+    ]  # what its defaults put under a key: the path of typed options in Hydra's store
 
 
 # ---------------------------------------------------------------- options of a dataclass
 def list_options(
-    cls: type, prefix: str = "", values: dict[str, Any] | None = None
+    cls: Any,
+    prefix: str = "",
+    values: dict[str, Any] | None = None,
+    held: dict[str, Any] | None = None,
 ) -> Iterator[Option]:
     """Yield the options of a dataclass, the parts of a nested one in its place.
 
     Args:
         prefix: what stands before each key, such as `data.`.
         values: what a YAML sets in place of the defaults.
+        held: the classes of what a YAML puts under keys of any type.
     """
     given = values or {}
     for item in fields(cls):
-        nested = _find_nested_class(cls, item)
+        nested = (held or {}).get(item.name) or _find_nested_class(cls, item)
         if nested is not None:
             inner = given.get(item.name)
             inner_values = inner if isinstance(inner, dict) else {}
@@ -135,8 +143,12 @@ def describe_choice(group: str, choice: Choice) -> Group:
         cls = get_type_hints(Experiment)[group]
         return Group(title, list(list_options(cls, f"{group}.", choice.values)))
     schema = schemas().get(choice.schema or "")
-    own = [] if schema is None else list(list_options(schema.options, "", choice.values))
-    own_keys = {option.key for option in own}
+    own = (
+        []
+        if schema is None
+        else list(list_options(schema.options, "", choice.values, load_stored(choice.stored)))
+    )
+    own_keys = {option.key.partition(".")[0] for option in own}
     changed = []
     for option in list_options(Experiment, "", choice.values):
         if option.key in choice.values and option.key not in (*own_keys, "method"):
@@ -170,4 +182,21 @@ def read_choice(path: Path) -> Choice:
     defaults = values.pop("defaults", [])
     schemas_named = [str(item) for item in defaults if str(item).startswith("/schema/")]
     schema = schemas_named[0].rpartition("/")[2] if schemas_named else None
-    return Choice(path.stem, " ".join(comment), values, schema)
+    return Choice(path.stem, " ".join(comment), values, schema, find_stored(defaults))
+
+
+def find_stored(defaults: list) -> dict[str, str]:
+    """The paths in Hydra's store that a defaults list names by `/GROUP@KEY: NAME`, by key."""
+    stored = {}
+    for item in defaults:
+        for path, name in item.items() if isinstance(item, dict) else ():
+            group, _, key = str(path).strip("/").partition("@")
+            if key and group in ConfigStore.instance().repo:
+                stored[key] = f"{group}/{name}.yaml"
+    return stored
+
+
+def load_stored(paths: dict[str, str]) -> dict[str, Any]:
+    """The classes of typed options in Hydra's store, by the key under which they stand."""
+    store = ConfigStore.instance()
+    return {key: OmegaConf.get_type(store.load(path).node) for key, path in paths.items()}

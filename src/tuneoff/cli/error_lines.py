@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tuneoff.cli.known_errors import explain_known_error, first_line
 from tuneoff.config import ConfigError, shorten
+from tuneoff.distributed.launch import LauncherError
 from tuneoff.record import Busy
 
 # The last of these packages on the way to an error says whose fault it is.
@@ -41,7 +42,7 @@ def find_line(error: BaseException, arguments: list[str]) -> str | None:
     """What to say of an error, however long; None for one that is ours."""
     chain = list(error_chain(error))
     for cause in chain:
-        if isinstance(cause, ConfigError | Busy):
+        if isinstance(cause, ConfigError | Busy | LauncherError):
             return str(cause)
     if not is_from_input(chain):
         return None

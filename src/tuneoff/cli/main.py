@@ -9,7 +9,7 @@ from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.help import print_help, wants_help
-from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import describe_os_error
@@ -36,6 +36,7 @@ def one_line(main: Callable[[], None]) -> int:
         warnings.filterwarnings("error", message=message)
     written = sys.argv[1:]
     try:
+        check_launch()
         if wants_help(written):
             print_help(written)
             return 0
@@ -74,7 +75,7 @@ def report_error(error: BaseException, arguments: list[str]) -> int:
             line = describe_os_error(error)
     if line is None:
         raise error
-    if get_rank() == 0:
+    if isinstance(error, LauncherError) or get_rank() == 0:
         print(f"error: {cut_long_words(line)}", file=sys.stderr)
     return exit_code
 

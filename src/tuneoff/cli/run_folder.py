@@ -5,7 +5,18 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config import ConfigError, check_config, identify_run
-from tuneoff.record import LOCK, METRICS, RESULT, RETRIED, RUN, read_identity, read_status
+from tuneoff.record import (
+    CHECKPOINTS,
+    LOCK,
+    METRICS,
+    RESULT,
+    RETRIED,
+    RUN,
+    find_checkpoints,
+    holds_run,
+    read_identity,
+    read_status,
+)
 
 WRITTEN_BY_HYDRA = (
     "run.log",
@@ -29,10 +40,31 @@ def choose_run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
         return new_folder
     if task.resume != "auto":
         return task.resume
-    for folder in sorted(Path(parent).glob(f"*_{identity}"), reverse=True):
+    stopped = []
+    for folder in sorted(Path(parent).glob(f"*_{identity}")):
         if read_status(folder) in RETRIED:
-            return str(folder)
-    return new_folder
+            stopped.append(folder)
+    # Of those that got equally far the newest.
+    farthest = max(reversed(stopped), key=find_last_step, default=None)
+    return new_folder if farthest is None else str(farthest)
+
+
+def find_last_step(folder: Path) -> int:
+    """The step of the newest checkpoint in a run's folder; 0 where there is none."""
+    checkpoints = find_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        return 0
+    return int(checkpoints[-1].name.removeprefix("step_"))
+
+
+def describe_resume(resume: str, folder: Path) -> str:
+    """Where a run goes on, and from which step."""
+    step = find_last_step(folder)
+    if step:
+        return f"resume={resume}: goes on in {folder} after step {step}"
+    if holds_run(folder):
+        return f"resume={resume}: starts again in {folder}, which holds no checkpoint"
+    return f"resume={resume}: no run of these settings was stopped; a new one begins in {folder}"
 
 
 def check_same_run(task: DictConfig, folder: Path) -> None:

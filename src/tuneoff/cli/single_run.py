@@ -8,9 +8,14 @@ from omegaconf import DictConfig
 
 from tuneoff.cli.summary import print_summary
 from tuneoff.config import bind
-from tuneoff.distributed.launch import get_rank, get_world_size
+from tuneoff.distributed.launch import (
+    get_local_rank,
+    get_local_world_size,
+    get_rank,
+    get_world_size,
+)
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import assign_devices
+from tuneoff.jobs.devices import Share, assign_devices, check_enough_devices, hold_device
 from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
@@ -46,7 +51,7 @@ def run_work(work: Work) -> dict:
     """Do the work in this process, or in ranks that are started from here; returns the result.
 
     Raises:
-        ConfigError: what only the loaded model or data show to be wrong.
+        ConfigError: more ranks than GPUs, or what only the loaded model or data show to be wrong.
         AlreadyDone: another process has finished this run in the meantime.
     """
     launched = get_world_size()
@@ -55,7 +60,11 @@ def run_work(work: Work) -> dict:
     if launched > 1:
         # A launcher that is killed would leave its ranks behind.
         from tuneoff.jobs import die_with_parent  # noqa: F401
-    return work.run()
+    if not work.uses_devices:
+        return work.run()
+    check_enough_devices(get_local_world_size())
+    with hold_device(get_local_rank(), choose=launched == 1):
+        return work.run()
 
 
 def run_in_ranks(work: Work) -> dict:
@@ -65,8 +74,18 @@ def run_in_ranks(work: Work) -> dict:
         ConfigError: what only the loaded model or data show to be wrong.
     """
     ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
-    with assign_devices(workers=1, ranks=work.ranks):
-        failure = supervisor.run_supervised(ranked, supervisor.Limits())
+    experiment = work.experiment
+    limits = supervisor.Limits(grace_seconds=experiment.grace_seconds)
+    share = Share(work.ranks, jobs_per_device=experiment.jobs_per_device)
+    try:
+        with assign_devices(share):
+            failure = supervisor.run_supervised(ranked, limits)
+    except KeyboardInterrupt:
+        # The first rank has written what was saved, and how to go on.
+        result = read_json(work.folder / work.result_file)
+        if result is None or result.get("status") != "interrupted":
+            raise
+        return result
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 from pathlib import Path
 
+from tuneoff.jobs.next_commands import list_wandb_commands
 from tuneoff.jobs.work import PredictWork, TrainWork, Work
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS, list_row_losses
 
@@ -30,6 +31,8 @@ def format_run_summary(result: dict, folder: Path) -> str:
     """What a training run came to."""
     rows = [("method", result["method"]), ("status", result["status"])]
     facts = result.get("facts", {})
+    if "lr_source" in result:  # not in records of before 2026-11-26
+        rows.append(("learning rate", format_rate(result)))
     rows += summarize_parameters(result["parameters"])
     if "covered_share" in facts:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
@@ -42,6 +45,7 @@ def format_run_summary(result: dict, folder: Path) -> str:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
         rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
     rows += [("warning", warning) for warning in facts.get("warnings", [])]
+    rows += list_wandb_commands(folder)
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -57,6 +61,13 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
     yield "trainable", f"{trainable:,} of {total:,} ({percent:.2f} %)"
     if parameters["ever_trained"] != trainable:
         yield "ever trained", f"{parameters['ever_trained']:,}"
+
+
+def format_rate(result: dict) -> str:
+    """`0.003 (tuned)`; of a default that it was not tuned here."""
+    source = result["lr_source"]
+    note = "the method's default, not tuned on this problem" if source == "default" else source
+    return f"{result['config']['lr']:g} ({note})"
 
 
 def summarize_rows(result: dict) -> Iterator[tuple[str, str]]:

@@ -55,14 +55,18 @@ InvalidKey = tuple[str, Any, str]  # the key, its value, and what is allowed
 def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]:
     """Keys that no dataclass declares, or that a `~` removed, at every depth: Hydra accepts both silently."""
     cls: Any = OmegaConf.get_type(cfg)
+    # Node by node without OmegaConf's own checks, which a sweep of 2,000 points pays for 200,000 times.
+    nodes: dict[str, Any] = {}
+    for key in cfg:
+        nodes[str(key)] = cfg._get_node(key, validate_access=False)
     for item in fields(cls):
-        if _was_removed(cfg, item):
+        node = nodes.get(item.name)
+        if node is None or _lost_its_type(node, item):
             yield f"~{prefix}{item.name}", ABSENT, "cannot be removed"
-        elif OmegaConf.is_missing(cfg, item.name):
+        elif node._is_missing():
             yield prefix + item.name, ABSENT, "must be given"
     declared = _keys(cls)
-    for key in map(str, cfg):
-        node = cfg._get_node(key)
+    for key, node in nodes.items():
         if key not in declared:
             method = OmegaConf.select(cfg, "method")
             yield prefix + key, node, explain_unknown_key(f"{prefix}{key}", declared, method)
@@ -70,11 +74,8 @@ def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]
             yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
 
 
-def _was_removed(cfg: DictConfig, item: Field) -> bool:
-    """Whether a key is not there, or came back without the type that it is declared with."""
-    if item.name not in list(cfg):
-        return True
-    node: Any = cfg._get_node(item.name)
+def _lost_its_type(node: Any, item: Field) -> bool:
+    """Whether a key was removed and came back without the type that it is declared with."""
     return item.type is not Any and node._metadata.ref_type is Any
 
 
@@ -164,6 +165,22 @@ def _bind_unless_added(task: DictConfig, overrides: list[str]) -> tuple[Experime
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
     assert bound is not None
     return bound
+
+
+# ---------------------------------------------------------------- where the rate comes from
+def find_lr_source(cfg: DictConfig, tuned: bool = False) -> str:
+    """Say where the learning rate of a composed config comes from.
+
+    Args:
+        cfg: the config, its interpolations not resolved.
+        tuned: whether a rate that is given was taken from a tuning sweep.
+
+    Returns:
+        `default` where it is the method's own, which was never tuned on this model and data; else `tuned` or `given`.
+    """
+    if OmegaConf.is_interpolation(cfg, "lr"):
+        return "default"
+    return "tuned" if tuned else "given"
 
 
 # ---------------------------------------------------------------- identity

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tuneoff.config.options import ConfigError, at_least, check_ranges, one_of, option
+from tuneoff.config.options import ConfigError, above, at_least, check_ranges, one_of, option
 from tuneoff.config.paths import (
     ALLOWED,
     data_files,
@@ -124,6 +124,12 @@ class Data:
     """Rows of a split at most."""
     eval_limit: int | None = at_least(None, 1)
     """Rows of validation and test at most; null takes data.limit."""
+    default_epochs: float = above(3.0, 0)
+    """The budget on this set where none is given: passes over its training rows."""
+    default_steps: int | None = at_least(None, 1)
+    """The same in optimizer steps, instead of epochs."""
+    default_max_length: int = at_least(1024, 2)
+    """max_length on this set where none is given."""
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""
@@ -176,6 +182,11 @@ class Data:
             if getattr(self, key):
                 allowed = f"must be 0 where {prefix}streaming=true"
                 raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
+
+    @property
+    def ships(self) -> bool:
+        """Whether the set ships with the package; each of those has rows of every split."""
+        return is_shipped(self.path)
 
     @property
     def on_hub(self) -> bool:

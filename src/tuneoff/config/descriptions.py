@@ -2,19 +2,24 @@
 
 import ast
 import sys
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 
 @cache
-def describe_fields(cls: type) -> dict[str, str]:
+def describe_fields(cls: Any) -> dict[str, str]:
     """Return the sentence of each field that has one, by name, those of base classes included."""
     sentences: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if is_dataclass(base):
             sentences.update(_read_sentences(base))
+    # A class that was made has no source: its fields bring their sentences.
+    for item in fields(cls):
+        if "sentence" in item.metadata:
+            sentences[item.name] = item.metadata["sentence"]
     return sentences
 
 
@@ -23,7 +28,7 @@ def describe_class(cls: type) -> str:
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
-def _read_sentences(cls: type) -> dict[str, str]:
+def _read_sentences(cls: Any) -> dict[str, str]:
     """The strings that stand alone below a class's own fields."""
     body = _parse_module(cls.__module__).get(cls.__qualname__, [])
     sentences = {}

@@ -117,9 +117,12 @@ class Experiment(
             raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
 
     def _check_attention(self) -> None:
-        """Refuse flash attention that is not installed."""
+        """Refuse flash attention that is not installed, or in a precision that it does not have."""
         if self.model.attention != "flash_attention_2" or self.task is not Task.train:
             return
+        if self.dtype is Dtype.float32 and self.mixed_precision is MixedPrecision.no:
+            allowed = "has no float32; mixed_precision=bf16, or pure_bf16=true, goes with it"
+            raise ConfigError("model.attention", self.model.attention, allowed)
         if not find_spec("flash_attn") and not find_spec("kernels"):
             allowed = "needs the package flash-attn (or kernels)"
             raise ConfigError("model.attention", self.model.attention, allowed)
@@ -160,11 +163,16 @@ class Experiment(
 
     @property
     def budget(self) -> tuple[str, float]:
-        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value."""
+        """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value.
+
+        Where none is given it is the data's own.
+        """
         for key in BUDGETS:
             if getattr(self, key) is not None:
                 return key, getattr(self, key)
-        return "max_steps", self.default_steps
+        if self.data.default_steps is not None:
+            return "max_steps", self.data.default_steps
+        return "epochs", self.data.default_epochs
 
 
 BUDGETS = find_settings(Experiment, Role.BUDGET)

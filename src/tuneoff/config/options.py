@@ -90,8 +90,8 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def at_least(default: float | None, low: float, role: Role = NO_ROLE) -> Any:
-    """An option in [low, infinity)."""
+def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
+    """An option in [low, infinity). A text as default is an interpolation, of which the value counts."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 

@@ -30,6 +30,13 @@ BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
 JUDGING = Role.JUDGING
 NOT_PREDICTED = Role.NOT_PREDICTED
 
+MOST_JOBS = 8  # that share a device
+
+
+def is_job_count(value: int) -> bool:
+    """Whether so many jobs can share a device."""
+    return 1 <= value <= MOST_JOBS
+
 
 @dataclass
 class RunSettings:
@@ -82,8 +89,8 @@ class TrainingSettings:
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
     """Micro-steps whose gradients are added up for one optimizer step."""
-    max_length: int = at_least(256, 2, JUDGING)
-    """Tokens of a row; what is longer is cut, and counted."""
+    max_length: int = at_least("${data.default_max_length}", 2, JUDGING)
+    """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
     packing: bool = setting(False)
@@ -92,7 +99,7 @@ class TrainingSettings:
 
 @dataclass
 class BudgetSettings:
-    """Budget: how long a run trains; one of these, or default_steps."""
+    """Budget: how long a run trains; one of these, or the data's own (data.default_epochs, data.default_steps)."""
 
     epochs: float | None = above(None, 0, BUDGET)
     """Passes over the training rows."""
@@ -102,8 +109,6 @@ class BudgetSettings:
     """Tokens without padding, over all processes."""
     max_seconds: float | None = above(None, 0, BUDGET)
     """Seconds of training, without evaluation, saving and loading."""
-    default_steps: int = at_least(100, 1, JUDGING | NOT_PREDICTED)
-    """Optimizer steps where no budget is given; each method's YAML has its own."""
 
 
 @dataclass
@@ -118,6 +123,10 @@ class PrecisionSettings:
     """Weights, gradients and activations in bfloat16: the same as dtype=bfloat16 mixed_precision=no."""
     quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
     """Store frozen base weights by bitsandbytes: 4bit (NF4, double quantisation) or 8bit."""
+    tf32: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Multiply float32 matrices in TF32 on a GPU: much faster, and 10 bits of precision instead of 23."""
+    deterministic: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Use operations alone that give the same bits each time on a GPU; one that has no such form fails the run."""
     gradient_checkpointing: bool = setting(False)
     """Compute activations again in the backward pass: less memory, slower steps."""
 
@@ -167,6 +176,8 @@ class SweepSettings:
 
     tuned: str | None = setting(None, INCIDENTAL)
     """The folder of an earlier sweep, from which each method takes its best settings."""
+    tuned_anyway: bool = setting(False, INCIDENTAL)
+    """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 
@@ -185,6 +196,10 @@ class LimitSettings:
     """Seconds after which a sweep's job is stopped."""
     job_stall_seconds: float | None = above(None, 0, INCIDENTAL)
     """Seconds without a line in metrics.jsonl after which a sweep's job is stopped."""
+    grace_seconds: float = above(60.0, 0, INCIDENTAL)
+    """Seconds that a job which is stopped has for its checkpoint, before it is killed."""
+    jobs_per_device: int = option(1, f"must be from 1 to {MOST_JOBS}", is_job_count, INCIDENTAL)
+    """Jobs of a sweep that share a GPU; others wait until one is free."""
 
 
 @dataclass

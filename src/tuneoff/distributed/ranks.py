@@ -115,12 +115,16 @@ def _make_accelerator(settings: dict) -> Any:
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     # A test process trains more than once; accelerate keeps the first precision.
     AcceleratorState._reset_state()
     return Accelerator(
         # Without a device accelerate forms no group unless it is told so, and every process trains by itself.
         cpu=get_world_size() > 1 and not torch.cuda.is_available(),
+        # A step divides by its label tokens itself. Left open, `accelerate launch` with a gradient_accumulation_steps
+        # of its own would have every gradient divided by that once more, unseen.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[
             # Gradients lie in the buckets that are sent, instead of beside them.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),

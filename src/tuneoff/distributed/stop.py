@@ -1,20 +1,26 @@
 """Stop signals: SIGTERM (schedulers, `kill`) and SIGHUP (a closed terminal) end a process in an orderly way.
 
 They raise what Ctrl-C raises, so that everything that cleans up after Ctrl-C cleans up after them; where a step must
-not be cut in two, the exception waits. A signal that was ignored when the process started (`nohup`) stays ignored.
+not be cut in two, the exception waits. While a run trains, Ctrl-C waits too, and a second one does not. A signal that
+was ignored when the process started (`nohup`) stays ignored.
 Imports no torch.
 """
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# A terminal and a launcher of several processes may both send on the same Ctrl-C.
+SAME_KEYPRESS_SECONDS = 1.0
+NOTICE = b"\nstopping: a checkpoint is saved first; Ctrl-C again ends at once\n"
 
 
 class StopSignal(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came."""
+    """SIGTERM, SIGHUP, or a first Ctrl-C in a run that trains, came."""
 
 
 class StopRequest:
@@ -23,19 +29,45 @@ class StopRequest:
     The exception comes once. Schedulers send several signals, and the second must not break what the first began.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, relayed: bool = False) -> None:
+        """Begin with nothing asked for.
+
+        Args:
+            relayed: whether a launcher passes on the Ctrl-C that this process gets from the terminal as well.
+        """
+        self.name = "a signal"  # of what asked first
+        self._relayed = relayed
+        self._interrupted_at: float | None = None
         self._requested = False
         self._raised = False
         self._held = False
 
-    def set(self) -> None:
+    def set(self, number: int = signal.SIGTERM) -> None:
         """Ask for the end; called by the signals' handler.
 
         Raises:
             StopSignal: at the first call, unless it has to wait.
+            KeyboardInterrupt: at a second Ctrl-C, or one after another signal.
         """
+        if number == signal.SIGINT:
+            self._hear_key()
+        if not self._requested:
+            self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         self._requested = True
         self._raise_once()
+
+    def _hear_key(self) -> None:
+        now = time.monotonic()
+        if not self._requested:
+            # Not by way of a file object, which the signal may have interrupted.
+            os.write(2, NOTICE)
+        elif self._interrupted_at is None or not self._is_same_key(now):
+            raise KeyboardInterrupt("ended by a second Ctrl-C")
+        self._interrupted_at = now
+
+    def _is_same_key(self, now: float) -> bool:
+        assert self._interrupted_at is not None
+        return self._relayed and now - self._interrupted_at < SAME_KEYPRESS_SECONDS
 
     def is_set(self) -> bool:
         """Whether the end was asked for."""
@@ -64,12 +96,14 @@ class StopRequest:
     def _raise_once(self) -> None:
         if not self._held and not self._raised:
             self._raised = True
-            raise StopSignal("stopped by a signal")
+            raise StopSignal(f"stopped by {self.name}")
 
 
 @contextmanager
-def call_on_stop_signals(handle: Callable[[], None]) -> Iterator[None]:
-    """Call `handle` in the main thread when a stop signal comes; the handlers before are back afterwards.
+def call_on_stop_signals(
+    handle: Callable[[int], None], numbers: Sequence[signal.Signals] = STOP_SIGNALS
+) -> Iterator[None]:
+    """Call `handle` in the main thread with the number of a stop signal; the handlers before are back afterwards.
 
     Within another thread, where Python lets nobody handle signals, this does nothing.
     """
@@ -77,11 +111,11 @@ def call_on_stop_signals(handle: Callable[[], None]) -> Iterator[None]:
         yield
         return
     before = {}
-    for number in STOP_SIGNALS:
+    for number in numbers:
         handler = signal.getsignal(number)
         if handler is not signal.SIG_IGN:
             before[number] = handler
-            signal.signal(number, lambda number, frame: handle())
+            signal.signal(number, lambda number, frame: handle(number))
     try:
         yield
     finally:

@@ -1,34 +1,41 @@
 """Devices: which part of the machine a job gets that runs beside others, or in several processes. Asks no torch."""
 
-import hashlib
 import logging
 import os
-import socket
+import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
-from pathlib import Path
-from tempfile import gettempdir
-from typing import TextIO
+from dataclasses import dataclass
 
 from omegaconf import OmegaConf
 
+from tuneoff.config import ConfigError
+from tuneoff.distributed.visible import visible_devices
+from tuneoff.jobs.device_locks import is_taken_beyond, try_lock_device
 from tuneoff.jobs.worker import THREADS
-from tuneoff.record.files import cache_folder, make_private_folder
 
 log = logging.getLogger(__name__)
 
 ASSIGNED = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+WAIT_SECONDS = 0.5  # between two looks for a free device
 
 
-def visible_devices() -> list[str]:
-    """The GPUs that jobs may use, by the names that CUDA_VISIBLE_DEVICES knows. Asks neither torch nor the driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        return [name for name in names if name]
-    gpus = list(Path("/proc/driver/nvidia/gpus").glob("*"))
-    return [str(index) for index in range(len(gpus))]
+@dataclass(frozen=True)
+class Share:
+    """What a job asks of the machine.
+
+    Attributes:
+        ranks: its processes, each with a GPU or a part of the cores for itself.
+        jobs_at_once: jobs that run at the same time, between which the cores are shared out where there are no GPUs.
+        jobs_per_device: jobs that a GPU takes at the same time.
+        uses_devices: whether it computes on a GPU where there is one; a prediction does not.
+    """
+
+    ranks: int = 1
+    jobs_at_once: int = 1
+    jobs_per_device: int = 1
+    uses_devices: bool = True
 
 
 def available_cores() -> int:
@@ -38,35 +45,52 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def jobs_at_once(ranks: int) -> int:
+def jobs_at_once(ranks: int, jobs_per_device: int = 1) -> int:
     """Jobs of so many ranks that this machine has GPUs for, or cores where it has none."""
-    units = len(visible_devices()) or available_cores()
+    units = len(visible_devices()) * jobs_per_device or available_cores()
     return max(1, units // ranks)
+
+
+def share_of_devices(ranks: int, jobs_per_device: int = 1) -> float:
+    """The GPUs that a job takes, for a launcher that hands them out: a part of one where jobs share; 0 without any."""
+    if not visible_devices():
+        return 0
+    return ranks / jobs_per_device if ranks == 1 else ranks
 
 
 OmegaConf.register_new_resolver("cores", available_cores, replace=True)
 OmegaConf.register_new_resolver("workers", jobs_at_once, replace=True)
+OmegaConf.register_new_resolver("gpus", share_of_devices, replace=True)
+
+
+def check_enough_devices(ranks: int) -> None:
+    """Refuse more ranks on this machine than it has GPUs: NCCL takes no two on one.
+
+    Raises:
+        ConfigError: naming num_processes. A machine without any GPU trains them on its cores.
+    """
+    devices = visible_devices()
+    if devices and ranks > len(devices):
+        allowed = f"must be at most {len(devices)}, one for each GPU that is visible here"
+        raise ConfigError("num_processes", ranks, allowed)
 
 
 @contextmanager
-def assign_devices(workers: int, ranks: int = 1) -> Iterator[None]:
-    """Give a job that runs beside others its part of the machine: free GPUs, or of the cores an equal part.
+def assign_devices(share: Share) -> Iterator[None]:
+    """Give a job its part of the machine: so many GPUs, for which it waits, or of the cores an equal part.
 
-    Args:
-        workers: jobs that run at the same time.
-        ranks: processes of the job, each with a GPU or a part of the cores for itself.
+    Raises:
+        ConfigError: it has more ranks than there are GPUs.
     """
     before = {name: os.environ[name] for name in ASSIGNED if name in os.environ}
-    devices = visible_devices()
-    processes = workers * ranks
+    devices = visible_devices() if share.uses_devices else []
     with ExitStack() as locks:
-        if len(devices) > 1:
-            ours = lock_free_devices(devices, ranks, locks)
-            if len(ours) == ranks:  # else there are more jobs than devices, and they share
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ours)
-        threads_given = any(name in os.environ for name in THREADS)
-        if not devices and processes > 1 and not threads_given:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // processes))
+        if devices:
+            check_enough_devices(share.ranks)
+            ours = wait_for_devices(devices, share, locks)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ours)
+        else:
+            _share_cores(share)
         try:
             yield
         finally:
@@ -75,56 +99,77 @@ def assign_devices(workers: int, ranks: int = 1) -> Iterator[None]:
             os.environ.update(before)
 
 
-def lock_free_devices(devices: list[str], count: int, locks: ExitStack) -> list[str]:
-    """Lock so many of the devices that are free, or all of those where they are fewer, until `locks` is closed."""
-    ours: list[str] = []
-    for device in devices:
-        if len(ours) == count:
-            break
-        if locks.enter_context(try_lock_device(device)):
-            ours.append(device)
-    return ours
+def _share_cores(share: Share) -> None:
+    """Limit a job's threads to its part of the cores, unless the user has said how many it shall have."""
+    processes = share.jobs_at_once * share.ranks
+    threads_given = any(name in os.environ for name in THREADS)
+    if processes > 1 and not threads_given and not visible_devices():
+        os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // processes))
+
+
+def wait_for_devices(devices: list[str], share: Share, locks: ExitStack) -> list[str]:
+    """Lock as many devices as the job has ranks, until `locks` is closed; wait where too few have room."""
+    waits = False
+    while True:
+        ours = lock_devices(devices, share, locks)
+        if len(ours) == share.ranks:
+            return ours
+        if not waits:
+            log.warning(
+                "all of %s are in use by other runs of yours; this job waits (jobs_per_device=%d)",
+                ", ".join(devices),
+                share.jobs_per_device,
+            )
+            waits = True
+        # By chance, so that two jobs which each want several do not take and return them in step.
+        time.sleep(WAIT_SECONDS * random.uniform(0.5, 1.5))
+
+
+def lock_devices(devices: list[str], share: Share, locks: ExitStack) -> list[str]:
+    """Lock a place on as many devices as the job has ranks; nothing where too few have one.
+
+    Every device's first place goes before any second one, so that jobs which share are spread evenly.
+    """
+    with ExitStack() as attempt:
+        ours: list[str] = []
+        for place in range(share.jobs_per_device):
+            for device in devices:
+                if len(ours) == share.ranks or device in ours:
+                    continue
+                is_free = attempt.enter_context(try_lock_device(device, place))
+                if is_free and not is_taken_beyond(device, share.jobs_per_device):
+                    ours.append(device)
+        if len(ours) < share.ranks:
+            return []
+        locks.push(attempt.pop_all())
+    # In the order in which they are visible, so that equal jobs see equal devices.
+    return sorted(ours, key=devices.index)
 
 
 @contextmanager
-def try_lock_device(device: str) -> Iterator[bool]:
-    """Whether `device` was free; it is ours, by a lock that dies with us, until the end.
+def hold_device(rank: int, choose: bool) -> Iterator[None]:
+    """Hold a device for a run that was started by itself, which does not wait: it says so where it shares one.
 
-    Where no lock can be made, for whatever reason, the device counts as taken: jobs then share devices.
+    Args:
+        rank: number of the device among the visible ones, which a launcher's rank takes.
+        choose: whether the run may take another one that is free, as a run in one process does.
     """
-    try:
-        lock = open_lock(device)
-    except OSError as error:
-        log.warning("%s: no lock for device %s; jobs may share it", error, device)
-        yield False
-        return
-    with lock:
-        yield try_lock(lock)
-
-
-def open_lock(device: str) -> TextIO:
-    """Open the lock file of a device, in a folder that only this user writes.
-
-    Raises:
-        OSError: neither among the temporary files nor in the cache is there such a folder.
-    """
-    # A device of a MIG has slashes in its name, and a name may be longer than a file's.
-    name = hashlib.sha256(device.encode()).hexdigest()[:16]
-    temporary = Path(gettempdir()) / f"tuneoff-{os.getuid()}"
-    try:
-        make_private_folder(temporary)
-        return (temporary / f"device-{name}.lock").open("a")
-    except OSError:  # such as another user's folder of that name
-        # The cache may lie on a disk that several machines share, and each has its own devices.
-        folder = cache_folder() / "devices"
-        make_private_folder(folder)
-        return (folder / f"{socket.gethostname()}-{name}.lock").open("a")
-
-
-def try_lock(lock: TextIO) -> bool:
-    """Whether we got the lock; not where another process has it, or on a disk that knows no locks."""
-    try:
-        flock(lock, LOCK_EX | LOCK_NB)
-    except OSError:
-        return False
-    return True
+    devices = visible_devices()
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with ExitStack() as locks:
+        if devices:
+            wanted = devices if choose else devices[rank : rank + 1]
+            ours = lock_devices(wanted, Share(), locks)
+            if not ours:
+                log.warning(
+                    "another run of yours is on %s: they share it, and neither's speed is its own",
+                    ", ".join(wanted),
+                )
+            elif choose:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ours[0]
+        try:
+            yield
+        finally:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            if before is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tuneoff.jobs.devices import visible_devices
+from tuneoff.distributed.visible import visible_devices
 
 PUT_OFF = "bitsandbytes"
 # Looked up in any module by Python itself, which says nothing of a need.

@@ -17,12 +17,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from tuneoff.distributed.stop import ignored_stop_signals
 from tuneoff.jobs import worker
 from tuneoff.jobs.failures import FailureReport
-from tuneoff.jobs.work import Work
 
 # Imported once by the forkserver, for all jobs. None of these may start CUDA: a forked child could not use it then.
 PRELOAD = [
@@ -95,8 +94,19 @@ class RankProcess:
         self.process.join()
 
 
+class RankedWork(Protocol):
+    """What a job's processes do: `Work`, or something as small as a look at the data. Picklable."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that do it together."""
+
+    def run(self) -> dict:
+        """Do it in this process; returns the result, with its `status`."""
+
+
 def start_processes(
-    work: Work, memory_gib: float | None, log_file: Path | None
+    work: RankedWork, memory_gib: float | None, log_file: Path | None
 ) -> list[RankProcess]:
     """Start the processes that do `work` together, in the order of their ranks."""
     # Under joblib the default is its own method, which a forkserver's child does not know.

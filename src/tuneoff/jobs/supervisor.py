@@ -17,16 +17,18 @@ from tuneoff.jobs.processes import POLL_SECONDS, RankProcess, start_processes
 from tuneoff.jobs.work import Work
 from tuneoff.record import METRICS, AlreadyDone, Busy, describe_error, read_status
 
-GRACE_SECONDS = 15.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
+GRACE_SECONDS = 60.0  # from SIGTERM, on which a run saves a checkpoint, to SIGKILL
+ALONE_SECONDS = 15.0  # that the first rank has to see that another is gone
 
 
 @dataclass
 class Limits:
-    """What a job may use: GiB of memory a rank, seconds in all, and seconds without a new line of metrics."""
+    """What a job may use: GiB of memory a rank, seconds in all, without a new line of metrics, and to stop in."""
 
     memory_gib: float | None = None
     timeout_seconds: float | None = None
     stall_seconds: float | None = None
+    grace_seconds: float = GRACE_SECONDS
 
 
 def run_supervised(
@@ -55,7 +57,7 @@ def run_supervised(
         try:
             over_time = watch_processes(processes, work, limits)
         except KeyboardInterrupt:
-            stop_processes(processes)
+            stop_processes(processes, limits.grace_seconds)
             if identify_result(work) in (None, earlier_result):
                 error = describe_error(KeyboardInterrupt("stopped by the user"))
                 work.record_failure("interrupted", error, time.monotonic() - started)
@@ -146,7 +148,7 @@ def watch_processes(processes: list[RankProcess], work: Work, limits: Limits) ->
             return None
         now = time.monotonic()
         if limits.timeout_seconds and now - started > limits.timeout_seconds:
-            stop_processes(processes)
+            stop_processes(processes, limits.grace_seconds)
             return TimedOut(f"not done after job_timeout_seconds={limits.timeout_seconds:g}")
         if limits.stall_seconds and metrics.seconds_unchanged() > limits.stall_seconds:
             kill_processes(processes)
@@ -159,18 +161,18 @@ def watch_processes(processes: list[RankProcess], work: Work, limits: Limits) ->
         elif any(process.died or process.report for process in processes):
             # The first one has a moment to see that it is alone, and to record it.
             first_alone_since = min(first_alone_since, now)
-            waited = now - first_alone_since > GRACE_SECONDS
+            waited = now - first_alone_since > ALONE_SECONDS
             if waited and identify_result(work) in (None, earlier_result):
                 kill_processes(living)
         wait([process.process.sentinel for process in living], POLL_SECONDS)
 
 
-def stop_processes(processes: list[RankProcess]) -> None:
+def stop_processes(processes: list[RankProcess], grace_seconds: float) -> None:
     """Stop by SIGTERM, so that a checkpoint is saved, then by SIGKILL; a second Ctrl-C kills at once."""
     try:
         for process in processes:
             process.terminate()
-        processes[0].process.join(GRACE_SECONDS)
+        processes[0].process.join(grace_seconds)
     finally:
         kill_processes(processes)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
-from tuneoff.config import Experiment, Task, identify_run, resolve_config
+from tuneoff.config import Experiment, Task, find_lr_source, identify_run, resolve_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import JobFailed
 from tuneoff.record import (
@@ -43,6 +43,7 @@ def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
         "method": cfg.method,
         "family": cfg.family or method.own_family,
         "seed": cfg.seed,
+        "lr_source": find_lr_source(cfg),
     }
 
 
@@ -59,6 +60,7 @@ class Work(ABC):
     start: dict
 
     result_file: ClassVar[str]  # a new one in the folder tells that the work is done
+    uses_devices: ClassVar[bool] = True  # computes on a GPU, where there is one
     records_refusals: ClassVar[bool] = (
         True  # else whoever started it raises the error, and no record is touched
     )
@@ -204,6 +206,7 @@ class PredictWork(Work):
     """Predict the memory that training would take. Takes seconds, so that it is always made anew."""
 
     result_file = PREDICTION
+    uses_devices = False
 
     @property
     def ranks(self) -> int:

@@ -19,7 +19,7 @@ from tuneoff.distributed.stop import STOP_SIGNALS, interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-GRACE_SECONDS = 15.0  # for what a library still wants to finish when the record is whole
+LINGER_SECONDS = 15.0  # for what a library still wants to finish when the record is whole
 GIB = 2**30
 
 
@@ -70,7 +70,7 @@ def run_job(job: Job, reports: Connection) -> None:
         reports.send(FailureReport.from_error(error))
     finally:
         # The record is whole; a thread that a library still waits for must not hold up the sweep.
-        exit_timer = threading.Timer(GRACE_SECONDS, os._exit, (0,))
+        exit_timer = threading.Timer(LINGER_SECONDS, os._exit, (0,))
         exit_timer.daemon = True
         exit_timer.start()
 

@@ -68,6 +68,11 @@ class Method:
         """Return options whose value in effect is not the one in the config; the record has these."""
         return {}
 
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the first loss is the base model's."""
+        return True
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
@@ -94,6 +99,9 @@ class Method:
         named = model.named_parameters()
         groups = parameter_groups(named, experiment.lr, experiment.weight_decay)
         return build_optimizer(groups, experiment)
+
+    def after_backward(self, model: Any) -> None:
+        """Change the gradients of a whole step, before their norm is taken: what is not part of the rows' loss."""
 
     def ever_trained(self, model: Any, optimizer: Any) -> set[str]:
         """Return the names of the parameters that a run may change, however long it is; checkpoints hold these."""
@@ -155,6 +163,10 @@ class Method:
         if has_tied_head(model) and model.get_input_embeddings().weight.requires_grad:
             facts["tied_weights"] = TIED
         return facts
+
+    def weights_to_save(self, model: Any) -> dict[str, Any]:
+        """Return what an export holds, by name: its size is a figure of every record, saved or not."""
+        return model.state_dict()
 
     def final_facts(self, model: Any, optimizer: Any) -> dict:
         """Return entries of the record that only the end of a run shows; they replace those of `facts`."""

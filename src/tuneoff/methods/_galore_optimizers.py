@@ -1,13 +1,15 @@
 """GaLore's optimizers: galore-torch's classes, mended, and their layer-wise form. Imports torch at its head."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
 import galore_torch
 import torch
-from galore_torch.galore_projector import GaLoreProjector
 
 from tuneoff.config import Experiment, Optimizer
+from tuneoff.methods._galore_projectors import Projector, make_projector
 from tuneoff.models.optimizers import ADAFACTOR, BETAS, EPS
 
 UPSTREAM = {
@@ -39,101 +41,25 @@ def choose_settings(experiment: Experiment) -> dict:
     return {**adam, "no_deprecation_warning": True}
 
 
-class Projector(GaLoreProjector):
-    """galore-torch's projector, mended: no LinAlgError on a non-finite gradient, and reverse_std at full rank."""
-
-    ortho_matrix: Any
-
-    def get_orthogonal_matrix(self, weights: Any, rank: int, type: str) -> Any:
-        """As upstream, but a gradient that is not finite raises no error.
-
-        The loop reports such a gradient as `diverged at step n`; an SVD would raise before it can.
-        """
-        finite = weights.nan_to_num(0.0, 0.0, 0.0)
-        return super().get_orthogonal_matrix(finite, rank, type)
-
-    def project_back(self, low_rank_grad: Any) -> Any:
-        """Take a gradient of shape (r, n) or (m, r) to the weight's (m, n), scaled.
-
-        Upstream's reverse_std takes the wrong side where the low-rank gradient is square.
-        """
-        rows, columns = low_rank_grad.shape
-        if self.proj_type == "reverse_std" and rows == columns:
-            rank, width = self.ortho_matrix.shape
-            if rank < width:
-                return low_rank_grad @ self.ortho_matrix * self.scale
-        return super().project_back(low_rank_grad)
-
-
-class ExpertsProjector(Projector):
-    """The same projection for each matrix of a stack of experts, whose singular vectors are its own.
-
-    The gradient has the shape (experts, m, n), or (experts · m, n) where the model keeps the experts one below the
-    other; the low-rank gradient has (experts, r, n), (experts, m, r), or (experts, r, r) for `full`.
-    """
-
-    experts: int
-    ortho_matrix: Any  # left and right singular vectors
-
-    def project(self, full_rank_grad: torch.Tensor, iter: int) -> torch.Tensor:
-        """Return the low-rank gradients of all experts; renew their projections where the interval is over."""
-        self.full_shape = full_rank_grad.shape
-        stack = full_rank_grad.reshape(self.experts, -1, full_rank_grad.shape[-1])
-        if self.ortho_matrix is None or iter % self.update_proj_gap == 0:
-            self.ortho_matrix = self._find_singular_vectors(stack)
-        left, right = self.ortho_matrix
-        low_rank_grad = stack
-        if left is not None:
-            low_rank_grad = left.mT @ low_rank_grad
-        if right is not None:
-            low_rank_grad = low_rank_grad @ right.mT
-        return low_rank_grad
-
-    def _find_singular_vectors(self, stack: torch.Tensor) -> list[torch.Tensor | None]:
-        """Return the first r left (experts, m, r) and right (experts, r, n) singular vectors, None where unused."""
-        finite = stack.nan_to_num(0.0, 0.0, 0.0).float()
-        left, _, right = torch.linalg.svd(finite, full_matrices=False)
-        is_tall = stack.shape[1] >= stack.shape[2]
-        sides = {
-            "std": ("right" if is_tall else "left",),
-            "reverse_std": ("left" if is_tall else "right",),
-            "full": ("left", "right"),
-        }.get(self.proj_type, (self.proj_type,))
-        return [
-            left[:, :, : self.rank].to(stack.dtype) if "left" in sides else None,
-            right[:, : self.rank, :].to(stack.dtype) if "right" in sides else None,
-        ]
-
-    def project_back(self, low_rank_grad: torch.Tensor) -> torch.Tensor:
-        """Take the low-rank gradients to the shape of the parameter, scaled."""
-        left, right = self.ortho_matrix
-        stack = low_rank_grad
-        if left is not None:
-            stack = left @ stack
-        if right is not None:
-            stack = stack @ right
-        return stack.reshape(self.full_shape) * self.scale
-
-
-def make_projector(group: dict) -> Projector:
-    """Return a projector as a parameter group describes it."""
-    projector_class = ExpertsProjector if "experts" in group else Projector
-    projector = projector_class(
-        group["rank"],
-        update_proj_gap=group["update_proj_gap"],
-        scale=group["scale"],
-        proj_type=group["proj_type"],
-    )
-    if isinstance(projector, ExpertsProjector):
-        projector.experts = group["experts"]
-    return projector
-
-
 class PlainState:
     """In front of a galore-torch optimizer: a state of tensors and plain values alone, and our projector."""
 
     param_groups: list[dict]
     state: dict
+    # Steps by which a weight's projection is renewed before the others'; where it is not named, 0.
+    refresh_offsets: Mapping[torch.Tensor, int] = MappingProxyType({})
+
+    def stagger_refreshes(self) -> None:
+        """Spread the renewals evenly over the interval, so that no step does all of them."""
+        projected = []
+        for group in self.param_groups:
+            if "rank" in group:
+                projected += group["params"]
+        interval = self.refresh_interval
+        self.refresh_offsets = {
+            parameter: index * interval // len(projected)
+            for index, parameter in enumerate(projected)
+        }
 
     @property
     def refresh_interval(self) -> int:
@@ -162,8 +88,12 @@ class PlainState:
             for parameter in group["params"]:
                 if parameter.grad is None or "projector" in self.state[parameter]:
                     continue
-                self.state[parameter]["projector"] = make_projector(group)
+                self.state[parameter]["projector"] = self._make_projector(group, parameter)
         return super().step(closure)  # type: ignore[misc]
+
+    def _make_projector(self, group: dict, parameter: torch.Tensor) -> Projector:
+        """Return the projector of a weight in a group."""
+        return make_projector(group, self.refresh_offsets.get(parameter, 0))
 
     def state_dict(self) -> dict:
         """As upstream, but a projector becomes its matrix: a pickled object cannot be loaded safely."""
@@ -181,7 +111,7 @@ class PlainState:
             for parameter in group["params"]:
                 state = self.state.get(parameter, {})
                 if "projector" in state:
-                    projector = make_projector(group)
+                    projector = self._make_projector(group, parameter)
                     projector.ortho_matrix = state["projector"]["ortho_matrix"]
                     state["projector"] = projector
 

@@ -108,17 +108,30 @@ def save_base(model: Any, folder: Path) -> int:
         The size of what was saved, in bytes.
     """
     base = model.get_base_model()
+    base.save_pretrained(folder / "base", state_dict=list_base_weights(base))
+    config = model.peft_config["default"]
+    config.init_lora_weights = True
+    config.base_model_name_or_path = str((folder / "base").resolve())
+    return sum(file.stat().st_size for file in (folder / "base").iterdir())
+
+
+def list_weights_to_save(model: Any, has_own_base: bool) -> dict[str, torch.Tensor]:
+    """Return the adapter by name, and the base beside it where that is not the one that was loaded."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if has_own_base:
+        weights |= list_base_weights(model.get_base_model())
+    return weights
+
+
+def list_base_weights(base: Any) -> dict[str, torch.Tensor]:
+    """Return the weights below the adapters, by the names that they have without them."""
     weights = {}
     for name, value in base.state_dict().items():
         if "lora_" in name or ".modules_to_save." in name:
             continue
         plain_name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
         weights[plain_name] = value
-    base.save_pretrained(folder / "base", state_dict=weights)
-    config = model.peft_config["default"]
-    config.init_lora_weights = True
-    config.base_model_name_or_path = str((folder / "base").resolve())
-    return sum(file.stat().st_size for file in (folder / "base").iterdir())
+    return weights
 
 
 def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder: Path) -> None:

@@ -27,6 +27,20 @@ class Projection(Enum):
     full = "full"
 
 
+class Decomposition(Enum):
+    """How a gradient's subspace is found."""
+
+    exact = "exact"
+    subspace = "subspace"
+
+
+class Refresh(Enum):
+    """When the projections are renewed."""
+
+    together = "together"
+    staggered = "staggered"
+
+
 @register
 @dataclass
 class GaLore(Method):
@@ -47,6 +61,10 @@ class GaLore(Method):
     """The factor on a projected update."""
     galore_proj_type: Projection = Projection.std
     """The side of the gradient that is projected; std and reverse_std choose it by the matrix's shape."""
+    galore_svd: Decomposition = Decomposition.exact
+    """How the subspace is found: by galore-torch's full SVD, or by a step of subspace iteration from the last one."""
+    galore_refresh: Refresh = Refresh.together
+    """Renew all projections in one step of the interval, or a few in each."""
     galore_layerwise: bool = False
     """Step each weight inside the backward pass, and drop its gradient at once."""
     galore_max_weight_grad_norm: float | None = above(None, 0)
@@ -110,6 +128,8 @@ class GaLore(Method):
         optimizer_class = choose_class(experiment.optimizer, self.galore_layerwise)
         groups = self._make_groups(model, experiment)
         optimizer = optimizer_class(groups, **choose_settings(experiment))
+        if self.galore_refresh is Refresh.staggered:
+            optimizer.stagger_refreshes()
         if self.galore_layerwise:
             optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
         return optimizer
@@ -146,6 +166,7 @@ class GaLore(Method):
             "update_proj_gap": self.galore_update_interval,
             "scale": self.galore_scale,
             "proj_type": self.galore_proj_type.name,
+            "iterates_subspace": self.galore_svd is Decomposition.subspace,
         }
         if matrices > 1:
             projection["experts"] = (
@@ -156,7 +177,7 @@ class GaLore(Method):
     def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
         """Say where the first projection stays to the end."""
         interval = self.galore_update_interval
-        if steps > interval or steps == 1:
+        if steps > interval or steps == 1 or self.galore_refresh is Refresh.staggered:
             return []
         return [
             f"galore_update_interval={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"

@@ -274,6 +274,13 @@ class LoRA(Method):
         return facts
 
     # ------------------------------------------------------------ export
+    def weights_to_save(self, model: Any) -> dict[str, Any]:
+        """Return the adapter, and the base beside it where that is not the one that was loaded."""
+        from tuneoff.methods._lora_export import list_weights_to_save
+
+        has_residual = self.pissa_init and not self.pissa_convert
+        return list_weights_to_save(model, has_residual or self.create_new_adapter)
+
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the adapter, with PiSSA also what it applies to, and with `merged` the model without adapters.
 

@@ -260,3 +260,11 @@ def count_weights(parameter: Any) -> int:
     """How many weights a parameter stands for: a 4-bit one lies packed, and knows its shape."""
     packed = getattr(parameter, "quant_state", None)
     return math.prod(packed.shape) if packed else parameter.numel()
+
+
+def count_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes of tensors, of which those that lie in the same place count once."""
+    sizes = {}
+    for tensor in tensors:
+        sizes[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
+    return sum(sizes.values())

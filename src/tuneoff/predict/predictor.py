@@ -12,8 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
 
-from tuneoff.config import Experiment, MixedPrecision, Optimizer
+from tuneoff.config import ConfigError, Experiment, MixedPrecision, Optimizer
 from tuneoff.data import Batch, Row, collate, join_rows
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
@@ -28,6 +32,24 @@ from tuneoff.training.step import Engine, summed_loss, train_step
 
 FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
 HALF_PRECISION = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
+# What PyTorch raises where code asks a tensor without storage for its values, or for a size that depends on them.
+NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)
+
+
+@contextmanager
+def refuse_values(experiment: Experiment) -> Iterator[None]:
+    """Refuse a method whose code reads the values of weights, which a prediction does not have.
+
+    Raises:
+        ConfigError: naming the method.
+    """
+    try:
+        yield
+    except (*NEEDS_VALUES, RuntimeError) as error:
+        if not isinstance(error, NEEDS_VALUES) and "meta tensor" not in str(error):
+            raise
+        allowed = "cannot be predicted: its package reads the values of weights"
+        raise ConfigError("method", experiment.method, allowed) from error
 
 
 def predict(experiment: Experiment, method: Method) -> dict:
@@ -36,6 +58,12 @@ def predict(experiment: Experiment, method: Method) -> dict:
     Raises:
         ConfigError: a setting that cannot be predicted, or that the model shows to be wrong.
     """
+    with refuse_values(experiment):
+        return _predict(experiment, method)
+
+
+def _predict(experiment: Experiment, method: Method) -> dict:
+    """Predict, as `predict` says."""
     predictor = Predictor(experiment, method)
     gc.freeze()  # what is there by now stays; looking through it between steps would cost a tenth of the time
     try:
@@ -75,7 +103,8 @@ class Predictor:
             Moment("prepare", "", prepare_live),
             Moment("load", "", load_live),
         ]
-        self.engine = Engine(self._autocast())
+        after_backward = partial(method.after_backward, self.model)
+        self.engine = Engine(self._autocast(), after_backward=after_backward)
 
     def _build_model(self) -> Any:
         """The model, with an attention that runs on fake tensors."""

@@ -37,12 +37,15 @@ INCIDENTAL = (
     "wandb_project",
     "tags",
     "tuned",
+    "tuned_anyway",
     "fail_fast",
     "gib",
     "skip_if_over_gib",
     "job_memory_gib",
     "job_timeout_seconds",
     "job_stall_seconds",
+    "grace_seconds",
+    "jobs_per_device",
 )
 # Settings in which a prediction may differ from the runs that it is the prediction of.
 NOT_PREDICTED = (
@@ -52,7 +55,8 @@ NOT_PREDICTED = (
     "max_steps",
     "max_tokens",
     "max_seconds",
-    "default_steps",
+    "tf32",
+    "deterministic",
     "test",
 )
 # Settings that methods imply, with the headings of their columns.

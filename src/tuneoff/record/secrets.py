@@ -5,6 +5,7 @@ A secret is known by the name of its key (`WANDB_API_KEY`, `password`), by where
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
@@ -98,6 +99,7 @@ def mask_record(record: dict) -> dict:
     return {**record, **masked}
 
 
+@lru_cache(maxsize=4096)  # a report asks for the same few dozen keys of every record
 def is_secret_key(key: str) -> bool:
     """Whether the value of a key such as `WANDB_API_KEY` is a secret; any variable that Hydra sets may be one."""
     if "env_set." in key:

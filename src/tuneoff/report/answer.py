@@ -99,12 +99,15 @@ def find_obstacle(comparison: Comparison, finished: Sequence[Row]) -> str | None
             f"fewer than {stats.LEAST_SEEDS} seeds of two rows have finished, "
             "and one or two runs say nothing about the spread"
         )
-    untuned = [row for row in enough if not row.tuning]
+    untuned = [row for row in enough if row.has_default_rate or not row.tuning]
     if len(untuned) == len(enough):
         return "the learning rates were not tuned, so that a difference may be one of rates"
     if untuned:
         names = list_names(untuned)
         return f"the learning rates of {names} were not tuned, so that a difference may be one of rates"
+    otherwise = [row for row in enough if row.tuned_otherwise]
+    if otherwise:
+        return f"{list_names(otherwise)} were tuned under other settings than these"
     return None
 
 

@@ -15,6 +15,7 @@ from tuneoff.report.text import cut_name
 def write_caption(comparison: Comparison) -> str:
     """Return what the figures are, how they were judged, and what all rows share."""
     sentences = [
+        *_warn_of_default_rates(comparison),
         *_describe_subject(comparison),
         *_describe_budget(comparison),
         *_describe_shared(comparison),
@@ -46,6 +47,15 @@ def _describe_names(comparison: Comparison) -> Iterator[str]:
     data = _first_value(comparison, "config.data.name")
     if model and data:
         yield f"{cut_name(str(model))} on {cut_name(str(data))}."
+
+
+def _warn_of_default_rates(comparison: Comparison) -> Iterator[str]:
+    """That methods are not ranked by rates that nobody tuned."""
+    if any(row.has_default_rate for row in comparison.rows) and len(comparison.methods) > 1:
+        yield (
+            "This table ranks no methods: a rate marked (default) was not tuned on this problem, and the rate decides "
+            "more than the method."
+        )
 
 
 def _describe_subject(comparison: Comparison) -> Iterator[str]:

@@ -19,9 +19,21 @@ FIELDS = {
     "threads": "provenance.threads",
     "processes": "provenance.num_processes",
     "sharding": "provenance.sharding",
+    "jobs a device": "provenance.jobs_per_device",
+    "TF32": "provenance.precision.tf32",
+    "deterministic": "provenance.deterministic",
     "versions": "provenance.versions",
 }
-NOT_OF_A_PREDICTION = ("hardware", "threads", "versions", "budget kind", "budget value")
+NOT_OF_A_PREDICTION = (
+    "hardware",
+    "threads",
+    "versions",
+    "budget kind",
+    "budget value",
+    "jobs a device",
+    "TF32",
+    "deterministic",
+)
 BASE_WEIGHTS = "provenance.base_weights_hash"
 
 # The guarded fields of a run as text; None where the record does not know.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,9 @@ class Comparison:
     qualities: list[Quality] = field(default_factory=list)
     verdicts: list[stats.Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    columns: list[Any] | None = field(
+        default=None, repr=False
+    )  # `table.make_columns` keeps them here
 
     @property
     def runs(self) -> list[Run]:

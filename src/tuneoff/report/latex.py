@@ -123,23 +123,28 @@ def _split_into_pages(columns: Sequence[Column]) -> list[Page]:
             together.append([])
         together[-1].append(column)
     room = max(PAGE_CHARACTERS - _count_characters(names), LEAST_CHARACTERS)
-    pages = _fill_pages(together, room)
+    # Counted once: there are as many tries below as characters in a line, and a table may have hundreds of rows.
+    widths = [_count_characters(columns) for columns in together]
+    pages = _fill_pages(together, widths, room)
     # The narrowest limit that needs no more pages fills them evenly.
     for limit in range(room):
-        balanced = _fill_pages(together, limit)
+        balanced = _fill_pages(together, widths, limit)
         if len(balanced) == len(pages):
             pages = balanced
             break
     return [[*names, *page] for page in pages]
 
 
-def _fill_pages(together: Sequence[Page], limit: int) -> list[Page]:
+def _fill_pages(together: Sequence[Page], widths: Sequence[int], limit: int) -> list[Page]:
     """Pages of at most `limit` characters, or of one entry of `together` where that alone is wider."""
     pages: list[Page] = [[]]
-    for columns in together:
-        if pages[-1] and _count_characters([*pages[-1], *columns]) > limit:
+    filled = 0
+    for columns, width in zip(together, widths, strict=True):
+        if pages[-1] and filled + width > limit:
             pages.append([])
+            filled = 0
         pages[-1] += columns
+        filled += width
     return pages
 
 

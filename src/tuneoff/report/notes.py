@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tuneoff.report import stats
 from tuneoff.report.records import Run
 from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
 
 MOST_NAMES = 6
 CODE_FIELDS = {
@@ -16,7 +17,7 @@ BATCH_ORDER = "provenance.batch_order_hash"
 
 def make_notes(rows: Sequence[Row], baseline: Row | None) -> list[str]:
     """Return what a reader must know about the rows of a comparison."""
-    notes = [*_note_few_seeds(rows), *_note_other_code(rows)]
+    notes = [*_note_few_seeds(rows), *_note_other_code(rows), *_note_tuned_otherwise(rows)]
     if baseline is not None:
         notes += _note_other_batches(rows, baseline)
     return notes
@@ -49,6 +50,20 @@ def _note_other_code(rows: Sequence[Row]) -> Iterator[str]:
         if len(values) > 1:
             listing = ", ".join(sorted(values))
             yield f"The runs differ in {name}: {listing}. Labelled, not split."
+
+
+def _note_tuned_otherwise(rows: Sequence[Row]) -> Iterator[str]:
+    """Say which rows took settings that were tuned under others, and which those are."""
+    names_by_setting: dict[str, list[str]] = {}
+    for row in rows:
+        parts = []
+        for key, values in row.tuned_otherwise.items():
+            there_and_here = ", here ".join(cut_name(str(value)) for value in values)
+            parts.append(f"{cut_name(str(key))} {there_and_here}")
+        if parts:
+            names_by_setting.setdefault("; ".join(parts), []).append(row.name)
+    for settings, names in names_by_setting.items():
+        yield f"Tuned otherwise ({settings}): {', '.join(names[:MOST_NAMES])}."
 
 
 def _note_other_batches(rows: Sequence[Row], baseline: Row) -> Iterator[str]:

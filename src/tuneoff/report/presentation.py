@@ -32,6 +32,7 @@ class Presentation:
             comparison.reorder(places)
             for row in comparison.rows:
                 self._rename(row)
+            comparison.columns = None  # made of the rows as they were
 
     def choose_columns(self, comparison: Comparison) -> list[Column]:
         """Return the columns of a short table: those asked for, else what decides, costs, and failed."""

@@ -101,6 +101,19 @@ class Row:
         tuning = self.first_value("tuning")
         return tuning if isinstance(tuning, dict) else {}
 
+    @property
+    def tuned_otherwise(self) -> dict[str, list[str]]:
+        """The settings that were others in the tuning, each with its value there and here."""
+        differs = self.tuning.get("differs")
+        if not isinstance(differs, dict):
+            return {}
+        return {key: values for key, values in differs.items() if isinstance(values, list)}
+
+    @property
+    def has_default_rate(self) -> bool:
+        """Whether the learning rate is the method's default, which nobody tuned on this problem."""
+        return self.first_value("lr_source") == "default"
+
     def values_by_seed(self, path: str) -> dict[int, float]:
         """Return the number at a path for every finished seed that has it."""
         if path not in self._values:

@@ -25,6 +25,7 @@ from tuneoff.report.compare import DERIVED, LOSS_TITLES, Comparison, Quality
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class Column:
 
 
 def make_columns(comparison: Comparison) -> list[Column]:
-    """Make all columns of a comparison that say something, in reading order."""
+    """All columns of a comparison that say something, in reading order; made once, for all that is written of it."""
+    if comparison.columns is None:
+        comparison.columns = _make_all_columns(comparison)
+    return comparison.columns
+
+
+def _make_all_columns(comparison: Comparison) -> list[Column]:
     columns = [
         *_name_columns(comparison),
         *_quality_columns(comparison),
@@ -219,14 +226,19 @@ def _parameters_cell(key: str, row: Row) -> Cell:
 
 
 def _rate_cell(row: Row) -> Cell:
-    """The rate of the setting, and whether it lies on the edge of what was tried."""
+    """The rate of the setting, where it comes from, and whether it lies on the edge of what was tried."""
     if row.rate is None:
-        return Cell(MISSING, figures={"": None, "edge": None})
+        return Cell(MISSING, figures={"": None, "edge": None, "source": ""})
     edge = bool(row.tuning.get("edge"))
     text = format_rate(row.rate)
     if edge:
         text += " (edge)"
-    return Cell(text, row.rate, figures={"": row.rate, "edge": edge})
+    if row.tuned_otherwise:
+        text += " (tuned otherwise)"
+    if row.has_default_rate:
+        text += " (default)"
+    source = cut_name(str(row.first_value("lr_source") or ""))
+    return Cell(text, row.rate, figures={"": row.rate, "edge": edge, "source": source})
 
 
 def _seeds_cell(row: Row) -> Cell:

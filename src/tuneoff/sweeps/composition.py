@@ -3,7 +3,7 @@
 Hydra reads and merges every YAML anew for each point, which takes 0.14 seconds. Most points differ in values alone.
 """
 
-import copy
+import pickle
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -39,12 +39,13 @@ class Base:
     """What Hydra composes of a choice of groups.
 
     Attributes:
-        task: the config without Hydra's own part.
+        task: the config without Hydra's own part, pickled: it is copied for each point, and OmegaConf's deep copy
+            takes four times as long.
         folder: of the sweep; None where its name depends on a point's values.
         subdir: the name of a job's folder in it, before `${method}` and `${identity:}` are filled in.
     """
 
-    task: DictConfig
+    task: bytes
     folder: Path | None
     subdir: str
 
@@ -72,7 +73,7 @@ class Composer:
     def compose_task(self, overrides: list[str]) -> DictConfig:
         """The task's part of the config of a job with these overrides."""
         choices, values = self._split(overrides)
-        task = copy.deepcopy(self._find_base(choices).task)
+        task = pickle.loads(self._find_base(choices).task)
         ConfigLoaderImpl._apply_overrides_to_config(values, task)
         return task
 
@@ -95,7 +96,7 @@ class Composer:
         folder = Path(config.hydra.sweep.dir) if is_fixed else None
         with open_dict(config):
             config.pop("hydra")
-        return Base(config, folder, names["subdir"])
+        return Base(pickle.dumps(config), folder, names["subdir"])
 
     def _split(self, overrides: list[str]) -> tuple[tuple[str, ...], list[Override]]:
         """The overrides that Hydra must compose with, and the plain values."""

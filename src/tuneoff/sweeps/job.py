@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import bind
+from tuneoff.config import ConfigError, bind, find_lr_source
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import assign_devices
+from tuneoff.jobs.devices import Share, assign_devices
 from tuneoff.jobs.work import WORKS, Work, describe_start
-from tuneoff.record import AlreadyDone, Busy
+from tuneoff.record import AlreadyDone, Busy, describe_error
 from tuneoff.sweeps import progress, tuning
 
 RAN = "ran"
@@ -82,10 +82,14 @@ def run_beside_others(work: Work, jobs_at_once: int) -> str:
         experiment.job_memory_gib,
         experiment.job_timeout_seconds,
         experiment.job_stall_seconds,
+        experiment.grace_seconds,
     )
+    share = Share(work.ranks, jobs_at_once, experiment.jobs_per_device, work.uses_devices)
     try:
-        with assign_devices(jobs_at_once, work.ranks):
+        with assign_devices(share):
             supervisor.run_supervised(work, limits, work.folder / "run.log")
+    except ConfigError as error:  # what only the machine that the job came to shows
+        work.record_failure("failed", describe_error(error), 0.0)
     except (Busy, AlreadyDone):
         return TAKEN
     return RAN
@@ -95,7 +99,11 @@ def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     """What a record says of how its run was started, and of its place in the sweep."""
     start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
-    start["tuning"] = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    trials = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    start["tuning"] = trials
+    if trials is not None:
+        was_tuned = "lr" in trials["best"] and "lr" not in trials["overridden"]
+        start["lr_source"] = find_lr_source(cfg, was_tuned)
     return start
 
 

@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, check_task, find_method_options
+from tuneoff.config import ABSENT, ConfigError, Task, check_task, find_method_options
+from tuneoff.jobs.data_check import DataCheck, plan_check
+from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import Composer, select_task_overrides
@@ -17,6 +19,7 @@ from tuneoff.sweeps.grids import expand_grids, override_keys
 
 SEED = "seed="
 METHOD = "method="
+LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
 @dataclass
@@ -51,12 +54,18 @@ class Plan:
         grids: list,
         params: Mapping,
         around: Mapping,
+        needs: Sequence[str] = (),
     ):
         self.composer = Composer(loader, sweep_config)
         self.grids = grids
         self.params = params
         self.around = around
+        self.needs = needs
         self.notes: list[str] = []
+        self.data_checks: list[DataCheck] = []
+        launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
+        # Of another one's jobs nothing is known of the machine that they come to.
+        self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
 
     def make_points(self, arguments: list[str]) -> list[Point]:
         """Every job of the sweep, each once.
@@ -84,10 +93,19 @@ class Plan:
             overrides = [*overrides, *values]
             task = self.composer.compose_task(overrides)
             experiment, _ = check_task(task, select_task_overrides(overrides))
+        if self.is_local:
+            check_enough_devices(experiment.num_processes)
         folder = self.composer.name_folder(overrides, task)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
+        if experiment.task is Task.train and not is_done:
+            self.add_data_check(plan_check(experiment, self.needs))
         return Point(overrides, folder, is_done, work_type, experiment.rerun)
+
+    def add_data_check(self, check: DataCheck | None) -> None:
+        """Keep each look at a set once."""
+        if check is not None and check not in self.data_checks:
+            self.data_checks.append(check)
 
     def add_notes(self, notes: list[str]) -> None:
         """Keep each note once."""

@@ -13,7 +13,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import OmegaConf
 
+from tuneoff.jobs.data_check import DataCheck, run_check
 from tuneoff.jobs.failures import RunFailed
+from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.grids import find_varied_keys
@@ -31,6 +33,7 @@ class GridSweeper(BasicSweeper):
         params: Mapping | None = None,
         grids: list | None = None,
         around: Mapping | None = None,
+        needs: list | None = None,
         **job_facts: Any,
     ):
         """Take the options of `conf/hydra/sweeper/grids.yaml`.
@@ -40,11 +43,14 @@ class GridSweeper(BasicSweeper):
             params: key: values, swept in every grid.
             grids: such maps, each a grid of its own.
             around: key: factors of the value that the key has without them.
+            needs: splits of which the data must have rows, beside those that the runs themselves need.
             job_facts: what a job should know of its sweep, which the sweeper itself fills in.
         """
         super().__init__(max_batch_size, dict(params or {}))
         self.grids = grids or [{}]
         self.around = dict(around or {})
+        self.needs = [str(split) for split in needs or ()]
+        self.data_checks: list[DataCheck] = []
 
     def points(self, arguments: list[str]) -> list[Point]:
         """Every job of the sweep, each once; what the user should know of them is printed.
@@ -56,8 +62,9 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
-        plan = Plan(loader, self.config, self.grids, self.params, self.around)
+        plan = Plan(loader, self.config, self.grids, self.params, self.around, self.needs)
         points = plan.make_points(arguments)
+        self.data_checks = plan.data_checks
         for note in plan.notes:
             print(note, file=sys.stderr)
         return points
@@ -71,6 +78,8 @@ class GridSweeper(BasicSweeper):
         """
         assert self.config is not None
         points = self.points(arguments)
+        for check in self.data_checks:
+            run_check(check)
         varied = find_varied_keys([point.overrides for point in points])
         rows = []
         for point in points:
@@ -85,10 +94,14 @@ class GridSweeper(BasicSweeper):
             self.launch_jobs(add_sweep_facts(points, varied), rows)
         except SweepStopped as stopped:
             raise RunFailed(f"fail_fast=true: {stopped}") from None
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            raise
         finally:
-            print(format_sweep_table(rows))
-        if self.around:
-            print_edges(folder)
+            print(format_sweep_table(rows), flush=True)
+            if self.around:
+                print_edges(folder)
+            print("\n".join(describe_results(folder)))
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)

@@ -1,8 +1,9 @@
 """Tuning: what a tuning sweep's records say of each method's best setting, its cost, and whether to search on."""
 
 import math
+import shlex
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,8 +20,18 @@ from tuneoff.config import (
     resolve_config,
     schemas,
 )
+from tuneoff.jobs.work import COMMAND
 from tuneoff.record import RESULT, read_json
+from tuneoff.sweeps.tuned_conditions import (
+    PROBLEM,
+    Differences,
+    describe_problems,
+    find_differences,
+    refuse_differences,
+)
 
+# Words of a comparison's command line that its tuning does not have.
+OF_COMPARISON = ("tuned", "tuned_anyway", "seed", "test", "lr", "hydra.sweep.dir")
 # Beyond this, a product of three values is infinite.
 LARGEST = 1e60
 
@@ -73,6 +84,10 @@ class Tuning:
             "seconds": round(seconds, 1),
         }
 
+    def find_differences(self, task: DictConfig) -> Differences:
+        """The settings, beside those that were tuned, in which a composed task is not as the trials were."""
+        return find_differences(self.trials[0]["config"], resolve_config(task), self.space)
+
     def find_extension(self) -> dict[str, list[float]]:
         """For each key whose best value lies on the edge of its grid, two values that go on beyond it."""
         space = self.space
@@ -100,7 +115,7 @@ class Tuning:
         best_values = self.best
         best = ", ".join(f"{key}={format_value(best_values[key])}" for key in extension)
         advice = f"{self.method}: its best {best} is on the edge of its grid; search on with"
-        return f"{advice}\n  {' '.join(words)}"
+        return f"{advice}\n  {shlex.join(words)}"
 
 
 def never_tuned() -> set[str]:
@@ -175,22 +190,41 @@ def find_tuning(task: DictConfig) -> Tuning:
         ConfigError: there is none with a finished run.
     """
     wanted = resolve_config(task)
+    differing = ""
     for tuning in read_tunings(task.tuned):
         config = tuning.trials[0]["config"]
-        same_problem = all(config[key] == wanted[key] for key in ("method", "model", "data"))
-        if same_problem and tuning.best:
+        if config["method"] != wanted["method"] or not tuning.best:
+            continue
+        if all(config[key] == wanted[key] for key in PROBLEM):
             return tuning
+        differing = f"; of this method there is one with {describe_problems(config, wanted)}"
     raise ConfigError(
         "tuned",
         task.tuned,
         f"holds no finished run of method={task.method} on model={task.model.name} "
-        f"and data={task.data.name}; tune first: python train.py -cd sweeps -cn tune",
+        f"and data={task.data.name}{differing}; tune first: {write_tuning_command(COMMAND)}",
     )
+
+
+def write_tuning_command(command: Sequence[str]) -> str:
+    """Return the command that tunes for the comparison that was asked for, with the user's own arguments."""
+    words = ["python", *command[:1]]
+    for word in command[1:]:
+        if word.partition("=")[0] not in OF_COMPARISON:
+            words.append(word)
+    if "-cn" in words[:-1]:
+        words[words.index("-cn") + 1] = "tune"
+    else:
+        words = [word for word in words if word not in ("-m", "--multirun")]
+        words[2:2] = ["-cd", "sweeps", "-cn", "tune"]
+    return shlex.join(words)
 
 
 def find_tuned_overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
     tuning = find_tuning(task)
+    if not task.tuned_anyway:
+        refuse_differences(task.tuned, task.method, tuning.find_differences(task))
     given = set(given)
     values = []
     notes = []
@@ -232,4 +266,5 @@ def describe_tuning(task: DictConfig, used: Iterable[str]) -> dict | None:
         "best": best,
         "edge": bool(tuning.find_extension()),
         "overridden": overridden,
+        "differs": {key: list(values) for key, values in tuning.find_differences(task).items()},
     }

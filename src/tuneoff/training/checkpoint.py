@@ -38,13 +38,18 @@ class Checkpoint(NamedTuple):
     unreadable: tuple[tuple[Path, str], ...] = ()  # later ones that were passed over, and why
 
 
+def name_checkpoint(step: int) -> str:
+    """The name of the folder of a checkpoint after so many steps."""
+    return f"step_{step:08d}"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write `folder/step_N` under another name, rename it when it is whole, then delete all but the newest `keep`.
 
     Raises:
         OSError: the disk is full or not writable; older checkpoints are untouched.
     """
-    name = f"step_{checkpoint.step:08d}"
+    name = name_checkpoint(checkpoint.step)
     folder.mkdir(exist_ok=True)
     unfinished = folder / f".{name}"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,8 +5,10 @@ import time
 from tuneoff.config import Experiment
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
+from tuneoff.models.layers import count_bytes
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.record.judgement import warn_of_losses
+from tuneoff.training.device_settings import find_device_warnings
 from tuneoff.training.evaluation import no_losses
 from tuneoff.training.session import Session
 from tuneoff.training.setup import Parts
@@ -46,12 +48,14 @@ def find_warnings(parts: Parts) -> list[str]:
     """What the user should know before the first step."""
     of_rows = warn_of_losses(parts.dataset.facts(), parts.experiment.max_length)
     of_budget = parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
-    return [*of_rows, *of_budget]
+    of_device = find_device_warnings(parts.experiment, parts.ranks.device)
+    return [*of_rows, *of_budget, *of_device]
 
 
 def describe_parts(parts: Parts, provenance: dict) -> dict:
     """What run.json holds once the run is set up; the provenance is now whole."""
     facts = parts.method.facts(parts.model)
+    facts["saved_bytes"] = count_bytes(parts.method.weights_to_save(parts.model).values())
     add_facts(facts, {"warnings": find_warnings(parts)})
     return {
         "provenance": {

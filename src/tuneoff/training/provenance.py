@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tuneoff.config import Experiment, method_packages
+from tuneoff.distributed.visible import visible_devices
 
 SHARED_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -31,7 +32,10 @@ def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
         "precision": {
             "dtype": experiment.dtype.name if experiment.dtype else None,
             "mixed_precision": experiment.mixed_precision.name,
+            "tf32": experiment.tf32,
         },
+        "deterministic": experiment.deterministic,
+        **_describe_devices(experiment, device),
     }
 
 
@@ -75,6 +79,16 @@ def _describe_hardware(device: torch.device) -> dict:
     if device.type == "cuda":
         gpu = torch.cuda.get_device_name(device)
     return {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _describe_devices(experiment: Experiment, device: torch.device) -> dict:
+    """Which devices the run had, and with how many jobs it may have shared them; none of either on a CPU."""
+    if device.type != "cuda":
+        return {"visible_devices": [], "jobs_per_device": 1}
+    return {
+        "visible_devices": visible_devices(),
+        "jobs_per_device": experiment.jobs_per_device,
+    }
 
 
 def _cpu_name() -> str:

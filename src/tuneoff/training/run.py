@@ -2,12 +2,13 @@
 
 import logging
 import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
-from tuneoff.distributed.stop import StopSignal, call_on_stop_signals
+from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_signals
 from tuneoff.methods import Method
 from tuneoff.record import (
     RESULTS,
@@ -62,7 +63,7 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
         run = Run(experiment, method, recorder)
         status = "finished"
         error: dict | None = None
-        with call_on_stop_signals(run.session.stop.set):
+        with call_on_stop_signals(run.session.stop.set, (*STOP_SIGNALS, signal.SIGINT)):
             try:
                 run.prepare(start)
                 run.fit()
@@ -155,7 +156,7 @@ class Run:
             if self.taken_apart:
                 saved = self.parts.folder / MODEL_FOLDER
                 raise Interrupted(
-                    f"stopped by SIGTERM while the export was read back; it is in {saved}"
+                    f"stopped by {self.session.stop.name} while the export was read back; it is in {saved}"
                 ) from None
             raise self.trainer.interrupt("after the last step") from None
 

@@ -1,10 +1,11 @@
 """Run state: what a run has that a checkpoint keeps, taken and put back."""
 
 import logging
+import shlex
 
 import torch
 
-from tuneoff.training.checkpoint import Checkpoint, save_checkpoint
+from tuneoff.training.checkpoint import Checkpoint, name_checkpoint, save_checkpoint
 from tuneoff.training.setup import Parts
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,24 @@ def save_run_state(parts: Parts, step: int) -> None:
         loop[name] = part.state()
     checkpoint = Checkpoint(step, tensors, state, loop)
     save_checkpoint(parts.checkpoint_folder, checkpoint, parts.experiment.keep_checkpoints)
+
+
+def explain_resume(parts: Parts, step: int) -> str:
+    """Say where the checkpoint of a stopped run is, and what goes on from it."""
+    if parts.sharding.deepspeed:
+        return "DeepSpeed saves no checkpoint"
+    path = parts.checkpoint_folder / name_checkpoint(step)
+    run = parts.recorder.run
+    command = list(run.get("command", []))
+    if run.get("sweep"):
+        advice = "the sweep's command goes on from there"
+    elif parts.ranks.count > 1 or not command:
+        advice = "the same command with resume=auto goes on from there"
+    else:
+        if not any(word.startswith("resume=") for word in command):
+            command.append("resume=auto")
+        advice = f"go on with: {shlex.join(command)}"
+    return f"saved in {path}; {advice}"
 
 
 def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from tuneoff.config import ConfigError, Experiment, MixedPrecision
+from tuneoff.config import Experiment
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
 from tuneoff.distributed.sharding import Sharding
@@ -13,6 +11,7 @@ from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
 from tuneoff.record import CHECKPOINTS, Recorder
+from tuneoff.training.device_settings import apply_device_settings
 from tuneoff.training.trackers import Trackers, available_trackers
 
 
@@ -43,7 +42,7 @@ class Session:
             StopSignal: in every rank.
         """
         if self.ranks.count > 1 and any(self.ranks.gather(self.stop.is_set())):
-            raise StopSignal("stopped by a signal")
+            raise StopSignal(f"stopped by {self.stop.name}")
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -58,7 +57,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         ConfigError: a precision that this machine does not have.
         RuntimeError: accelerate did not form the group that was launched.
     """
-    _check_precision(experiment)
+    apply_device_settings(experiment)
     ranks = Ranks(
         mixed_precision=experiment.mixed_precision.name,
         project_dir=recorder.folder,
@@ -74,17 +73,8 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         sharding=Sharding(ranks),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
-        stop=StopRequest(),
+        stop=StopRequest(relayed=ranks.count > 1),
     )
-
-
-def _check_precision(experiment: Experiment) -> None:
-    if experiment.mixed_precision is MixedPrecision.fp16 and not torch.cuda.is_available():
-        raise ConfigError(
-            "mixed_precision",
-            experiment.mixed_precision,
-            "needs a CUDA device; bf16 works on a CPU",
-        )
 
 
 def _trackers_of_this_rank(experiment: Experiment) -> list[str] | None:

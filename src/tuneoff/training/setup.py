@@ -105,7 +105,7 @@ def build(session: Session) -> Parts:
         wrapped_model, stepper = session.sharding.join(
             model, optimizer, experiment.batch_size, experiment.max_grad_norm
         )
-    engine = _make_engine(session, wrapped_model, stepper)
+    engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
@@ -164,13 +164,14 @@ def _seed_dropout(session: Session) -> None:
     torch.manual_seed(derive_seed(session.experiment.seed, purpose))
 
 
-def _make_engine(session: Session, wrapped_model: Any, stepper: Any) -> Engine:
+def _make_engine(session: Session, model: Any, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
         autocast=accelerator.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),
+        after_backward=partial(session.method.after_backward, model),
     )
 
 

@@ -58,6 +58,7 @@ class Engine:
     unsynchronised: Callable[[], AbstractContextManager] = (
         nullcontext  # around all micro-batches but the last
     )
+    after_backward: Callable[[], None] = lambda: None  # what a method adds to the gradients
 
 
 PLAIN = Engine()
@@ -85,6 +86,7 @@ def train_step(
             engine.backward(part)
         loss = loss.to(part.device) + part.detach()
     engine.unscale()
+    engine.after_backward()
     norm = gradient_norm(model, optimizer)
     if max_grad_norm is not None:
         clip(model, max_grad_norm, norm)

@@ -9,7 +9,7 @@ from tuneoff import data
 from tuneoff.distributed.stop import StopSignal
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.failures import Interrupted, check_finite
-from tuneoff.training.run_state import save_run_state
+from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
 from tuneoff.training.step import train_step
 from tuneoff.training.step_log import StepLog
@@ -61,14 +61,15 @@ class Trainer:
                 if self._save_is_due() and not self.stopping:
                     self.save()
             if self.stopping:
-                raise StopSignal("stopped by a signal")
+                raise StopSignal(f"stopped by {parts.stop.name}")
 
     def interrupt(self, where: str) -> Interrupted:
         """Save what was trained, all ranks together; return what the run ends with."""
+        stopped = f"stopped by {self.parts.stop.name}"
         if self.step == 0:
-            return Interrupted("stopped by SIGTERM before the first step")
+            return Interrupted(f"{stopped} before the first step")
         self.save()
-        return Interrupted(f"stopped by SIGTERM {where}; resume=auto goes on from there")
+        return Interrupted(f"{stopped} {where}; {explain_resume(self.parts, self.step)}")
 
     def save(self) -> None:
         """Write a checkpoint; all ranks must call."""

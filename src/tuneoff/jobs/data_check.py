@@ -1,0 +1,92 @@
+"""Data check: whether the sets of a sweep have the rows that its jobs need, looked at before the first job starts.
+
+In a process of the forkserver, since what reads rows imports torch, and whoever launches jobs does not.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tuneoff.config import ConfigError, Data, Experiment
+from tuneoff.jobs.failures import Refusal
+from tuneoff.jobs.processes import POLL_SECONDS, start_processes
+
+ADVICE = {
+    "validation": (
+        "has no validation rows, so that nothing would judge the runs; data.validation_share=0.1 takes some of the "
+        "training rows"
+    ),
+    "test": (
+        "has no test rows, by which a comparison is judged; data.test_share=0.1 takes some of the training rows, in "
+        "the tuning and in the comparison alike"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """A set, and the splits of which it must have rows. An instance is pickled into the process that looks."""
+
+    settings: Data
+    splits: tuple[str, ...]
+
+    ranks = 1
+
+    def run(self) -> dict:
+        """Read the set.
+
+        Raises:
+            ConfigError: a split without a row.
+        """
+        from tuneoff.data.dataset import DataSet
+        from tuneoff.data.sources import open_source
+        from tuneoff.data.splits import read_examples
+        from tuneoff.data.unread import UnreadParts
+
+        try:
+            source = open_source(self.settings)
+            _, examples = read_examples(self.settings, source, DataSet(), UnreadParts())
+            first_rows = {split: next(iter(examples.get(split, ())), None) for split in self.splits}
+        except ConfigError:
+            # Each job says it of itself, and the others of the sweep may have another set.
+            return {"status": "finished"}
+        for split, row in first_rows.items():
+            if row is None:
+                raise ConfigError("data.path", self.settings.path, ADVICE[split])
+        return {"status": "finished"}
+
+
+def plan_check(experiment: Experiment, needs: Iterable[str]) -> DataCheck | None:
+    """Return what to look at before a run; None where its settings say already that the rows are there.
+
+    Args:
+        experiment: the run's settings.
+        needs: splits that its sweep needs, beside those of the run itself.
+    """
+    settings = experiment.data
+    splits = dict.fromkeys(needs)
+    if settings.splits.validation is not None or settings.validation_share:
+        splits["validation"] = None
+    if experiment.test:
+        splits["test"] = None
+    open_splits = [split for split in splits if not getattr(settings, f"{split}_share")]
+    if not open_splits or settings.ships or settings.streaming:
+        return None
+    return DataCheck(settings, tuple(sorted(open_splits)))
+
+
+def run_check(check: DataCheck) -> None:
+    """Look at a set in a process of its own.
+
+    Raises:
+        ConfigError: it lacks what the sweep needs.
+    """
+    [process] = start_processes(check, None, None)
+    try:
+        while not process.has_ended():
+            process.process.join(POLL_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    report = process.report
+    if report is not None and isinstance(report.cause, Refusal):
+        raise report.cause.to_error()

@@ -1,0 +1,178 @@
+"""What torch is told of a device, and what a user is told: on cards that are made up, since none is here."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tuneoff.config import ConfigError
+from tuneoff.record import read_json
+from tuneoff.training import device_settings
+from tuneoff.training.device_settings import apply_device_settings, find_device_warnings
+from tuneoff.training.provenance import collect_provenance
+
+CUDA = torch.device("cuda", 0)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """No test leaves its settings to others."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """`card("Tesla T4", 7, 5)`: the device that torch seems to have."""
+
+    def show(name: str, major: int, minor: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, minor))
+
+    return show
+
+
+# ---------------------------------------------------------------- precision
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mixed_precision=bf16"], "mixed_precision=bf16: must be no or fp16: Tesla T4 has no"),
+        (["pure_bf16=true"], "pure_bf16=true: Tesla T4 has no bfloat16; mixed_precision=fp16"),
+        (["dtype=bfloat16"], "dtype=bfloat16: Tesla T4 has no bfloat16"),
+        (["tf32=true"], "tf32=true: must be false: Tesla T4 has no TF32"),
+    ],
+)
+def test_a_card_without_half_precision_is_told_in_one_line(settings, card, words, message):
+    card("Tesla T4", 7, 5)
+    with pytest.raises(ConfigError, match=message):
+        apply_device_settings(settings("method=full", *words)[0])
+    apply_device_settings(settings("method=full", "mixed_precision=fp16")[0])
+    card("NVIDIA A10", 8, 6)
+    apply_device_settings(settings("method=full", *words)[0])
+
+
+@pytest.mark.parametrize("words", [["tf32=true"], ["mixed_precision=fp16"]])
+def test_what_needs_a_gpu_is_refused_on_a_cpu(settings, words):
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        apply_device_settings(settings("method=full", *words)[0])
+
+
+def test_tf32_is_as_the_setting_says(settings, card, monkeypatch):
+    card("NVIDIA H100", 9, 0)
+    torch.set_float32_matmul_precision("high")  # as a variable of torch's would
+    for value in (True, False):
+        apply_device_settings(settings("method=full", f"tf32={value}".lower())[0])
+        assert torch.backends.cuda.matmul.allow_tf32 is value
+        assert torch.backends.cudnn.allow_tf32 is value
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    apply_device_settings(settings("method=full")[0])
+    with pytest.raises(ConfigError, match="NVIDIA_TF32_OVERRIDE=0: contradicts tf32=true"):
+        apply_device_settings(settings("method=full", "tf32=true")[0])
+
+
+def test_the_record_has_what_differs_between_devices(settings, card, monkeypatch):
+    """TF32, determinism, the devices that the run saw, and how many jobs may share one."""
+    card("NVIDIA H100", 9, 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    words = ("method=full", "tf32=true", "deterministic=true", "jobs_per_device=2")
+    provenance = collect_provenance(settings(*words)[0], CUDA)
+    assert provenance["precision"]["tf32"] and provenance["deterministic"]
+    assert provenance["visible_devices"] == ["GPU-1"] and provenance["jobs_per_device"] == 2
+    on_cpu = collect_provenance(settings(*words)[0], CPU)
+    assert on_cpu["visible_devices"] == [] and on_cpu["jobs_per_device"] == 1
+
+
+# ---------------------------------------------------------------- what is left on the table
+@pytest.mark.parametrize("words", [[], ["method=lora"], ["gradient_checkpointing=true"]])
+def test_float32_without_tf32_says_what_it_leaves_unused(settings, card, words):
+    card("NVIDIA H100", 9, 0)
+    [warning] = find_device_warnings(settings(*words)[0], CUDA)
+    assert "NVIDIA H100" in warning
+    assert all(key in warning for key in ("tf32=true", "mixed_precision=bf16", "pure_bf16=true"))
+
+
+@pytest.mark.parametrize("words", [["tf32=true"], ["mixed_precision=bf16"], ["pure_bf16=true"]])
+def test_nothing_is_said_where_the_matrix_units_are_used_or_missing(settings, card, words):
+    card("NVIDIA H100", 9, 0)
+    assert find_device_warnings(settings(*words)[0], CUDA) == []
+    card("Tesla V100", 7, 0)
+    assert find_device_warnings(settings()[0], CUDA) == []
+
+
+def test_a_torch_that_does_not_see_the_gpu_says_so(run, monkeypatch):
+    """In the log and the closing table, which shows a record's warnings."""
+    monkeypatch.setattr(device_settings, "count_present_devices", lambda: 1)
+    monkeypatch.setattr(device_settings, "visible_devices", lambda: ["0"])
+    result = run("method=full", "max_steps=1")
+    warning = result["facts"]["warnings"][-1]
+    assert warning.startswith("a GPU is here, and this torch (")
+    assert "was built without CUDA" in warning and "on the CPU" in warning
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    [warning] = find_device_warnings(None, CPU)
+    assert "cannot use it" in warning
+    monkeypatch.setattr(device_settings, "visible_devices", list)  # hidden by the user
+    assert find_device_warnings(None, CPU) == []
+
+
+# ---------------------------------------------------------------- the same bits
+def test_deterministic_fails_where_an_operation_has_no_such_form(run, monkeypatch, tmp_path):
+    """By an operation that has none on a CPU either, put into a step."""
+    from tuneoff.training import step
+
+    norm = step.gradient_norm
+
+    def gradient_norm(model, optimizer):
+        scattered = torch.zeros(4)
+        scattered.put_(torch.tensor([1, 1]), torch.tensor([1.0, 2.0]))
+        return norm(model, optimizer)
+
+    monkeypatch.setattr(step, "gradient_norm", gradient_norm)
+    assert run("method=full", folder=tmp_path / "any")["status"] == "finished"
+    result = run("method=full", "deterministic=true", folder=tmp_path / "same")
+    assert result["status"] == "failed"
+    assert "does not have a deterministic implementation" in result["error"]["message"]
+    assert read_json(tmp_path / "same" / "run.json")["provenance"]["deterministic"]
+
+
+def test_deterministic_sets_what_cuda_needs(settings, monkeypatch):
+    deterministic = settings("method=full", "deterministic=true")[0]
+    apply_device_settings(deterministic)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    apply_device_settings(deterministic)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG=:0:0: must be :4096:8 or"):
+        apply_device_settings(deterministic)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    apply_device_settings(settings("method=full")[0])
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "galore", "badam"])
+def test_a_deterministic_run_is_the_same_run_on_a_cpu(run, quick_run, tmp_path, method):
+    more = ["galore_rank=8"] if method == "galore" else []
+    words = (f"method={method}", "test=true", "eval_every=2", "deterministic=true", *more)
+    result = run(*words, folder=tmp_path / "same")
+    plain, _ = quick_run(method)
+    assert [line.get("loss") for line in result["curve"]] == [
+        line.get("loss") for line in plain["curve"]
+    ]
+
+
+def test_flash_attention_has_no_float32(settings, monkeypatch):
+    monkeypatch.setattr("tuneoff.config.experiment.find_spec", lambda name: SimpleNamespace())
+    flash = ("method=full", "model.attention=flash_attention_2")
+    with pytest.raises(ConfigError, match="flash_attention_2: has no float32; mixed_precision"):
+        settings(*flash)
+    for precision in ("mixed_precision=bf16", "pure_bf16=true", "dtype=bfloat16"):
+        settings(*flash, precision)
