@@ -30,6 +30,8 @@ CASES = {
     "method=dora use_dora=3": "use_dora=3: must be true or false",
     # ---- keys that are not there
     "foo=1": "foo=1: no such option for method=lora",
+    "dry_run=true": "dry_run=true: is for sweeps, with -m; …",
+    "-m seed=0,1 dry_run=true hydra/sweeper=basic": "dry_run=true: needs hydra/sweeper=grids, …",
     "learning_rate=1": "learning_rate=1: no such option for method=lora; did you mean lr?",
     "val_size=.1": "val_size=.1: no such option for method=lora; did you mean data.validation_share?",
     "batchsize=8": "batchsize=8: no such option for method=lora; did you mean batch_size…",

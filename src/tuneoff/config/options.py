@@ -91,7 +91,7 @@ def option(
 
 
 def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
-    """An option in [low, infinity). A text as default is an interpolation, of which the value counts."""
+    """An option in [low, infinity); the default may be an interpolation."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 
@@ -103,12 +103,10 @@ def above(
     return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
-def one_of(
-    default: str | None, *names: str, role: Role = NO_ROLE, column: str | None = None
-) -> Any:
+def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
     allowed = f"must be one of {', '.join(names)}"
-    return option(default, allowed, names.__contains__, role, column)
+    return option(default, allowed, names.__contains__, column=column)
 
 
 def names(default: Any = None, role: Role = NO_ROLE) -> Any:

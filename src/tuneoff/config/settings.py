@@ -178,6 +178,8 @@ class SweepSettings:
     """The folder of an earlier sweep, from which each method takes its best settings."""
     tuned_anyway: bool = setting(False, INCIDENTAL)
     """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
+    dry_run: bool = setting(False, INCIDENTAL)
+    """List a sweep's jobs with their settings and folders, and start none."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 

@@ -38,6 +38,7 @@ INCIDENTAL = (
     "tags",
     "tuned",
     "tuned_anyway",
+    "dry_run",
     "fail_fast",
     "gib",
     "skip_if_over_gib",
