@@ -250,7 +250,7 @@ class LoRA(Method):
         groups = []
         for mark, named in named_by_mark.items():
             groups += parameter_groups(named, rates[mark], experiment.weight_decay)
-        return build_optimizer(groups, experiment)
+        return build_optimizer(groups, experiment, model)
 
     def coverage(self, model: Any) -> float:
         """Return the share of the base weights that have an adapter on them, or train in full beside it."""
