@@ -166,6 +166,8 @@ class TrackingSettings:
     """offline keeps W&B's files in the run's folder until `wandb sync`, online sends them at once."""
     wandb_project: str = setting("tuneoff", INCIDENTAL)
     """The tracker's project."""
+    wandb_entity: str | None = setting(None, INCIDENTAL)
+    """The user or team of the project in W&B; null is your own default."""
     tags: Any = names(role=INCIDENTAL)
     """Words that the tracker shows beside the run."""
 

@@ -35,6 +35,7 @@ INCIDENTAL = (
     "tracker",
     "wandb_mode",
     "wandb_project",
+    "wandb_entity",
     "tags",
     "tuned",
     "tuned_anyway",
