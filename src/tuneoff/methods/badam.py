@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive_seed, option
+from tuneoff.config import BASIC, ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import TIED, Method, register
 
 # The package lists every float32 parameter; `facts` has one line.
@@ -45,6 +45,8 @@ class BAdam(Method):
     """Block coordinate descent with Adam. The option names are LLaMA-Factory's."""
 
     packages = ("badam",)
+    own_family = "block"
+    optimizers = BASIC
     badam_mode: Mode = Mode.layer
     """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
     badam_start_block: int | None = at_least(None, 0)
@@ -190,7 +192,7 @@ class BAdam(Method):
         group = {"params": trainable, "lr": lr, "weight_decay": decay}
         blocks = self.find_blocks(model)
         return BlockOptimizer(
-            build_optimizer([group], experiment),
+            build_optimizer([group], experiment, model),
             named,
             blocks,
             start_block=self.badam_start_block,
