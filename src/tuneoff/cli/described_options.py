@@ -157,19 +157,19 @@ def describe_choice(group: str, choice: Choice) -> Group:
 
 
 # ---------------------------------------------------------------- the YAMLs
-def find_files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+def list_choices(group: str, folders: Sequence[Path]) -> dict[str, Choice]:
     """Return the YAMLs of a group in folders of configs, by name; the first folder that has one counts."""
+    files = find_choice_files(group, folders)
+    return {name: read_choice(path) for name, path in files.items()}
+
+
+def find_choice_files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the files of a group's YAMLs by name, sorted."""
     files: dict[str, Path] = {}
     for folder in folders:
         for path in (folder / group).glob("*.yaml"):
             files.setdefault(path.stem, path)
-    return files
-
-
-def list_choices(group: str, folders: Sequence[Path]) -> dict[str, Choice]:
-    """Return what the YAMLs of a group say, by name and in its order."""
-    files = find_files(group, folders)
-    return {name: read_choice(files[name]) for name in sorted(files)}
+    return {name: files[name] for name in sorted(files)}
 
 
 def read_choice(path: Path) -> Choice:

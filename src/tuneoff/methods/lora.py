@@ -24,6 +24,7 @@ class LoRA(Method):
     """Adapters of rank r on linear layers (Hu et al. 2021), by PEFT. The option names are LLaMA-Factory's."""
 
     keeps_base = True
+    own_family = "low_rank"
     packages = ("peft",)
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
