@@ -89,7 +89,9 @@ def format_summary(sections: dict) -> str:
             shown = value
             if isinstance(value, dict) and "status" in value:
                 kept = ("status", "tokens_per_second", "against_prediction", "again", "resumed")
-                shown = {word: value[word] for word in (*kept, "error") if value.get(word)}
+                shown = {
+                    word: value[word] for word in (*kept, "error") if value.get(word) is not None
+                }
             lines.append(f"  {key}: {shown}"[:SHOWN_WIDTH])
     return "\n".join(lines)
 
