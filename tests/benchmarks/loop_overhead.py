@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("full", "lora", "galore", "badam")
 
 
-def prepared(method: str, steps: int, folder: Path):
+def prepared(method: str, steps: int, folder: Path, tracker: str = "none"):
     """A run that is set up, without tracker, bar and evaluation."""
     import tuneoff.cli.main
     import tuneoff.methods  # noqa: F401
@@ -30,7 +30,7 @@ def prepared(method: str, steps: int, folder: Path):
             overrides=[
                 f"method={method}",
                 f"max_steps={steps}",
-                "tracker=none",
+                f"tracker={tracker}",
                 "progress=false",
                 "data.limit=400",
             ],

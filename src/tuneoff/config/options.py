@@ -93,8 +93,8 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def at_least(default: float | None, low: float, role: Role = NO_ROLE) -> Any:
-    """An option in [low, infinity)."""
+def at_least(default: float | str | None, low: float, role: Role = NO_ROLE) -> Any:
+    """An option in [low, infinity); the default may be an interpolation."""
     return option(default, f"must be at least {low}", lambda value: low <= value < math.inf, role)
 
 
@@ -106,10 +106,12 @@ def above(
     return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
-def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
+def one_of(
+    default: str | None, *names: str, role: Role = NO_ROLE, column: str | None = None
+) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
     allowed = f"must be one of {', '.join(names)}"
-    return option(default, allowed, names.__contains__, column=column)
+    return option(default, allowed, names.__contains__, role, column)
 
 
 def names(default: Any = None, role: Role = NO_ROLE) -> Any:

@@ -33,11 +33,13 @@ class Batch(NamedTuple):
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the same batch on another device."""
+        """Return the same batch on another device; to CUDA it travels while this process goes on."""
         tensors: dict[str, Any] = {}
         for name, value in self._asdict().items():
             if isinstance(value, torch.Tensor):
-                tensors[name] = value.to(device)
+                # From memory that may be swapped out a copy waits for what the device is doing.
+                source = value.pin_memory() if device.type == "cuda" else value
+                tensors[name] = source.to(device, non_blocking=True)
         return self._replace(**tensors)
 
 

@@ -91,12 +91,15 @@ class Evaluation:
         self.second_set_losses = state["second_set_losses"]
         self.evaluated_at = state["evaluated_at"]
 
+    def is_due(self, step: int, ended: bool) -> bool:
+        """Whether an evaluation stands before `step`: the first, one at `eval_every`, or none after it."""
+        interval = self.session.experiment.eval_every
+        return ended or step == 0 or (interval is not None and step % interval == 0)
+
     def evaluate_if_due(self, step: int, ended: bool) -> None:
         """Evaluate before the first step, at `eval_every`, and when training has `ended`."""
-        interval = self.session.experiment.eval_every
-        due = ended or step == 0 or (interval is not None and step % interval == 0)
         # A resume may stand right behind an evaluation.
-        if not due or self.evaluated_at == step:
+        if not self.is_due(step, ended) or self.evaluated_at == step:
             return
         loss = self.evaluate_split("validation", step)
         check_evaluation(step, loss)

@@ -78,13 +78,14 @@ def train_step(
         label_tokens: the divisor: label tokens of all micro-batches (a mean of means weighs rows unequally). Where
             gradients are averaged over ranks, the mean of their label tokens.
     """
-    loss = torch.zeros(())
+    # On the device from the start: to move it there would wait for the first backward pass.
+    loss = torch.zeros((), device=batches[0].input_ids.device)
     for number, batch in enumerate(batches, 1):
         with nullcontext() if number == len(batches) else engine.unsynchronised():
             with engine.autocast():
                 part = summed_loss(model, batch) / label_tokens
             engine.backward(part)
-        loss = loss.to(part.device) + part.detach()
+        loss = loss + part.detach()
     engine.unscale()
     engine.after_backward()
     norm = gradient_norm(model, optimizer)

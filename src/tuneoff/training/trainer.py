@@ -1,18 +1,18 @@
 """The trainer: fits a model one step after another through `step.py`, measured at every step. Knows no method."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from contextlib import nullcontext, suppress
+from typing import NamedTuple
 
 from tuneoff import data
 from tuneoff.distributed.stop import StopSignal
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
-from tuneoff.training.failures import Interrupted, check_finite
+from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
 from tuneoff.training.step import train_step
 from tuneoff.training.step_log import StepLog
+from tuneoff.training.step_under_way import Reading, StepBatches, StepUnderWay
 
 
 class StepReport(NamedTuple):
@@ -32,6 +32,9 @@ class Trainer:
         self.step = first_step  # optimizer steps taken
         self.stopping = False  # a rank was asked to stop, which all learn at a step's end
         self.log = StepLog(parts)
+        self.batches = StepBatches(parts)
+        self._under_way: StepUnderWay | None = None  # launched, and not written down
+        self._done_at = 0.0  # when the last step was read, by `time.perf_counter`
 
     def fit(self) -> None:
         """Train from `self.step` to the end of the budget; evaluate before, at `eval_every`, and at the end.
@@ -46,11 +49,18 @@ class Trainer:
                 self._take_steps()
             except StopSignal:
                 raise self.interrupt(f"after step {self.step}") from None
+            except (Diverged, NotANumber):
+                raise  # what was launched after it means nothing
+            except Exception:
+                self._finish_before_failing()
+                raise
 
     def _take_steps(self) -> None:
         parts = self.parts
         while True:
             ended = parts.schedule.ended(self.step)
+            if parts.evaluation.is_due(self.step, ended):
+                self.finish_step()
             parts.evaluation.evaluate_if_due(self.step, ended)
             if ended:
                 return
@@ -72,19 +82,50 @@ class Trainer:
         return Interrupted(f"{stopped} {where}; {explain_resume(self.parts, self.step)}")
 
     def save(self) -> None:
-        """Write a checkpoint; all ranks must call."""
+        """Write a checkpoint; all ranks must call.
+
+        Raises:
+            Diverged: the last step's loss, which is read only now, is no number.
+        """
+        self.finish_step()
         save_run_state(self.parts, self.step)
 
     def _save_is_due(self) -> bool:
         interval = self.parts.experiment.save_every
         return interval is not None and self.step % interval == 0
 
-    def take_step(self, step: int) -> None:
-        """Take one optimizer step on the rows of `step` (from 0), and write it down."""
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step is read while the next one runs: on a device that computes beside the host.
+
+        Ranks meet at each step's end; and under a budget of seconds the next step's rate depends on this one's.
+        """
         parts = self.parts
-        rows = parts.order.step_rows(step)
+        alone = parts.ranks.count == 1
+        return self._is_asynchronous() and alone and parts.experiment.max_seconds is None
+
+    def _is_asynchronous(self) -> bool:
+        """Whether the device computes beside the host."""
+        return self.parts.ranks.device.type == "cuda"
+
+    def take_step(self, step: int) -> None:
+        """Take one optimizer step on the rows of `step` (from 0); write it down, or the one before where it runs on."""
+        launched = self._launch(step)
+        # The host does what it has to while the device is busy.
+        self.batches.prepare(step + 1)
+        if self.runs_ahead:
+            self.finish_step()
+            self._under_way = launched
+        else:
+            self._under_way = launched
+            self.finish_step()
+        self.parts.lr_scheduler.step()
+
+    def _launch(self, step: int) -> StepUnderWay:
+        """Tell the device what to compute in a step; on a CPU it is then done."""
+        parts = self.parts
         started = time.perf_counter()
-        batches = self._micro_batches(rows)
+        prepared = self.batches.take(step)
         rates = [group["lr"] for group in parts.optimizer.param_groups]
         parts.model.train()
         breakdown = self._breakdown(step)
@@ -92,59 +133,70 @@ class Trainer:
             result = train_step(
                 parts.wrapped_model,
                 parts.stepper,
-                batches,
-                sum(row.labels for row in rows) / parts.ranks.count,
+                prepared.batches,
+                sum(row.labels for row in prepared.rows) / parts.ranks.count,
                 parts.experiment.max_grad_norm,
                 parts.engine,
             )
-        # Reading the loss waits for the device: the step is done, and the ranks meet.
-        own_loss = result.loss.item()
-        norm = parts.sharding.gather_tensors(result.gradient_norm).item()
+        whole_norm = parts.sharding.gather_norm(result.gradient_norm)
+        reading = Reading(result._replace(gradient_norm=whole_norm))
+        return StepUnderWay(step, prepared, rates, started, breakdown, reading)
+
+    def finish_step(self) -> None:
+        """Wait for the step that is under way, if one is, and write it down; all ranks must call.
+
+        Raises:
+            NotANumber: its loss or gradient is no number, and it was the first.
+            Diverged: it was a later one.
+        """
+        if self._under_way is None:
+            return
+        parts = self.parts
+        launched = self._under_way
+        self._under_way = None
+        own_loss, norm = launched.reading.read()
+        now = time.perf_counter()
         report = StepReport(
             loss=own_loss,
-            padded_tokens=sum(batch.input_ids.numel() for batch in batches),
+            padded_tokens=launched.prepared.padded_tokens,
             stop_requested=parts.stop.is_set(),
-            seconds=time.perf_counter() - started,
+            # One that was launched while the last one ran has begun when that was done.
+            seconds=now - max(launched.started, self._done_at),
         )
+        self._done_at = now
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)
         loss = sum(one.loss for one in reports) / parts.ranks.count
         self.stopping = any(one.stop_requested for one in reports)
-        self._count(rows, reports, step)
-        if breakdown is not None:
-            parts.breakdown.add(breakdown.peak(), step + 1)
-        self.log.write(step + 1, loss, norm, rates, reports[0].seconds)
-        check_finite(parts.experiment, step + 1, loss, norm)
+        self._count(launched, reports)
+        number = launched.step + 1
+        if launched.breakdown is not None:
+            parts.breakdown.add(launched.breakdown.peak(), number)
+        self.log.write(number, loss, norm, launched.rates, reports[0].seconds)
+        check_finite(parts.experiment, number, loss, norm)
+
+    def _finish_before_failing(self) -> None:
+        """Write down the step before the one that failed, where the device has computed it."""
+        with suppress(Exception):  # the failure itself is what counts
+            self.finish_step()
 
     def _breakdown(self, step: int) -> MemoryBreakdown | None:
         """What breaks down the memory of a counted step; of a split model there would be a part alone."""
         parts = self.parts
-        if step not in parts.counted_steps or parts.sharding.active:
+        if step not in parts.counted_steps or parts.sharding.splits:
             return None
         return MemoryBreakdown(parts.model, parts.optimizer)
 
-    def _count(self, rows: Sequence[Any], reports: list[StepReport], step: int) -> None:
-        """Move the schedule on, and count the step's tokens and seconds."""
+    def _count(self, launched: StepUnderWay, reports: list[StepReport]) -> None:
+        """Count a step's tokens and seconds."""
         parts = self.parts
         # The others may have waited for the first one, which writes: its clock alone measures a step.
         seconds = reports[0].seconds
         parts.schedule.seconds += seconds
-        parts.lr_scheduler.step()
+        rows = launched.prepared.rows
         parts.throughput.add(
             seconds,
             tokens=sum(len(row.ids) for row in rows),
             padded=sum(report.padded_tokens for report in reports),
             samples=sum(len(data.example_starts(row)) for row in rows),
-            measured=step not in parts.counted_steps,
+            measured=launched.step not in parts.counted_steps,
         )
-
-    def _micro_batches(self, rows: Sequence[Any]) -> list[data.Batch]:
-        """This rank's micro-batches of a step, on its device."""
-        parts = self.parts
-        size = parts.experiment.batch_size
-        starts = range(0, len(rows), size)
-        micro_rows = [rows[start : start + size] for start in starts]
-        batches = []
-        for own_rows in data.split_between_ranks(micro_rows, parts.ranks.index, parts.ranks.count):
-            batch = data.collate(own_rows, parts.tokenizer.pad_token_id)
-            batches.append(batch.to(parts.ranks.device))
-        return batches

@@ -1,0 +1,103 @@
+"""A step under way: what the host keeps of a step while the device computes it, and the batches of the next one.
+
+A device that is told of the next step before the last one's loss is read has no reason to wait for the host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from tuneoff import data
+from tuneoff.measure.memory_breakdown import MemoryBreakdown
+from tuneoff.training.setup import Parts
+from tuneoff.training.step import StepResult
+
+
+class PreparedStep(NamedTuple):
+    """The rows of a step, over all ranks, and this rank's micro-batches of them, on its device."""
+
+    step: int
+    rows: Sequence[Any]
+    batches: list[data.Batch]
+
+    @property
+    def padded_tokens(self) -> int:
+        """Positions of this rank's batches, padding included."""
+        return sum(batch.input_ids.numel() for batch in self.batches)
+
+
+class StepBatches:
+    """Makes the batches of a step, the next one's while the device is still at the last."""
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+        self._next: PreparedStep | None = None
+
+    def take(self, step: int) -> PreparedStep:
+        """Return the batches of `step` (from 0), which may be there already."""
+        prepared = self._next
+        self._next = None
+        if prepared is not None and prepared.step == step:
+            return prepared
+        return self._make(step)
+
+    def prepare(self, step: int) -> None:
+        """Make the batches of `step` beforehand, unless the budget ends before it."""
+        if not self.parts.schedule.ended(step):
+            self._next = self._make(step)
+
+    def _make(self, step: int) -> PreparedStep:
+        parts = self.parts
+        rows = parts.order.step_rows(step)
+        size = parts.experiment.batch_size
+        starts = range(0, len(rows), size)
+        micro_rows = [rows[start : start + size] for start in starts]
+        batches = []
+        for own_rows in data.split_between_ranks(micro_rows, parts.ranks.index, parts.ranks.count):
+            batch = data.collate(own_rows, parts.tokenizer.pad_token_id)
+            batches.append(batch.to(parts.ranks.device))
+        return PreparedStep(step, rows, batches)
+
+
+class Reading:
+    """Numbers of a step on their way to the host: reading them waits for that step, and for none after it."""
+
+    def __init__(self, result: StepResult):
+        self.result = result
+        self._event: Any = None
+        if result.loss.device.type == "cuda":
+            # A plain `.item()` would wait for all that was launched in the meantime.
+            numbers = torch.stack([result.loss.float(), result.gradient_norm.float()])
+            self._numbers = torch.empty(2, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> tuple[float, float]:
+        """Return the loss, and the norm of the gradient before it was clipped."""
+        if self._event is None:
+            return self.result.loss.item(), self.result.gradient_norm.item()
+        self._event.synchronize()
+        loss, norm = self._numbers.tolist()
+        return loss, norm
+
+
+@dataclass
+class StepUnderWay:
+    """A step that was launched, and is not written down yet.
+
+    Attributes:
+        step: its number, from 0.
+        rates: the learning rate of each parameter group, as it was applied.
+        started: when the host began with it, by `time.perf_counter`.
+        breakdown: of its memory, where it is counted.
+    """
+
+    step: int
+    prepared: PreparedStep
+    rates: list[float]
+    started: float
+    breakdown: MemoryBreakdown | None
+    reading: Reading

@@ -1,0 +1,91 @@
+"""How long a device waits for the host between two steps: on a device made of a thread, whose kernel sleeps 30 ms.
+
+Run: python tests/benchmarks/step_idle.py [steps] [tracker]. Everything around the step is the run's own: rows, batches,
+schedule, record, tracker. Printed are the shares of a bare loop's speed, which reads each step's loss and does no more:
+once reading a step at its end, and once while the next one runs.
+"""
+
+import logging
+import sys
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+from loop_overhead import prepared
+
+KERNEL_SECONDS = 0.03
+WARMUP_STEPS = 5
+
+
+class LateNumber:
+    """A number that the device has when its kernel is done."""
+
+    device = SimpleNamespace(type="thread")
+
+    def __init__(self, future: Future):
+        self.future = future
+
+    def item(self) -> float:
+        """Wait for the kernel."""
+        return self.future.result()
+
+
+def sleep_as_kernel() -> float:
+    """What the device does in a step."""
+    time.sleep(KERNEL_SECONDS)
+    return 1.0
+
+
+def time_bare_loop(steps: int) -> float:
+    """Seconds a step of a loop that launches, and reads."""
+    with ThreadPoolExecutor(1) as device:
+        started = time.perf_counter()
+        for _ in range(steps):
+            LateNumber(device.submit(sleep_as_kernel)).item()
+        return (time.perf_counter() - started) / steps
+
+
+def time_run(steps: int, tracker: str, runs_ahead: bool, folder: Path) -> float:
+    """Seconds a step of a run, from the end of its warm-up to the last kernel."""
+    from tuneoff.training import trainer
+    from tuneoff.training.step import StepResult
+
+    training = prepared("full", steps + WARMUP_STEPS, folder, tracker)
+    training.parts.counted_steps.clear()
+    ends: list[float] = []
+    with ThreadPoolExecutor(1) as device:
+
+        def kernel() -> float:
+            loss = sleep_as_kernel()
+            ends.append(time.perf_counter())
+            return loss
+
+        def launch(*arguments: object) -> StepResult:
+            number = LateNumber(device.submit(kernel))
+            return StepResult(number, number)
+
+        trainer.train_step = launch
+        trainer.Trainer._is_asynchronous = lambda self: runs_ahead
+        training.fit()
+    training.parts.trackers.finish({})
+    return (ends[-1] - ends[WARMUP_STEPS - 1]) / steps
+
+
+def main(steps: int = 100, tracker: str = "none") -> None:
+    """Print a line each."""
+    logging.disable(logging.WARNING)
+    bare = time_bare_loop(steps)
+    print(f"bare loop: {1000 * bare:.2f} ms a step")
+    for name, runs_ahead in (("read at its end", False), ("read while the next runs", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = time_run(steps, tracker, runs_ahead, Path(folder))
+        idle = 1000 * (seconds - KERNEL_SECONDS)
+        print(
+            f"{name}: {1000 * seconds:.2f} ms a step, {idle:.2f} of them idle, {bare / seconds:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, *sys.argv[2:3])
