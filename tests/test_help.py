@@ -1,15 +1,17 @@
 """Help: a sentence, the default and the allowed values of every option, fast, and a page of the same text."""
 
+import re
 import resource
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
-from helpers import METHODS, ROOT
+from helpers import FOUND, METHODS, ROOT
 
 from tuneoff.cli import help as help_texts
 from tuneoff.cli.described_options import describe_choice, list_choices, list_shared_groups
+from tuneoff.cli.methods import write_methods
 from tuneoff.config import ConfigError, Experiment, schemas
 from tuneoff.config.descriptions import describe_fields
 
@@ -106,6 +108,15 @@ def test_a_word_is_explained(word, said, capsys):
 def test_an_unknown_word_is_refused_with_the_nearest(word, said):
     with pytest.raises(ConfigError, match=said):
         help_texts.print_help(["--help", word])
+
+
+def test_the_pages_are_those_that_the_commands_write():
+    """`python -m tuneoff methods > METHODS.md` writes that one anew."""
+    text = write_methods(ROOT / "conf")
+    assert (ROOT / "METHODS.md").read_text() == text
+    rows = re.findall(r"^\| `(\w+)`( \\\*)? \|", text, re.M)
+    assert sorted(name for name, _ in rows) == FOUND
+    assert 0 < sum(bool(mark) for _, mark in rows) < len(rows) / 2
 
 
 def test_help_takes_seven_tenths_of_a_second_and_no_torch():

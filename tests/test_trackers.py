@@ -10,6 +10,9 @@ import psutil
 import pytest
 from helpers import python_path
 
+from tuneoff.training import trackers
+from tuneoff.training.step_log import name_groups
+
 BLOCK, HEADER = 32768, 7
 RUN = "hydra.run.dir=run"
 
@@ -86,15 +89,16 @@ def contents(folder: Path):
 
 
 def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
-    result = run("method=lora", "tracker=wandb", "tags=[smoke,cpu]", "eval_every=2")
+    result = run("method=lora", "tracker=wandb", "tags=[smoke,cpu]", "eval_every=2", "lr=3e-3")
     seen, config, history, summary = contents(tmp_path / "run")
     assert (seen.project, seen.job_type, seen.run_group) == ("tuneoff", "lora", "single")
-    assert sorted(seen.tags) == ["cpu", "smoke"]
+    assert sorted(seen.tags) == ["cpu", "debug", "docstrings", "lora", "smoke"]
+    assert seen.display_name == "lora lr=3e-3 seed=0"
     assert config["lora_rank"] == 8 and config["model/name"] == "debug"
     steps = [row for row in history if "train/loss" in row]
     lines = [line for line in result["curve"] if "loss" in line]
     assert [row["train/loss"] for row in steps] == [line["loss"] for line in lines]
-    assert [row["lr/0"] for row in steps] == [line["lr"][0] for line in lines]
+    assert [row["lr"] for row in steps] == [line["lr"][0] for line in lines]
     assert [row["train/gradient_norm"] for row in steps] == [
         line["gradient_norm"] for line in lines
     ]
@@ -142,21 +146,51 @@ def test_without_the_package_there_is_one_warning(tmp_path, launch):
     assert finished(tmp_path / "run") == "finished"
 
 
-def test_no_network_is_one_warning(tmp_path, launch):
-    """`online` with a server that refuses connections, and a key that was never valid."""
-    process = launch(
-        "tracker=wandb",
-        RUN,
-        "wandb_mode=online",
-        WANDB_MODE="online",
-        WANDB_API_KEY="0" * 40,
-        WANDB_BASE_URL="http://127.0.0.1:9",
-        WANDB_INIT_TIMEOUT="5",
-    )
-    error = process.communicate()[1]
+ONLINE = ["tracker=wandb", RUN, "wandb_mode=online"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}, ""),  # nobody answers
+        (
+            {"WANDB_API_KEY": "", "HOME": "/nonexistent", "NETRC": "/nonexistent"},
+            "nobody is logged",
+        ),
+    ],
+)
+def test_who_cannot_go_online_keeps_an_offline_run(tmp_path, launch, environment, reason):
+    """A server that refuses connections, and a user who never logged in: one line, and nothing is lost."""
+    server = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    process = launch(*ONLINE, **server, **environment)
+    out, error = process.communicate()
     assert process.returncode == 0, error
     assert finished(tmp_path / "run") == "finished"
-    assert sum("goes on without it" in line for line in error.splitlines()) == 1, error
+    [line] = [line for line in error.splitlines() if "wandb_mode=online" in line]
+    assert reason in line and line.endswith("is kept offline, and can be uploaded")
+    assert list(tmp_path.glob("run/wandb/offline-run-*")) and "wandb sync" in out
+
+
+def test_a_run_of_a_sweep_is_named_by_what_the_sweep_varies(settings):
+    experiment, _, config = settings("method=dora", "lr=2.5e-4", "lora_rank=4", "seed=3")
+    varied = ["data.limit", "lora_rank", "lr", "method", "seed"]
+    started = {"config": config, "varied": varied, "sweep": "ranks"}
+    name = trackers.name_run(experiment, started)
+    assert name == "dora data.limit=48 lora_rank=4 lr=2.5e-4 seed=3"
+    tags = trackers.list_tags(experiment, started)
+    assert tags == ["dora", "debug", "docstrings", "ranks"]
+
+
+def test_rates_that_differ_are_named_by_their_group(new_run):
+    training = new_run("method=loraplus")
+    parts = training.parts
+    names = name_groups(parts.optimizer, parts.model)
+    assert any("lora_A" in name for name in names) and any("lora_B" in name for name in names)
+    assert len(set(names)) == len(names) == len(parts.optimizer.param_groups)
+    rates = [group["lr"] for group in parts.optimizer.param_groups]
+    assert set(training.trainer.log._name_rates(rates)["lr"]) == set(names)
+    assert training.trainer.log._name_rates([0.1] * len(names)) == {"lr": 0.1}
+    training.session.recorder.close()
 
 
 @pytest.mark.slow

@@ -73,6 +73,9 @@ class PreflightCheck(Callback):
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
+        if task.dry_run:
+            allowed = "is for sweeps, with -m; --cfg job --resolve shows a single run's settings"
+            raise ConfigError("dry_run", True, allowed)
         folder = Path(config.hydra.run.dir)
         if holds_run(folder):
             if task.resume != "never":
@@ -93,6 +96,9 @@ class PreflightCheck(Callback):
         if config.get("tuned") is not None:
             allowed = "needs hydra/sweeper=grids, which puts the values in"
             raise ConfigError("tuned", config.tuned, allowed)
+        if config.get("dry_run"):
+            allowed = "needs hydra/sweeper=grids, which knows its jobs before the first starts"
+            raise ConfigError("dry_run", True, allowed)
         OPEN_SWEEPS.append(OpenSweep(Path(config.hydra.sweep.dir), time.time()))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

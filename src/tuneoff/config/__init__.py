@@ -21,6 +21,8 @@ from tuneoff.config.binding import (
     schemas,
 )
 from tuneoff.config.choices import (
+    BASIC,
+    PACKAGED,
     Dtype,
     MixedPrecision,
     Optimizer,
@@ -62,7 +64,9 @@ from tuneoff.config.sharding import is_split
 
 __all__ = [
     "ABSENT",
+    "BASIC",
     "BUDGETS",
+    "PACKAGED",
     "Columns",
     "ConfigError",
     "Data",

@@ -113,6 +113,10 @@ def bind(cfg: DictConfig, written: Collection[str] = ()) -> tuple[Experiment, An
         )
         key, value = experiment.quantised
         raise ConfigError(key, value, allowed)
+    if method.optimizers is not None and experiment.optimizer not in method.optimizers:
+        names = ", ".join(optimizer.name for optimizer in method.optimizers)
+        allowed = f"must be one of {names} where method={experiment.method}"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
     method.written = frozenset(written)
     method.check(experiment)
     return experiment, method

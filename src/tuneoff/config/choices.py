@@ -27,11 +27,32 @@ class MixedPrecision(Enum):
 
 
 class Optimizer(Enum):
-    """Optimizer families: PyTorch's fused AdamW, bitsandbytes' 8-bit AdamW, Adafactor."""
+    """Optimizers of PyTorch (fused AdamW, Muon), bitsandbytes (8-bit), transformers (Adafactor), pytorch-optimizer."""
 
     adamw = "adamw"
     adamw_8bit = "adamw_8bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
     adafactor = "adafactor"
+    muon = "muon"
+    lion = "lion"
+    soap = "soap"
+    came = "came"
+    ademamix = "ademamix"
+    stableadamw = "stableadamw"
+    schedulefree = "schedulefree"
+
+
+# Those of pytorch-optimizer, with the names of their classes.
+PACKAGED = {
+    Optimizer.lion: "Lion",
+    Optimizer.soap: "SOAP",
+    Optimizer.came: "CAME",
+    Optimizer.ademamix: "AdEMAMix",
+    Optimizer.stableadamw: "StableAdamW",
+    Optimizer.schedulefree: "ScheduleFreeAdamW",
+}
+# Those that a method can take which builds on an optimizer of its own package.
+BASIC = (Optimizer.adamw, Optimizer.adamw_8bit, Optimizer.adafactor)
 
 
 class Tracker(Enum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tuneoff.config.choices import Dtype, MixedPrecision, Optimizer, Task
+from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.settings import (
     BudgetSettings,
@@ -48,6 +48,7 @@ class Experiment(
         self._settle_precision()
         self._check_what_belongs_together()
         self._check_quantisation()
+        self._check_optimizer()
         self._check_attention()
         self._check_processes()
         check_sharding(self)
@@ -110,11 +111,19 @@ class Experiment(
                 )
                 raise ConfigError(key, value, allowed)
             check_package(key, value, "bitsandbytes", "bitsandbytes")
-        if self.optimizer is Optimizer.adamw_8bit:
+        if self.optimizer in (Optimizer.adamw_8bit, Optimizer.paged_adamw_8bit):
             check_package("optimizer", self.optimizer, "bitsandbytes", "bitsandbytes")
         predicts = self.task is Task.predict or self.skip_if_over_gib is not None
         if predicts and self.quantised:
             raise ConfigError(*self.quantised, "a prediction does not cover quantised weights")
+
+    def _check_optimizer(self) -> None:
+        """Refuse an optimizer whose package is not installed, and a schedule beside one that needs none."""
+        if self.optimizer in PACKAGED:
+            check_package("optimizer", self.optimizer, "pytorch_optimizer", "optimizers")
+        if self.optimizer is Optimizer.schedulefree and self.scheduler is not Scheduler.constant:
+            allowed = "must be constant where optimizer=schedulefree, which takes the place of one"
+            raise ConfigError("scheduler", self.scheduler, allowed)
 
     def _check_attention(self) -> None:
         """Refuse flash attention that is not installed, or in a precision that it does not have."""

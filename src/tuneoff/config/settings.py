@@ -22,6 +22,7 @@ from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
 INCIDENTAL = Role.INCIDENTAL
@@ -43,6 +44,8 @@ class RunSettings:
 
     method: str = setting(MISSING, JUDGING)
     """The fine-tuning method: the name of a YAML in conf/method."""
+    family: str | None = one_of(None, *FAMILIES, role=INCIDENTAL)
+    """Which methods share a colour in charts; null takes what the method's class says."""
     task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
     """Train, or only predict the memory that training would take."""
     seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)
@@ -81,7 +84,7 @@ class TrainingSettings:
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     """Scale the gradient down where its global norm is above this; null never does."""
     optimizer: Optimizer = setting(Optimizer.adamw)
-    """PyTorch's fused AdamW, bitsandbytes' AdamW with 8-bit states, or Adafactor."""
+    """PyTorch's fused AdamW, bitsandbytes' with 8-bit states, Adafactor, Muon, or one of pytorch-optimizer."""
     batch_size: int = at_least(8, 1)
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)
@@ -163,6 +166,8 @@ class TrackingSettings:
     """offline keeps W&B's files in the run's folder until `wandb sync`, online sends them at once."""
     wandb_project: str = setting("tuneoff", INCIDENTAL)
     """The tracker's project."""
+    wandb_entity: str | None = setting(None, INCIDENTAL)
+    """The user or team of the project in W&B; null is your own default."""
     tags: Any = names(role=INCIDENTAL)
     """Words that the tracker shows beside the run."""
 
@@ -175,6 +180,8 @@ class SweepSettings:
     """The folder of an earlier sweep, from which each method takes its best settings."""
     tuned_anyway: bool = setting(False, INCIDENTAL)
     """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
+    dry_run: bool = setting(False, INCIDENTAL)
+    """List a sweep's jobs with their settings and folders, and start none."""
     fail_fast: bool = setting(False, INCIDENTAL)
     """End the sweep with its first failed job; false goes on with the others."""
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from tuneoff.config import ConfigError, Experiment, as_names, check_ranges
+from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges
 
 # What the record says where a method trains the weight that the output head and the embeddings share.
 TIED = "the output head and the embeddings are one weight, and it trains"
@@ -28,6 +28,10 @@ class Method:
 
     # Whether the base weights stay as they are, so that they may be quantised.
     keeps_base: ClassVar[bool] = False
+    # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML's `family` goes before it.
+    own_family: ClassVar[str] = "other"
+    # The values of `optimizer` that it takes; None takes them all.
+    optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
     # The keys that were written on the command line.
@@ -71,6 +75,11 @@ class Method:
         """Whether the first loss is the base model's."""
         return True
 
+    @property
+    def saves(self) -> str:
+        """What an export holds, in words."""
+        return "an adapter, which merges" if self.keeps_base else "the model"
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
@@ -96,7 +105,7 @@ class Method:
 
         named = model.named_parameters()
         groups = parameter_groups(named, experiment.lr, experiment.weight_decay)
-        return build_optimizer(groups, experiment)
+        return build_optimizer(groups, experiment, model)
 
     def after_backward(self, model: Any) -> None:
         """Change the gradients of a whole step, before their norm is taken: what is not part of the rows' loss."""

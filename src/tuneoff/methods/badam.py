@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Optimizer, at_least, derive_seed, option
+from tuneoff.config import BASIC, ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import TIED, Method, register
 
 # The package lists every float32 parameter; `facts` has one line.
@@ -45,6 +45,8 @@ class BAdam(Method):
     """Block coordinate descent with Adam. The option names are LLaMA-Factory's."""
 
     packages = ("badam",)
+    own_family = "block"
+    optimizers = BASIC
     badam_mode: Mode = Mode.layer
     """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
     badam_start_block: int | None = at_least(None, 0)
@@ -71,19 +73,25 @@ class BAdam(Method):
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
         self._check_unused()
-        if experiment.num_processes > 1:
-            raise ConfigError(
-                "num_processes",
-                experiment.num_processes,
-                f"must be 1 where method={experiment.method}: the package "
-                "keeps no common block over several processes, and is silently wrong",
-            )
+        self._check_processes(experiment)
         if self.badam_mode is Mode.ratio and experiment.optimizer is not Optimizer.adamw:
             raise ConfigError(
                 "optimizer",
                 experiment.optimizer,
                 "must be adamw where badam_mode=ratio, whose Adam is its own",
             )
+
+    def _check_processes(self, experiment: Experiment) -> None:
+        """Refuse several processes, but for layer mode under ZeRO-3, whose engine knows of the blocks."""
+        if experiment.num_processes == 1:
+            return
+        reason = "the package keeps no common block over several processes, and is silently wrong"
+        if self.badam_mode is Mode.layer:
+            if experiment.sharding == "zero3":
+                return
+            reason += "; conf/accelerate/zero3.yaml does it"
+        allowed = f"must be 1 where method={experiment.method}: {reason}"
+        raise ConfigError("num_processes", experiment.num_processes, allowed)
 
     def _check_unused(self) -> None:
         """Refuse options of the other mode."""
@@ -174,14 +182,17 @@ class BAdam(Method):
                 switch_interval=self.badam_switch_interval,
                 seed=seed,
             )
-        from tuneoff.methods._badam_layer import BlockOptimizer
+        if experiment.sharding == "zero3":
+            from tuneoff.methods._badam_zero3 import Zero3BlockOptimizer as BlockOptimizer
+        else:
+            from tuneoff.methods._badam_layer import BlockOptimizer
 
         # One group over all: upstream takes rate and decay from the first, and makes the active ones itself.
         trainable = [parameter for _, parameter in named if parameter.requires_grad]
         group = {"params": trainable, "lr": lr, "weight_decay": decay}
         blocks = self.find_blocks(model)
         return BlockOptimizer(
-            build_optimizer([group], experiment),
+            build_optimizer([group], experiment, model),
             named,
             blocks,
             start_block=self.badam_start_block,
@@ -243,10 +254,12 @@ class BAdam(Method):
 
     def final_facts(self, model: Any, optimizer: Any) -> dict:
         """Say what the run has reached, and what it has not."""
+        from tuneoff.models.layers import count_all_weights
+
         names = self.ever_trained(model, optimizer)
         if self.badam_mode is Mode.layer:
             names = set(optimizer.find_reached_names())
-        total = sum(parameter.numel() for parameter in model.parameters())
+        total = count_all_weights(model)
         every_name = [name for name, _ in model.named_parameters()]
         return {
             "covered_share": optimizer.count_reached(0) / total,

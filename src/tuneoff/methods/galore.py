@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from tuneoff.config import (
+    BASIC,
     ConfigError,
     Experiment,
     MixedPrecision,
@@ -50,6 +51,8 @@ class GaLore(Method):
     """
 
     packages = ("galore-torch",)
+    own_family = "projection"
+    optimizers = BASIC
     galore_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""
     galore_rank: int = at_least(16, 1)

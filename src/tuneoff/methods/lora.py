@@ -24,6 +24,7 @@ class LoRA(Method):
     """Adapters of rank r on linear layers (Hu et al. 2021), by PEFT. The option names are LLaMA-Factory's."""
 
     keeps_base = True
+    own_family = "low_rank"
     packages = ("peft",)
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
@@ -249,7 +250,7 @@ class LoRA(Method):
         groups = []
         for mark, named in named_by_mark.items():
             groups += parameter_groups(named, rates[mark], experiment.weight_decay)
-        return build_optimizer(groups, experiment)
+        return build_optimizer(groups, experiment, model)
 
     def coverage(self, model: Any) -> float:
         """Return the share of the base weights that have an adapter on them, or train in full beside it."""

@@ -54,6 +54,11 @@ class Peft(Method):
         """Whether the first loss is the base model's."""
         return self.peft.type not in OTHER_START
 
+    @property
+    def saves(self) -> str:
+        """What an export holds, in words."""
+        return "an adapter" if self.peft.type in NOT_MERGED else super().saves
+
     def prepare(self, model: Any) -> Any:
         """Return a `PeftModel` around `model`.
 

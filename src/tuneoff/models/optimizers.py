@@ -1,5 +1,6 @@
 """Optimizers: those that several methods share, so that none of them differs by accident."""
 
+import inspect
 from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
@@ -9,7 +10,7 @@ from packaging.version import Version
 from torch import nn
 from torch._guards import detect_fake_mode
 
-from tuneoff.config import ConfigError, Experiment, Optimizer
+from tuneoff.config import PACKAGED, ConfigError, Experiment, Optimizer
 
 # One set of constants for every optimizer: galore-torch and bitsandbytes default to others than PyTorch.
 BETAS = (0.9, 0.999)
@@ -19,9 +20,9 @@ FIRST_WITH_CPU_KERNELS = Version("0.50")  # of bitsandbytes
 ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
 
-def takes_weight_decay(parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, not to biases, norms or magnitudes."""
-    return parameter.ndim >= 2
+def takes_weight_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices, not to biases (of experts, a stack), norms or magnitudes."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def parameter_groups(
@@ -37,9 +38,9 @@ def parameter_groups(
     """
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
-    for _, parameter in named:
+    for name, parameter in named:
         if parameter.requires_grad:
-            members = decayed if takes_weight_decay(parameter) else not_decayed
+            members = decayed if takes_weight_decay(name, parameter) else not_decayed
             members.append(parameter)
     groups = (
         {"params": decayed, "lr": lr, "weight_decay": weight_decay, **extra},
@@ -48,12 +49,24 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.Optimizer:
+def build_optimizer(
+    groups: list[dict], experiment: Experiment, model: nn.Module
+) -> torch.optim.Optimizer:
     """Return the optimizer that `experiment.optimizer` names over `groups`.
 
+    Args:
+        model: whose parameters they are.
+
     Raises:
-        ConfigError: for 8-bit AdamW on a CPU, where bitsandbytes is too old for one.
+        ConfigError: for 8-bit AdamW on a CPU, where bitsandbytes is too old for one, or has no paged memory.
     """
+    if experiment.optimizer is Optimizer.muon:
+        from tuneoff.models.muon import Muon, split_matrices
+
+        parted = split_matrices(groups, model)
+        return Muon(parted, experiment.lr, experiment.weight_decay, betas=BETAS, eps=EPS)
+    if experiment.optimizer in PACKAGED:
+        return build_packaged(groups, experiment, model)
     if experiment.optimizer is Optimizer.adamw:
         # Fused on every device: the default differs between CPU and CUDA, in memory too.
         return torch.optim.AdamW(
@@ -72,15 +85,48 @@ def build_optimizer(groups: list[dict], experiment: Experiment) -> torch.optim.O
         )
 
     check_eight_bit(experiment)
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
-    return AdamW8bit(
+    is_paged = experiment.optimizer is Optimizer.paged_adamw_8bit
+    return (PagedAdamW8bit if is_paged else AdamW8bit)(
         groups,
         lr=experiment.lr,
         betas=BETAS,
         eps=EPS,
         weight_decay=experiment.weight_decay,
     )
+
+
+def build_packaged(
+    groups: list[dict], experiment: Experiment, model: nn.Module
+) -> torch.optim.Optimizer:
+    """Return pytorch-optimizer's optimizer over `groups`, at the constants of its paper, with decoupled decay."""
+    import pytorch_optimizer
+
+    optimizer_class = getattr(pytorch_optimizer, PACKAGED[experiment.optimizer])
+    settings: dict[str, Any] = {"lr": experiment.lr, "weight_decay": experiment.weight_decay}
+    if "weight_decouple" in inspect.signature(optimizer_class).parameters:
+        settings["weight_decouple"] = True
+    optimizer = optimizer_class(groups, **settings)
+    if experiment.optimizer is Optimizer.schedulefree:
+        follow_mode(optimizer, model)
+    return optimizer
+
+
+def follow_mode(optimizer: Any, model: nn.Module) -> None:
+    """Let the weights be those that train where the model is in training mode, and their average elsewhere.
+
+    A schedule-free optimizer keeps both, and switches between them; here before each forward pass, so that whatever
+    evaluates or saves the model has the average.
+    """
+
+    def switch(module: nn.Module, inputs: Any) -> None:
+        if module.training:
+            optimizer.train()
+        else:
+            optimizer.eval()
+
+    model.register_forward_pre_hook(switch)
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -106,6 +152,9 @@ def check_eight_bit(experiment: Experiment) -> None:
     Raises:
         ConfigError: naming `optimizer`.
     """
+    if experiment.optimizer is Optimizer.paged_adamw_8bit and not torch.cuda.is_available():
+        allowed = "needs a CUDA device, between whose memory and the host's its states are paged"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
     if torch.cuda.is_available() or detect_fake_mode() is not None:
         return
     installed = metadata.version("bitsandbytes")

@@ -98,6 +98,7 @@ def run_beside_others(work: Work, jobs_at_once: int) -> str:
 def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     """What a record says of how its run was started, and of its place in the sweep."""
     start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
+    start["varied"] = list(OmegaConf.select(hydra, "sweeper.varied") or [])
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
     trials = tuning.describe_tuning(cfg, list(hydra.overrides.task))
     start["tuning"] = trials

@@ -9,7 +9,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, Task, check_task, find_method_options
+from tuneoff.config import ABSENT, ConfigError, Experiment, Task, check_task, find_method_options
 from tuneoff.jobs.data_check import DataCheck, plan_check
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, Work
@@ -22,6 +22,15 @@ METHOD = "method="
 LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long a job trains."""
+
+    kind: str  # epochs, max_steps, max_tokens or max_seconds
+    value: float
+    most_tokens: int | None  # padding included; None where only the data or the machine show it
+
+
 @dataclass
 class Point:
     """One job: its overrides, its folder, whether that holds its result, what kind of work it is, and `rerun`."""
@@ -31,6 +40,7 @@ class Point:
     is_done: bool
     work_type: type[Work]
     rerun: bool = False
+    budget: Budget | None = None  # of a training
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -42,6 +52,17 @@ class Point:
         """The seed that it names, if it does."""
         named = [text for text in self.overrides if text.startswith(SEED)]
         return [int(text.removeprefix(SEED)) for text in named]
+
+
+def find_budget(experiment: Experiment) -> Budget:
+    """The budget of a job, and the tokens that it takes at most."""
+    kind, value = experiment.budget
+    if kind == "max_tokens":
+        return Budget(kind, value, int(value))
+    if kind != "max_steps":
+        return Budget(kind, value, None)
+    rows = experiment.batch_size * experiment.gradient_accumulation_steps * experiment.num_processes
+    return Budget(kind, value, int(value) * rows * experiment.max_length)
 
 
 class Plan:
@@ -100,7 +121,8 @@ class Plan:
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
             self.add_data_check(plan_check(experiment, self.needs))
-        return Point(overrides, folder, is_done, work_type, experiment.rerun)
+        budget = find_budget(experiment) if experiment.task is Task.train else None
+        return Point(overrides, folder, is_done, work_type, experiment.rerun, budget)
 
     def add_data_check(self, check: DataCheck | None) -> None:
         """Keep each look at a set once."""

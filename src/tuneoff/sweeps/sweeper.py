@@ -18,6 +18,7 @@ from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps import tuning
+from tuneoff.sweeps.forecast import describe_plan, list_jobs
 from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
 from tuneoff.sweeps.plan import Plan, Point
@@ -72,6 +73,8 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launch every point, and print what came of each; `hydra.launcher` says where and how many at a time.
 
+        With `dry_run=true` the jobs are listed, and none is launched.
+
         Raises:
             ConfigError: before any folder is made, where a point cannot be used.
             RunFailed: jobs failed.
@@ -80,6 +83,10 @@ class GridSweeper(BasicSweeper):
         points = self.points(arguments)
         for check in self.data_checks:
             run_check(check)
+        print(describe_plan(points), file=sys.stderr)
+        if self.config.get("dry_run"):
+            print("\n".join(list_jobs(points)))
+            return
         varied = find_varied_keys([point.overrides for point in points])
         rows = []
         for point in points:

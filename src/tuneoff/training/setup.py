@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import (
@@ -19,7 +20,9 @@ from tuneoff.models.checks import (
     check_packing,
     max_positions,
 )
-from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.layers import count_bytes
+from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
@@ -34,10 +37,11 @@ HASHED_STEPS = 100  # of the data's order, in the provenance
 
 
 class ModelFacts(NamedTuple):
-    """What the record says of the model as it was loaded, before the method changed it."""
+    """What the record says of the model before it may be split: as it was loaded, and as the method has prepared it."""
 
-    base_weights_hash: str
+    base_weights_hash: str | None  # None on a rank that loads no weights
     runtime: dict[str, Any]
+    saved_bytes: int  # of what the run would save
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Parts(Session):
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
+    optimizer_facts: dict[str, Any]
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -100,11 +105,10 @@ def build(session: Session) -> Parts:
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = _prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
-        # Counted before the weights may be split over ranks.
+        # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
-        wrapped_model, stepper = session.sharding.join(
-            model, optimizer, experiment.batch_size, experiment.max_grad_norm
-        )
+        described_optimizer = optimizer_facts(optimizer)
+        wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
@@ -128,25 +132,78 @@ def build(session: Session) -> Parts:
         metrics=metrics,
         parameters=parameters,
         model_facts=model_facts,
+        optimizer_facts=described_optimizer,
+    )
+
+
+def describe_step(experiment: Experiment) -> StepSettings:
+    """What an engine that steps by itself must know."""
+    assert experiment.dtype  # null is resolved when an experiment is made
+    return StepSettings(
+        batch_size=experiment.batch_size,
+        max_grad_norm=experiment.max_grad_norm,
+        dtype=experiment.dtype.name,
+        mixed_precision=experiment.mixed_precision.name,
     )
 
 
 def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
-    """The model as the method trains it, on its device.
+    """The model as the method trains it, on its device, split over the ranks where they split it.
 
     Raises:
         ConfigError: the model does not suit the settings, or the data.
     """
+    sharding = session.sharding
+    with refuse_together(session):
+        model, facts = _load_prepared(session, dataset)
+        if sharding.splits and sharding.loads_weights:
+            # Whole it is here alone.
+            _check_model(model, session.experiment)
+    model = sharding.place(model)
+    if not sharding.splits:
+        _check_model(model, session.experiment)
+    return model, facts
+
+
+def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method has prepared it, on the CPU, or without values where another rank has them."""
     experiment = session.experiment
-    with seeded(experiment.seed, "modules"):
-        base_model = load_model(experiment)
-        facts = ModelFacts(hash_weights(base_model), runtime_facts(base_model, experiment))
+    sharding = session.sharding
+    with seeded(experiment.seed, "modules"), sharding.loading():
+        if sharding.loads_weights:
+            base_model = load_model(experiment)
+            weights_hash = hash_weights(base_model)
+        else:
+            base_model = build_empty_model(experiment)
+            weights_hash = None
+        runtime = runtime_facts(base_model, experiment)
         check_embeddings(base_model, experiment, *dataset.extent())
-        model = session.method.prepare(base_model).to(session.ranks.device)
+        model = session.method.prepare(base_model)
+        saved_bytes = count_bytes(session.method.weights_to_save(model).values())
+        return model, ModelFacts(weights_hash, runtime, saved_bytes)
+
+
+def _check_model(model: Any, experiment: Experiment) -> None:
     check_causality(model, experiment)
     if experiment.packing:
         check_packing(model)
-    return model, facts
+
+
+@contextmanager
+def refuse_together(session: Session) -> Iterator[None]:
+    """Raise a refusal of one rank in all: the others would wait for it.
+
+    Raises:
+        ConfigError: the first rank's, or that of the first that has one.
+    """
+    refusal = None
+    try:
+        yield
+    except ConfigError as error:
+        refusal = (error.key, error.value, error.allowed)
+    for other in session.ranks.gather(refusal):
+        if other is not None:
+            raise ConfigError(*other)
 
 
 @contextmanager
@@ -167,7 +224,7 @@ def _seed_dropout(session: Session) -> None:
 def _make_engine(session: Session, model: Any, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
-        autocast=accelerator.autocast,
+        autocast=session.sharding.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
 from tuneoff.training.setup import Parts
+
+# Segments of a parameter's name that tell nothing of its group.
+UNTELLING = {"base_model", "model", "layers", "weight", "default", "transformer", "h"}
 
 
 class StepLog:
@@ -14,6 +18,7 @@ class StepLog:
 
     def __init__(self, parts: Parts):
         self.parts = parts
+        self._group_names = name_groups(parts.optimizer, parts.model)
         self._bar = tqdm(disable=True)  # the real one appears when training begins
 
     @contextmanager
@@ -56,7 +61,7 @@ class StepLog:
                 "tokens": throughput.tokens_seen,
                 "tokens_per_second": throughput.tokens_per_second,
             },
-            "lr": {str(group): rate for group, rate in enumerate(rates)},
+            **self._name_rates(rates),
         }
         self.parts.trackers.log(values, step)
         self._bar.update()
@@ -64,3 +69,26 @@ class StepLog:
             speed = throughput.tokens_per_second or 0
             memory = self.parts.peaks.current_gib()
             self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} tokens/s, {memory:.2f} GiB")
+
+    def _name_rates(self, rates: list[float]) -> dict:
+        """What trackers get of the rates: one where all groups have the same, else each under its group's name."""
+        if len(set(rates)) == 1:
+            return {"lr": rates[0]}
+        return {"lr": dict(zip(self._group_names, rates, strict=True))}
+
+
+def name_groups(optimizer: Any, model: Any) -> list[str]:
+    """A name for each parameter group, of the words that the names of all of its parameters share.
+
+    `lora_A` and `lora_B` under LoRA+; where groups would be called alike, or nothing is shared, the number tells them.
+    """
+    segments = {}
+    for name, parameter in model.named_parameters():
+        segments[parameter] = set(name.split("."))
+    names: list[str] = []
+    for number, group in enumerate(optimizer.param_groups):
+        members = [segments[one] for one in group["params"] if one in segments]
+        common = set.intersection(*members) - UNTELLING if members else set()
+        name = "_".join(sorted(common)) or "group"
+        names.append(name if name not in (*names, "group") else f"{name}_{number}")
+    return names

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import Experiment, Tracker
+from tuneoff.config import Experiment, Tracker, WandbMode
 from tuneoff.record import flatten
 from tuneoff.record.secrets import mask_secrets
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 200  # characters of what a tracker raised
+LONGEST_NAME = 128  # W&B's own limits
+LONGEST_TAG = 64
 
 
 def available_trackers(experiment: Experiment) -> list[str]:
@@ -39,24 +41,44 @@ class Trackers:
         settings = {
             "id": started["tracker_id"],
             "resume": "allow",
-            "name": folder.name,
+            "name": name_run(experiment, started),
             "dir": str(folder),
             "group": started.get("sweep") or "single",
             "job_type": experiment.method,
             "mode": experiment.wandb_mode.name,
-            "tags": mask_secrets(experiment.tags or []),
+            "tags": list_tags(experiment, started),
         }
+        if experiment.wandb_entity is not None:
+            settings["entity"] = experiment.wandb_entity
+        if experiment.tracker is Tracker.wandb and experiment.wandb_mode is WandbMode.online:
+            self._go_online_or_stay_offline(experiment, started, settings)
+        else:
+            self._guard(partial(self._init, experiment, started, settings))
+
+    def _init(self, experiment: Experiment, started: dict, settings: dict) -> None:
         settings_by_tracker = {}
         if experiment.tracker is Tracker.wandb:
             settings_by_tracker["wandb"] = settings
-        self._guard(
-            partial(
-                self.accelerator.init_trackers,
-                experiment.wandb_project,
-                flatten(started["config"]),
-                settings_by_tracker,
-            )
+        self.accelerator.init_trackers(
+            experiment.wandb_project, flatten(started["config"]), settings_by_tracker
         )
+
+    def _go_online_or_stay_offline(
+        self, experiment: Experiment, started: dict, settings: dict
+    ) -> None:
+        """Begin an online run of W&B; without a login or a server the run is kept, to be uploaded later."""
+        reason = "nobody is logged in; see wandb login"
+        if has_wandb_login():
+            try:
+                self._init(experiment, started, settings)
+                return
+            except Exception as error:  # no network, or a key that the server does not know
+                reason = shorten_reason(error)
+                self.accelerator.trackers = []  # accelerate keeps one that did not start
+                forget_wandb_run()
+        log.warning("wandb_mode=online: %s; the run is kept offline, and can be uploaded", reason)
+        offline = {**settings, "mode": WandbMode.offline.name}
+        self._guard(partial(self._init, experiment, started, offline))
 
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
@@ -81,14 +103,59 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker raises, the run is worth more
             name = tracker.name if tracker else "tracker"
-            reason = str(error).split("\n")[0]
-            log.warning(
-                "%s stopped working (%s); the run goes on without it", name, reason[:LONGEST_REASON]
-            )
+            reason = shorten_reason(error)
+            log.warning("%s stopped working (%s); the run goes on without it", name, reason)
             left = []
             if tracker is not None:
                 left = [other for other in self.accelerator.trackers if other is not tracker]
             self.accelerator.trackers = left
+
+
+def shorten_reason(error: Exception) -> str:
+    """The first line of an error, cut where it is long."""
+    return str(error).split("\n")[0][:LONGEST_REASON]
+
+
+def has_wandb_login() -> bool:
+    """Whether W&B finds a key; asked without the prompt that it would show in a terminal."""
+    try:
+        import wandb
+
+        return bool(os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False))
+    except Exception:  # whatever it is, `init` will say it
+        return True
+
+
+def forget_wandb_run() -> None:
+    """End W&B's own process, which keeps the id of a run that could not begin."""
+    try:
+        import wandb
+
+        wandb.teardown()
+    except Exception as error:  # the run goes on, and says what does not work
+        log.debug("wandb.teardown: %s", error)
+
+
+def name_run(experiment: Experiment, started: dict) -> str:
+    """`lora lr=3e-3 seed=1`, with what else its sweep varies."""
+    config = flatten(started["config"])
+    words = [experiment.method]
+    for key in started.get("varied") or ():
+        value = config.get(str(key).replace(".", "/"))
+        if key not in ("method", "lr", "seed") and value is not None:
+            words.append(f"{key}={value}")
+    mantissa, _, power = f"{experiment.lr:.2e}".partition("e")
+    words.append(f"lr={mantissa.rstrip('0').rstrip('.')}e{int(power)}")
+    words.append(f"seed={experiment.seed}")
+    return " ".join(mask_secrets(words))[:LONGEST_NAME]
+
+
+def list_tags(experiment: Experiment, started: dict) -> list[str]:
+    """The user's own tags, and by what runs are looked for: method, model, data and sweep; each once."""
+    own = list(experiment.tags or [])
+    names = [experiment.method, experiment.model.name, experiment.data.name, started.get("sweep")]
+    tags = [str(tag)[:LONGEST_TAG] for tag in [*own, *names] if tag]
+    return mask_secrets(list(dict.fromkeys(tags)))
 
 
 def _summarise(tracker: Any, summary: dict) -> None:

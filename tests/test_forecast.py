@@ -1,0 +1,66 @@
+"""Forecasts: a sweep says what it is about to do, and a dry run does no more than that."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tuneoff.jobs.work import TrainWork
+from tuneoff.sweeps.forecast import describe_plan
+from tuneoff.sweeps.plan import Budget, Point
+
+
+def make_point(folder: Path, budget: Budget | None, seconds: float | None = None) -> Point:
+    """A job, done where it took `seconds`."""
+    if seconds is not None:
+        folder.mkdir()
+        content = {"status": "finished", "throughput": {"wall_seconds": seconds}}
+        (folder / "result.json").write_text(json.dumps(content))
+    return Point([], folder, seconds is not None, TrainWork, budget=budget)
+
+
+STEPS = Budget("max_steps", 180, 180 * 2048)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        (
+            [STEPS, STEPS],
+            "2 jobs to run, 0 done before; 180 steps each, at most 737,280 tokens in all",
+        ),
+        (
+            [STEPS, Budget("max_steps", 20, 100)],
+            "2 jobs to run, 0 done before; 180 steps (1 jobs), 20 steps (1 jobs), at most 368,740 tokens in all",
+        ),
+        ([Budget("epochs", 3, None)], "1 jobs to run, 0 done before; 3 epochs each"),
+        ([None], "1 jobs to run, 0 done before"),
+        ([], "0 jobs to run, 0 done before"),
+    ],
+)
+def test_a_plan_in_a_line(tmp_path, budgets, expected):
+    points = [make_point(tmp_path / str(number), budget) for number, budget in enumerate(budgets)]
+    assert describe_plan(points) == expected
+
+
+def test_the_jobs_that_are_done_say_how_long_the_others_take(tmp_path):
+    points = [
+        make_point(tmp_path / name, STEPS, seconds) for name, seconds in (("a", 50), ("b", 70))
+    ]
+    points += [make_point(tmp_path / name, STEPS) for name in "cde"]
+    assert describe_plan(points).endswith(
+        "; about 3 min 0 s one after another, by those that are done"
+    )
+
+
+def test_a_dry_run_lists_the_jobs_and_starts_none(sweep, tmp_path):
+    words = ["-m", "method=lora,full", "seed=0,1", "dry_run=true"]
+    code, out, err = sweep(*words)
+    assert code == 0 and "4 jobs to run, 0 done before; " in err
+    lines = out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"[{number}/4] to run" for number in range(1, 5)
+    ]
+    assert "method=lora" in lines[0] and "seed=0" in lines[0] and "dry_run=" not in out
+    folders = {line.split()[-1] for line in lines}
+    assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)

@@ -1,0 +1,137 @@
+"""Every optimizer that `optimizer` names: equal to its package used directly, resumed to the last bit, predicted."""
+
+import copy
+
+import pytest
+import torch
+from helpers import Killed, apart, in_this_part, kill_inside, trajectory
+from test_predict import compare
+
+from tuneoff.config import PACKAGED, ConfigError, Optimizer
+from tuneoff.data import collate
+from tuneoff.models.loading import load_model
+
+# As of the methods beside README's eleven, a normal run takes a part of them (tests/helpers.py).
+NEW = [
+    pytest.param(kind.name, marks=() if in_this_part(kind.name) else pytest.mark.slow)
+    for kind in (Optimizer.muon, *PACKAGED)
+]
+STEPS = 6
+
+
+def words(name, method="full"):
+    schedule = ["scheduler=constant"] if name == Optimizer.schedulefree.name else []
+    return [f"method={method}", f"optimizer={name}", f"max_steps={STEPS}", "lr=1e-3", *schedule]
+
+
+def make_reference(name, model, decay):
+    """The package's optimizer as its documentation has it, with decay on matrices alone."""
+    import pytorch_optimizer
+
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim < 2]
+    if name == Optimizer.muon.name:
+        embeddings = model.get_input_embeddings().weight
+        hidden = [p for p in matrices if p is not embeddings]
+        muon = torch.optim.Muon(hidden, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        groups = [
+            {"params": [embeddings], "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [muon, torch.optim.AdamW(groups, fused=True)]
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    decoupled = {"weight_decouple": True} if name == Optimizer.ademamix.name else {}
+    kind = getattr(pytorch_optimizer, PACKAGED[Optimizer[name]])
+    return [kind(groups, lr=1e-3, weight_decay=decay, **decoupled)]
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_it_equals_its_package_used_directly(new_run, name):
+    training = new_run(*words(name), "weight_decay=0.1")
+    base = load_model(training.parts.experiment).train()
+    training.fit()
+    training.parts.recorder.close()
+    optimizers = make_reference(name, base, 0.1)
+    rates = [line["lr"][0] for line in training.parts.recorder.curve if "lr" in line]
+    for step, rate in enumerate(rates):
+        batch = collate(training.parts.order.step_rows(step), 0)
+        hidden = base.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        logits = base.lm_head(hidden.flatten(0, 1)[batch.keep])
+        torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").div(
+            len(batch.labels)
+        ).backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        base.zero_grad()
+    if name == Optimizer.schedulefree.name:
+        optimizers[0].eval()  # the run ends with an evaluation
+    expected = dict(base.named_parameters())
+    for key, weight in training.parts.model.named_parameters():
+        assert apart(weight.detach(), expected[key].detach()) <= 1e-6, key
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", NEW)
+def test_a_run_that_was_killed_ends_bit_identical(new_run, tmp_path, name, method):
+    ends = []
+    for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
+        for resume in resumes:
+            more = ["save_every=2", "eval_every=3", f"resume={resume}"]
+            training = new_run(*words(name, method), *more, folder=tmp_path / folder)
+            if folder == "killed" and resume == "never":
+                kill_inside(training, lambda training=training: training.trainer.step == 5)
+                with pytest.raises(Killed):
+                    training.fit()
+            else:
+                training.fit()
+            training.parts.recorder.close()
+        ends.append((trajectory(tmp_path / folder), dict(training.parts.model.named_parameters())))
+    assert [apart(one, other) for one, other in zip(*ends, strict=True)] == [0, 0]
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_prediction_equals_a_real_step(settings, name):
+    compare(*settings(*words(name))[:2], peaks=False)
+
+
+@pytest.mark.slow
+def test_schedule_free_evaluates_and_saves_the_average(new_run):
+    training = new_run(*words(Optimizer.schedulefree.name))
+    training.fit()
+    training.parts.recorder.close()
+    model, optimizer = training.parts.model, training.parts.optimizer
+    ids = torch.arange(1, 17)[None]
+    model.eval()(input_ids=ids)
+    average = copy.deepcopy([p.detach() for p in model.parameters()])
+    model.train()(input_ids=ids)
+    trained = [p.detach() for p in model.parameters()]
+    assert max(map(apart, average, trained)) > 1e-6
+    model.eval()(input_ids=ids)
+    assert max(map(apart, average, [p.detach() for p in model.parameters()])) <= 1e-6
+    assert not optimizer.param_groups[0]["train_mode"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["method=galore", "optimizer=muon"], "optimizer=muon: must be one of adamw, "),
+        (["method=badam", "optimizer=lion"], "optimizer=lion: must be one of adamw, "),
+        (["method=full", "optimizer=schedulefree"], "scheduler=cosine: must be constant"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, overrides, match):
+    with pytest.raises(ConfigError, match=match):
+        settings(*overrides)
+
+
+def test_paged_states_need_cuda(new_run):
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA")
+    with pytest.raises(ConfigError, match="optimizer=paged_adamw_8bit: needs a CUDA device"):
+        new_run("method=full", "optimizer=paged_adamw_8bit")
