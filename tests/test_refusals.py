@@ -15,6 +15,8 @@ import pytest
 from helpers import ROOT, python_path
 from warm_interpreter import WarmInterpreter
 
+from tuneoff.config import ConfigError
+
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 # Whatever the shipped checkpoint's state, and without a tracker's files.
 BASE = ["model.pretrained=false", "tracker=none"]
@@ -476,3 +478,21 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
         "conf/method",
         "conf/method/broken.yaml",
     } | {p for p in contents(tmp_path) if "__pycache__" in p}
+
+
+@pytest.mark.parametrize(
+    "key", ["batch_size", "max_steps", "eval_every", "lora_rank", "data.limit"]
+)
+def test_a_whole_number_beyond_all_counting_is_refused(settings, key):
+    with pytest.raises(ConfigError, match=rf"{key}=1{'0' * 30}: must be at most 10\^15"):
+        settings("method=lora", f"{key}={10**30}")
+
+
+def test_the_home_folder_is_no_data_set(settings, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "rows.jsonl").write_text('{"text": "a"}\n')
+    monkeypatch.setenv("HOME", str(home))
+    for path in ('"~"', str(home), str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"data.path=.*: must hold data alone"):
+            settings("data=json", f"data.path={path}")

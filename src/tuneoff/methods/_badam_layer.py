@@ -163,11 +163,14 @@ class BlockOptimizer(badam.BlockOptimizer):
         """As upstream, but decay is the run's and for matrices alone (upstream: 0.01, and for norms too)."""
         super()._switch_trainable_params_single_gpu(verbose)
         with_decay, without_decay = self.base_optimizer.param_groups
-        copies = self.param_idx2hp.values()
-        with_decay["params"] = [copy for copy in copies if takes_weight_decay(copy)]
+        with_decay["params"] = []
         with_decay["weight_decay"] = self.param_groups[0]["weight_decay"]
-        without_decay["params"] = [copy for copy in copies if not takes_weight_decay(copy)]
+        without_decay["params"] = []
         without_decay["weight_decay"] = 0.0
+        for index, copy in self.param_idx2hp.items():
+            name, _ = self.named_parameters_list[index]
+            group = with_decay if takes_weight_decay(name, copy) else without_decay
+            group["params"].append(copy)
         groups = [group for group in (with_decay, without_decay) if group["params"]]
         self.base_optimizer.param_groups = groups
 
