@@ -527,3 +527,29 @@ def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(
     assert "warning          the merged model's logits differ from the trained ones by" in table
     assert "covered          25.00 % of the model's weights" in table
     assert "learning rate    0.003 (the method's default, not tuned on this problem)" in table
+
+
+# ---------------------------------------------------------------- weight decay
+@pytest.mark.parametrize("method", ["full", "badam", "badam_ratio", "galore", "freeze"])
+def test_stacked_biases_of_experts_get_no_weight_decay(prepare, method):
+    """gpt-oss keeps the biases of its experts in one matrix."""
+    shape = {
+        **LLAMA,
+        "model_type": "gpt_oss",
+        "tie_word_embeddings": False,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "layer_types": ["full_attention", "full_attention"],
+    }
+    more = ["galore_rank=2"] if method == "galore" else []
+    model, options, experiment = prepare(shape, f"method={method}", "weight_decay=0.1", *more)
+    optimizer = options.make_optimizer(model, experiment)
+    base = getattr(optimizer, "base_optimizer", optimizer)
+    decayed = []
+    for group in base.param_groups:
+        if group["weight_decay"]:
+            decayed += [tuple(weight.shape) for weight in group["params"]]
+    weights = dict(model.named_parameters())
+    stacked = weights["model.layers.1.mlp.experts.gate_up_proj_bias"]
+    assert stacked.ndim == 2 and decayed and tuple(stacked.shape) not in decayed

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from helpers import METHODS, ROOT
+from helpers import METHODS, ROOT, TINY
 from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -621,3 +621,15 @@ def test_a_shape_trains_from_scratch_with_the_shipped_tokenizer(run):
             "model.config.vocab_size=100",
             folder=None,
         )
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "galore"])
+def test_a_mixture_in_float32_is_predicted(settings, tmp_path, method):
+    """PyTorch's fake kernel of a product of groups takes bfloat16 alone."""
+    from shrunk_models import shrunk_config
+
+    shrunk_config("qwen3_moe").save_pretrained(tmp_path)
+    words = ["task=predict", f"model.path={tmp_path}", "model.pretrained=false"]
+    more = ["galore_rank=4"] if method == "galore" else []
+    experiment, chosen, _ = settings(f"method={method}", *words, f"model.tokenizer={TINY}", *more)
+    assert predict(experiment, chosen)["needed_gib"] > 0

@@ -15,6 +15,8 @@ import pytest
 from helpers import ROOT, python_path
 from warm_interpreter import WarmInterpreter
 
+from tuneoff.config import ConfigError
+
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 # Whatever the shipped checkpoint's state, and without a tracker's files.
 BASE = ["model.pretrained=false", "tracker=none"]
@@ -211,7 +213,10 @@ CASES = {
     "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 exact_match=whole": "exact_match=whole: must be null under fsdp2…",
     "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 model.path=quantised": "model.path=quantised: was never tried under fsdp2…",
     "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 FSDP_OFFLOAD_PARAMS=true": "FSDP_OFFLOAD_PARAMS=true: must be false…",
-    "ACCELERATE_USE_DEEPSPEED=true method=full save_every=5": "save_every=5: must be null under DeepSpeed…",
+    "ACCELERATE_USE_DEEPSPEED=true dtype=bfloat16 mixed_precision=bf16": "dtype=bfloat16: must be float32…",
+    "ACCELERATE_USE_DEEPSPEED=true num_processes=2 method=badam": "num_processes=2: must be 1 where method=badam: …zero3…",
+    "ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE=3 num_processes=2 method=badam_ratio": "num_processes=2: must be 1 where method=badam_ratio…",
+    "ACCELERATE_USE_DEEPSPEED=true optimizer=adafactor": "optimizer=adafactor: must be adamw under zero2…",
     "ACCELERATE_USE_DEEPSPEED=true mixed_precision=fp16": "mixed_precision=fp16: was never tried under zero2…",
     "ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE=1": "ACCELERATE_DEEPSPEED_ZERO_STAGE=1: must be 2 or 3…",
     "ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE=cpu": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE=cpu: must be none…",
@@ -473,3 +478,21 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
         "conf/method",
         "conf/method/broken.yaml",
     } | {p for p in contents(tmp_path) if "__pycache__" in p}
+
+
+@pytest.mark.parametrize(
+    "key", ["batch_size", "max_steps", "eval_every", "lora_rank", "data.limit"]
+)
+def test_a_whole_number_beyond_all_counting_is_refused(settings, key):
+    with pytest.raises(ConfigError, match=rf"{key}=1{'0' * 30}: must be at most 10\^15"):
+        settings("method=lora", f"{key}={10**30}")
+
+
+def test_the_home_folder_is_no_data_set(settings, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "rows.jsonl").write_text('{"text": "a"}\n')
+    monkeypatch.setenv("HOME", str(home))
+    for path in ('"~"', str(home), str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"data.path=.*: must hold data alone"):
+            settings("data=json", f"data.path={path}")

@@ -20,6 +20,23 @@ from tuneoff.report.reading import read_records
 ROOT = Path(__file__).parents[2]
 # Those of README's first table.
 METHODS = sorted(re.findall(r"^\| (\w+) \| [\d.]+ %", (ROOT / "README.md").read_text(), re.M))
+# By the schema in each method's YAML.
+FAMILY_OF_SCHEMA = {
+    "full": "full",
+    "freeze": "partial",
+    "lora": "low_rank",
+    "galore": "projection",
+    "badam": "block",
+}
+
+
+def family(method: str) -> str:
+    """The family of a method of ours, as its record says it; of any other name none."""
+    path = Path(__file__).parents[2] / "conf" / "method" / f"{method[:40]}.yaml"
+    schemas = re.findall(r"/schema/(\w+)", path.read_text()) if method in METHODS else []
+    return FAMILY_OF_SCHEMA.get(schemas[0], "other") if schemas else "other"
+
+
 PROVENANCE = {
     "git": {"commit": "26bcf62e35745b22d5cb94819ec5f910254924ae", "dirty": False},
     "versions": {
@@ -32,10 +49,7 @@ PROVENANCE = {
     "threads": 2,
     "num_processes": 1,
     "sharding": "none",
-    "precision": {"dtype": "float32", "mixed_precision": "no", "tf32": False},
-    "deterministic": False,
-    "visible_devices": [],
-    "jobs_per_device": 1,
+    "precision": {"dtype": "float32", "mixed_precision": "no"},
     "base_weights_hash": "fdbc4afd4f5267d2",
     "data": {
         "rows": {"train": 2000, "validation": 200, "test": 200},
@@ -92,6 +106,7 @@ def record(
         "identity": f"{seed:08x}",
         "sweep": "compare",
         "method": method,
+        "family": family(method),
         "seed": seed,
         "planned_seeds": [0, 1, 2, 3, 4],
         "config": {**copy.deepcopy(CONFIG), **config, "method": method, "lr": lr, "seed": seed},

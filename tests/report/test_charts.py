@@ -10,12 +10,13 @@ import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
 from tuneoff.report.charts import Chart, make_charts
-from tuneoff.report.charts.style import CATEGORY_COLOURS, COLOURS
+from tuneoff.report.charts.labels import Axis, Box, place_labels, spread_ends, text_width
+from tuneoff.report.charts.style import CATEGORY_COLOURS, FAMILY_COLOURS, FAMILY_SHAPES, FONT
 from tuneoff.report.write_report import write_chart
 
 
 def drawn(made) -> dict[str, Chart]:
-    return {chart.name: chart for chart in make_charts(made, METHODS)}
+    return {chart.name: chart for chart in make_charts(made)}
 
 
 def layers(chart: Chart) -> list[dict]:
@@ -42,6 +43,7 @@ def everything(tmp_path):
 def test_all_charts_are_there_and_valid(everything):
     assert set(everything) == {
         "quality_memory",
+        "quality_memory_wide",
         "quality_speed",
         "curve_step",
         "curve_token",
@@ -57,18 +59,41 @@ def test_all_charts_are_there_and_valid(everything):
         )  # validates against Vega-Lite's schema
 
 
-def test_a_method_has_one_colour_in_every_chart(everything):
-    colours: dict[str, set] = {}
-    for chart in everything.values():
-        for layer in layers(chart):
-            colour = layer["encoding"].get("color", {})
-            if colour.get("field") == "method":
-                for method, value in zip(
-                    colour["scale"]["domain"], colour["scale"]["range"], strict=True
-                ):
-                    colours.setdefault(method, set()).add(value)
-    assert set(colours) == set(METHODS)
-    assert all(len(seen) == 1 for seen in colours.values())
+def scales(chart: Chart, channel: str) -> list[dict]:
+    """What a channel gives the families of a chart, layer by layer."""
+    found = []
+    for layer in layers(chart):
+        encoding = layer["encoding"].get(channel, {})
+        if encoding.get("field") == "family":
+            scale = encoding["scale"]
+            found.append(dict(zip(scale["domain"], scale["range"], strict=True)))
+    return found
+
+
+def test_a_family_has_one_colour_and_shape_in_every_report(everything, tmp_path):
+    """Whatever other methods are there: a report on two of them gives them what one on eleven does."""
+    for method in METHODS[-2:]:
+        for seed in range(3):
+            write(tmp_path / f"{method}{seed}", record(method, seed))
+    two = drawn(load(tmp_path)[0])
+    seen = set()
+    for chart in [*everything.values(), *two.values()]:
+        for colours in scales(chart, "color"):
+            assert all(FAMILY_COLOURS[family] == colour for family, colour in colours.items())
+            seen.update(colours)
+        for shapes in scales(chart, "shape"):
+            assert all(FAMILY_SHAPES[family] == shape for family, shape in shapes.items())
+    assert seen == {"full", "partial", "low_rank", "projection", "block"}
+    assert len(set(FAMILY_COLOURS.values())) == len(set(FAMILY_SHAPES.values())) == 8
+
+
+def test_a_record_without_a_known_family_is_drawn_as_another(tmp_path):
+    for place, family in enumerate((None, "no family", ["full"])):
+        content = record(METHODS[place])
+        content["family"] = family
+        write(tmp_path / str(place), content)
+    (chart, *_) = drawn(load(tmp_path)[0]).values()
+    assert scales(chart, "color")[0] == {"other": FAMILY_COLOURS["other"]}
 
 
 # What becomes of linear RGB where one of the three cones is missing: Machado, Oliveira and Fernandes (2009).
@@ -92,7 +117,9 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize("colours", [COLOURS, CATEGORY_COLOURS], ids=["methods", "parts"])
+@pytest.mark.parametrize(
+    "colours", [list(FAMILY_COLOURS.values()), CATEGORY_COLOURS], ids=["families", "parts"]
+)
 @pytest.mark.parametrize("kind", BLIND)
 def test_colour_blind_readers_can_tell_the_colours_apart(kind, colours):
     """By their distance in CIE L*a*b*, of which 2 can just be seen and 100 is from black to white."""
@@ -125,12 +152,58 @@ def test_quality_has_its_intervals(everything, tmp_path):
         )
 
 
-def test_methods_of_one_colour_differ_in_shape_and_dash(everything):
-    point = layers(everything["quality_memory"])[-1]["encoding"]
-    line = layers(everything["curve_step"])[0]["encoding"]
-    for encoding, channel in ((point, "shape"), (line, "strokeDash")):
-        colours, others = (encoding[name]["scale"]["range"] for name in ("color", channel))
-        assert len(set(zip(colours, map(str, others), strict=True))) == len(colours) > 7
+def labels(chart: Chart) -> list[dict]:
+    return rows(chart, len(layers(chart)) - 1)
+
+
+def test_every_method_is_named_at_its_point_and_at_the_end_of_its_line(everything):
+    for name in ("quality_memory", "quality_memory_wide", "quality_speed", "curve_step"):
+        names = {label["label"] for label in labels(everything[name])}
+        assert names == set(METHODS) - {METHODS[2]}  # which ran out of memory
+
+
+def make_points(count: int) -> list[dict]:
+    """Points that lie close together, as those of methods do."""
+    rng = np.random.default_rng(count)
+    points = []
+    for number, (x, y) in enumerate(rng.normal(0.5, 0.12, (count, 2))):
+        ends = {"x_low": x, "x_high": x, "y_low": y - 0.02, "y_high": y + 0.02}
+        points.append({"family": "other", "label": f"method_{number}", "x": x, "y": y, **ends})
+    return points
+
+
+@pytest.mark.parametrize("count", [2, 11, 40])
+def test_labels_hide_neither_each_other_nor_a_point(count):
+    width, height = 860, max(400, 15 * count)
+    x_axis, y_axis = Axis([0, 1], width), Axis([0, 1], height, upward=True)
+    points = make_points(count)
+    placed = place_labels(points, x_axis, y_axis)
+    assert len(placed) == count
+    boxes = []
+    for label in placed:
+        left, middle = x_axis.to_pixels(label["x"]), y_axis.to_pixels(label["y"])
+        end = left + text_width(label["label"])
+        boxes.append(Box(left, middle - FONT / 2, end, middle + FONT / 2))
+        assert boxes[-1].inside(width, height)
+    marks = [(x_axis.to_pixels(point["x"]), y_axis.to_pixels(point["y"])) for point in points]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    for box, (x, y) in itertools.product(boxes, marks):
+        assert not box.overlaps(Box(x - 4, y - 4, x + 4, y + 4))
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected"),
+    [
+        ([50, 10], [50, 10]),
+        ([50, 50, 50], [40, 50, 60]),
+        ([0, 0, 100], [0, 10, 100]),
+        ([100, 99], [100, 90]),
+        ([20, 22, 80], [16, 26, 80]),
+        ([], []),
+    ],
+)
+def test_labels_of_lines_stay_in_order_and_near_their_lines(heights, expected):
+    assert spread_ends(heights, 0, 100, 10) == pytest.approx(expected)
 
 
 def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path):
@@ -150,6 +223,8 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
         assert any(titles) and (
             name not in units or any(units[name] in str(title) for title in titles)
         )
+        if name.endswith("_wide"):  # over both columns of a page, in type of 14
+            continue
         write_chart(chart, tmp_path, "")
         width = float((tmp_path / f"{name}.svg").read_text().split('width="')[1].split('"')[0])
         # In a column of 3.3 inches (238 pt) the smallest type, 11 units, must be 6 pt or more.
@@ -214,15 +289,34 @@ def test_a_rate_that_spoils_a_run_does_not_flatten_the_others(tmp_path):
     above = {
         (point["method"], point["x"])
         for point in rows(chart)
-        if point["outcome"] == "loss above the chart"
+        if point["outcome"] == "loss above the dashed line"
     }
     assert (
         above == {(METHODS[0], 10.0**-1), (METHODS[1], 10.0**-5)}
         and 2.9 < low < 3
-        and 3.4 < high < 3.5
+        and 3.4 < high < 3.7
     )
-    assert all(low < point["shown"] < high for point in rows(chart))
+    (top,) = [
+        layer["encoding"]["y"]["datum"]
+        for layer in layers(chart)
+        if "datum" in layer["encoding"].get("y", {})
+    ]
+    ticks = layers(chart)[-1]["encoding"]["y"]["axis"]["values"]
+    # What lies above the axis stands in a strip of its own, where no height is a loss.
+    assert low < min(ticks) and max(ticks) <= top < high
+    for point in rows(chart):
+        is_above = point["outcome"] == "loss above the dashed line"
+        assert (top < point["shown"] < high) if is_above else (low < point["shown"] <= top)
     assert max(point["y"] for point in rows(chart)) > 8  # the tips say what it was
+
+
+def test_a_method_without_any_loss_has_no_empty_panel_and_is_named(tmp_path):
+    for index in range(3):
+        write(tmp_path / f"a{index}", record(METHODS[0], lr=10.0**-index, loss=3 + index / 10))
+        write(tmp_path / f"b{index}", record(METHODS[1], lr=10.0**-index, status="diverged"))
+    chart = drawn(load(tmp_path)[0])["learning_rate"]
+    assert {point["method"] for point in rows(chart)} == {METHODS[0]}
+    assert f"no seed finished at any rate of {METHODS[1]}" in chart.title
 
 
 def test_quality_is_drawn_at_each_settings_best_rate(tmp_path):
@@ -254,7 +348,7 @@ def test_curves_begin_where_they_come_into_the_chart(everything):
         for method in METHODS[:2]:
             line = [point for point in rows(chart) if point["method"] == method]
             assert line[0]["y"] == top > max(point["y"] for point in line[1:])
-            assert 0 < line[0]["x"] < line[1]["x"] and "clip" not in chart.spec["mark"]
+            assert 0 < line[0]["x"] < line[1]["x"] and "clip" not in layers(chart)[0]["mark"]
 
 
 def test_without_evaluations_the_training_loss_is_drawn_and_said(tmp_path):

@@ -57,7 +57,15 @@ def test_without_torch_and_offline(tmp_path):
     code, out, err = run(comparison(tmp_path / "compare"), hook=tmp_path / "hook")
     assert (code, err) == (0, "")
     written = {path.name for path in (tmp_path / "compare" / "report").iterdir()}
-    assert written == {"table.md", "summary.md", "table.csv", "table.tex", "report.html", "charts"}
+    assert written == {
+        "table.md",
+        "summary.md",
+        "table.csv",
+        "table.tex",
+        "summary.tex",
+        "report.html",
+        "charts",
+    }
     assert "55 runs, 11 rows" in out
 
 

@@ -247,7 +247,7 @@ def test_settings_that_a_file_name_cannot_tell_apart_have_a_chart_each(tmp_path)
     for index, value in enumerate((8, 16)):
         write(tmp_path / f"a{index}", record(METHODS[0], **{"rank.a": value, "rank a": 3}))
         write(tmp_path / f"b{index}", record(METHODS[0], **{"rank.a": 4, "rank a": value}))
-    names = [chart.name for chart in make_charts(load(tmp_path)[0], METHODS)]
+    names = [chart.name for chart in make_charts(load(tmp_path)[0])]
     assert {"ablation_rank_a", "ablation_rank_a_2"} <= set(names) and len(set(names)) == len(names)
 
 

@@ -6,13 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from records import METHODS, comparison, program, ranks, record, tuning, write
+from records import METHODS, comparison, load, program, ranks, record, tuning, write
 
 from tuneoff.report import vega
 from tuneoff.report.comparability import find_differences
 from tuneoff.report.compare import make_comparisons
 from tuneoff.report.page import embed_json
 from tuneoff.report.reading import read_records
+from tuneoff.report.table import make_columns
 from tuneoff.report.write_report import write_report
 
 # Runs in the page when its charts are drawn, and leaves what it saw where --dump-dom shows it.
@@ -33,6 +34,13 @@ function look() {
   search.value = FILTER; search.dispatchEvent(new Event("input"));
   seen.filtered = column(table, 1); seen.count = first.querySelector(".count").textContent;
   search.value = ""; search.dispatchEvent(new Event("input"));
+  const shown = () => [...table.querySelectorAll("thead th")].filter(th => getComputedStyle(th).display !== "none").length - 1;
+  seen.shown = [shown()]; first.querySelector("button.all").click(); seen.shown.push(shown());
+  seen.answer = document.querySelector("main .answer").textContent;
+  const wide = document.querySelector("figure.wide");
+  seen.order = [".answer", "figure.wide", ".table"].map(name => [...document.querySelectorAll("main *")].indexOf(document.querySelector("main " + name)));
+  seen.wide = wide ? wide.querySelector("svg.marks").getBoundingClientRect().width : null;
+  seen.text = Math.min(...[...document.querySelectorAll(".chart svg.marks text")].map(text => text.getBoundingClientRect().height));
   const ticks = [...table.querySelectorAll("tbody input")].slice(0, 2);
   ticks.forEach(tick => tick.click());
   seen.provenance = document.querySelector("main section").textContent;
@@ -69,6 +77,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-extensions",
     "--enable-logging=stderr",
+    "--window-size=1366,900",
 ]
 
 
@@ -131,7 +140,13 @@ def test_the_page_renders_sorts_filters_and_shows_a_run(tmp_path):
     assert len(seen["charts"]) == seen["figures"] >= 8 and all(
         height > 100 for height in seen["charts"]
     )
-    assert "some_rank" in seen["differences"] or "lr" in seen["differences"]
+    # What all of the compared rows have, and not what one method alone has.
+    assert "lr" in seen["differences"] and "some_rank" not in seen["differences"]
+    columns = len(make_columns(load(*folders)[0]))
+    assert seen["shown"] == [8, columns] and columns > 12
+    # The answer, then one chart as wide as the page, then the table; type of a book's size at least.
+    assert seen["order"] == sorted(seen["order"]) and seen["answer"].startswith("On docstrings")
+    assert seen["wide"] > 700 and seen["text"] >= 12
     for said in (
         "git, commit26bcf62e",
         "git, dirtyFalse",

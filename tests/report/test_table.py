@@ -11,9 +11,10 @@ import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, write
 from scipy import stats as reference
 
-from tuneoff.report import write_tables
+from tuneoff.report import latex, write_tables
 from tuneoff.report.caption import write_caption
 from tuneoff.report.cells import difference_cell, estimate_cell, format_count, format_rate
+from tuneoff.report.presentation import Presentation
 from tuneoff.report.stats import Estimate
 from tuneoff.report.table import make_columns
 
@@ -276,15 +277,15 @@ def test_what_a_run_foresaw_of_itself_is_shown(tmp_path):
 
 
 def test_the_summary_has_what_decides_and_fits_a_readme(made):
-    table, said = write_tables.write_summary(made).split("\n\n")
+    table, said = write_tables.write_summary(made, Presentation()).split("\n\n")
     head, _, *rows = table.splitlines()
     assert head.strip("| ").split(" | ") == [
         "Method",
         "Learning rate",
         "Test loss",
         "Δ test loss",
-        "Tokens/s",
         "Peak train (GiB)",
+        "Tokens/s",
         "Trainable",
         "Outcome",
     ]
@@ -298,7 +299,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     first, second = load(tmp_path), load(*parts[::-1])
     for write_as in (
         write_tables.write_csv,
-        write_tables.write_latex,
+        latex.write_latex,
         lambda made: write_tables.write_markdown(made, {}),
     ):
         assert write_as(first) == write_as(second)
@@ -372,7 +373,7 @@ def nasty(tmp_path: Path) -> Path:
 
 def test_text_is_escaped(tmp_path):
     made = load(nasty(tmp_path))
-    table = write_tables.write_markdown(made, {}).split("\n\n")[0].splitlines()
+    table = write_tables.write_markdown(made, {}).split("\n\n")[1].splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<" not in "".join(table)
     assert any(line["method"].startswith("'=cmd") for line in lines(made))
@@ -380,7 +381,7 @@ def test_text_is_escaped(tmp_path):
 
 def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_path):
     answered(tmp_path, 5)
-    parts = write_tables.write_latex(load(tmp_path)).split("\\begin{tabular}")[1:]
+    parts = latex.write_latex(load(tmp_path)).split("\\begin{tabular}")[1:]
     heads = [
         part.split("\\toprule")[1].split("\\midrule")[0].replace("\\\\", " ") for part in parts
     ]
@@ -403,7 +404,7 @@ def test_latex_compiles(tmp_path, fill, alone):
     pdflatex, out = program("pdflatex"), tmp_path / "tex"
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
-    (out / "table.tex").write_text(write_tables.write_latex(made))
+    (out / "table.tex").write_text(latex.write_latex(made))
     (out / "paper.tex").write_text(
         "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
         "Before. \\input{table} After.\\end{document}"

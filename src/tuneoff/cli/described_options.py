@@ -151,7 +151,7 @@ def describe_choice(group: str, choice: Choice) -> Group:
     own_keys = {option.key.partition(".")[0] for option in own}
     changed = []
     for option in list_options(Experiment, "", choice.values):
-        if option.key in choice.values and option.key not in (*own_keys, "method"):
+        if option.key in choice.values and option.key not in (*own_keys, "method", "family"):
             changed.append(option)
     return Group(title, [*own, *changed])
 
@@ -159,12 +159,17 @@ def describe_choice(group: str, choice: Choice) -> Group:
 # ---------------------------------------------------------------- the YAMLs
 def list_choices(group: str, folders: Sequence[Path]) -> dict[str, Choice]:
     """Return the YAMLs of a group in folders of configs, by name; the first folder that has one counts."""
-    choices: dict[str, Choice] = {}
+    files = find_choice_files(group, folders)
+    return {name: read_choice(path) for name, path in files.items()}
+
+
+def find_choice_files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the files of a group's YAMLs by name, sorted."""
+    files: dict[str, Path] = {}
     for folder in folders:
         for path in (folder / group).glob("*.yaml"):
-            if path.stem not in choices:
-                choices[path.stem] = read_choice(path)
-    return {name: choices[name] for name in sorted(choices)}
+            files.setdefault(path.stem, path)
+    return {name: files[name] for name in sorted(files)}
 
 
 def read_choice(path: Path) -> Choice:

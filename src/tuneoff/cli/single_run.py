@@ -64,6 +64,9 @@ def run_work(work: Work) -> dict:
         return work.run()
     check_enough_devices(get_local_world_size())
     with hold_device(get_local_rank(), choose=launched == 1):
+        if launched > 1 and get_rank() == 0:
+            first = FirstRank(work.experiment, work.method, work.folder, work.start)
+            return run_supervised(first)
         return work.run()
 
 
@@ -74,12 +77,20 @@ def run_in_ranks(work: Work) -> dict:
         ConfigError: what only the loaded model or data show to be wrong.
     """
     ranked = RankedTraining(work.experiment, work.method, work.folder, work.start)
-    experiment = work.experiment
-    limits = supervisor.Limits(grace_seconds=experiment.grace_seconds)
-    share = Share(work.ranks, jobs_per_device=experiment.jobs_per_device)
+    share = Share(work.ranks, jobs_per_device=work.experiment.jobs_per_device)
+    with assign_devices(share):
+        return run_supervised(ranked)
+
+
+def run_supervised(work: TrainWork) -> dict:
+    """Train in processes of their own, so that a record is left however they end; returns the result.
+
+    Raises:
+        ConfigError: what only the loaded model or data show to be wrong.
+    """
+    limits = supervisor.Limits(grace_seconds=work.experiment.grace_seconds)
     try:
-        with assign_devices(share):
-            failure = supervisor.run_supervised(ranked, limits)
+        failure = supervisor.run_supervised(work, limits)
     except KeyboardInterrupt:
         # The first rank has written what was saved, and how to go on.
         result = read_json(work.folder / work.result_file)
@@ -101,3 +112,13 @@ class RankedTraining(TrainWork):
         """Train, and log to the run's file as well."""
         log_as_rank(logging.INFO, logging.FileHandler(self.folder / "run.log", encoding="utf-8"))
         return super().run()
+
+
+@dataclass(frozen=True)
+class FirstRank(RankedTraining):
+    """Training as the first of the ranks that a launcher has started, in a process of its own."""
+
+    @property
+    def ranks(self) -> int:
+        """One: the launcher has started the others."""
+        return 1

@@ -12,6 +12,7 @@ from tuneoff.config.paths import (
     exists,
     expand_user,
     format_of,
+    holds_home,
     is_file,
     is_folder,
     is_hub_name,
@@ -160,6 +161,9 @@ class Data:
         on_hub = not there and is_hub_name(self.path) and not named_like_file
         if not (is_file(path) or (there and is_folder(path)) or on_hub):
             allowed = "must be an existing file or folder, or a hub's owner/name"
+            raise ConfigError(key, self.path, allowed)
+        if there and holds_home(path):
+            allowed = "must hold data alone: in it lies your home folder, all of whose files would be read"
             raise ConfigError(key, self.path, allowed)
         if not on_hub and not data_files(path):
             raise ConfigError(key, self.path, f"holds no file that ends in {ALLOWED}")

@@ -14,6 +14,9 @@ LONGEST_VALUE = 300
 # A longer word resembles none of ours, and comparing it takes seconds.
 LONGEST_WORD = 60
 
+# Of any whole number among the settings: rows, steps and tokens; above it something else breaks, and late.
+LARGEST_NUMBER = 10**15
+
 ABSENT = object()
 
 
@@ -105,10 +108,12 @@ def above(
     return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
-def one_of(default: str | None, *names: str, column: str | None = None) -> Any:
+def one_of(
+    default: str | None, *names: str, role: Role = NO_ROLE, column: str | None = None
+) -> Any:
     """An option among a few words that cannot be an enum (because some are no identifiers)."""
     allowed = f"must be one of {', '.join(names)}"
-    return option(default, allowed, names.__contains__, column=column)
+    return option(default, allowed, names.__contains__, role, column)
 
 
 def names(default: Any = None, role: Role = NO_ROLE) -> Any:
@@ -141,6 +146,10 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
             if value is None and item.default is not None:
                 raise ConfigError(key, None, "must name modules, or be the word all")
             setattr(settings, item.name, as_names(key, value))
+        if type(value) is int and abs(value) > LARGEST_NUMBER:
+            raise ConfigError(
+                key, value, "must be at most 10^15: nothing here is counted that high"
+            )
         accepts = item.metadata.get("accepts")
         if accepts and value is not None and not accepts(value):
             raise ConfigError(key, value, item.metadata["allowed"])

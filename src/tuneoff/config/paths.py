@@ -74,6 +74,12 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)
 
 
+def holds_home(path: str | Path) -> bool:
+    """Whether a path is the user's home folder or one above it."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    return f"{home}/".startswith(os.path.join(os.path.realpath(path), ""))
+
+
 # ---------------------------------------------------------------- data files
 def format_of(path: Path) -> str | None:
     """`.jsonl`, `.json`, `.csv` or `.parquet`, by a file's name, text compressed or not; None for any other."""

@@ -22,6 +22,7 @@ from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
 INCIDENTAL = Role.INCIDENTAL
@@ -43,6 +44,8 @@ class RunSettings:
 
     method: str = setting(MISSING, JUDGING)
     """The fine-tuning method: the name of a YAML in conf/method."""
+    family: str | None = one_of(None, *FAMILIES, role=INCIDENTAL)
+    """Which methods share a colour in charts; null takes what the method's class says."""
     task: Task = setting(Task.train, INCIDENTAL | NOT_PREDICTED)
     """Train, or only predict the memory that training would take."""
     seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32, JUDGING)

@@ -3,14 +3,15 @@
 import os
 from typing import Any
 
-from tuneoff.config.choices import MixedPrecision
+from tuneoff.config.choices import Dtype, MixedPrecision, Optimizer
 from tuneoff.config.options import ConfigError
 
 # What `accelerate launch` sets of its file, where a value of it changes what is trained, with the one that was tried.
-OFFLOAD = {
+TRIED = {
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
     "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
@@ -42,12 +43,15 @@ def check_sharding(experiment: Any) -> None:
     if experiment.quantised:
         key, value = experiment.quantised
         raise ConfigError(key, value, f"was never tried under {sharding}; DDP takes it")
+    if experiment.optimizer is not Optimizer.adamw:
+        allowed = f"must be adamw under {sharding}: others step whole matrices, or were never tried"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
     if experiment.mixed_precision is MixedPrecision.fp16:
         allowed = f"was never tried under {sharding}; bf16 is"
         raise ConfigError("mixed_precision", experiment.mixed_precision, allowed)
-    if sharding.startswith("zero") and experiment.save_every:
-        allowed = "must be null under DeepSpeed, whose split state has a format of its own"
-        raise ConfigError("save_every", experiment.save_every, allowed)
+    if experiment.mixed_precision is MixedPrecision.bf16 and experiment.dtype is Dtype.bfloat16:
+        allowed = f"must be float32 where mixed_precision=bf16 under {sharding}"
+        raise ConfigError("dtype", experiment.dtype, allowed)
 
 
 def _check_engine(sharding: str) -> None:
@@ -64,7 +68,7 @@ def _check_engine(sharding: str) -> None:
     if file:
         allowed = "is not read: its stage goes into accelerate's own file, as in conf/accelerate"
         raise ConfigError(DEEPSPEED_FILE, file, allowed)
-    for variable, tried in OFFLOAD.items():
+    for variable, tried in TRIED.items():
         value = os.environ.get(variable, tried)
         if value.lower() != tried:
             raise ConfigError(variable, value, f"must be {tried}; nothing else was tried")

@@ -16,6 +16,8 @@ NUMBERS = {
     "FSDP_VERSION": 1,
 }
 PORT = "MASTER_PORT"
+# Exit code of a rank that ends since another has failed; it has no fault of its own to tell of.
+EXIT_LEFT_ALONE = 75
 
 
 class LauncherError(ValueError):

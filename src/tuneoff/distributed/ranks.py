@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # Longer than any export or download by one rank, for which the others wait; whoever started them ends the lost ones.
 PATIENCE = timedelta(hours=12)
 STORE_TIMEOUT = timedelta(seconds=5)
-FAILURE_KEY = "tuneoff/failure"
+# A launcher that starts all ranks again keeps its store.
+FAILURE_KEY = f"tuneoff/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 class RankLost(RuntimeError):
@@ -42,7 +43,7 @@ class Ranks:
                 f"{get_world_size()} processes were launched, and accelerate has joined {self.count}"
             )
         if self.count > 1:
-            self._store = _connect_to_store()
+            self._store = connect_to_store()
 
     @property
     def first(self) -> bool:
@@ -141,7 +142,7 @@ def _plain_device(device: Any) -> Any:
     return torch.device("cpu") if device.type == "cpu" else device
 
 
-def _connect_to_store() -> Any:
+def connect_to_store() -> Any:
     """The key-value store by which the launcher let the ranks find each other."""
     from torch.distributed import TCPStore
 

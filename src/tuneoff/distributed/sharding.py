@@ -1,135 +1,96 @@
-"""Sharding: all that FSDP2 and DeepSpeed need, which split a model and what trains it over the ranks.
+"""Sharding: how a model, and what trains it, lie on the ranks; here whole on each, in one process or under DDP.
 
-Without either, every method here gives back what it was given: a run in one process, or under DDP, has whole tensors.
+FSDP2 (`fsdp2.py`) and DeepSpeed (`deepspeed_engine.py`) split them, each in a subclass. All ranks make every call.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 from tuneoff.distributed.ranks import Ranks
 
 
+class StepSettings(NamedTuple):
+    """What an engine that steps by itself must know beforehand."""
+
+    batch_size: int  # of a rank's micro-batch
+    max_grad_norm: float | None
+    dtype: str  # of the weights: float32 or bfloat16
+    mixed_precision: str  # no or bf16
+
+
 class Sharding:
-    """How a model and its optimizer lie on the ranks: whole on each, or split by FSDP2 or DeepSpeed."""
+    """Whole on each rank: nothing is split, and nothing has to be put together."""
+
+    splits = False  # whether a rank has a part alone of the model, or of what trains it
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
         self.accelerator = ranks.accelerator
 
+    # ------------------------------------------------------------ before training
     @property
-    def active(self) -> bool:
-        """Whether FSDP or DeepSpeed holds a part of the model, or of what trains it, on each process."""
-        return self.accelerator.distributed_type in ("FSDP", "DEEPSPEED")
+    def loads_weights(self) -> bool:
+        """Whether this rank reads the model's weights; else another sends it its part."""
+        return True
 
-    @property
-    def deepspeed(self) -> bool:
-        """Whether DeepSpeed does the step. Never run by its authors' tests here: it needs GPUs."""
-        return self.accelerator.distributed_type == "DEEPSPEED"
+    def loading(self) -> AbstractContextManager:
+        """Around what loads a whole model and prepares it."""
+        return nullcontext()
 
-    # ------------------------------------------------------------ for a step
-    def join(
-        self, model: Any, optimizer: Any, batch_size: int, max_grad_norm: float | None
-    ) -> tuple[Any, Any]:
-        """Return model and optimizer as a step calls them.
+    def place(self, model: Any) -> Any:
+        """Return the prepared model where it trains, split where it is split."""
+        return model.to(self.ranks.device)
 
-        With DDP gradients are averaged over the processes. FSDP2 splits the parameters of `model` and `optimizer`
-        themselves; DeepSpeed steps inside backward, and clips.
-        """
-        if self.deepspeed:
-            return self._join_deepspeed(model, optimizer, batch_size, max_grad_norm)
-        if self.active:
-            return self.accelerator.prepare(model, optimizer)
+    def join(self, model: Any, optimizer: Any, settings: StepSettings) -> tuple[Any, Any]:
+        """Return model and optimizer as a step calls them. With DDP, gradients are averaged over the ranks."""
         if self.accelerator.scaler is not None:
             optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
         if self.ranks.count > 1:
             model = self.accelerator.prepare_model(model)
         return model, optimizer
 
-    def _join_deepspeed(
-        self, model: Any, optimizer: Any, batch_size: int, max_grad_norm: float | None
-    ) -> tuple[Any, Any]:
-        import torch
-
-        # Without loaders it cannot know the batch size; left open, accelerate would fill in a clip of 1.
-        self.accelerator.state.deepspeed_plugin.deepspeed_config.update(
-            train_micro_batch_size_per_gpu=batch_size,
-            gradient_clipping=max_grad_norm or 0.0,
-        )
-        engine, stepper = self.accelerator.prepare(model, optimizer)
-
-        def gradient_norm() -> torch.Tensor:
-            return torch.as_tensor(engine.get_global_grad_norm() or 0.0)
-
-        stepper.optimizer.gradient_norm = gradient_norm
-        return engine, stepper
+    # ------------------------------------------------------------ in a step
+    def autocast(self) -> AbstractContextManager:
+        """Around a forward pass, in the precision of the run."""
+        return self.accelerator.autocast()
 
     @contextmanager
     def without_synchronisation(self, wrapped_model: Any) -> Iterator[None]:
-        """Around every micro-batch but a step's last: gradients add up here, and nothing is sent."""
-        self.accelerator.sync_gradients = False  # DeepSpeed would step
+        """Around every micro-batch but a step's last: gradients add up, and no step is taken."""
         with self.accelerator.no_sync(wrapped_model):
             yield
-        self.accelerator.sync_gradients = True
+
+    def gather_norm(self, norm: Any) -> Any:
+        """Return the gradient norm of a step, over all ranks, as a tensor."""
+        return norm
 
     # ------------------------------------------------------------ whole, for a checkpoint or an export
-    def gather_tensors(self, tree: Any) -> Any:
-        """Nested containers of tensors with each split tensor put together, on the CPU; all ranks must call."""
-        if not self.active:
-            return tree
-        from torch.distributed.tensor import DTensor
-        from torch.utils._pytree import tree_map
+    def gather_parameter(self, parameter: Any) -> Any:
+        """Return a whole parameter on the first rank; on the others anything."""
+        return parameter
 
-        def gather(item: Any) -> Any:
-            return item.full_tensor().cpu() if isinstance(item, DTensor) else item
-
-        return tree_map(gather, tree)
-
-    def gather_model(
-        self, model: Any, wrapped_model: Any, make_whole_model: Callable[[], Any]
-    ) -> Any:
-        """Return a model with all trained weights, on the first rank at least; all ranks must call.
+    def gather_model(self, model: Any, make_whole_model: Callable[[], Any]) -> Any:
+        """Return a model with all trained weights on the first rank; on the others anything.
 
         Args:
             make_whole_model: makes a model like `model` that is not split.
         """
-        if not self.active:
-            return model
-        if self.deepspeed:
-            state = self.accelerator.get_state_dict(wrapped_model)
-        else:
-            state = self.gather_tensors(model.state_dict())
-        if not self.ranks.first:
-            return model
-        whole_model = make_whole_model()
-        whole_model.load_state_dict(state)
-        return whole_model
+        return model
 
-    # ------------------------------------------------------------ split again, on a resume
-    def split_tensor(self, tensor: Any, like: Any) -> Any:
-        """Return this rank's part of a whole tensor, where `like`, of the same shape, is split."""
-        if not self.active:
-            return tensor
-        from torch.distributed.tensor import DTensor, distribute_tensor
+    def gather_optimizer_state(self, optimizer: Any) -> dict | None:
+        """Return an optimizer's state on the first rank; None where each rank has its own, `rank_state`."""
+        return optimizer.state_dict()
 
-        if not isinstance(like, DTensor) or tensor.shape != like.shape:
-            return tensor
-        return distribute_tensor(tensor.to(self.ranks.device), like.device_mesh, like.placements)
+    def rank_state(self, optimizer: Any) -> dict | None:
+        """Return what this rank alone has of an optimizer's state; None where the first one writes it whole."""
+        return None
 
-    def split_optimizer_state(self, state: dict, optimizer: Any) -> dict:
-        """Return an optimizer's whole state dict with the tensors of a parameter's shape split as the parameter is."""
-        import torch
+    # ------------------------------------------------------------ back, on a resume
+    def restore_parameter(self, parameter: Any, whole: Any) -> None:
+        """Set a parameter to a whole tensor, which the first rank has at least."""
+        parameter.copy_(whole)
 
-        if not self.active:
-            return state
-        parameters = []
-        for group in optimizer.param_groups:
-            parameters += group["params"]
-        entries: dict[int, dict] = {}
-        for index, entry in state["state"].items():
-            entries[index] = {}
-            for key, item in entry.items():
-                if isinstance(item, torch.Tensor):
-                    item = self.split_tensor(item, parameters[index])
-                entries[index][key] = item
-        return {**state, "state": entries}
+    def restore_optimizer(self, optimizer: Any, state: dict) -> None:
+        """Set an optimizer to what `gather_optimizer_state`, or `rank_state`, gave."""
+        optimizer.load_state_dict(state)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from tuneoff.distributed.launch import EXIT_LEFT_ALONE
 from tuneoff.distributed.stop import ignored_stop_signals
 from tuneoff.jobs import worker
 from tuneoff.jobs.failures import FailureReport
@@ -72,7 +73,7 @@ class RankProcess:
     @property
     def died(self) -> bool:
         """Whether it ended without being asked to, and as no process ends by itself."""
-        return self.process.exitcode not in (None, 0) and not self.stopped
+        return self.process.exitcode not in (None, 0, EXIT_LEFT_ALONE) and not self.stopped
 
     def describe_end(self) -> str:
         """`SIGKILL`, or `exit code 1`."""

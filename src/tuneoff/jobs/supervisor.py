@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from tuneoff.distributed.launch import get_world_size
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport, Killed, Refusal, TimedOut
 from tuneoff.jobs.processes import POLL_SECONDS, RankProcess, start_processes
@@ -56,15 +57,16 @@ def run_supervised(
         processes = start_processes(work, limits.memory_gib, log_file)
         try:
             over_time = watch_processes(processes, work, limits)
-        except KeyboardInterrupt:
+        except BaseException as stop:
             stop_processes(processes, limits.grace_seconds)
+            failure = FailureReport("interrupted", describe_stop(stop, limits))
             if identify_result(work) in (None, earlier_result):
-                error = describe_error(KeyboardInterrupt("stopped by the user"))
-                work.record_failure("interrupted", error, time.monotonic() - started)
-            raise
-    report = processes[0].report
-    if report is not None and isinstance(report.cause, Busy | AlreadyDone):
-        raise report.cause
+                work.record_failure(failure.status, failure.error, time.monotonic() - started)
+            # A cluster's launcher raises in a signal handler as the time limit comes: that ends the job, not the sweep.
+            if not isinstance(stop, Exception):
+                raise
+            return failure
+    raise_if_taken(processes[0])
     # A run that begins removes an earlier result.
     has_result = identify_result(work) not in (None, earlier_result)
     if over_time is None and has_result and not is_about_a_lost_rank(work, processes):
@@ -75,6 +77,25 @@ def run_supervised(
     if work.records_refusals or not isinstance(failure.cause, Refusal):
         work.record_failure(failure.status, failure.error, time.monotonic() - started)
     return failure
+
+
+def raise_if_taken(first: RankProcess) -> None:
+    """Raise what the first process reports of another that trains in its folder, or has done so."""
+    if first.report is not None and isinstance(first.report.cause, Busy | AlreadyDone):
+        raise first.report.cause
+
+
+def describe_stop(stop: BaseException, limits: Limits) -> dict:
+    """What a record says of work that was stopped from here, and left no result in the time it had."""
+    if isinstance(stop, Exception):
+        return describe_error(stop)
+    reason = "stopped by the user"
+    if get_world_size() > 1:
+        reason = (
+            f"stopped; the step did not end in grace_seconds={limits.grace_seconds:g}, "
+            "as where another rank is lost"
+        )
+    return describe_error(KeyboardInterrupt(reason))
 
 
 def identify_result(work: Work) -> tuple[int, int] | None:

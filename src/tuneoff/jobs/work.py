@@ -41,6 +41,7 @@ def describe_start(cfg: DictConfig, method: Any, sweep: str | None) -> dict:
         "command": ["python", *COMMAND],
         "sweep": sweep,
         "method": cfg.method,
+        "family": cfg.family or method.own_family,
         "seed": cfg.seed,
         "lr_source": find_lr_source(cfg),
     }

@@ -28,6 +28,8 @@ class Method:
 
     # Whether the base weights stay as they are, so that they may be quantised.
     keeps_base: ClassVar[bool] = False
+    # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML's `family` goes before it.
+    own_family: ClassVar[str] = "other"
     # The values of `optimizer` that it takes; None takes them all.
     optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.

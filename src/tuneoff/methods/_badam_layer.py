@@ -7,6 +7,7 @@ from typing import Any
 import badam
 import torch
 
+from tuneoff.models.layers import count_weights
 from tuneoff.models.optimizers import takes_weight_decay
 
 
@@ -114,11 +115,16 @@ class BlockOptimizer(badam.BlockOptimizer):
     def count_reached(self, steps: float) -> int:
         """Return how many weights lie in the blocks that `find_reached` returns."""
         names = set(self.find_reached_names(steps))
-        return sum(weight.numel() for name, weight in self.named_parameters_list if name in names)
+        weights = [weight for name, weight in self.named_parameters_list if name in names]
+        return sum(map(count_weights, weights))
 
     def count_trainable(self) -> int:
         """Return how many weights the active block has."""
-        return sum(weight.numel() for weight in self.param_idx2lp.values())
+        return sum(map(count_weights, self.active_weights()))
+
+    def active_weights(self) -> list:
+        """Return the weights of the active block."""
+        return list(self.param_idx2lp.values())
 
     def extra_state_tensors(self) -> list:
         """Return what the base optimizer keeps of the active block: Adam's state and the float32 copies."""
@@ -157,11 +163,14 @@ class BlockOptimizer(badam.BlockOptimizer):
         """As upstream, but decay is the run's and for matrices alone (upstream: 0.01, and for norms too)."""
         super()._switch_trainable_params_single_gpu(verbose)
         with_decay, without_decay = self.base_optimizer.param_groups
-        copies = self.param_idx2hp.values()
-        with_decay["params"] = [copy for copy in copies if takes_weight_decay(copy)]
+        with_decay["params"] = []
         with_decay["weight_decay"] = self.param_groups[0]["weight_decay"]
-        without_decay["params"] = [copy for copy in copies if not takes_weight_decay(copy)]
+        without_decay["params"] = []
         without_decay["weight_decay"] = 0.0
+        for index, copy in self.param_idx2hp.items():
+            name, _ = self.named_parameters_list[index]
+            group = with_decay if takes_weight_decay(name, copy) else without_decay
+            group["params"].append(copy)
         groups = [group for group in (with_decay, without_decay) if group["params"]]
         self.base_optimizer.param_groups = groups
 
@@ -174,6 +183,12 @@ class BlockOptimizer(badam.BlockOptimizer):
             "base": self.base_optimizer.state_dict(),
             "group": {**self.param_groups[0], "params": []},
             "copies": list(self.param_idx2hp.values()),
+            **self.cycle_state(),
+        }
+
+    def cycle_state(self) -> dict:
+        """Return where the cycle of the blocks stands."""
+        return {
             "global_step": self.global_step,
             "active_block": self.active_block,
             "next_block": self.current_block_idx,
@@ -181,6 +196,14 @@ class BlockOptimizer(badam.BlockOptimizer):
             "order": list(self.order),
             "generator": self.generator.get_state(),
         }
+
+    def restore_cycle(self, state: dict) -> None:
+        """Go on where `cycle_state` was taken, its active block being active."""
+        self.global_step = state["global_step"]
+        self.current_block_idx = state["next_block"]
+        self.reached = set(state["reached"])
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on where `state_dict` was taken, in the middle of a block; the model's own weights are loaded already."""
@@ -191,8 +214,4 @@ class BlockOptimizer(badam.BlockOptimizer):
             copy.data.copy_(saved)
         group = self.param_groups[0]
         group.update(state_dict["group"], params=group["params"])
-        self.global_step = state_dict["global_step"]
-        self.current_block_idx = state_dict["next_block"]
-        self.reached = set(state_dict["reached"])
-        self.order = state_dict["order"]
-        self.generator.set_state(state_dict["generator"])
+        self.restore_cycle(state_dict)

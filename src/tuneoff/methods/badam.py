@@ -6,37 +6,14 @@ Built on the `badam` package. `_badam_layer.py` and `_badam_ratio.py` say of eve
 import math
 import warnings
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from tuneoff.config import BASIC, ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import TIED, Method, register
+from tuneoff.methods._badam_choices import MaskMode, Mode, SwitchMode
 
 # The package lists every float32 parameter; `facts` has one line.
 warnings.filterwarnings("ignore", "BAdam expect model")
-
-
-class Mode(Enum):
-    """What trains at one time: a block of layers, or a share of every weight."""
-
-    layer = "layer"
-    ratio = "ratio"
-
-
-class SwitchMode(Enum):
-    """The order of the blocks."""
-
-    ascending = "ascending"
-    descending = "descending"
-    random = "random"
-    fixed = "fixed"
-
-
-class MaskMode(Enum):
-    """How a share of a weight is chosen: entries side by side, or anywhere in it."""
-
-    adjacent = "adjacent"
-    scatter = "scatter"
 
 
 @register
@@ -45,6 +22,7 @@ class BAdam(Method):
     """Block coordinate descent with Adam. The option names are LLaMA-Factory's."""
 
     packages = ("badam",)
+    own_family = "block"
     optimizers = BASIC
     badam_mode: Mode = Mode.layer
     """What trains at one time: layer, a block of layers; ratio, a share of every weight."""
@@ -72,19 +50,25 @@ class BAdam(Method):
         if self.badam_switch_mode is SwitchMode.fixed and self.badam_start_block is None:
             raise ConfigError("badam_switch_mode", "fixed", "needs badam_start_block")
         self._check_unused()
-        if experiment.num_processes > 1:
-            raise ConfigError(
-                "num_processes",
-                experiment.num_processes,
-                f"must be 1 where method={experiment.method}: the package "
-                "keeps no common block over several processes, and is silently wrong",
-            )
+        self._check_processes(experiment)
         if self.badam_mode is Mode.ratio and experiment.optimizer is not Optimizer.adamw:
             raise ConfigError(
                 "optimizer",
                 experiment.optimizer,
                 "must be adamw where badam_mode=ratio, whose Adam is its own",
             )
+
+    def _check_processes(self, experiment: Experiment) -> None:
+        """Refuse several processes, but for layer mode under ZeRO-3, whose engine knows of the blocks."""
+        if experiment.num_processes == 1:
+            return
+        reason = "the package keeps no common block over several processes, and is silently wrong"
+        if self.badam_mode is Mode.layer:
+            if experiment.sharding == "zero3":
+                return
+            reason += "; conf/accelerate/zero3.yaml does it"
+        allowed = f"must be 1 where method={experiment.method}: {reason}"
+        raise ConfigError("num_processes", experiment.num_processes, allowed)
 
     def _check_unused(self) -> None:
         """Refuse options of the other mode."""
@@ -175,7 +159,10 @@ class BAdam(Method):
                 switch_interval=self.badam_switch_interval,
                 seed=seed,
             )
-        from tuneoff.methods._badam_layer import BlockOptimizer
+        if experiment.sharding == "zero3":
+            from tuneoff.methods._badam_zero3 import Zero3BlockOptimizer as BlockOptimizer
+        else:
+            from tuneoff.methods._badam_layer import BlockOptimizer
 
         # One group over all: upstream takes rate and decay from the first, and makes the active ones itself.
         trainable = [parameter for _, parameter in named if parameter.requires_grad]
@@ -244,10 +231,12 @@ class BAdam(Method):
 
     def final_facts(self, model: Any, optimizer: Any) -> dict:
         """Say what the run has reached, and what it has not."""
+        from tuneoff.models.layers import count_all_weights
+
         names = self.ever_trained(model, optimizer)
         if self.badam_mode is Mode.layer:
             names = set(optimizer.find_reached_names())
-        total = sum(parameter.numel() for parameter in model.parameters())
+        total = count_all_weights(model)
         every_name = [name for name, _ in model.named_parameters()]
         return {
             "covered_share": optimizer.count_reached(0) / total,

@@ -9,3 +9,5 @@ from tuneoff.methods import Method, register
 @dataclass
 class Full(Method):
     """All weights train, with the shared optimizer. Sharding over GPUs is `accelerate launch`'s business."""
+
+    own_family = "full"

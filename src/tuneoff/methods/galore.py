@@ -51,6 +51,7 @@ class GaLore(Method):
     """
 
     packages = ("galore-torch",)
+    own_family = "projection"
     optimizers = BASIC
     galore_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""

@@ -74,8 +74,6 @@ def check_causality(model: Any, experiment: Experiment) -> None:
     Raises:
         ConfigError: naming what would make the model causal, where its configuration has a setting for it.
     """
-    if hasattr(model.get_input_embeddings().weight, "ds_id"):
-        return  # DeepSpeed has split the weights as it loaded them, and puts them together in its own steps alone
     ids = _draw_tokens(model)
     earlier = len(ids) // 2
     batch = collate([_row(ids)], pad=0)

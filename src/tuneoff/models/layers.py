@@ -257,9 +257,14 @@ def share_of_weights(
 
 
 def count_weights(parameter: Any) -> int:
-    """How many weights a parameter stands for: a 4-bit one lies packed, and knows its shape."""
+    """How many weights a parameter stands for.
+
+    A 4-bit one lies packed, and knows its shape; one that ZeRO-3 has split is empty, and knows its size.
+    """
     packed = getattr(parameter, "quant_state", None)
-    return math.prod(packed.shape) if packed else parameter.numel()
+    if packed:
+        return math.prod(packed.shape)
+    return getattr(parameter, "ds_numel", None) or parameter.numel()
 
 
 def count_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -140,6 +140,16 @@ def build_model(experiment: Experiment) -> PreTrainedModel:
     return _set_up(model, experiment)
 
 
+def build_empty_model(experiment: Experiment) -> PreTrainedModel:
+    """Return the model with its buffers, and its weights as names, shapes and types alone: another process has them."""
+    from accelerate import init_empty_weights
+
+    with torch.device("cpu"), init_empty_weights(include_buffers=False):
+        model = build_model(experiment)
+    model.tie_weights()  # each weight was made anew where it was set
+    return model
+
+
 def load_config(model: Model) -> PreTrainedConfig:
     """Return transformers' configuration at `model.path`; without a path, the shape in `model.config`.
 

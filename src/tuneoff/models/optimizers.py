@@ -20,9 +20,9 @@ FIRST_WITH_CPU_KERNELS = Version("0.50")  # of bitsandbytes
 ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
 
-def takes_weight_decay(parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, not to biases, norms or magnitudes."""
-    return parameter.ndim >= 2
+def takes_weight_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices, not to biases (of experts, a stack), norms or magnitudes."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def parameter_groups(
@@ -38,9 +38,9 @@ def parameter_groups(
     """
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
-    for _, parameter in named:
+    for name, parameter in named:
         if parameter.requires_grad:
-            members = decayed if takes_weight_decay(parameter) else not_decayed
+            members = decayed if takes_weight_decay(name, parameter) else not_decayed
             members.append(parameter)
     groups = (
         {"params": decayed, "lr": lr, "weight_decay": weight_decay, **extra},

@@ -27,6 +27,9 @@ class Origin(NamedTuple):
     layout: Layout | None  # None where the result is that argument itself
 
 
+GROUPED_PRODUCT = torch.ops.aten._grouped_mm.default
+
+
 class FakeMode(FakeTensorMode):
     """PyTorch's mode of fake tensors, with two things that make a step twice as fast.
 
@@ -71,6 +74,31 @@ class FakeMode(FakeTensorMode):
         if self._watchers and not self._depth:
             self._watchers[-1](func, result)
         return result
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """PyTorch's own, but for a product of groups: its fake kernel takes bfloat16 alone, the real ones any type."""
+        if func is GROUPED_PRODUCT and args[0].dtype is not torch.bfloat16:
+            return self._multiply_groups(*args, **(kwargs or {}))
+        return super().dispatch(func, types, args, kwargs)
+
+    def _multiply_groups(
+        self,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        offs: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """The product of stacks of matrices, either of which may lie in one matrix that `offs` divides into groups."""
+        rows, columns = first.shape[-2], second.shape[-1]
+        shape: tuple[int, ...] = (rows, columns)
+        if first.dim() == second.dim() == 3:
+            shape = (first.shape[0], rows, columns)
+        elif first.dim() == second.dim() == 2:
+            assert offs is not None
+            shape = (offs.shape[0], rows, columns)
+        meta = torch.empty(shape, dtype=out_dtype or first.dtype, device="meta")
+        return FakeTensor(self, meta, CPU)
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """The result of `func`: remembered, where the same operation on such arguments came before."""

@@ -10,10 +10,22 @@ LOOP = "loop.json"  # of a checkpoint: each part's state, as plain values
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")
 RETRIED = ("timed_out", "killed", "failed", "interrupted")
 CURVE_POINTS = 200
+# The families of methods, each with its heading in a chart's legend, where it has one colour in every report.
+FAMILIES = {
+    "full": "all weights",
+    "partial": "some weights",
+    "low_rank": "low-rank adapters",
+    "rotation": "rotations",
+    "projection": "projected gradients",
+    "block": "blocks in turn",
+    "prompt": "prompts",
+    "other": "other",
+}
 # What the report must know of the settings, where omegaconf may not be installed. It is said beside each setting, in
 # `config/settings.py`, and a test holds the two equal.
 # Settings that change no result: two runs that differ only in these are the same run.
 INCIDENTAL = (
+    "family",
     "task",
     "save_every",
     "keep_checkpoints",

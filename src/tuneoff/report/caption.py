@@ -27,6 +27,28 @@ def write_caption(comparison: Comparison) -> str:
     return " ".join(sentences)
 
 
+def write_short_caption(comparison: Comparison) -> str:
+    """Return the caption of a table that a paper's text explains: what ran, how many seeds, and what the marks mean."""
+    seeds = {len(row.finished) for row in comparison.rows if row.finished}
+    sentences = [*_describe_names(comparison), *_describe_budget(comparison)]
+    if max(seeds, default=0) >= stats.LEAST_SEEDS:
+        sentences.append(f"Mean ± 95 % interval over {_format_range(seeds)} seeds.")
+        if comparison.baseline is not None:
+            name = comparison.baseline.name
+            sentences.append(f"*: differs from {name} (paired t, Holm, p < 0.05).")
+    if any(verdict.bold.any() for verdict in comparison.verdicts):
+        sentences.append("Bold: the best, and what cannot be told from it.")
+    return " ".join(sentences)
+
+
+def _describe_names(comparison: Comparison) -> Iterator[str]:
+    """The model and the data."""
+    model = _first_value(comparison, "config.model.name")
+    data = _first_value(comparison, "config.data.name")
+    if model and data:
+        yield f"{cut_name(str(model))} on {cut_name(str(data))}."
+
+
 def _warn_of_default_rates(comparison: Comparison) -> Iterator[str]:
     """That methods are not ranked by rates that nobody tuned."""
     if any(row.has_default_rate for row in comparison.rows) and len(comparison.methods) > 1:

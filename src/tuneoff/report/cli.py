@@ -12,6 +12,7 @@ from tuneoff import record
 from tuneoff.record import mask_secrets
 from tuneoff.report.comparability import Differences, find_differences
 from tuneoff.report.compare import make_comparisons
+from tuneoff.report.presentation import Presentation, parse_names, split_words
 from tuneoff.report.reading import RECORD_FILES, find_run_folders, read_records
 from tuneoff.report.records import ReportError
 from tuneoff.report.text import show_line, show_path
@@ -34,6 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse records that cannot stand in one table"
+    )
+    parser.add_argument(
+        "--columns", metavar="KEY,…", help="columns of the summary, by their names in table.csv"
+    )
+    parser.add_argument(
+        "--order", metavar="METHOD,…", help="methods (or rows) first in this order; or one column"
+    )
+    parser.add_argument(
+        "--names",
+        metavar="METHOD=NAME",
+        nargs="+",
+        default=[],
+        help='what tables and charts call a method: --names lora="LoRA (r=8)"',
     )
     parser.add_argument(
         "--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C"
@@ -87,6 +101,10 @@ def report_once(options: argparse.Namespace) -> None:
         listing = ", ".join(map(show_path, options.folders))
         raise ReportError(f"{listing}: no records here")
     comparisons = make_comparisons(runs, options.baseline, options.strict)
+    presentation = Presentation(
+        split_words(options.columns), split_words(options.order), parse_names(options.names)
+    )
+    presentation.apply(comparisons)
     differing: Differences = {}
     if len(comparisons) > 1:
         differing = find_differences([comparison.guarded_runs for comparison in comparisons])
@@ -96,7 +114,7 @@ def report_once(options: argparse.Namespace) -> None:
     folder = options.out or options.folders[0] / "report"
     names = [path.name or str(path) for path in options.folders]
     title = show_line(mask_secrets(" ".join(names)))
-    for line in write_report(comparisons, differing, skipped, folder, title):
+    for line in write_report(comparisons, differing, skipped, folder, title, presentation):
         print(line, file=sys.stderr)
     rows = sum(len(comparison.rows) for comparison in comparisons)
     seconds = time.perf_counter() - started

@@ -55,10 +55,14 @@ function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
     }
     count.textContent = seen + " of " + lines.length + " rows";
   }
+  // Columns that do not matter most are there, and hidden until they are asked for.
+  const hidden = columns.map(column => column.main === false);
+  for (const item of lines) hidden.forEach((hide, index) => { if (hide) item.line.cells[index + (pick ? 1 : 0)].className += " more"; });
   if (pick) head.append(element("th", {}, element("span", {class: "hidden"}, "compare")));
   columns.forEach((column, index) => {
     const button = element("button", {}, column.title);
-    const th = element("th", {"aria-sort": "none", scope: "col", ...(column.numeric ? {class: "number"} : {})}, button);
+    const classes = (column.numeric ? "number" : "") + (hidden[index] ? " more" : "");
+    const th = element("th", {"aria-sort": "none", scope: "col", class: classes}, button);
     button.addEventListener("click", () => sort(index));
     heads.push(th);
     head.append(th);
@@ -67,8 +71,19 @@ function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
   search.addEventListener("input", show);
   body.append(...lines.map(item => item.line));
   show();
-  return element("div", {class: pick ? "table picked" : "table"}, element("p", {class: "tools"}, search, count),
-    element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), body)));
+  const block = element("div", {class: pick ? "table picked" : "table"});
+  const tools = element("p", {class: "tools"}, search, count);
+  if (hidden.includes(true)) {
+    const all = element("button", {class: "link all", "aria-expanded": "false"}, "all columns");
+    all.addEventListener("click", () => {
+      const open = block.classList.toggle("wide-open");
+      all.textContent = open ? "fewer columns" : "all columns";
+      all.setAttribute("aria-expanded", String(open));
+    });
+    tools.append(all);
+  }
+  block.append(tools, element("div", {class: "scroll"}, element("table", {}, element("thead", {}, head), body)));
+  return block;
 }
 
 function plain(titles, rows) {
@@ -83,15 +98,16 @@ function plain(titles, rows) {
 const MOST_COMPARED = 12;
 
 function differing(settings) {
-  const keys = [...new Set(settings.flatMap(setting => Object.keys(setting)))].sort();
-  return keys.filter(key => key !== "method" && new Set(settings.map(setting => JSON.stringify(setting[key] ?? null))).size > 1);
+  // Of the settings that all of them have: what one method alone has differs by nature.
+  const keys = Object.keys(settings[0]).filter(key => settings.every(setting => key in setting)).sort();
+  return keys.filter(key => key !== "method" && new Set(settings.map(setting => JSON.stringify(setting[key]))).size > 1);
 }
 
 const written = value => value === undefined ? "–" : value === null ? "null" : String(value);
 
 function differences(target, rows) {
   const settings = rows.map(row => data.settings[row.setting]);
-  const keys = differing(settings);
+  const keys = settings.length ? differing(settings) : [];
   target.replaceChildren(rows.length < 2 || !keys.length ? element("p", {}, "No difference.")
     : plain(["key", ...rows.map(row => row.name)], keys.map(key => [key, ...settings.map(setting => written(setting[key]))])));
 }
@@ -123,12 +139,14 @@ function comparison(made) {
   const picked = new Set(), target = element("div", {class: "differences"});
   const compare = () => differences(target, picked.size ? made.rows.filter(row => picked.has(row)) : made.rows.slice(0, MOST_COMPARED));
   const pick = (row, on) => { on ? picked.add(row) : picked.delete(row); compare(); };
-  block.append(table(made.columns, made.rows, {open: row => showRuns(row.name, runs(row)), pick}),
+  const answer = element("div", {class: "answer"}, ...made.answer.map(sentence => element("p", {}, sentence)));
+  const first = element("div", {class: "first"}), charts = element("div", {class: "charts"});
+  block.append(answer, first, table(made.columns, made.rows, {open: row => showRuns(row.name, runs(row)), pick}),
     element("p", {class: "caption"}, made.caption));
-  const charts = element("div", {class: "charts"});
   for (const chart of made.charts) {
     const place = element("div", {class: "chart"});
-    charts.append(element("figure", {}, place, element("figcaption", {}, chart.title)));
+    const figure = element("figure", chart.wide ? {class: "wide"} : {}, place, element("figcaption", {}, chart.title));
+    (chart.wide ? first : charts).append(figure);
     const drawn = vegaEmbed(place, chart.spec, {actions: {export: true, source: false, compiled: false, editor: false}, renderer: "svg"});
     window.pending.push(drawn.catch(error => { place.textContent = "This chart cannot be drawn: " + error.message; }));
   }
@@ -136,7 +154,7 @@ function comparison(made) {
   if (made.without_charts) block.append(element("p", {}, made.without_charts));
   compare();
   block.append(element("h3", {}, "Differences between configs"),
-    element("p", {}, "Of the rows ticked above; without a tick, of the first " + MOST_COMPARED + "."), target,
+    element("p", {}, "Of the settings that all rows ticked above have; without a tick, of the first " + MOST_COMPARED + " rows."), target,
     element("h3", {}, "Where the runs come from"), plain([], made.provenance));
   return block;
 }

@@ -9,13 +9,15 @@ from typing import Any
 import jinja2
 
 from tuneoff.record import flatten, replace_non_finite
+from tuneoff.report.answer import write_answer
 from tuneoff.report.caption import write_caption
 from tuneoff.report.cells import MISSING
-from tuneoff.report.charts import Chart
+from tuneoff.report.charts import WIDE, Chart
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
+from tuneoff.report.presentation import Presentation
 from tuneoff.report.records import Run
-from tuneoff.report.table import make_columns
+from tuneoff.report.table import Column, make_columns
 from tuneoff.report.text import clean_text
 from tuneoff.report.vega import load_vega
 
@@ -48,6 +50,7 @@ FACTS = (
     "breakdown_gib",
 )
 BATCH_ORDER = "batch_order_hash"  # differs between seeds by design
+MOST_MAIN = 8  # columns that are shown at once
 WITHOUT_CHARTS = "Only the largest comparisons have charts."
 
 
@@ -73,6 +76,7 @@ def render_page(
     differing: Differences,
     skipped: Sequence[str],
     title: str,
+    presentation: Presentation | None = None,
 ) -> str:
     """Return the page as HTML.
 
@@ -82,15 +86,19 @@ def render_page(
         differing: the fields that keep the comparisons apart, with the value of each.
         skipped: a line for each file that was not read.
         title: the page's heading.
+        presentation: the columns that are shown at once; the others are behind a button.
     """
     rows = [row for comparison in comparisons for row in comparison.rows]
     runs = [run for row in rows for run in row.all_runs]
     run_numbers = {id(run): number for number, run in enumerate(runs)}
     settings = Settings()
+    presentation = presentation or Presentation()
     sections = []
     for comparison in comparisons:
         drawn = charts.get(comparison.name)
-        sections.append(_describe_comparison(comparison, drawn, run_numbers, settings))
+        sections.append(
+            _describe_comparison(comparison, drawn, run_numbers, settings, presentation)
+        )
     content = {
         "comparisons": sections,
         "run_columns": [{"title": key, "numeric": value} for key, value in RUN_COLUMNS.items()],
@@ -153,9 +161,11 @@ def _describe_comparison(
     charts: list[Chart] | None,
     run_numbers: dict[int, int],
     settings: Settings,
+    presentation: Presentation,
 ) -> dict:
-    """What page.js makes a section of: table, charts, caption, provenance. `run_numbers` are by the runs' ids."""
+    """What page.js makes a section of: answer, charts, table, provenance. `run_numbers` are by the runs' ids."""
     columns = make_columns(comparison)
+    main = {column.key for column in presentation.choose_columns(comparison)[:MOST_MAIN]}
     rows = []
     for index, row in enumerate(comparison.rows):
         cells = [column.cells[index] for column in columns]
@@ -168,11 +178,12 @@ def _describe_comparison(
         rows.append(described)
     return {
         "name": comparison.name,
+        "answer": write_answer(comparison),
         "caption": write_caption(comparison),
         "rows": rows,
         "provenance": _list_provenance(comparison),
-        "columns": [{"title": column.title, "numeric": column.numeric} for column in columns],
-        "charts": [_describe_chart(chart) for chart in charts or []],
+        "columns": [_describe_column(column, main) for column in columns],
+        "charts": [_describe_chart(chart) for chart in _leave_out_narrow(charts or [])],
         "without_charts": WITHOUT_CHARTS if charts is None else "",
     }
 
@@ -181,8 +192,24 @@ def _describe_cell(text: str, value: float | str | None, bold: bool = False) -> 
     return {"text": text, "value": value, "bold": bold}
 
 
+def _describe_column(column: Column, main: set[str]) -> dict:
+    return {"title": column.title, "numeric": column.numeric, "main": column.key in main}
+
+
+def _leave_out_narrow(charts: Sequence[Chart]) -> list[Chart]:
+    """The charts without the one that stands wide at the head of the page."""
+    narrow = WIDE.removesuffix("_wide")
+    is_wide = any(chart.name == WIDE for chart in charts)
+    return [chart for chart in charts if not (is_wide and chart.name == narrow)]
+
+
 def _describe_chart(chart: Chart) -> dict:
-    return {"name": chart.name, "title": chart.title, "spec": chart.spec}
+    return {
+        "name": chart.name,
+        "title": chart.title,
+        "spec": chart.spec,
+        "wide": chart.name == WIDE,
+    }
 
 
 def _list_provenance(comparison: Comparison) -> list[list[str]]:

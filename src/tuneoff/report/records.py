@@ -64,6 +64,14 @@ class Run:
         return self.content["method"]
 
     @property
+    def family(self) -> str:
+        """The family of the method, which gives it its colour."""
+        family = self.content.get("family")
+        if isinstance(family, str) and family in record.FAMILIES:
+            return family
+        return "other"
+
+    @property
     def seed(self) -> int:
         """The run's seed."""
         return self.content["seed"]

@@ -26,9 +26,18 @@ class Row:
     setting: dict
     runs: list[Run]
     predicted_run: Run | None = None
+    title: str = ""  # what a reader sees in place of the method's name
     label: str = ""  # the settings that tell it from the other rows of its method, but for the rate
     name: str = ""  # method, label, and the rate where it varies
     _values: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.title = self.title or self.method
+
+    @property
+    def family(self) -> str:
+        """The family of its method."""
+        return next((run.family for run in self.all_runs), "other")
 
     @cached_property
     def finished(self) -> dict[int, Run]:

@@ -81,7 +81,7 @@ def _estimate_column(comparison: Comparison, key: str, title: str, path: str) ->
 def _name_columns(comparison: Comparison) -> Iterator[Column]:
     """What a row is: method, setting, parameters, rate."""
     yield _make_column(
-        comparison, "method", "Method", lambda row: text_cell(row.method), numeric=False
+        comparison, "method", "Method", lambda row: text_cell(row.title), numeric=False
     )
     if any(row.label for row in comparison.rows):
         yield _make_column(

@@ -6,11 +6,12 @@ from pathlib import Path
 import vl_convert
 
 from tuneoff.record import write_atomically
-from tuneoff.report import write_tables
+from tuneoff.report import latex, write_tables
 from tuneoff.report.charts import Chart, make_charts
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
 from tuneoff.report.page import render_page
+from tuneoff.report.presentation import Presentation
 from tuneoff.report.text import show_line
 
 MOST_CHARTED = 6  # comparisons with charts; more are a sign that the guard has much to say
@@ -23,6 +24,7 @@ def write_report(
     skipped: Sequence[str],
     folder: Path,
     title: str,
+    presentation: Presentation | None = None,
 ) -> list[str]:
     """Write tables, charts and page into `folder`, which is made if it is not there.
 
@@ -34,19 +36,22 @@ def write_report(
         skipped: a line for each file that was not read.
         folder: where to write.
         title: what the report is of.
+        presentation: the columns of short tables; the rows are in its order already.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    methods = {method for comparison in comparisons for method in comparison.methods}
+    presentation = presentation or Presentation()
     charts = {}
     for comparison in comparisons[:MOST_CHARTED]:
-        charts[comparison.name] = make_charts(comparison, sorted(methods))
+        charts[comparison.name] = make_charts(comparison)
     (folder / "charts").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.md", write_tables.write_markdown(comparisons, differing))
-    write_atomically(folder / "summary.md", write_tables.write_summary(comparisons))
+    write_atomically(folder / "summary.md", write_tables.write_summary(comparisons, presentation))
     write_atomically(folder / "table.csv", write_tables.write_csv(comparisons))
-    write_atomically(folder / "table.tex", write_tables.write_latex(comparisons))
+    write_atomically(folder / "table.tex", latex.write_latex(comparisons))
+    summary = latex.write_latex_summary(comparisons, presentation)
+    write_atomically(folder / "summary.tex", summary)
     written: set[str] = set()
     problems: list[str] = []
     for name, drawn in charts.items():
@@ -58,7 +63,8 @@ def write_report(
                 drawn.remove(chart)
                 problems.append(show_line(f"charts/{chart.name}{suffix}: not drawn, {error}")[:300])
     _remove_others(folder / "charts", written)
-    page = render_page(comparisons, charts, differing, skipped, f"Report: {title}")
+    heading = f"Report: {title}"
+    page = render_page(comparisons, charts, differing, skipped, heading, presentation)
     write_atomically(folder / "report.html", page)
     return problems
 

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 TENSORS = "model.safetensors"
 STATE = "state.pt"
+RANK_STATES = "ranks"  # a folder in a checkpoint: what each rank alone has of the optimizer's state
+UNFINISHED_RANK_STATES = (
+    ".ranks"  # the same beside the checkpoints, until the first rank writes the rest
+)
 # Of loop.json. 2: the state of each part of a run under its name. One of 1, which had loose values, cannot be gone on
 # from: its run starts again.
 SCHEMA_VERSION = 2
@@ -35,6 +39,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, torch.Tensor]  # what the run may change of the model, by parameter name
     state: dict  # tensors and plain values: optimizer, generators, loss scale
     loop: dict[str, Any]  # plain JSON values: each stateful part's state, by its name
+    sharding: str = "none"  # what splits the model over the ranks
     unreadable: tuple[tuple[Path, str], ...] = ()  # later ones that were passed over, and why
 
 
@@ -69,6 +74,32 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     _delete_all_but(folder, whole, keep)
 
 
+def remove_rank_states(folder: Path) -> None:
+    """Remove what ranks have written of a checkpoint that never became whole."""
+    shutil.rmtree(folder / UNFINISHED_RANK_STATES, ignore_errors=True)
+
+
+def save_rank_state(folder: Path, rank: int, optimizer_state: dict) -> None:
+    """Write a rank's own part of the next checkpoint in `folder`.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    unfinished = folder / UNFINISHED_RANK_STATES
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        torch.save(optimizer_state, _rank_file(unfinished, rank))
+        _flush(_rank_file(unfinished, rank))
+    except Exception as error:
+        if _is_write_error(error):
+            raise OSError(f"checkpoint of rank {rank} could not be written: {error}") from error
+        raise
+
+
+def _rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.pt"
+
+
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
@@ -79,9 +110,15 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name in (TENSORS, STATE):
         sizes[name] = (folder / name).stat().st_size
         _flush(folder / name)
+    rank_states = folder.parent / UNFINISHED_RANK_STATES
+    if rank_states.exists():
+        rank_states.rename(folder / RANK_STATES)
+        for file in (folder / RANK_STATES).iterdir():
+            sizes[f"{RANK_STATES}/{file.name}"] = file.stat().st_size
     content = {
         "schema_version": SCHEMA_VERSION,
         "step": checkpoint.step,
+        "sharding": checkpoint.sharding,
         "sizes": sizes,
         "parts": checkpoint.loop,
     }
@@ -109,11 +146,15 @@ def _delete_all_but(folder: Path, newest: Path, keep: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
+def load_newest(
+    folder: Path, device: torch.device = CPU, rank: int = 0, sharding: str = "none"
+) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning.
 
     Args:
         device: where tensors go that were on an accelerator; those that were in the host's memory stay there.
+        rank: whose part to read where each rank has one.
+        sharding: what splits the model now.
 
     Raises:
         OSError: there are checkpoints, but none can be read.
@@ -121,7 +162,7 @@ def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
     unreadable: list[tuple[Path, str]] = []
     for path in reversed(find_checkpoints(folder)):
         try:
-            checkpoint = _read(path, device)
+            checkpoint = _read(path, device, rank, sharding)
             return checkpoint._replace(unreadable=tuple(unreadable))
         except Exception as error:  # a damaged file raises whatever its format's reader likes
             if is_out_of_memory(error):
@@ -138,7 +179,7 @@ def load_newest(folder: Path, device: torch.device = CPU) -> Checkpoint | None:
     return None
 
 
-def _read(folder: Path, device: torch.device) -> Checkpoint:
+def _read(folder: Path, device: torch.device, rank: int, sharding: str) -> Checkpoint:
     def to_this_rank(storage: Any, location: str) -> Any:
         # Without this a state goes to the device that wrote it: of all ranks to the first one's, or to none.
         if location == "cpu":
@@ -153,9 +194,24 @@ def _read(folder: Path, device: torch.device) -> Checkpoint:
         found = (folder / name).stat().st_size
         if found != size:
             raise OSError(f"{name} has {found} bytes of {size}")
+    # One of an earlier version does not say.
+    written_under = content.get("sharding", sharding)
+    if written_under != sharding:
+        raise OSError(f"it was written under {written_under}, and this run is {sharding}")
+
+    def load(file: Path) -> Any:
+        # A rank that is sent its part maps the first one's file, and reads next to nothing of it.
+        mapped = sharding == "fsdp2" and rank > 0
+        return torch.load(file, map_location=to_this_rank, weights_only=True, mmap=mapped)
+
+    state = load(folder / STATE)
+    own_file = _rank_file(folder / RANK_STATES, rank)
+    if own_file.exists():
+        state["optimizer"] = load(own_file)
     return Checkpoint(
         step=content["step"],
         tensors=load_file(folder / TENSORS),
-        state=torch.load(folder / STATE, map_location=to_this_rank, weights_only=True),
+        state=state,
         loop=content["parts"],
+        sharding=sharding,
     )

@@ -5,8 +5,6 @@ import time
 from tuneoff.config import Experiment
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
-from tuneoff.models.layers import count_bytes
-from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.record.judgement import warn_of_losses
 from tuneoff.training.device_settings import find_device_warnings
 from tuneoff.training.evaluation import no_losses
@@ -55,7 +53,7 @@ def find_warnings(parts: Parts) -> list[str]:
 def describe_parts(parts: Parts, provenance: dict) -> dict:
     """What run.json holds once the run is set up; the provenance is now whole."""
     facts = parts.method.facts(parts.model)
-    facts["saved_bytes"] = count_bytes(parts.method.weights_to_save(parts.model).values())
+    facts["saved_bytes"] = parts.model_facts.saved_bytes
     add_facts(facts, {"warnings": find_warnings(parts)})
     return {
         "provenance": {
@@ -64,7 +62,7 @@ def describe_parts(parts: Parts, provenance: dict) -> dict:
             "data": parts.dataset.facts(),
             "batch_order_hash": parts.order_hash(),
         },
-        "optimizer": optimizer_facts(parts.optimizer),
+        "optimizer": parts.optimizer_facts,
         **parts.model_facts.runtime,
         "facts": facts,
         "parameters": parts.parameters,
@@ -83,9 +81,9 @@ def add_facts(facts: dict, more: dict) -> None:
 def describe_reach(parts: Parts, step: int) -> tuple[dict[str, int], dict]:
     """The numbers of weights, and the method's facts, as the end of a run shows them.
 
-    They are those of the start where no step was taken, or where no process has all of each weight.
+    They are those of the start where no step was taken.
     """
-    if not step or parts.sharding.active:
+    if not step:
         return parts.parameters, {}
     reached = parts.method.count_reached(parts.model, parts.optimizer, 0)
     parameters = {**parts.parameters, "ever_trained": reached}

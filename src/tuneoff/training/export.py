@@ -18,7 +18,8 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
-from tuneoff.training.setup import Parts, seeded
+from tuneoff.training.model_setup import seeded
+from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it
@@ -42,12 +43,16 @@ def export_model(parts: Parts) -> Iterator[dict]:
     if not experiment.save_model:
         return
     folder = parts.folder / MODEL_FOLDER
-    with parts.peaks.phase("export"), seeded(experiment.seed, "modules"):
+    with (
+        parts.peaks.phase("export"),
+        seeded(experiment.seed, "modules"),
+        parts.sharding.loading(),
+    ):
 
         def make_whole_model() -> Any:
             return parts.method.prepare(load_model(experiment))
 
-        model = parts.sharding.gather_model(parts.model, parts.wrapped_model, make_whole_model)
+        model = parts.sharding.gather_model(parts.model, make_whole_model)
         if not parts.ranks.first:
             return
         probe = draw_probe(parts)
@@ -65,7 +70,7 @@ def export_model(parts: Parts) -> Iterator[dict]:
 
 def keeps_trained_model(parts: Parts) -> bool:
     """Whether `parts.model` stays as it was trained: a large one is taken apart once it is saved."""
-    return parts.sharding.active or fits_beside(parts.model)
+    return parts.sharding.splits or fits_beside(parts.model)
 
 
 def draw_probe(parts: Parts) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.rank_watch import RankWatch
 from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_signals
 from tuneoff.methods import Method
 from tuneoff.record import (
@@ -65,9 +66,10 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
         error: dict | None = None
         with call_on_stop_signals(run.session.stop.set, (*STOP_SIGNALS, signal.SIGINT)):
             try:
-                run.prepare(start)
-                run.fit()
-                run.conclude()
+                with RankWatch(run.session.ranks, run.record_lost_rank):
+                    run.prepare(start)
+                    run.fit()
+                    run.conclude()
             except ConfigError:
                 run.session.trackers.finish({})
                 raise
@@ -109,7 +111,12 @@ class Run:
         experiment = session.experiment
         checkpoint = None
         if experiment.resume != "never":
-            checkpoint = load_newest(session.checkpoint_folder, session.ranks.device)
+            checkpoint = load_newest(
+                session.checkpoint_folder,
+                session.ranks.device,
+                session.ranks.index,
+                experiment.sharding,
+            )
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
@@ -170,7 +177,7 @@ class Run:
         except BaseException:
             # What was trained must not be lost with an answer that takes too much memory. To put a split model
             # together, the others would have to come.
-            if not parts.sharding.active:
+            if not parts.sharding.splits:
                 self._export()
             raise
         self._export()
@@ -197,6 +204,12 @@ class Run:
             "generate_seconds": round(exact_match.seconds, 3),
         }
         parts.recorder.log(line)
+
+    def record_lost_rank(self, status: str, error: dict) -> None:
+        """Write the result of a run that waits for a rank which will not come; called beside its main thread."""
+        recorder = self.session.recorder
+        if recorder.begun:
+            recorder.finish(status, self.measured(), error)
 
     def measured(self) -> dict:
         """What result.json adds to run.json, as far as the run came."""

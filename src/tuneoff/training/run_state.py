@@ -5,30 +5,56 @@ import shlex
 
 import torch
 
-from tuneoff.training.checkpoint import Checkpoint, name_checkpoint, save_checkpoint
+from tuneoff.training.checkpoint import (
+    Checkpoint,
+    name_checkpoint,
+    remove_rank_states,
+    save_checkpoint,
+    save_rank_state,
+)
 from tuneoff.training.setup import Parts
 
 log = logging.getLogger(__name__)
 
 
 def save_run_state(parts: Parts, step: int) -> None:
-    """Write a checkpoint after `step` steps; all ranks must call."""
-    if parts.sharding.deepspeed:
-        return  # SIGTERM stops it all the same; `save_every` is refused
+    """Write a checkpoint after `step` steps; all ranks must call.
+
+    Raises:
+        OSError: on every rank, where one of them could not write its part.
+    """
     tensors, state = collect_state(parts)
+    _save_rank_states(parts)
     if not parts.ranks.first:
         return
     loop = {}
     for name, part in parts.stateful().items():
         loop[name] = part.state()
-    checkpoint = Checkpoint(step, tensors, state, loop)
+    checkpoint = Checkpoint(step, tensors, state, loop, parts.experiment.sharding)
     save_checkpoint(parts.checkpoint_folder, checkpoint, parts.experiment.keep_checkpoints)
+
+
+def _save_rank_states(parts: Parts) -> None:
+    """Let each rank write what it alone has, where there is such a thing, before the first one writes the rest."""
+    own_state = parts.sharding.rank_state(parts.optimizer)
+    if own_state is None:
+        return
+    folder = parts.checkpoint_folder
+    if parts.ranks.first:
+        remove_rank_states(folder)
+    parts.ranks.gather(None)  # the others wait until it is removed
+    failure = None
+    try:
+        save_rank_state(folder, parts.ranks.index, own_state)
+    except OSError as error:
+        failure = str(error)
+    failures = [text for text in parts.ranks.gather(failure) if text is not None]
+    if failures:
+        raise OSError(failures[0])
 
 
 def explain_resume(parts: Parts, step: int) -> str:
     """Say where the checkpoint of a stopped run is, and what goes on from it."""
-    if parts.sharding.deepspeed:
-        return "DeepSpeed saves no checkpoint"
     path = parts.checkpoint_folder / name_checkpoint(step)
     run = parts.recorder.run
     command = list(run.get("command", []))
@@ -50,9 +76,9 @@ def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:
     tensors = {}
     for name, parameter in parts.model.named_parameters():
         if name in ever_trained:
-            tensors[name] = sharding.gather_tensors(parameter)
+            tensors[name] = sharding.gather_parameter(parameter)
     state = {
-        "optimizer": sharding.gather_tensors(parts.optimizer.state_dict()),
+        "optimizer": sharding.gather_optimizer_state(parts.optimizer),
         "generators": parts.ranks.gather_generator_states(),
     }
     scaler = parts.ranks.accelerator.scaler
@@ -67,11 +93,8 @@ def restore_run_state(parts: Parts, checkpoint: Checkpoint) -> None:
     parameters = dict(parts.model.named_parameters())
     with torch.no_grad():
         for name, tensor in checkpoint.tensors.items():
-            parameters[name].copy_(sharding.split_tensor(tensor, parameters[name]))
-    optimizer_state = checkpoint.state["optimizer"]
-    parts.optimizer.load_state_dict(
-        sharding.split_optimizer_state(optimizer_state, parts.optimizer)
-    )
+            sharding.restore_parameter(parameters[name], tensor)
+    sharding.restore_optimizer(parts.optimizer, checkpoint.state["optimizer"])
     parts.ranks.set_generator_states(checkpoint.state["generators"])
     scaler = parts.ranks.accelerator.scaler
     if scaler is not None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneoff.config import Experiment
+from tuneoff.config import ConfigError, Experiment, is_split
+from tuneoff.distributed.choose_sharding import make_sharding
 from tuneoff.distributed.launch import get_rank
 from tuneoff.distributed.ranks import Ranks
 from tuneoff.distributed.sharding import Sharding
@@ -58,11 +59,14 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         RuntimeError: accelerate did not form the group that was launched.
     """
     apply_device_settings(experiment)
+    steps_itself = experiment.sharding.startswith("zero")
     ranks = Ranks(
-        mixed_precision=experiment.mixed_precision.name,
+        # DeepSpeed is told by its own settings: of accelerate's it would make bfloat16 weights.
+        mixed_precision="no" if steps_itself else experiment.mixed_precision.name,
         project_dir=recorder.folder,
         log_with=_trackers_of_this_rank(experiment),
     )
+    _check_sharding(experiment, ranks)
     # Each rank may have been told another folder: the first one's counts.
     recorder.folder = ranks.gather(recorder.folder.absolute())[0]
     return Session(
@@ -70,11 +74,20 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         method=method,
         recorder=recorder,
         ranks=ranks,
-        sharding=Sharding(ranks),
+        sharding=make_sharding(ranks, experiment.sharding),
         trackers=Trackers(ranks.accelerator),
         peaks=PhasePeaks(ranks.device, ranks.index),
         stop=StopRequest(relayed=ranks.count > 1),
     )
+
+
+def _check_sharding(experiment: Experiment, ranks: Ranks) -> None:
+    """Refuse to train under DDP what was launched to be split: accelerate splits over devices alone."""
+    joined_by = str(ranks.accelerator.distributed_type.value)
+    if is_split(experiment.sharding) and joined_by not in ("FSDP", "DEEPSPEED"):
+        variable = "FSDP" if experiment.sharding == "fsdp2" else "DEEPSPEED"
+        allowed = f"needs GPUs; without them accelerate joins the processes as {joined_by}"
+        raise ConfigError(f"ACCELERATE_USE_{variable}", "true", allowed)
 
 
 def _trackers_of_this_rank(experiment: Experiment) -> list[str] | None:

@@ -1,29 +1,23 @@
 """Set-up: everything that a run is made of, loaded and put together before its first step."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
-from tuneoff.models.checks import (
-    check_causality,
-    check_embeddings,
-    check_packing,
-    max_positions,
-)
-from tuneoff.models.loading import load_model, runtime_facts
+from tuneoff.models.checks import max_positions
+from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
-from tuneoff.training.provenance import hash_weights
+from tuneoff.training.model_setup import ModelFacts, prepare_model
 from tuneoff.training.schedule import Schedule
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine
@@ -31,13 +25,6 @@ from tuneoff.training.task_metrics import TaskMetrics, judged_split
 
 KNOWN_STEPS = 200  # so many steps are looked through for the longest batch
 HASHED_STEPS = 100  # of the data's order, in the provenance
-
-
-class ModelFacts(NamedTuple):
-    """What the record says of the model as it was loaded, before the method changed it."""
-
-    base_weights_hash: str
-    runtime: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +53,7 @@ class Parts(Session):
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
+    optimizer_facts: dict[str, Any]
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -98,13 +86,12 @@ def build(session: Session) -> Parts:
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = _make_order(session, dataset)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
-        model, model_facts = _prepare_model(session, dataset)
+        model, model_facts = prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
-        # Counted before the weights may be split over ranks.
+        # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
-        wrapped_model, stepper = session.sharding.join(
-            model, optimizer, experiment.batch_size, experiment.max_grad_norm
-        )
+        described_optimizer = optimizer_facts(optimizer)
+        wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
@@ -128,33 +115,19 @@ def build(session: Session) -> Parts:
         metrics=metrics,
         parameters=parameters,
         model_facts=model_facts,
+        optimizer_facts=described_optimizer,
     )
 
 
-def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
-    """The model as the method trains it, on its device.
-
-    Raises:
-        ConfigError: the model does not suit the settings, or the data.
-    """
-    experiment = session.experiment
-    with seeded(experiment.seed, "modules"):
-        base_model = load_model(experiment)
-        facts = ModelFacts(hash_weights(base_model), runtime_facts(base_model, experiment))
-        check_embeddings(base_model, experiment, *dataset.extent())
-        model = session.method.prepare(base_model).to(session.ranks.device)
-    check_causality(model, experiment)
-    if experiment.packing:
-        check_packing(model)
-    return model, facts
-
-
-@contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Draw from torch's global generator under a seed of this `purpose` alone, and leave it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, purpose))
-        yield
+def describe_step(experiment: Experiment) -> StepSettings:
+    """What an engine that steps by itself must know."""
+    assert experiment.dtype  # null is resolved when an experiment is made
+    return StepSettings(
+        batch_size=experiment.batch_size,
+        max_grad_norm=experiment.max_grad_norm,
+        dtype=experiment.dtype.name,
+        mixed_precision=experiment.mixed_precision.name,
+    )
 
 
 def _seed_dropout(session: Session) -> None:
@@ -167,7 +140,7 @@ def _seed_dropout(session: Session) -> None:
 def _make_engine(session: Session, model: Any, wrapped_model: Any, stepper: Any) -> Engine:
     accelerator = session.ranks.accelerator
     return Engine(
-        autocast=accelerator.autocast,
+        autocast=session.sharding.autocast,
         backward=accelerator.backward,
         unscale=partial(accelerator.unscale_gradients, stepper),
         unsynchronised=partial(session.sharding.without_synchronisation, wrapped_model),

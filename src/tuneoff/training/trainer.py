@@ -138,7 +138,7 @@ class Trainer:
                 parts.experiment.max_grad_norm,
                 parts.engine,
             )
-        whole_norm = parts.sharding.gather_tensors(result.gradient_norm)
+        whole_norm = parts.sharding.gather_norm(result.gradient_norm)
         reading = Reading(result._replace(gradient_norm=whole_norm))
         return StepUnderWay(step, prepared, rates, started, breakdown, reading)
 
@@ -182,7 +182,7 @@ class Trainer:
     def _breakdown(self, step: int) -> MemoryBreakdown | None:
         """What breaks down the memory of a counted step; of a split model there would be a part alone."""
         parts = self.parts
-        if step not in parts.counted_steps or parts.sharding.active:
+        if step not in parts.counted_steps or parts.sharding.splits:
             return None
         return MemoryBreakdown(parts.model, parts.optimizer)
 

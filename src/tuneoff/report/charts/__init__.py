@@ -1,7 +1,6 @@
 """Charts of a comparison, each one Vega-Lite specification: the paper's figure and the page's are the same."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tuneoff.report.charts.ablations import chart_ablations
@@ -9,25 +8,22 @@ from tuneoff.report.charts.learning_curves import chart_learning_curves
 from tuneoff.report.charts.learning_rates import chart_learning_rates
 from tuneoff.report.charts.memory import chart_memory
 from tuneoff.report.charts.style import Chart
-from tuneoff.report.charts.trade_offs import chart_trade_offs
+from tuneoff.report.charts.trade_offs import WIDE, chart_trade_offs, chart_widely
 from tuneoff.report.compare import Comparison
 
-__all__ = ["Chart", "make_charts"]
+__all__ = ["WIDE", "Chart", "make_charts"]
 
 
-def make_charts(comparison: Comparison, methods: Sequence[str]) -> list[Chart]:
-    """Return all charts that a comparison's records allow.
-
-    Args:
-        comparison: what is drawn.
-        methods: all methods of the report, so that a method has the same colour in each of its charts.
-    """
+def make_charts(comparison: Comparison) -> list[Chart]:
+    """Return all charts that a comparison's records allow; the widest first."""
+    widest = chart_widely(comparison)
     charts = [
-        *chart_trade_offs(comparison, methods),
-        *chart_learning_curves(comparison, methods),
-        *chart_learning_rates(comparison, methods),
+        *([widest] if widest else []),
+        *chart_trade_offs(comparison),
+        *chart_learning_curves(comparison),
+        *chart_learning_rates(comparison),
         *chart_memory(comparison),
-        *chart_ablations(comparison, methods),
+        *chart_ablations(comparison),
     ]
     # Two settings whose names differ in what a file's name cannot hold have a file each.
     counts: Counter[str] = Counter()

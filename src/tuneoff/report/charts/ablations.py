@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import altair as alt
 
+from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
 from tuneoff.report.charts.style import (
     HEIGHT,
-    STROKE,
     WIDTH,
     Chart,
+    FamilyStyle,
     Figure,
-    MethodStyle,
     Point,
     axis_range,
     file_name,
@@ -19,6 +19,7 @@ from tuneoff.report.charts.style import (
     keep_drawable,
     make_chart,
     quality_axis,
+    quality_range,
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.records import LARGEST_DRAWN, as_number
@@ -28,7 +29,7 @@ MOST_LINES = 21  # of a method; more cannot be told apart
 MOST_TICKS = 12
 
 
-def chart_ablations(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+def chart_ablations(comparison: Comparison) -> Iterator[Chart]:
     """Yield a chart for each numeric setting, other than the learning rate, that varies within a method."""
     if not comparison.qualities:
         return
@@ -39,7 +40,7 @@ def chart_ablations(comparison: Comparison, methods: Sequence[str]) -> Iterator[
         for method in comparison.methods:
             points += _make_points(comparison, method, key, quality)
         if points:
-            figure = _draw_ablation(points, key, quality, methods)
+            figure = _draw_ablation(points, key, quality)
             yield make_chart(f"ablation_{file_name(key)}", f"{quality.heading} by {key}", figure)
 
 
@@ -61,6 +62,8 @@ def _make_points(comparison: Comparison, method: str, key: str, quality: Quality
             others = ", ".join(f"{other}={show_setting(row, other)}" for other in varied)
             point = {
                 "method": method,
+                "family": row.family,
+                "label": ", ".join(filter(None, [row.title, others])),
                 "name": row.name,
                 "others": others,
                 "x": x,
@@ -77,9 +80,7 @@ def _has_length(line: list[Point]) -> bool:
     return len({point["x"] for point in line}) > 1
 
 
-def _draw_ablation(
-    points: list[Point], key: str, quality: Quality, methods: Sequence[str]
-) -> Figure:
+def _draw_ablation(points: list[Point], key: str, quality: Quality) -> Figure:
     ticks = sorted({point["x"] for point in points})
     log = ticks[0] > 1 / LARGEST_DRAWN and ticks[-1] >= 8 * ticks[0]
     _spread_lines(points, log, ticks[-1] - ticks[0])
@@ -92,12 +93,10 @@ def _draw_ablation(
         axis=alt.Axis(values=ticks[:MOST_TICKS], labelExpr="'' + datum.value"),
     )
     y = quality_axis(quality, points)
-    style = MethodStyle(methods, points)
-    others = list(dict.fromkeys(point["others"] for point in points))
-    legend = None
-    if len(others) > 1:
-        legend = alt.Legend(columns=1, labelLimit=300, **STROKE)
-    dash = alt.StrokeDash("others:N", title=None, sort=others, legend=legend)
+    style = FamilyStyle(points)
+    ends, widest = label_ends(_find_ends(points), Axis(quality_range(points), HEIGHT, upward=True))
+    width = WIDTH - widest
+    dash = alt.StrokeDash("others:N", sort=[point["others"] for point in points], legend=None)
     tips = [
         "name:N",
         alt.Tooltip("x:Q", title=key),
@@ -108,10 +107,21 @@ def _draw_ablation(
     interval = base.mark_rule(strokeWidth=1.2)
     mark = base.mark_point(filled=True, size=40, opacity=1)
     return alt.layer(
-        line.encode(x=x, y=y, detail="others:N", strokeDash=dash),
+        line.encode(x=x, y=y, detail=["method:N", "others:N"], strokeDash=dash),
         interval.encode(x=x, y="y_low:Q", y2="y_high:Q"),
         mark.encode(x=x, y=y, tooltip=tips),
-    ).properties(width=WIDTH, height=HEIGHT)
+        *draw_ends(ends, x, y, style, width),
+    ).properties(width=width, height=HEIGHT)
+
+
+def _find_ends(points: Sequence[Point]) -> list[Point]:
+    """The last point of each line, where its label leads to."""
+    ends: dict[tuple[str, str], Point] = {}
+    for point in points:
+        line = (point["method"], point["others"])
+        if line not in ends or point["x"] > ends[line]["x"]:
+            ends[line] = point
+    return [{**end, "x": end["drawn"]} for end in ends.values()]
 
 
 def _spread_lines(points: list[Point], log: bool, span: float) -> None:

@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 import altair as alt
 import numpy as np
 
+from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
 from tuneoff.report.charts.style import (
     HEIGHT,
     WIDTH,
     Chart,
-    MethodStyle,
+    FamilyStyle,
+    Figure,
     Point,
     axis_range,
+    choose_dash,
     inline_data,
     make_chart,
 )
@@ -21,7 +24,8 @@ from tuneoff.report.rows import Row
 
 POINTS = 100  # a learning curve's resolution
 SMOOTH = 8  # a moving mean over training losses takes this part of a curve
-MOST_LINES = 21  # more cannot be told apart
+MOST_LINES = 45  # more cannot be told apart
+HEIGHT_OF_LABEL = 13  # at a line's end; a chart of many lines is higher
 LEAST_EVALUATIONS = 3  # of each run, for curves of the validation loss
 # The columns of `Curve.train` in their order: the unit, the axis' title, and how a tick is written.
 AXES = (
@@ -34,7 +38,7 @@ Array = np.ndarray
 Line = list[Point]
 
 
-def chart_learning_curves(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+def chart_learning_curves(comparison: Comparison) -> Iterator[Chart]:
     """Yield loss by step, by token and by second. Validation where every run has three evaluations, else training."""
     rows = comparison.best_rows[:MOST_LINES]
     curves = [curve for row in rows for curve in _finished_curves(row)]
@@ -61,7 +65,7 @@ def chart_learning_curves(comparison: Comparison, methods: Sequence[str]) -> Ite
         )
         y_title = loss if validated else f"{loss}, smoothed"
         title = f"{loss} by {unit}, {smoothed}mean over seeds; the steep start is cut off{best}"
-        figure = _draw_curves(lines, x, y_title, methods)
+        figure = _draw_curves(lines, x, y_title)
         yield make_chart(f"curve_{unit}", title, figure)
 
 
@@ -69,7 +73,7 @@ def _finished_curves(row: Row) -> list[Curve]:
     return [run.curve for run in row.finished.values() if run.curve is not None]
 
 
-def _draw_curves(lines: list[Line], x: alt.X, loss: str, methods: Sequence[str]) -> alt.Chart:
+def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
     # The first tenth falls so far that nothing else could be told apart beside it.
     late = max(line[-1]["x"] for line in lines) / 10
     late_losses = [point["y"] for line in lines for point in line if point["x"] >= late]
@@ -77,7 +81,7 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str, methods: Sequence[str])
     points = []
     for line in lines:
         points += _cut_above(top, line)
-    style = MethodStyle(methods, points, lines=True)
+    style = FamilyStyle(points)
     lowest = min([low, *(point["y"] for point in points)])
     y = alt.Y(
         "y:Q",
@@ -89,14 +93,30 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str, methods: Sequence[str])
         alt.Tooltip("x:Q", format=",.4g"),
         alt.Tooltip("y:Q", title="loss", format=".4f"),
     ]
-    chart = alt.Chart(inline_data(points)).mark_line(strokeWidth=1.6)
-    return chart.encode(
-        x=x,
-        y=y,
-        color=style.colour,
-        strokeDash=style.dash,
-        tooltip=tips,
-    ).properties(width=WIDTH, height=HEIGHT)
+    height = max(HEIGHT, HEIGHT_OF_LABEL * len(lines))
+    y_axis = Axis([lowest, top], height, upward=True)
+    # The labels stand right of the plot, which leaves them room in the column.
+    ends, widest = label_ends([line[-1] for line in lines], y_axis)
+    width = WIDTH - widest
+    curves = alt.Chart(inline_data(points)).mark_line(strokeWidth=1.6)
+    return alt.layer(
+        curves.encode(
+            x=x,
+            y=y,
+            color=style.colour,
+            detail="method:N",
+            strokeDash=_dash_by_method(points),
+            tooltip=tips,
+        ),
+        *draw_ends(ends, x, y, style, width),
+    ).properties(width=width, height=height)
+
+
+def _dash_by_method(points: Sequence[Point]) -> alt.StrokeDash:
+    """A dash for each method, so that lines of one family can be followed where they cross."""
+    methods = sorted({point["method"] for point in points})
+    scale = alt.Scale(domain=methods, range=[choose_dash(method) for method in methods])
+    return alt.StrokeDash("method:N", scale=scale, legend=None)
 
 
 def _cut_above(top: float, line: Line) -> Line:
@@ -135,6 +155,8 @@ def _average_curves(row: Row, column: int, validated: bool) -> Line:
     for x, loss in zip(grid, np.mean(on_grid, axis=0), strict=True):
         point = {
             "method": row.method,
+            "family": row.family,
+            "label": row.title,
             "x": float(f"{x:.6g}"),
             "y": round(float(loss), 5),
         }

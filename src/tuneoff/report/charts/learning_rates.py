@@ -7,8 +7,8 @@ import altair as alt
 
 from tuneoff.report.charts.style import (
     Chart,
+    FamilyStyle,
     Figure,
-    MethodStyle,
     Point,
     axis_range,
     inline_data,
@@ -23,7 +23,7 @@ from tuneoff.report.rows import Row
 TRIED = "tried"
 BEST = "best"
 EDGE = "best, on the edge of its grid"
-ABOVE = "loss above the chart"
+ABOVE = "loss above the dashed line"
 LOST = "no seed finished"
 # What a rate came to, and its mark: a dot, a large dot, a square, a triangle, a cross.
 OUTCOMES = {
@@ -34,25 +34,32 @@ OUTCOMES = {
     LOST: "M-.9,-.9L.9,.9M-.9,.9L.9,-.9",
 }
 TITLE = "Loss against learning rate, a panel a method; each mark is a rate that was tried"
+MOST_TICKS = 5
+STRIP = 0.28  # of the chart's range, above its line: for what has no place on the axis
 
 
-def chart_learning_rates(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+def chart_learning_rates(comparison: Comparison) -> Iterator[Chart]:
     """Yield the chart of validation loss, because a rate is chosen on it, by rate.
 
     Where several settings were tried at a rate, the best of them stands for it.
     """
     by_method = [_make_points(comparison, method) for method in comparison.methods]
-    by_method = [points for points in by_method if points]
-    everything = [point for points in by_method for point in points]
-    with_loss = [point for point in everything if point["y"] is not None]
-    if not with_loss:
+    # A method of which no rate gave a loss has nothing to show in a panel.
+    lost = [points[0]["panel"] for points in by_method if points and not _have_loss(points)]
+    by_method = [points for points in by_method if _have_loss(points)]
+    if not by_method:
         return
+    everything = [point for points in by_method for point in points]
     low, top = axis_range(_near_best(by_method))
-    low = min(low, *(point["y_low"] for point in with_loss))
-    edge = top - 0.05 * (top - low)  # so that a mark there is not cut
-    points = [_place_below(edge, point) for point in everything]
-    style = MethodStyle(methods, points)
-    yield make_chart("learning_rate", TITLE, _draw_rates(points, [low, top], style))
+    low = min(low, *(point["y_low"] for point in everything if point["y"] is not None))
+    strip = top + STRIP * (top - low)
+    above = (top + strip) / 2
+    points = []
+    for panel in by_method:
+        placed = [_place_in_chart(point, top, above) for point in panel]
+        points += _join_to_line(placed)
+    title = f"{TITLE}; no seed finished at any rate of {', '.join(lost)}" if lost else TITLE
+    yield make_chart("learning_rate", title, _draw_rates(points, [low, top, strip]))
 
 
 def _make_points(comparison: Comparison, method: str) -> list[Point]:
@@ -72,6 +79,10 @@ def _make_points(comparison: Comparison, method: str) -> list[Point]:
     return points
 
 
+def _have_loss(points: Sequence[Point]) -> bool:
+    return any(point["y"] is not None for point in points)
+
+
 def _is_drawable_rate(rate: float) -> bool:
     """Whether a rate has a place on a logarithmic axis beside others."""
     return 1 / LARGEST_DRAWN < rate < LARGEST_DRAWN
@@ -89,7 +100,12 @@ def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:
             estimates.append((loss, row))
         else:
             lost = ABOVE
-    point: Point = {"method": method, "x": rate}
+    point: Point = {
+        "method": method,
+        "panel": rows[0].title,
+        "family": rows[0].family,
+        "x": rate,
+    }
     if not estimates:
         first = rows[0]
         return {**point, "y": None, "outcome": lost, "name": first.name, "runs": first.outcome}
@@ -118,21 +134,34 @@ def _near_best(by_method: Sequence[list[Point]]) -> list[float]:
     return losses
 
 
-def _place_below(top: float, point: Point) -> Point:
-    """The point as it is drawn: what lies above the chart, or has no loss, stands at its upper edge."""
+def _place_in_chart(point: Point, top: float, above: float) -> Point:
+    """The point as it is drawn: a mark of what is higher than `top`, or has no loss, stands `above` the line there."""
     if point["y"] is None:
-        return {**point, "shown": top, "y_low": top, "y_high": top}
+        return {**point, "shown": above, "y_low": above, "y_high": above}
     drawn = {
-        "shown": min(point["y"], top),
+        "shown": point["y"],
         "y_low": min(point["y_low"], top),
         "y_high": min(point["y_high"], top),
     }
     if point["y"] > top:
+        drawn["shown"] = above
         drawn["outcome"] = ABOVE
     return {**point, **drawn}
 
 
-def _draw_rates(points: list[Point], domain: list[float], style: MethodStyle) -> Figure:
+def _join_to_line(points: Sequence[Point]) -> list[Point]:
+    """The points of a panel with `line`, where the line through them goes: to a mark above from its neighbour alone."""
+    joined = []
+    for index, point in enumerate(points):
+        beside = points[max(index - 1, 0) : index + 2]
+        is_joined = any(other["outcome"] not in (ABOVE, LOST) for other in beside)
+        joined.append({**point, "line": point["shown"] if is_joined else None})
+    return joined
+
+
+def _draw_rates(points: list[Point], heights: Sequence[float]) -> Figure:
+    """A panel a method; `heights` are the lowest loss, the highest on the axis, and the end of the strip above."""
+    low, top, strip = heights
     rates = [point["x"] for point in points]
     x = alt.X(
         "x:Q",
@@ -140,30 +169,44 @@ def _draw_rates(points: list[Point], domain: list[float], style: MethodStyle) ->
         axis=alt.Axis(values=_list_decades(rates), format="~e"),
         scale=alt.Scale(type="log", domain=axis_range(rates, log_factor=1.8)),
     )
-    y = alt.Y(
-        "shown:Q",
-        title="loss (nats/token)",
-        axis=alt.Axis(tickCount=4),
-        scale=alt.Scale(zero=False, domain=domain),
-    )
-    colour = alt.Color("method:N", scale=style.colours, legend=None)
+    scale = alt.Scale(zero=False, domain=[low, strip])
+    # Ticks end below the strip, where a height is no loss.
+    ticks = alt.Axis(values=_list_ticks(low, top))
+    y = alt.Y("shown:Q", title="loss (nats/token)", axis=ticks, scale=scale)
+    style = FamilyStyle(points)
+    colour = alt.Color("family:N", scale=style.colours, legend=None)
     finished = alt.Chart().transform_filter(f"datum.outcome !== '{LOST}'").encode(x=x, color=colour)
-    interval = finished.mark_rule(strokeWidth=1.2)
+    on_axis = finished.transform_filter(f"datum.outcome !== '{ABOVE}'")
+    limit = alt.Chart().mark_rule(color="#777", strokeWidth=0.8, strokeDash=[2, 2])
     layers = alt.layer(
-        finished.mark_line(strokeWidth=1.4).encode(y=y),
-        interval.encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
+        limit.encode(y=alt.YDatum(top)),
+        finished.mark_line(strokeWidth=1.4).encode(y=alt.Y("line:Q", scale=scale)),
+        on_axis.mark_rule(strokeWidth=1.2).encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
         _draw_marks(points, style).encode(x=x, y=y, color=colour),
     )
     header = alt.Header(labelFontSize=11, labelPadding=2)
-    return layers.properties(width=84, height=82).facet(
-        alt.Facet("method:N", title=None, header=header),
+    panels = list(dict.fromkeys(point["panel"] for point in points))
+    return layers.properties(width=104, height=96).facet(
+        alt.Facet("panel:N", title=None, header=header, sort=panels),
         data=inline_data(points),
         columns=3,
         spacing=8,
     )
 
 
-def _draw_marks(points: list[Point], style: MethodStyle) -> alt.Chart:
+def _list_ticks(low: float, top: float) -> list[float]:
+    """Round losses between two heights, four or so."""
+    step = 10.0 ** math.floor(math.log10((top - low) / 2))
+    for factor in (1, 2, 5, 10):
+        if (top - low) / (step * factor) <= MOST_TICKS:
+            step *= factor
+            break
+    first = math.ceil(low / step)
+    last = math.floor(top / step)
+    return [round(count * step, 12) for count in range(first, last + 1)]
+
+
+def _draw_marks(points: list[Point], style: FamilyStyle) -> alt.Chart:
     """A mark for each rate, by what it came to."""
     outcomes = {point["outcome"] for point in points}
     present = [outcome for outcome in OUTCOMES if outcome in outcomes]
@@ -176,14 +219,9 @@ def _draw_marks(points: list[Point], style: MethodStyle) -> alt.Chart:
         alt.Tooltip("outcome:N"),
         alt.Tooltip("runs:N"),
     ]
-    marks = alt.Chart().mark_point(
-        filled=True,
-        size=80,
-        opacity=1,
-        strokeWidth=1.4,
-    )
+    marks = alt.Chart().mark_point(filled=True, size=80, opacity=1, strokeWidth=1.4)
     return marks.encode(
-        stroke=alt.Stroke("method:N", scale=style.colours, legend=None),
+        stroke=alt.Stroke("family:N", scale=style.colours, legend=None),
         shape=alt.Shape("outcome:N", title=None, scale=shapes, legend=legend),
         tooltip=tips,
     )

@@ -18,6 +18,7 @@ from tuneoff.report.compare import Comparison
 from tuneoff.report.records import MEMORY_PARTS
 from tuneoff.report.rows import Row
 
+ROOM_FOR_NAMES = 70  # of methods, left of the bars
 KINDS = ["measured", "predicted"]
 
 
@@ -27,20 +28,20 @@ def chart_memory(comparison: Comparison) -> Iterator[Chart]:
     for row in comparison.rows:
         if row.prediction:
             rows.setdefault(row.method, row)
-    methods = sorted(rows)
+    titles = [row.title for row in rows.values()]
     bars = []
-    for method in methods:
-        bars += keep_drawable(_make_bars(rows[method]))
+    for row in rows.values():
+        bars += keep_drawable(_make_bars(row))
     if not bars:
         return
     title = "What the memory of tensors in training is made of"
     if len({bar["kind"] for bar in bars}) > 1:
         title += "; pale: predicted, for rows of max_length tokens"
-        figure = _split_by_kind(_draw_bars(bars, methods))
+        figure = _split_by_kind(_draw_bars(bars, titles))
     else:
         title += f", {bars[0]['kind']}"
-        figure = _draw_bars(bars, methods).properties(height=alt.Step(18))
-    yield make_chart("memory_breakdown", title, figure.properties(width=WIDTH))
+        figure = _draw_bars(bars, titles).properties(height=alt.Step(18))
+    yield make_chart("memory_breakdown", title, figure.properties(width=WIDTH - ROOM_FOR_NAMES))
 
 
 def _make_bars(row: Row) -> list[Point]:
@@ -56,7 +57,7 @@ def _make_bars(row: Row) -> list[Point]:
     for kind, gib_by_part in breakdowns:
         for part, gib in gib_by_part.items():
             bar = {
-                "method": row.method,
+                "method": row.title,
                 "kind": kind,
                 "part": part.replace("_", " "),
                 "order": MEMORY_PARTS.index(part),

@@ -1,31 +1,54 @@
-"""Style of the charts: one colour, shape and dash a method in every chart, and type legible in one column."""
+"""Style of the charts: a colour and shape a family in every report, and type legible in one column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import altair as alt
 
+from tuneoff.record import FAMILIES
 from tuneoff.report.compare import Quality
 from tuneoff.report.records import LARGEST_DRAWN
 
 Figure = alt.Chart | alt.LayerChart | alt.FacetChart
 Point = dict[str, Any]  # a mark of a chart: what is encoded, by the names of the fields
-# With axis and legend about 340 wide: a column of 3.3 inches.
-WIDTH = 280
-HEIGHT = 220
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is pale on white.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+FONT = 11
+# With its axis 420 wide: in a column of 3.3 inches (238 points) the type is of 6 points.
+WIDTH = 350
+HEIGHT = 250
+# Okabe and Ito's palette, which colour-blind readers can tell apart, with brown in place of its pale yellow.
+FAMILY_COLOURS = {
+    "full": "#000000",
+    "partial": "#E69F00",
+    "low_rank": "#0072B2",
+    "rotation": "#56B4E9",
+    "projection": "#D55E00",
+    "block": "#009E73",
+    "prompt": "#CC79A7",
+    "other": "#7A5230",
+}
+FAMILY_SHAPES = {
+    "full": "cross",
+    "partial": "diamond",
+    "low_rank": "circle",
+    "rotation": "square",
+    "projection": "triangle-up",
+    "block": "triangle-down",
+    "prompt": "triangle-left",
+    "other": "triangle-right",
+}
 CATEGORY_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#BBBBBB"]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-DASHES = [
+DASHES: list[list[float]] = [
     [1, 0],
-    [6, 2],
-    [2, 2],
+    [7, 2],
+    [3, 2],
     [8, 2, 2, 2],
+    [4, 1, 1, 1],
+    [1.5, 1.5],
 ]
-STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 350}  # long enough to show a dash
-LEGEND_CHARACTERS = 44  # that fit beside each other below a chart
+LEGEND_CHARACTERS = 50  # that fit beside each other below a chart
+FAMILY_TITLE = "method family"
 
 
 @dataclass(frozen=True)
@@ -37,67 +60,53 @@ class Chart:
     spec: dict
 
 
-class MethodStyle:
-    """What a chart gives its methods, by their place among all methods of the report."""
+class FamilyStyle:
+    """What a chart gives the families of its points, each of which has a `family`: the same in every report."""
 
-    def __init__(self, methods: Sequence[str], points: Sequence[Point], lines: bool = False):
-        """Style the methods that a chart shows.
-
-        Args:
-            methods: all methods of the report.
-            points: what the chart shows; each has a `method`.
-            lines: whether the chart joins them.
-        """
-        self.methods = list(methods)
-        self.present = sorted({point["method"] for point in points})
-        self.lines = lines
+    def __init__(self, points: Sequence[Point]):
+        """Style the families that the points belong to."""
+        families = {point["family"] for point in points}
+        self.present = [family for family in FAMILIES if family in families]
 
     @property
     def colours(self) -> alt.Scale:
-        """Seven colours; from the eighth method on they return with another shape and dash."""
-        return self._scale(COLOURS, 1)
+        """The families' colours."""
+        return self._scale(FAMILY_COLOURS)
 
     @property
     def colour(self) -> alt.Color:
         """The colours, with a legend."""
-        return alt.Color("method:N", title=None, scale=self.colours, legend=self._legend())
+        return alt.Color("family:N", title=None, scale=self.colours, legend=self._legend())
 
     @property
     def shape(self) -> alt.Shape:
-        """Six shapes beside seven colours: 42 methods differ."""
-        scale = self._scale(SHAPES, 1)
-        return alt.Shape("method:N", title=None, scale=scale, legend=self._legend())
+        """The shapes, in the same legend."""
+        scale = self._scale(FAMILY_SHAPES)
+        return alt.Shape("family:N", title=None, scale=scale, legend=self._legend())
 
-    @property
-    def dash(self) -> alt.StrokeDash:
-        """Another dash each time that the colours begin again."""
-        scale = self._scale(DASHES, len(COLOURS))
-        return alt.StrokeDash("method:N", title=None, scale=scale, legend=self._legend())
-
-    def _scale(self, styles: Sequence, step: int) -> alt.Scale:
-        """A style for each method; `step` methods in turn have the same one."""
-        chosen = []
-        for method in self.present:
-            place = self.methods.index(method) // step
-            chosen.append(styles[place % len(styles)])
-        return alt.Scale(domain=self.present, range=chosen)
+    def _scale(self, styles: dict[str, str]) -> alt.Scale:
+        return alt.Scale(domain=self.present, range=[styles[family] for family in self.present])
 
     def _legend(self) -> alt.Legend:
-        """As many columns as fit the chart's width."""
+        """The families by their headings, in as many columns as fit the chart's width."""
+        headings = [FAMILIES[family] for family in self.present]
         columns = 1
-        for count in (2, 3):
-            if self._legend_characters(count) <= LEGEND_CHARACTERS:
+        for count in (2, 3, 4):
+            width = sum(
+                max(map(len, headings[start::count]), default=0) + 4 for start in range(count)
+            )
+            if width <= LEGEND_CHARACTERS:
                 columns = count
-        symbols = STROKE if self.lines else {}
-        return alt.Legend(columns=columns, symbolStrokeWidth=1.8, **symbols)
+        pairs = ", ".join(f"'{family}': '{FAMILIES[family]}'" for family in self.present)
+        return alt.Legend(
+            columns=columns, symbolStrokeWidth=1.8, labelExpr=f"({{{pairs}}})[datum.label]"
+        )
 
-    def _legend_characters(self, columns: int) -> int:
-        """The width of a legend of so many columns, by their longest names."""
-        width = 0
-        for start in range(columns):
-            names = self.present[start::columns]
-            width += max(map(len, names), default=0)
-        return width
+
+def choose_dash(name: str) -> list[float]:
+    """Return the dash of a method's line: by its name alone, so that it is the same in every report."""
+    digest = sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return DASHES[digest[0] % len(DASHES)]
 
 
 def inline_data(points: Sequence[Point]) -> dict[str, Any]:
@@ -128,10 +137,14 @@ def axis_range(values: Sequence[float], log_factor: float = 0) -> list[float]:
     return [low - margin, high + margin]
 
 
+def quality_range(points: Sequence[Point]) -> list[float]:
+    """Return the domain of a measure's axis, wide enough for the intervals of `points`."""
+    return axis_range([point[key] for point in points for key in ("y", "y_low", "y_high")])
+
+
 def quality_axis(quality: Quality, points: Sequence[Point]) -> alt.Y:
-    """Return the vertical axis of a measure, wide enough for the intervals of `points`."""
-    domain = axis_range([point[key] for point in points for key in ("y", "y_low", "y_high")])
-    scale = alt.Scale(zero=False, domain=domain)
+    """Return the vertical axis of a measure."""
+    scale = alt.Scale(zero=False, domain=quality_range(points))
     return alt.Y("y:Q", title=f"{quality.heading}{quality.unit}", scale=scale)
 
 
@@ -152,13 +165,13 @@ def make_chart(name: str, title: str, figure: Figure) -> Chart:
     return Chart(name, title, style_figure(figure))
 
 
-def style_figure(figure: Figure) -> dict:
+def style_figure(figure: Figure, font: float = FONT) -> dict:
     """Return the figure's specification with fonts, legend and grid set."""
     styled = (
         figure.configure(font="Helvetica, Arial, sans-serif", background="white")
         .configure_axis(
-            labelFontSize=11,
-            titleFontSize=11.5,
+            labelFontSize=font,
+            titleFontSize=font + 0.5,
             titleFontWeight="normal",
             gridColor="#e8e8e8",
             domainColor="#666",
@@ -169,8 +182,8 @@ def style_figure(figure: Figure) -> dict:
         )
         .configure_legend(
             orient="bottom",
-            labelFontSize=11,
-            labelLimit=160,
+            labelFontSize=font,
+            labelLimit=220,
             columnPadding=12,
             rowPadding=2,
             symbolSize=60,

@@ -1,17 +1,21 @@
 """Charts of a quality against what it costs, in memory and in speed, with the Pareto front."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import altair as alt
 
 from tuneoff.report import stats
+from tuneoff.report.charts.labels import Axis, Box, draw_labels, place_labels
 from tuneoff.report.charts.style import (
+    FONT,
     HEIGHT,
     WIDTH,
     Chart,
+    FamilyStyle,
     Figure,
-    MethodStyle,
     Point,
     axis_range,
     file_name,
@@ -20,10 +24,29 @@ from tuneoff.report.charts.style import (
     keep_drawable,
     make_chart,
     quality_axis,
+    quality_range,
+    style_figure,
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.rows import Row
 from tuneoff.report.text import cut_name
+
+# The page's first chart: as wide as a page, with larger type.
+WIDE = "quality_memory_wide"
+WIDE_WIDTH = 860
+WIDE_HEIGHT = 400
+WIDE_FONT = 14
+HEIGHT_OF_LABEL = 15  # a chart with many labels is higher
+MOST_LABELS = 60
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a chart is drawn, in pixels."""
+
+    width: float
+    height: float
+    font: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,7 @@ class Cost:
     lower_is_better: bool
 
 
-def chart_trade_offs(comparison: Comparison, methods: Sequence[str]) -> Iterator[Chart]:
+def chart_trade_offs(comparison: Comparison) -> Iterator[Chart]:
     """Yield a chart for each quality and cost, where two rows or more have both."""
     rows = comparison.tuned_rows
     finished = [row for row in comparison.rows if row.finished]
@@ -49,8 +72,24 @@ def chart_trade_offs(comparison: Comparison, methods: Sequence[str]) -> Iterator
             points = keep_drawable(_make_points(rows, quality, cost))
             if len(points) > 1:
                 title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
-                figure = _draw_trade_off(points, quality, cost, methods)
+                size = Size(WIDTH, max(HEIGHT, HEIGHT_OF_LABEL * len(points)), FONT)
+                figure = _draw_trade_off(points, quality, cost, size)
                 yield make_chart(f"quality_{cost.name}{suffix}", title, figure)
+
+
+def chart_widely(comparison: Comparison) -> Chart | None:
+    """Return the first quality against memory as wide as a page; None where fewer than two rows have both."""
+    if not comparison.qualities:
+        return None
+    quality = comparison.qualities[0]
+    cost = _list_costs(comparison)[0]
+    points = keep_drawable(_make_points(comparison.tuned_rows, quality, cost))
+    if len(points) < 2:
+        return None
+    size = Size(WIDE_WIDTH, max(WIDE_HEIGHT, HEIGHT_OF_LABEL * len(points)), WIDE_FONT)
+    figure = _draw_trade_off(points, quality, cost, size)
+    title = f"{quality.heading} against peak memory, with 95 % intervals over seeds; dashed: the Pareto front"
+    return Chart(WIDE, title, style_figure(figure, WIDE_FONT))
 
 
 def _list_costs(comparison: Comparison) -> list[Cost]:
@@ -74,6 +113,7 @@ def _speed_of_row(row: Row) -> tuple[float, float | None] | None:
 def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Point]:
     """A point for each row that has both figures."""
     points = []
+    counts = Counter(row.method for row in rows)
     for row in rows:
         estimate = row.estimate(quality.path)
         spent = cost.of_row(row)
@@ -81,6 +121,8 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
             continue
         point = {
             "method": row.method,
+            "family": row.family,
+            "label": row.title if counts[row.method] == 1 else row.name,
             "name": row.name,
             "x": spent[0],
             "y": estimate.mean,
@@ -92,18 +134,16 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
     return points
 
 
-def _draw_trade_off(
-    points: list[Point], quality: Quality, cost: Cost, methods: Sequence[str]
-) -> Figure:
+def _draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
         "x:Q",
         title=cost.title,
         scale=alt.Scale(zero=False, domain=domain),
-        axis=alt.Axis(tickCount=4),
+        axis=alt.Axis(tickCount=5),
     )
     y = quality_axis(quality, points)
-    style = MethodStyle(methods, points)
+    style = FamilyStyle(points)
     base = alt.Chart(inline_data(points)).encode(color=style.colour)
     tips = [
         "name:N",
@@ -113,22 +153,48 @@ def _draw_trade_off(
     ]
     # Hollow, so that none hides another.
     marks = base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2)
+    x_axis = Axis(domain, size.width)
+    y_axis = Axis(quality_range(points), size.height, upward=True)
+    front = _find_front(points, quality, cost)
+    lines = _front_boxes(front, x_axis, y_axis, cost)
+    labels = place_labels(points[:MOST_LABELS], x_axis, y_axis, size.font, lines)
     return alt.layer(
-        _draw_front(points, quality, cost).encode(x=x, y=y, order="x:Q"),
+        _draw_front(front, cost).encode(x=x, y=y, order="x:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
         marks.encode(x=x, y=y, shape=style.shape, tooltip=tips),
-    ).properties(width=WIDTH, height=HEIGHT)
+        *draw_labels(labels, x, y, style, size.font),
+    ).properties(width=size.width, height=size.height)
 
 
-def _draw_front(points: list[Point], quality: Quality, cost: Cost) -> alt.Chart:
-    """The Pareto front as a dashed line of steps."""
+def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point]:
+    """The points of the Pareto front, from left to right or right to left."""
     x_sign = 1 if cost.lower_is_better else -1
     y_sign = 1 if quality.lower_is_better else -1
     front = stats.find_pareto_front(
         [(x_sign * point["x"], y_sign * point["y"]) for point in points]
     )
-    return alt.Chart(inline_data([points[index] for index in front])).mark_line(
+    return [points[index] for index in front]
+
+
+def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> list[Box]:
+    """Where the front's line runs, for labels to keep away from."""
+    boxes = []
+    ordered = sorted(front, key=lambda point: point["x"])
+    for left, right in pairwise(ordered):
+        turn_x = right["x"] if cost.lower_is_better else left["x"]
+        level = left["y"] if cost.lower_is_better else right["y"]
+        y = y_axis.to_pixels(level)
+        boxes.append(Box(x_axis.to_pixels(left["x"]), y - 1, x_axis.to_pixels(right["x"]), y + 1))
+        heights = sorted((y_axis.to_pixels(left["y"]), y_axis.to_pixels(right["y"])))
+        x = x_axis.to_pixels(turn_x)
+        boxes.append(Box(x - 1, heights[0], x + 1, heights[1]))
+    return boxes
+
+
+def _draw_front(front: list[Point], cost: Cost) -> alt.Chart:
+    """The Pareto front as a dashed line of steps."""
+    return alt.Chart(inline_data(front)).mark_line(
         color="#888888",
         strokeDash=[3, 3],
         strokeWidth=1.2,

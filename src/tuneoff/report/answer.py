@@ -1,0 +1,246 @@
+"""The answer: what a comparison shows, in sentences made of the same tests as its table, and no more than they show."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tuneoff.record.judgement import LEAST_MEASURED_STEPS
+from tuneoff.report import stats
+from tuneoff.report.cells import difference_cell, estimate_cell, format_figure
+from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.rows import Row
+from tuneoff.report.text import cut_name
+
+MOST_NAMED = 6  # rows in one sentence
+ALIKE = 1.02  # times the lowest peak: no more is said of smaller differences
+
+
+def write_answer(comparison: Comparison) -> list[str]:
+    """Return the sentences that a reader wants first: quality, then memory, speed, and what failed."""
+    sentences: list[str] = []
+    finished = [row for row in comparison.rows if row.finished]
+    if not comparison.qualities:
+        sentences.append(f"{_describe_subject(comparison)}no run has finished.")
+    elif len(finished) == 1:
+        sentences.append(_describe_alone(comparison, finished[0]))
+    else:
+        sentences += _describe_quality(comparison, finished)
+    if len(finished) > 1:
+        sentences += _describe_memory(comparison, finished)
+        sentences += _describe_speed(comparison, finished)
+    sentences += describe_failures(comparison)
+    return [_begin_sentence(text) for text in sentences]
+
+
+def _begin_sentence(text: str) -> str:
+    """With a capital, unless it begins with a row's name, which stays as it is written."""
+    return f"N{text[1:]}" if text.startswith(("no ", "nothing ")) else text
+
+
+def _describe_subject(comparison: Comparison) -> str:
+    """`On gsm8k with SmolLM2-135M, `."""
+    data = _first_value(comparison, "config.data.name")
+    model = _first_value(comparison, "config.model.name")
+    if not data or not model:
+        return ""
+    return f"On {cut_name(str(data))} with {cut_name(str(model))}, "
+
+
+def _first_value(comparison: Comparison, path: str) -> Any:
+    for row in comparison.rows:
+        value = row.first_value(path)
+        if value is not None:
+            return value
+    return None
+
+
+def _describe_alone(comparison: Comparison, row: Row) -> str:
+    quality = comparison.qualities[0]
+    value = _show_mean(row, quality)
+    return (
+        f"{_describe_subject(comparison)}{row.name} came to a {quality.title.lower()} of {value}; "
+        "nothing else has finished to compare it with."
+    )
+
+
+# ---------------------------------------------------------------- quality
+def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
+    """What may be said of each measure: a ranking where the tests allow one, else why there is none."""
+    quality = comparison.qualities[0]
+    reason = find_obstacle(comparison, finished)
+    if reason is not None:
+        yield f"{_describe_subject(comparison)}nothing is ranked: {reason}."
+        values = [
+            (estimate.mean, row) for row in finished if (estimate := row.estimate(quality.path))
+        ]
+        values.sort(key=lambda pair: pair[0])
+        if len(values) > 1:
+            low, high = values[0][1], values[-1][1]
+            yield (
+                f"{quality.heading} was measured from {_show_mean(low, quality)} ({low.name}) "
+                f"to {_show_mean(high, quality)} ({high.name})."
+            )
+        return
+    subject = _describe_subject(comparison)
+    for index, quality in enumerate(comparison.qualities):
+        verdict = comparison.verdicts[index]
+        yield f"{subject}{_describe_best(comparison, quality, verdict)}"
+        yield from _describe_against_baseline(comparison, quality, verdict)
+        subject = ""
+
+
+def find_obstacle(comparison: Comparison, finished: Sequence[Row]) -> str | None:
+    """Return why the rows cannot be ranked, in words; None where they can."""
+    quality = comparison.qualities[0]
+    enough = [row for row in finished if _has_enough_seeds(row, quality)]
+    if len(enough) < 2:
+        return (
+            f"fewer than {stats.LEAST_SEEDS} seeds of two rows have finished, "
+            "and one or two runs say nothing about the spread"
+        )
+    untuned = [row for row in enough if row.has_default_rate or not row.tuning]
+    if len(untuned) == len(enough):
+        return "the learning rates were not tuned, so that a difference may be one of rates"
+    if untuned:
+        names = list_names(untuned)
+        return f"the learning rates of {names} were not tuned, so that a difference may be one of rates"
+    otherwise = [row for row in enough if row.tuned_otherwise]
+    if otherwise:
+        return f"{list_names(otherwise)} were tuned under other settings than these"
+    return None
+
+
+def _has_enough_seeds(row: Row, quality: Quality) -> bool:
+    return len(row.values_by_seed(quality.path)) >= stats.LEAST_SEEDS
+
+
+def _describe_best(comparison: Comparison, quality: Quality, verdict: stats.Verdict) -> str:
+    """Which rows share the first place, by tests of all pairs."""
+    title = quality.title.lower()
+    best = [row for row, bold in zip(comparison.rows, verdict.bold, strict=True) if bold]
+    if not best:
+        return f"no row can be told from the best in {title} (paired t over seeds, Holm)."
+    order = "lowest" if quality.lower_is_better else "highest"
+    best.sort(key=lambda row: _mean(row, quality), reverse=not quality.lower_is_better)
+    first, *others = best
+    sentence = f"{first.name} has the {order} {title}, {_show_mean(first, quality)}"
+    if others:
+        return f"{sentence}; {list_names(others)} cannot be told from it."
+    tested = [row for row in comparison.rows if _has_enough_seeds(row, quality)]
+    rest = "the one other row" if len(tested) == 2 else f"all {len(tested) - 1} other rows"
+    return f"{sentence}, and differs from {rest}."
+
+
+def _describe_against_baseline(
+    comparison: Comparison, quality: Quality, verdict: stats.Verdict
+) -> Iterator[str]:
+    """What differs from the baseline: another question, with fewer tests, than which is best."""
+    baseline = comparison.baseline
+    if baseline is None:
+        return
+    words: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+    same = []
+    base = baseline.estimate(quality.path)
+    for row, p in zip(comparison.rows, verdict.p, strict=True):
+        difference = comparison.difference(quality, row)
+        if difference is None or np.isnan(p):
+            continue
+        if p >= stats.ALPHA:
+            same.append(row)
+            continue
+        is_better = (difference.mean < 0) == quality.lower_is_better
+        text = difference_cell(difference, base).text.lstrip("+−")
+        words[is_better].append((abs(difference.mean), f"{row.name} by {text}"))
+    parts = []
+    for is_better, word in ((True, "better"), (False, "worse")):
+        if words[is_better]:
+            ranked = [text for _, text in sorted(words[is_better])]
+            parts.append(f"{word}: {_shorten_list(ranked)}")
+    if same:
+        parts.append(f"not told from it: {list_names(same)}")
+    if parts:
+        listing = "; ".join(parts)
+        yield f"Against {baseline.name} alone, in {quality.title.lower()}, {listing}."
+
+
+def _mean(row: Row, quality: Quality) -> float:
+    estimate = row.estimate(quality.path)
+    return estimate.mean if estimate else np.inf
+
+
+def _show_mean(row: Row, quality: Quality) -> str:
+    return estimate_cell(row.estimate(quality.path)).text
+
+
+# ---------------------------------------------------------------- costs and failures
+def _describe_memory(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
+    """The lowest and the highest peak, as shares of the baseline's where there is one."""
+    peaks = [(row.train_peak, row) for row in finished if row.train_peak]
+    if len(peaks) < 2:
+        return
+    peaks.sort(key=lambda pair: pair[0])
+    (least, low), (most, high) = peaks[0], peaks[-1]
+    if most < ALIKE * least:
+        yield f"The peak of memory while training is alike in all: {_show_gib(least)} to {_show_gib(most)}."
+        return
+    yield (
+        f"The peak of memory while training was lowest with {low.name}, {_show_gib(least)}"
+        f"{_share_of_baseline(least, low, comparison)}, and highest with {high.name}, "
+        f"{_show_gib(most)}{_share_of_baseline(most, high, comparison)}."
+    )
+
+
+def _share_of_baseline(gib: float, row: Row, comparison: Comparison) -> str:
+    baseline = comparison.baseline
+    if baseline is None or baseline is row or not baseline.train_peak:
+        return ""
+    return f" ({100 * gib / baseline.train_peak:.0f} % of {baseline.name}'s)"
+
+
+def _show_gib(gib: float) -> str:
+    return f"{format_figure(gib, '.2f')} GiB"
+
+
+def _describe_speed(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
+    """The range of throughput; it is not tested, so nothing is called fastest."""
+    path = "throughput.tokens_per_second"
+    speeds = [(estimate.mean, row) for row in finished if (estimate := row.estimate(path))]
+    if len(speeds) < 2:
+        return
+    speeds.sort(key=lambda pair: pair[0])
+    (_, slow), (_, fast) = speeds[0], speeds[-1]
+    steps = [row.measured_steps for row in finished if row.measured_steps is not None]
+    few = ""
+    if steps and min(steps) < LEAST_MEASURED_STEPS:
+        few = f", over as few as {min(steps)} steps, too few for a rate"
+    slow_text = estimate_cell(slow.estimate(path)).text
+    fast_text = estimate_cell(fast.estimate(path)).text
+    yield (
+        f"Training ran at {slow_text} tokens/s ({slow.name}) to {fast_text} ({fast.name}){few}; "
+        "speeds are measured and not tested."
+    )
+
+
+def describe_failures(comparison: Comparison) -> Iterator[str]:
+    """Yield a sentence on the rows of which not every run finished."""
+    failed = [row for row in comparison.rows if row.runs and not row.all_finished]
+    if failed:
+        words = [f"{row.name} ({row.outcome})" for row in failed]
+        yield f"Not every run finished: {_shorten_list(words)}."
+
+
+def list_names(rows: Sequence[Row]) -> str:
+    """Return `a, b and c`, shortened where there are many."""
+    names = [row.name for row in rows]
+    if len(names) > MOST_NAMED:
+        return _shorten_list(names)
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _shorten_list(words: Sequence[str]) -> str:
+    text = ", ".join(words[:MOST_NAMED])
+    more = len(words) - MOST_NAMED
+    return f"{text} and {more} more" if more > 0 else text

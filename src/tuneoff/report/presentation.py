@@ -1,0 +1,129 @@
+"""Presentation: which columns a short table has, in which order its rows stand, and under which names."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tuneoff.report.compare import Comparison
+from tuneoff.report.records import ReportError, as_number
+from tuneoff.report.rows import Row
+from tuneoff.report.table import Column, make_columns
+from tuneoff.report.text import show_line
+
+MOST_NAMES = 40  # in a message
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What `--columns`, `--order` and `--names` ask for, of all tables and charts alike."""
+
+    columns: Sequence[str] = ()
+    order: Sequence[str] = ()
+    names: dict[str, str] = field(default_factory=dict)
+
+    def apply(self, comparisons: Sequence[Comparison]) -> None:
+        """Rename and sort the rows of each comparison.
+
+        Raises:
+            ReportError: a name or a column that no comparison has.
+        """
+        self._check(comparisons)
+        for comparison in comparisons:
+            places = sorted(range(len(comparison.rows)), key=self._find_order(comparison))
+            comparison.reorder(places)
+            for row in comparison.rows:
+                self._rename(row)
+            comparison.columns = None  # made of the rows as they were
+
+    def choose_columns(self, comparison: Comparison) -> list[Column]:
+        """Return the columns of a short table: those asked for, else what decides, costs, and failed."""
+        by_key = {column.key: column for column in make_columns(comparison) if not column.empty}
+        wanted = list(self.columns) or list_main_columns(comparison)
+        return [by_key[key] for key in wanted if key in by_key]
+
+    def _rename(self, row: Row) -> None:
+        """Give a row the name that is asked for, of its method, or of itself."""
+        if row.name in self.names and row.name != row.method:
+            row.title = row.name = self.names[row.name]
+            row.label = ""
+        elif row.method in self.names:
+            row.title = self.names[row.method]
+            row.name = row.title + row.name.removeprefix(row.method)
+
+    def _find_order(self, comparison: Comparison) -> Callable[[int], tuple]:
+        """What sorts rows: the names in `order` first, or the values of the one column that it names."""
+        rows = comparison.rows
+        if len(self.order) == 1 and self.order[0] not in _name_rows([comparison]):
+            by_key = {column.key: column for column in make_columns(comparison)}
+            column = by_key.get(self.order[0])
+
+            def by_value(place: int) -> tuple:
+                value = as_number(column.cells[place].value) if column else None
+                return (value is None, value or 0.0, place)
+
+            return by_value
+
+        def by_name(place: int) -> tuple:
+            row = rows[place]
+            for index, name in enumerate(self.order):
+                if name in (row.method, row.name):
+                    return (index, place)
+            return (len(self.order), place)
+
+        return by_name
+
+    def _check(self, comparisons: Sequence[Comparison]) -> None:
+        keys: set[str] = set()
+        for comparison in comparisons:
+            keys.update(column.key for column in make_columns(comparison))
+        names = _name_rows(comparisons)
+        for key in self.columns:
+            _check_word("--columns", key, keys)
+        is_column = len(self.order) == 1 and self.order[0] in keys
+        for word in [] if is_column else self.order:
+            _check_word("--order", word, names | (keys if len(self.order) == 1 else set()))
+        for word in self.names:
+            _check_word("--names", word, names)
+
+
+def list_main_columns(comparison: Comparison) -> list[str]:
+    """Return the keys of the columns that matter: at most two measures with their differences, and the costs."""
+    keys = ["method", "setting", "lr"]
+    for quality in comparison.qualities:
+        keys += [quality.key, f"{quality.key}_difference"]
+    return [*keys, "peak_train_gib", "tokens_per_second", "trainable", "outcome"]
+
+
+def _name_rows(comparisons: Sequence[Comparison]) -> set[str]:
+    names: set[str] = set()
+    for comparison in comparisons:
+        for row in comparison.rows:
+            names.update((row.method, row.name))
+    return names
+
+
+def _check_word(flag: str, word: str, known: set[str]) -> None:
+    """Raise ReportError where a word is not known."""
+    if word in known:
+        return
+    listing = ", ".join(sorted(known)[:MOST_NAMES])
+    raise ReportError(f"{flag} {show_line(word)}: must be one of {listing}")
+
+
+def parse_names(words: Sequence[str]) -> dict[str, str]:
+    """Return `{"lora": "LoRA (r=8)"}` for `lora=LoRA (r=8)`.
+
+    Raises:
+        ReportError: a word without `=`, or without a name on either side.
+    """
+    names = {}
+    for word in words:
+        name, _, shown = word.partition("=")
+        if not name or not shown.strip():
+            raise ReportError(f"--names {show_line(word)}: must be written METHOD=NAME")
+        names[name] = show_line(shown)
+    return names
+
+
+def split_words(text: str | None) -> list[str]:
+    """Return the words of a comma-separated list."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

@@ -1,0 +1,136 @@
+"""The answer in words: what the table's own tests show, and nothing where they may not be asked."""
+
+import numpy as np
+import pytest
+from records import METHODS, comparison, load, ranks, record, tuning, write
+
+from tuneoff.report import stats, write_tables
+from tuneoff.report.answer import write_answer
+
+TUNED = {"method_cost": {"jobs": 5}, "best": {"lr": 1e-3}, "space": {"lr": [1e-4, 1e-3]}}
+
+
+def fill(
+    folder, losses: dict[str, float], seeds: int = 5, tuned=True, gib=None, noise: float = 0.005
+):
+    for method, loss in losses.items():
+        for seed in range(seeds):
+            peak = (gib or {}).get(method, 0.8)
+            content = record(method, seed, loss=loss, noise=noise, train_gib=peak)
+            if tuned is True or method in (tuned or ()):
+                content["tuning"] = TUNED
+            write(folder / f"{method}{seed}", content)
+    return folder
+
+
+def answer(folder, baseline=None) -> str:
+    (made,) = load(folder, baseline=baseline)
+    return " ".join(write_answer(made))
+
+
+def test_the_best_its_ties_and_the_baseline_are_named_as_the_table_marks_them(tmp_path):
+    losses = {"full": 3.1, "lora": 3.0, "dora": 3.0, "badam": 3.2}
+    gib = {"full": 1.0, "lora": 0.9, "dora": 0.95, "badam": 0.5}
+    (made,) = load(fill(tmp_path, losses, gib=gib), baseline="full")
+    text = " ".join(write_answer(made))
+    bold = {
+        row.method for row, is_bold in zip(made.rows, made.verdicts[0].bold, strict=True) if is_bold
+    }
+    assert bold == {"lora", "dora"}
+    first = text.partition(". Against")[0]
+    assert first.startswith("On docstrings with tiny, ") and "has the lowest test loss" in first
+    assert first.endswith("cannot be told from it") and "lora" in first and "dora" in first
+    against = text.partition("Against full alone, in test loss, ")[2].partition(". The peak")[0]
+    better, worse = against.split("; worse: ")
+    assert better.startswith("better: ") and "lora by 0.1" in better and "dora by 0.1" in better
+    assert worse.startswith("badam by 0.1")
+    assert (
+        "lowest with badam, 0.50 GiB (50 % of full's)" in text
+        and "speeds are measured and not tested" in text
+    )
+
+
+def test_a_single_winner_differs_from_all_others(tmp_path):
+    text = answer(fill(tmp_path, {"full": 3.2, "lora": 3.0, "dora": 3.1}))
+    assert "lora has the lowest test loss" in text and "and differs from all 2 other rows." in text
+
+
+def test_equal_methods_are_not_ranked(tmp_path):
+    """Under the null no sentence calls a row better than another."""
+    text = answer(fill(tmp_path, {"full": 3.0, "lora": 3.0, "dora": 3.0}, noise=0.05), "full")
+    (made,) = load(tmp_path, baseline="full")
+    assert not (made.verdicts[0].p < stats.ALPHA).any()
+    assert "no row can be told from the best in test loss" in text
+    assert (
+        "better:" not in text and "worse:" not in text and "not told from it: dora and lora" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tuned", "reason"),
+    [
+        (1, True, "fewer than 3 seeds of two rows have finished"),
+        (2, True, "fewer than 3 seeds of two rows have finished"),
+        (5, False, "the learning rates were not tuned"),
+        (5, ("full", "lora"), "the learning rates of dora were not tuned"),
+    ],
+)
+def test_few_seeds_and_untuned_rates_rank_nothing(tmp_path, seeds, tuned, reason):
+    text = answer(fill(tmp_path, {"full": 3.3, "lora": 3.0, "dora": 3.1}, seeds, tuned))
+    assert f"nothing is ranked: {reason}" in text
+    for word in ("Against", "lowest test loss", "better", "worse", "differs from"):
+        assert word not in text
+    assert "Test loss was measured from" in text
+
+
+def test_a_metric_has_a_sentence_of_its_own_in_its_direction(tmp_path):
+    for seed in range(5):
+        for method, right in (("lora", 0.7), ("full", 0.3)):
+            content = record(method, seed, noise=0.05)
+            content["metrics"] = {"exact_match": right + (0.013 if right > 0.5 else 0.01) * seed}
+            content["tuning"] = TUNED
+            write(tmp_path / f"{method}{seed}", content)
+    text = answer(tmp_path, "full")
+    assert "lora has the highest exact match, 0.726" in text and "better: lora by 0.4" in text
+
+
+def test_failures_one_row_and_none_are_said(tmp_path):
+    text = answer(comparison(tmp_path / "all"))
+    assert f"Not every run finished: {METHODS[2]} (out of memory 5)" in text
+    write(tmp_path / "one", record("lora"))
+    assert "nothing else has finished to compare it with" in answer(tmp_path / "one")
+    write(tmp_path / "none", record("lora", status="failed"))
+    assert "no run has finished" in answer(tmp_path / "none")
+
+
+@pytest.mark.parametrize("make", [tuning, ranks])
+def test_a_sweep_over_settings_ranks_nothing(tmp_path, make):
+    assert "nothing is ranked" in answer(make(tmp_path))
+
+
+def test_alike_peaks_are_called_alike(tmp_path):
+    assert "alike in all: 0.80 GiB" in answer(fill(tmp_path, {"full": 3.0, "lora": 3.1}))
+
+
+def test_the_answer_stands_above_the_markdown_table(tmp_path):
+    made = load(fill(tmp_path, {"full": 3.2, "lora": 3.0}))
+    text = write_tables.write_markdown(made, {})
+    assert text.startswith("On docstrings with tiny, lora has the lowest test loss")
+
+
+def test_drawn_losses_are_never_called_more_than_the_tests_show(tmp_path):
+    """Random methods with no difference between them: at most one report in twenty may name one."""
+    rng = np.random.default_rng(5)
+    named = 0
+    for trial in range(40):
+        losses = dict.fromkeys(METHODS[:4], 3.0)
+        folder = fill(tmp_path / str(trial), {}, 0)
+        for method in losses:
+            for seed in range(4):
+                content = record(method, seed)
+                content["loss"]["test"] = 3 + 0.05 * float(rng.standard_normal())
+                content["tuning"] = TUNED
+                write(folder / f"{method}{seed}", content)
+        text = answer(folder, METHODS[0])
+        named += "has the lowest" in text or "better" in text or "worse" in text
+    assert named <= 5  # of 40 at 5 %: more than 5 come in a hundredth of all cases
