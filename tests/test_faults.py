@@ -252,7 +252,7 @@ def test_no_number_before_training_is_a_failure_and_no_divergence(settings, tmp_
 
     method.prepare = poisoned
     # Which would refuse such a model first.
-    monkeypatch.setattr("tuneoff.training.setup.check_causality", lambda *_: None)
+    monkeypatch.setattr("tuneoff.training.model_setup.check_causality", lambda *_: None)
     result = train_here(experiment, method, tmp_path, {"config": config})
     assert result["status"] == "failed" and result["error"]["type"] == "NotANumber"
     assert "before the first step" in result["error"]["message"]

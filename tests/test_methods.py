@@ -410,3 +410,48 @@ def test_eight_bit_adamw_needs_kernels(run, monkeypatch):
         ConfigError, match="optimizer=adamw_8bit: .* 0.49.1 has no kernels for a CPU"
     ):
         run("method=full", "optimizer=adamw_8bit")
+
+
+# ---------------------------------------------------------------- other ways to begin an adapter
+INITS = ("gaussian", "olora", "orthogonal")
+
+
+@pytest.mark.parametrize("kind", INITS)
+def test_an_adapter_begins_as_it_is_asked_to_and_at_the_base_model(prepared, debug_model, kind):
+    ids = torch.arange(1, 17)[None]
+    base = AutoModelForCausalLM.from_pretrained(debug_model, dtype=torch.float32).eval()
+    model, _, _ = prepared(debug_model, "method=lora", f"lora_init={kind}")
+    with torch.no_grad():
+        difference = model.eval()(input_ids=ids).logits - base(input_ids=ids).logits
+    assert difference.abs().max() <= 1e-4
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    if kind == "gaussian":  # of deviation 1 / r, where LoRA's own is uniform in 1 / sqrt(width)
+        assert down.std().item() == pytest.approx(1 / 8, rel=0.1) and not up.any()
+    elif kind == "olora":
+        assert torch.allclose(up.T @ up, torch.eye(8), atol=1e-4)
+    else:
+        assert down.any() and up.any() and (up @ down).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", INITS)
+def test_what_began_otherwise_is_read_back(run, kind):
+    """A run reads back what it has saved, and fails where the logits are others."""
+    result = run("method=lora", f"lora_init={kind}", "save_model=true", "export_merged=true")
+    assert result["status"] == "finished", result["error"]
+    assert ("residual_base_bytes" in result["facts"]) == (kind == "olora")
+    assert result["facts"]["merged_logits_difference"] <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["lora_init=gaussian", "pissa_init=true"], "lora_init=gaussian: must be null where"),
+        (["lora_init=orthogonal", "lora_rank=3"], "lora_rank=3: must be even"),
+        (["lora_init=olora", "quantization=4bit"], "lora_init=olora: would change the base"),
+        (["lora_init=kaiming"], "lora_init=kaiming: must be one of gaussian, olora, orthogonal"),
+    ],
+)
+def test_a_beginning_that_cannot_be_is_refused(settings, options, match):
+    with pytest.raises(ConfigError, match=match):
+        settings("method=lora", *options)

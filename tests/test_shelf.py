@@ -4,6 +4,9 @@ One training a choice, of 20 steps, is shared by the tests that read it.
 """
 
 import json
+import pickle
+import subprocess
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -30,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
-from tuneoff.methods._peft_options import LEFT_OUT, TUNERS
+from tuneoff.methods._peft_options import LEFT_OUT, TUNERS, make_options
 from tuneoff.models.loading import load_model
 from tuneoff.predict.predictor import refuse_values
 
@@ -264,3 +267,13 @@ def test_every_type_of_peft_is_a_choice_or_left_out_with_a_reason():
 
 def test_the_eleven_of_the_readme_are_found():
     assert len(METHODS) == 11 and set(METHODS) < set(FOUND)
+
+
+def test_a_process_that_never_made_a_tuners_options_unpickles_them():
+    """As a sweep's job does, whose settings come to it pickled."""
+    program = (
+        "import sys, pickle; options = pickle.loads(sys.stdin.buffer.read()); print(options.type)"
+    )
+    pickled = pickle.dumps(make_options("oft")())
+    done = subprocess.run([sys.executable, "-c", program], input=pickled, capture_output=True)
+    assert (done.returncode, done.stdout.strip()) == (0, b"oft"), done.stderr

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import wait_for
+from helpers import start_training, wait_for
 from sweeping import counted, results_list
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -118,16 +118,17 @@ def node_is_idle() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 @pytest.mark.skipif(os.getuid() != 0, reason="slurmd needs root")
-def test_a_job_that_its_time_limit_stops_goes_on_in_the_same_sweep(slurm, launch_sweep, tmp_path):
+def test_a_job_that_its_time_limit_stops_goes_on_in_the_same_sweep(slurm, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (tmp_path / "four.yaml").write_text(FOUR)
     words = ["-cd", tmp_path, "-cn", "four", "hydra/launcher=submitit_slurm"]
-    process = launch_sweep(*words)
+    words += ["hydra.sweep.dir=sweep", "tracker=none", "data.limit=48", "batch_size=4"]
+    process = start_training(words, tmp_path)
     out, err = process.communicate(timeout=400)
     statuses = sorted(result["status"] for result in results_list(tmp_path / "sweep"))
     assert statuses == ["finished", "finished", "finished", "interrupted"], out + err
     assert process.returncode == 1
-    process = launch_sweep(*words, "hydra.launcher.timeout_min=10")
+    process = start_training([*words, "hydra.launcher.timeout_min=10"], tmp_path)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
     assert counted(out) == {"failed": 0, "finished": 1, "skipped": 3}, out + err

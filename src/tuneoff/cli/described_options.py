@@ -151,7 +151,7 @@ def describe_choice(group: str, choice: Choice) -> Group:
     own_keys = {option.key.partition(".")[0] for option in own}
     changed = []
     for option in list_options(Experiment, "", choice.values):
-        if option.key in choice.values and option.key not in (*own_keys, "method"):
+        if option.key in choice.values and option.key not in (*own_keys, "method", "family"):
             changed.append(option)
     return Group(title, [*own, *changed])
 

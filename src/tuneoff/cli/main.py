@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
+from tuneoff.cli.foreign_names import refuse_foreign_names
 from tuneoff.cli.help import print_help, wants_help
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
@@ -40,6 +41,7 @@ def one_line(main: Callable[[], None]) -> int:
         if wants_help(written):
             print_help(written)
             return 0
+        refuse_foreign_names(written)
         check_flags()
         sys.argv[1:] = prepare_sweep_arguments(written)
         with interrupt_on_stop_signals():

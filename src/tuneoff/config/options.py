@@ -7,6 +7,8 @@ from enum import Enum, Flag, auto
 from importlib.util import find_spec
 from typing import Any
 
+from tuneoff.config.elsewhere import find_our_name
+
 # No line of a refusal is longer than a few of the terminal's, whatever was typed.
 LONGEST_VALUE = 300
 # A longer word resembles none of ours, and comparing it takes seconds.
@@ -188,37 +190,11 @@ def check_package(key: str, value: Any, package: str, extra: str) -> None:
         )
 
 
-# What transformers and LLaMA-Factory call our settings, where no name resembles ours.
-ELSEWHERE = {
-    "learning_rate": "lr",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "cutoff_len": "max_length",
-    "lr_scheduler_type": "scheduler",
-    "optim": "optimizer",
-    "bf16": "mixed_precision",
-    "fp16": "mixed_precision",
-    "quantization_bit": "quantization",
-    "finetuning_type": "method",
-    "model_name_or_path": "model.path",
-    "dataset": "data",
-    "max_samples": "data.limit",
-    "val_size": "data.validation_share",
-    "output_dir": "hydra.run.dir",
-    "resume_from_checkpoint": "resume",
-    "save_steps": "save_every",
-    "eval_steps": "eval_every",
-    "save_total_limit": "keep_checkpoints",
-    "report_to": "tracker",
-    "neat_packing": "packing",
-}
-
-
 def suggest_nearest(word: str, known: Iterable[object]) -> str:
     """`; did you mean …?` where a known name is close to `word`, or is what others call it; else nothing."""
-    if word in ELSEWHERE:
-        return f"; did you mean {ELSEWHERE[word]}?"
+    ours = find_our_name(word)
+    if ours is not None:
+        return f"; did you mean {ours}?"
     if len(word) > LONGEST_WORD:
         return ""
     from difflib import get_close_matches

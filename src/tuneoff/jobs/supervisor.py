@@ -62,13 +62,11 @@ def run_supervised(
             failure = FailureReport("interrupted", describe_stop(stop, limits))
             if identify_result(work) in (None, earlier_result):
                 work.record_failure(failure.status, failure.error, time.monotonic() - started)
-            # A cluster's launcher raises in a signal handler as the time limit comes: the job has ended, not the sweep.
-            if isinstance(stop, Exception):
-                return failure
-            raise
-    report = processes[0].report
-    if report is not None and isinstance(report.cause, Busy | AlreadyDone):
-        raise report.cause
+            # A cluster's launcher raises in a signal handler as the time limit comes: that ends the job, not the sweep.
+            if not isinstance(stop, Exception):
+                raise
+            return failure
+    raise_if_taken(processes[0])
     # A run that begins removes an earlier result.
     has_result = identify_result(work) not in (None, earlier_result)
     if over_time is None and has_result and not is_about_a_lost_rank(work, processes):
@@ -79,6 +77,12 @@ def run_supervised(
     if work.records_refusals or not isinstance(failure.cause, Refusal):
         work.record_failure(failure.status, failure.error, time.monotonic() - started)
     return failure
+
+
+def raise_if_taken(first: RankProcess) -> None:
+    """Raise what the first process reports of another that trains in its folder, or has done so."""
+    if first.report is not None and isinstance(first.report.cause, Busy | AlreadyDone):
+        raise first.report.cause
 
 
 def describe_stop(stop: BaseException, limits: Limits) -> dict:

@@ -57,6 +57,14 @@ def make_options(tuner: str) -> type:
     return options
 
 
+def __getattr__(name: str) -> type:
+    """The options of a tuner by their class's name: a process that unpickles them has not made them yet."""
+    tuner = name.removesuffix("_options")
+    if tuner == name or tuner not in TUNERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return make_options(tuner)
+
+
 def describe_range(item: dict) -> tuple[str, Any]:
     """Return the range of an option in words, and a function that says whether a value lies in it."""
     if "choices" in item:

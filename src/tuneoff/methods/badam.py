@@ -6,37 +6,14 @@ Built on the `badam` package. `_badam_layer.py` and `_badam_ratio.py` say of eve
 import math
 import warnings
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from tuneoff.config import BASIC, ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import TIED, Method, register
+from tuneoff.methods._badam_choices import MaskMode, Mode, SwitchMode
 
 # The package lists every float32 parameter; `facts` has one line.
 warnings.filterwarnings("ignore", "BAdam expect model")
-
-
-class Mode(Enum):
-    """What trains at one time: a block of layers, or a share of every weight."""
-
-    layer = "layer"
-    ratio = "ratio"
-
-
-class SwitchMode(Enum):
-    """The order of the blocks."""
-
-    ascending = "ascending"
-    descending = "descending"
-    random = "random"
-    fixed = "fixed"
-
-
-class MaskMode(Enum):
-    """How a share of a weight is chosen: entries side by side, or anywhere in it."""
-
-    adjacent = "adjacent"
-    scatter = "scatter"
 
 
 @register

@@ -12,9 +12,11 @@ from tuneoff.config import (
     at_least,
     format_value,
     names,
+    one_of,
     option,
 )
 from tuneoff.methods import TIED, Method, register
+from tuneoff.methods._lora_refusals import check_beginning, check_conversion, check_quantised
 from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
 
 
@@ -44,6 +46,8 @@ class LoRA(Method):
     """Scale adapters by alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)."""
     use_dora: bool = False
     """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
+    lora_init: str | None = one_of(None, "gaussian", "olora", "orthogonal")
+    """How A and B begin, by PEFT: normal draws, QR of the weight (olora), or orthogonal halves; null draws as LoRA."""
     pissa_init: bool = False
     """Start adapters from the principal singular components of the weights (PiSSA, Meng et al. 2024)."""
     pissa_iter: int = option(
@@ -68,44 +72,25 @@ class LoRA(Method):
 
         An adapter that is gone on with brings its own settings, which take the place of the options here.
         """
-        self._check_unused()
+        if not self.pissa_init:
+            self.refuse_unused("pissa_iter", "needs pissa_init=true")
+        if self.loraplus_lr_ratio is None:
+            self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
+        if self.lora_init is not None:
+            check_beginning(self, self.lora_init)
         if self.pissa_convert:
-            self._check_conversion(experiment)
+            check_conversion(self, experiment)
         if experiment.quantised:
-            self._check_quantised(*experiment.quantised)
+            check_quantised(self, *experiment.quantised)
         if self.adapter_path is not None:
             self._check_adapter(self.adapter_path, experiment)
         elif self.create_new_adapter:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
-    def _check_unused(self) -> None:
-        """Refuse options that another option switches off."""
-        if not self.pissa_init:
-            self.refuse_unused("pissa_iter", "needs pissa_init=true")
-        if self.loraplus_lr_ratio is None:
-            self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
-
-    def _check_conversion(self, experiment: Experiment) -> None:
-        """Refuse a conversion that has nothing to convert, or nowhere to save it."""
-        if not self.pissa_init:
-            raise ConfigError("pissa_convert", True, "needs pissa_init=true")
-        if self.use_dora:
-            allowed = "a DoRA magnitude has no LoRA form; leave out use_dora"
-            raise ConfigError("pissa_convert", True, allowed)
-        if not experiment.save_model:
-            raise ConfigError("pissa_convert", True, "needs save_model=true")
-        if self.create_new_adapter:
-            allowed = "is for the untouched base, into which create_new_adapter=true merges"
-            raise ConfigError("pissa_convert", True, allowed)
-
-    def _check_quantised(self, key: str, value: str) -> None:
-        """Refuse what would change base weights that `key` makes quantised."""
-        weights = f"the base weights, which are quantised ({key}={value})"
-        if self.pissa_init:
-            raise ConfigError("pissa_init", True, f"would change {weights}")
-        if self.create_new_adapter:
-            allowed = f"would merge the old one into {weights}"
-            raise ConfigError("create_new_adapter", True, allowed)
+    @property
+    def changes_base(self) -> bool:
+        """Whether a new adapter begins with a part of the weights, which it takes out of them."""
+        return self.pissa_init or self.lora_init == "olora"
 
     def _check_adapter(self, path: str, experiment: Experiment) -> None:
         """Refuse a folder that is no adapter, and base weights other than those the adapter applies to."""
@@ -195,7 +180,7 @@ class LoRA(Method):
         from tuneoff.methods._ranks import check_rank
 
         targets = choose_targets(model, self.lora_target, self._explain_modules_only())
-        if self.pissa_init:
+        if self.changes_base:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
         additional = find_additional_modules(model, self.additional_target or [])
@@ -217,7 +202,7 @@ class LoRA(Method):
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
             ensure_weight_tying=names_tied_weight,
-            init_lora_weights=pissa if self.pissa_init else True,  # type: ignore[arg-type]
+            init_lora_weights=pissa if self.pissa_init else self.lora_init or True,  # type: ignore[arg-type]
         )
 
     def _explain_modules_only(self) -> str | None:
@@ -226,6 +211,8 @@ class LoRA(Method):
             return "PEFT's DoRA adapts linear layers alone"
         if self.pissa_init:
             return "PEFT's PiSSA adapts linear layers alone"
+        if self.lora_init is not None:
+            return f"PEFT's {self.lora_init} adapts linear layers alone"
         if self.lora_dropout:
             return "PEFT adapts linear layers alone where lora_dropout is above 0"
         return None
@@ -278,7 +265,7 @@ class LoRA(Method):
         """Return the adapter, and the base beside it where that is not the one that was loaded."""
         from tuneoff.methods._lora_export import list_weights_to_save
 
-        has_residual = self.pissa_init and not self.pissa_convert
+        has_residual = self.changes_base and not self.pissa_convert
         return list_weights_to_save(model, has_residual or self.create_new_adapter)
 
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
@@ -298,7 +285,7 @@ class LoRA(Method):
             except Exception as error:  # the training result must not be lost with the conversion
                 facts["conversion_error"] = f"{type(error).__name__}: {error}"
         if "converted_rank" not in facts:
-            if self.pissa_init:
+            if self.changes_base:
                 facts["residual_base_bytes"] = _lora_export.save_base(model, folder)
             elif self.create_new_adapter:
                 facts["merged_base_bytes"] = _lora_export.save_base(model, folder)

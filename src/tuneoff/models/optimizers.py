@@ -87,8 +87,10 @@ def build_optimizer(
     check_eight_bit(experiment)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
-    is_paged = experiment.optimizer is Optimizer.paged_adamw_8bit
-    return (PagedAdamW8bit if is_paged else AdamW8bit)(
+    optimizer_class = AdamW8bit
+    if experiment.optimizer is Optimizer.paged_adamw_8bit:
+        optimizer_class = PagedAdamW8bit
+    return optimizer_class(
         groups,
         lr=experiment.lr,
         betas=BETAS,

@@ -110,14 +110,6 @@ class Comparison:
         phases = {phase for row in self.rows for phase in row.peaks}
         return sorted(phases, key=phase_order)
 
-    def reorder(self, places: Sequence[int]) -> None:
-        """Put the rows into another order, with what the statistics say of each."""
-        self.rows = [self.rows[place] for place in places]
-        chosen = list(places)
-        self.verdicts = [
-            stats.Verdict(verdict.p[chosen], verdict.bold[chosen]) for verdict in self.verdicts
-        ]
-
     @property
     def best_rows(self) -> list[Row]:
         """Each method's row with the lowest validation loss, for charts that show a method once."""

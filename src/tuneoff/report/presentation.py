@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from tuneoff.report.compare import Comparison
 from tuneoff.report.records import ReportError, as_number
 from tuneoff.report.rows import Row
+from tuneoff.report.stats import Verdict
 from tuneoff.report.table import Column, make_columns
 from tuneoff.report.text import show_line
 
@@ -29,7 +30,7 @@ class Presentation:
         self._check(comparisons)
         for comparison in comparisons:
             places = sorted(range(len(comparison.rows)), key=self._find_order(comparison))
-            comparison.reorder(places)
+            reorder_rows(comparison, places)
             for row in comparison.rows:
                 self._rename(row)
             comparison.columns = None  # made of the rows as they were
@@ -83,6 +84,15 @@ class Presentation:
             _check_word("--order", word, names | (keys if len(self.order) == 1 else set()))
         for word in self.names:
             _check_word("--names", word, names)
+
+
+def reorder_rows(comparison: Comparison, places: Sequence[int]) -> None:
+    """Put the rows of a comparison into another order, with what the statistics say of each."""
+    chosen = list(places)
+    comparison.rows = [comparison.rows[place] for place in chosen]
+    comparison.verdicts = [
+        Verdict(verdict.p[chosen], verdict.bold[chosen]) for verdict in comparison.verdicts
+    ]
 
 
 def list_main_columns(comparison: Comparison) -> list[str]:

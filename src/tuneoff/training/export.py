@@ -18,7 +18,8 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
-from tuneoff.training.setup import Parts, seeded
+from tuneoff.training.model_setup import seeded
+from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it

@@ -1,10 +1,8 @@
 """Set-up: everything that a run is made of, loaded and put together before its first step."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,19 +12,12 @@ from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
-from tuneoff.models.checks import (
-    check_causality,
-    check_embeddings,
-    check_packing,
-    max_positions,
-)
-from tuneoff.models.layers import count_bytes
-from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
-from tuneoff.training.provenance import hash_weights
+from tuneoff.training.model_setup import ModelFacts, prepare_model
 from tuneoff.training.schedule import Schedule
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine
@@ -34,14 +25,6 @@ from tuneoff.training.task_metrics import TaskMetrics, judged_split
 
 KNOWN_STEPS = 200  # so many steps are looked through for the longest batch
 HASHED_STEPS = 100  # of the data's order, in the provenance
-
-
-class ModelFacts(NamedTuple):
-    """What the record says of the model before it may be split: as it was loaded, and as the method has prepared it."""
-
-    base_weights_hash: str | None  # None on a rank that loads no weights
-    runtime: dict[str, Any]
-    saved_bytes: int  # of what the run would save
 
 
 @dataclass(frozen=True)
@@ -103,7 +86,7 @@ def build(session: Session) -> Parts:
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = _make_order(session, dataset)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
-        model, model_facts = _prepare_model(session, dataset)
+        model, model_facts = prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
@@ -145,73 +128,6 @@ def describe_step(experiment: Experiment) -> StepSettings:
         dtype=experiment.dtype.name,
         mixed_precision=experiment.mixed_precision.name,
     )
-
-
-def _prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
-    """The model as the method trains it, on its device, split over the ranks where they split it.
-
-    Raises:
-        ConfigError: the model does not suit the settings, or the data.
-    """
-    sharding = session.sharding
-    with refuse_together(session):
-        model, facts = _load_prepared(session, dataset)
-        if sharding.splits and sharding.loads_weights:
-            # Whole it is here alone.
-            _check_model(model, session.experiment)
-    model = sharding.place(model)
-    if not sharding.splits:
-        _check_model(model, session.experiment)
-    return model, facts
-
-
-def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
-    """The model as the method has prepared it, on the CPU, or without values where another rank has them."""
-    experiment = session.experiment
-    sharding = session.sharding
-    with seeded(experiment.seed, "modules"), sharding.loading():
-        if sharding.loads_weights:
-            base_model = load_model(experiment)
-            weights_hash = hash_weights(base_model)
-        else:
-            base_model = build_empty_model(experiment)
-            weights_hash = None
-        runtime = runtime_facts(base_model, experiment)
-        check_embeddings(base_model, experiment, *dataset.extent())
-        model = session.method.prepare(base_model)
-        saved_bytes = count_bytes(session.method.weights_to_save(model).values())
-        return model, ModelFacts(weights_hash, runtime, saved_bytes)
-
-
-def _check_model(model: Any, experiment: Experiment) -> None:
-    check_causality(model, experiment)
-    if experiment.packing:
-        check_packing(model)
-
-
-@contextmanager
-def refuse_together(session: Session) -> Iterator[None]:
-    """Raise a refusal of one rank in all: the others would wait for it.
-
-    Raises:
-        ConfigError: the first rank's, or that of the first that has one.
-    """
-    refusal = None
-    try:
-        yield
-    except ConfigError as error:
-        refusal = (error.key, error.value, error.allowed)
-    for other in session.ranks.gather(refusal):
-        if other is not None:
-            raise ConfigError(*other)
-
-
-@contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Draw from torch's global generator under a seed of this `purpose` alone, and leave it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, purpose))
-        yield
 
 
 def _seed_dropout(session: Session) -> None:

@@ -1,0 +1,47 @@
+"""What the LoRA family refuses of options that do not go together. Imports no torch."""
+
+from typing import Any
+
+from tuneoff.config import ConfigError, Experiment
+
+
+def check_beginning(method: Any, kind: str) -> None:
+    """Refuse two ways to begin an adapter, and orthogonal halves of an odd rank.
+
+    Args:
+        method: the LoRA whose `lora_init` is `kind`.
+    """
+    if method.pissa_init:
+        raise ConfigError("lora_init", kind, "must be null where pissa_init=true")
+    if method.adapter_path is not None and not method.create_new_adapter:
+        allowed = "must be null where adapter_path is gone on with, which has begun already"
+        raise ConfigError("lora_init", kind, allowed)
+    if kind == "orthogonal" and method.lora_rank % 2:
+        allowed = "must be even where lora_init=orthogonal"
+        raise ConfigError("lora_rank", method.lora_rank, allowed)
+
+
+def check_conversion(method: Any, experiment: Experiment) -> None:
+    """Refuse a conversion that has nothing to convert, or nowhere to save it."""
+    if not method.pissa_init:
+        raise ConfigError("pissa_convert", True, "needs pissa_init=true")
+    if method.use_dora:
+        allowed = "a DoRA magnitude has no LoRA form; leave out use_dora"
+        raise ConfigError("pissa_convert", True, allowed)
+    if not experiment.save_model:
+        raise ConfigError("pissa_convert", True, "needs save_model=true")
+    if method.create_new_adapter:
+        allowed = "is for the untouched base, into which create_new_adapter=true merges"
+        raise ConfigError("pissa_convert", True, allowed)
+
+
+def check_quantised(method: Any, key: str, value: str) -> None:
+    """Refuse what would change base weights that `key` makes quantised."""
+    weights = f"the base weights, which are quantised ({key}={value})"
+    if method.pissa_init:
+        raise ConfigError("pissa_init", True, f"would change {weights}")
+    if method.changes_base:
+        raise ConfigError("lora_init", method.lora_init, f"would change {weights}")
+    if method.create_new_adapter:
+        allowed = f"would merge the old one into {weights}"
+        raise ConfigError("create_new_adapter", True, allowed)

@@ -1,0 +1,90 @@
+"""Set-up of a run's model: loaded, prepared by the method, checked, and put where it trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from tuneoff import data
+from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.models.checks import check_causality, check_embeddings, check_packing
+from tuneoff.models.layers import count_bytes
+from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.training.provenance import hash_weights
+from tuneoff.training.session import Session
+
+
+class ModelFacts(NamedTuple):
+    """What the record says of the model before it may be split: as it was loaded, and as the method has prepared it."""
+
+    base_weights_hash: str | None  # None on a rank that loads no weights
+    runtime: dict[str, Any]
+    saved_bytes: int  # of what the run would save
+
+
+def prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method trains it, on its device, split over the ranks where they split it.
+
+    Raises:
+        ConfigError: the model does not suit the settings, or the data.
+    """
+    sharding = session.sharding
+    with refuse_together(session):
+        model, facts = _load_prepared(session, dataset)
+        if sharding.splits and sharding.loads_weights:
+            # Whole it is here alone.
+            _check_model(model, session.experiment)
+    model = sharding.place(model)
+    if not sharding.splits:
+        _check_model(model, session.experiment)
+    return model, facts
+
+
+def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+    """The model as the method has prepared it, on the CPU, or without values where another rank has them."""
+    experiment = session.experiment
+    sharding = session.sharding
+    with seeded(experiment.seed, "modules"), sharding.loading():
+        if sharding.loads_weights:
+            base_model = load_model(experiment)
+            weights_hash = hash_weights(base_model)
+        else:
+            base_model = build_empty_model(experiment)
+            weights_hash = None
+        runtime = runtime_facts(base_model, experiment)
+        check_embeddings(base_model, experiment, *dataset.extent())
+        model = session.method.prepare(base_model)
+        saved_bytes = count_bytes(session.method.weights_to_save(model).values())
+        return model, ModelFacts(weights_hash, runtime, saved_bytes)
+
+
+def _check_model(model: Any, experiment: Experiment) -> None:
+    check_causality(model, experiment)
+    if experiment.packing:
+        check_packing(model)
+
+
+@contextmanager
+def refuse_together(session: Session) -> Iterator[None]:
+    """Raise a refusal of one rank in all: the others would wait for it.
+
+    Raises:
+        ConfigError: the first rank's, or that of the first that has one.
+    """
+    refusal = None
+    try:
+        yield
+    except ConfigError as error:
+        refusal = (error.key, error.value, error.allowed)
+    for other in session.ranks.gather(refusal):
+        if other is not None:
+            raise ConfigError(*other)
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Draw from torch's global generator under a seed of this `purpose` alone, and leave it as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, purpose))
+        yield

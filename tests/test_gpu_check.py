@@ -1,0 +1,54 @@
+"""The GPU's own check goes through on a CPU, small, so that the day a card is at hand it is not the check that fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, inherited_environment
+
+CHECK = ROOT / "tests" / "gpu" / "check.py"
+
+
+def check(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, CHECK, "--dry", *map(str, words)]
+    return subprocess.run(
+        command, env=inherited_environment(), capture_output=True, text=True, timeout=1500
+    )
+
+
+@pytest.mark.slow
+def test_the_check_goes_through_on_a_cpu(tmp_path):
+    predictions = tmp_path / "predictions.json"
+    out = tmp_path / "figures.json"
+    done = check("--predict", predictions)
+    assert done.returncode == 0, done.stderr
+    done = check(
+        "--folder", tmp_path, "--predictions", predictions, "--out", out, "--seconds", 3000
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    sections = figures["sections"]
+    assert figures["dry"]
+    for section in sections.values():
+        assert "error" not in section, section
+    assert [job["status"] for job in sections["user_sweep"]["jobs"]] == ["finished"] * 2
+    methods = sections["methods"]
+    assert {each["status"] for each in methods.values()} == {"finished"}
+    assert set(methods) == set(json.loads(predictions.read_text()))
+    repeated = sections["resume"]["full_float32"]
+    assert repeated["status"] == "killed, then finished"
+    assert repeated["again"] == repeated["resumed"] == 0
+    memory = sections["out_of_memory"]
+    assert memory["limited"]["status"] == "out_of_memory"
+    assert memory["after_it"]["status"] == "finished"
+    refused = sections["precisions"]["fp16_full"]
+    assert refused["status"] == "failed" and "needs a CUDA device" in refused["error"]
+    for sweep in sections["joblib"].values():
+        assert [job["status"] for job in sweep["jobs"]] == ["finished"] * 4
+
+
+def test_the_checks_files_import_what_is_there():
+    """In a second, where the dry run takes minutes: renamed parts of the package are noticed."""
+    done = check("--help")
+    assert done.returncode == 0 and "--predictions" in done.stdout, done.stderr
