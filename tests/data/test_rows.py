@@ -15,7 +15,9 @@ from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_li
 from tuneoff.config import Columns, ConfigError, Data, Splits, bind, identify_run
 from tuneoff.data import load_dataset
 from tuneoff.data.loading import divide_into_chunks
-from tuneoff.data.row_formats import Example
+from tuneoff.data.row_formats import Example, Format, parse_rows
+from tuneoff.data.source_rows import SourceRow
+from tuneoff.data.unread import UnreadParts, describe_unread
 
 HUB = ("gsm8k", "metamathqa", "alpaca", "alpaca_gpt4", "commonsense170k", "c4", "wikitext")
 
@@ -431,3 +433,21 @@ def test_the_embedded_set_is_what_it_was():
         "validation": 16,
         "test": 21,
     }
+
+
+def test_a_bad_row_is_refused_or_skipped_counted_and_listed(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"messages": [{"role": "tool", "content": "42"}, {"role": "assistant", "content": "b"}]},
+        {"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]},
+    ]
+    columns = Format("messages", {"messages": "messages"})
+    source = [SourceRow(row, f"rows.jsonl: line {number}") for number, row in enumerate(rows, 1)]
+    with pytest.raises(ConfigError, match="line 2: messages has a turn of role 'tool'"):
+        list(parse_rows(columns, source, UnreadParts()))
+    unread = UnreadParts(skips_bad_rows=True)
+    examples = list(parse_rows(columns, source, unread))
+    assert [example.location for example in examples] == [source[0].location, source[2].location]
+    facts = unread.facts()
+    assert facts["skipped_rows"] == 1 and "line 2: messages has a turn" in facts["skipped"][0]
+    assert describe_unread(facts).startswith("skipped rows: 1, as rows.jsonl: line 2")

@@ -54,7 +54,7 @@ def tokenize_dataset(data: Data, source: Source, template: Template, max_length:
         ConfigError: as `load_dataset`.
     """
     result = DataSet()
-    unread = UnreadParts()
+    unread = UnreadParts(skips_bad_rows=data.on_bad_row == "skip")
     row_format, examples = read_examples(data, source, result, unread)
     for split, members in examples.items():
         if row_format.name == "text":

@@ -143,12 +143,18 @@ def parse_rows(
     columns = row_format.columns
     for row in rows:
         unread.count_columns(row, columns.values())
-        if "text" in columns:
-            text = read_text(row, columns["text"])
-            yield Example([], text, row.location)
-        else:
-            turns = parse_conversation(row, columns, unread)
-            yield make_example(turns, row.location, unread)
+        try:
+            if "text" in columns:
+                example = Example([], read_text(row, columns["text"]), row.location)
+            else:
+                turns = parse_conversation(row, columns, unread)
+                example = make_example(turns, row.location, unread)
+        except ConfigError as error:
+            if not unread.skips_bad_rows:
+                raise
+            unread.bad_rows.append(str(error).removeprefix("data.path="))
+            continue
+        yield example
 
 
 def parse_conversation(

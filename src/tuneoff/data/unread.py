@@ -9,6 +9,8 @@ from tuneoff.data.source_rows import SourceRow
 
 # A row's own split is read before its format is known.
 SPLIT_COLUMN = "split"
+LISTED_ROWS = 100  # of the skipped ones, in the record
+SHOWN_ROWS = 3  # in the log
 # Texts by which a column of text says that it holds nothing.
 EMPTY_TEXTS = ("", "[]", "{}", "null")
 
@@ -23,8 +25,14 @@ def is_empty(value: Any) -> bool:
 class UnreadParts:
     """Counts of the parts of rows that are not read, and of answers that are empty."""
 
-    def __init__(self) -> None:
-        """Begin with nothing counted."""
+    def __init__(self, skips_bad_rows: bool = False) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            skips_bad_rows: whether a row that cannot be read is left out, rather than refused.
+        """
+        self.skips_bad_rows = skips_bad_rows
+        self.bad_rows: list[str] = []  # where each skipped row stands, and what is wrong with it
         self.columns: Counter[str] = Counter()  # rows in which the column holds something
         self.turn_keys: Counter[str] = Counter()  # turns in which the key holds something
         self.empty_answers = 0
@@ -43,6 +51,8 @@ class UnreadParts:
             "columns": dict(sorted(self.columns.items())),
             "turn_keys": dict(sorted(self.turn_keys.items())),
             "empty_answers": self.empty_answers,
+            "skipped_rows": len(self.bad_rows),
+            "skipped": self.bad_rows[:LISTED_ROWS],
         }
         return {name: value for name, value in facts.items() if value}
 
@@ -55,6 +65,9 @@ def describe_unread(facts: dict[str, Any]) -> str:
         names = [f"{name} ({count:,} {unit})" for name, count in counts.items()]
         if names:
             sentences.append(f"not read: {kind} {', '.join(names)}")
+    if "skipped_rows" in facts:
+        listed = "; ".join(facts["skipped"][:SHOWN_ROWS])
+        sentences.append(f"skipped rows: {facts['skipped_rows']:,}, as {listed}")
     if "empty_answers" in facts:
         sentences.append(f"empty answers: {facts['empty_answers']:,}")
     return "; ".join(sentences)

@@ -44,7 +44,8 @@ class DataCheck:
 
         try:
             source = open_source(self.settings)
-            _, examples = read_examples(self.settings, source, DataSet(), UnreadParts())
+            unread = UnreadParts(skips_bad_rows=self.settings.on_bad_row == "skip")
+            _, examples = read_examples(self.settings, source, DataSet(), unread)
             first_rows = {split: next(iter(examples.get(split, ())), None) for split in self.splits}
         except ConfigError:
             # Each job says it of itself, and the others of the sweep may have another set.
