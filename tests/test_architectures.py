@@ -1,9 +1,11 @@
-"""Every causal architecture of this transformers version, shrunk, through every method for three steps.
+"""Every causal architecture of this transformers version, shrunk, through every method for two steps.
 
-Each finishes or is refused in one line; the first loss is the same for every method; what is saved reads back.
+Each finishes or is refused in one line; the first loss is the same for every method; what is saved reads back, which
+the run sees to itself before it says `finished`. rsLoRA and LoRA+ are LoRA here: they differ in a scale and in rates.
 `python tests/test_architectures.py [TYPE …]` writes what came of it into ARCHITECTURES.md, for all types or these.
 """
 
+import gc
 import json
 import logging
 import re
@@ -32,10 +34,11 @@ SHORT = [
     "data.validation_share=0.3",
     "max_length=32",
     "batch_size=2",
-    "max_steps=3",
+    "max_steps=2",
     "save_model=true",
 ]
-# Ranks that the small matrices can give, and a block that changes in three steps.
+TRIED = [method for method in METHODS if method not in ("rslora", "loraplus")]
+# Ranks that the small matrices can give, and a block that changes with each step.
 SMALL_RANKS = {
     "LoRA": ["lora_rank=2"],
     "GaLore": ["galore_rank=2"],
@@ -60,7 +63,6 @@ class Outcome(NamedTuple):
     status: str  # finished, refused, or what went wrong
     reason: str = ""
     first_loss: float | None = None
-    export_difference: float | None = None  # largest difference of a logit once it is read back
 
 
 @cache
@@ -93,42 +95,18 @@ def save_model(model_type: str, folder: Path) -> int:
 
 
 def try_method(model_folder: Path, method: str, folder: Path) -> Outcome:
-    """Train for three steps, export, and read back."""
+    """Train for two steps and export, which reads back."""
     experiment, chosen, config = deepcopy(settings(method))
     experiment.model.path = str(model_folder)
     try:
         training = prepare_run(experiment, chosen, folder, config)
         training.fit()
-        trained = logits(training.parts.model)
         training.conclude()
     except ConfigError as error:
         return Outcome("refused", str(error).replace(str(model_folder), "MODEL"))
     except Exception as error:
         return Outcome("failed", f"{type(error).__name__}: {error}", None)
-    first_loss = training.parts.evaluation.losses["initial"]
-    try:
-        difference = float((logits(read_back(folder / "model")) - trained).abs().max())
-    except Exception as error:
-        return Outcome("unreadable", f"{type(error).__name__}: {error}", first_loss)
-    return Outcome("finished", "", first_loss, difference)
-
-
-def logits(model) -> torch.Tensor:
-    """Of two rows of text, (2, 16, vocabulary)."""
-    ids = torch.arange(1, 33).reshape(2, 16)
-    torch.manual_seed(0)  # some attention draws hashes
-    with torch.no_grad():
-        return model.eval()(input_ids=ids, use_cache=False).logits.float()
-
-
-def read_back(folder: Path):
-    """What `from_pretrained` makes of an export."""
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    adapter = (folder / "adapter_config.json").exists()
-    loader = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
-    return loader.from_pretrained(folder, dtype=torch.float32)
+    return Outcome("finished", "", training.parts.evaluation.losses["initial"])
 
 
 def try_all(model_type: str) -> tuple[int, dict[str, Outcome]]:
@@ -137,7 +115,7 @@ def try_all(model_type: str) -> tuple[int, dict[str, Outcome]]:
         model_folder = Path(scratch) / "base"
         weights = save_model(model_type, model_folder)
         outcomes = {}
-        for method in METHODS:
+        for method in TRIED:
             outcomes[method] = try_method(model_folder, method, Path(scratch) / method)
         return weights, outcomes
 
@@ -151,8 +129,6 @@ def complaints(outcomes: dict[str, Outcome]) -> list[str]:
             wrong.append(f"{method} {outcome.status}: {outcome.reason}")
         if outcome.status == "refused" and "\n" in outcome.reason:
             wrong.append(f"{method} is refused in several lines")
-        if outcome.export_difference is not None and not outcome.export_difference <= 1e-4:
-            wrong.append(f"{method}: the export differs by {outcome.export_difference:.1g}")
         if outcome.first_loss is not None:
             losses[method] = outcome.first_loss
     if not losses and any(outcome.status == "finished" for outcome in outcomes.values()):
@@ -173,7 +149,7 @@ def test_every_method_on_every_architecture(model_type):
 HEAD = """# Architectures
 
 What every method comes to on every model type that `AutoModelForCausalLM` builds in this version of transformers: a
-shrunk model with random weights, three steps, the export read back. Written by `python tests/test_architectures.py`.
+shrunk model with random weights, two steps, the export read back. Written by `python tests/test_architectures.py`.
 
 | model type | weights | finished | refused or wrong |
 |---|---|---|---|
@@ -191,8 +167,8 @@ def table_row(model_type: str) -> str:
         return (
             f"| {model_type} | - | - | cannot be built: {type(error).__name__}: {one_line(error)} |"
         )
-    finished = [method for method in METHODS if outcomes[method].status == "finished"]
-    words = "all" if len(finished) == len(METHODS) else ", ".join(finished) or "none"
+    finished = [method for method in TRIED if outcomes[method].status == "finished"]
+    words = "all" if len(finished) == len(TRIED) else ", ".join(finished) or "none"
     reasons: dict[str, list[str]] = {}
     for method, outcome in outcomes.items():
         if outcome.status == "refused":
@@ -212,6 +188,8 @@ def main() -> None:
     """Run the types that are named, or all, and keep the lines of the others."""
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
+    gc.collect()
+    gc.freeze()  # BAdam collects garbage at each switch, which takes a second where all imports are looked through
     rows = {}
     if TABLE.exists() and len(sys.argv) > 1:
         for line in TABLE.read_text().removeprefix(HEAD).splitlines():

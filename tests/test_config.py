@@ -310,3 +310,16 @@ def test_only_shipped_models_have_shipped_names():
         for key in ("path", "tokenizer"):
             with pytest.raises(ConfigError, match=f"^model.{key}={name}: must be tuneoff:tiny"):
                 Model("m", **{"path": "tuneoff:tiny", key: name}).check()
+
+
+def test_a_file_of_ones_own_is_called_by_its_name(tmp_path):
+    path = tmp_path / "my rows.jsonl.gz"
+    path.write_bytes(b"")
+    assert bind(composed("data=json", f"data.path='{path}'"))[0].data.name == "my rows"
+    named = composed("data=json", f"data.path='{path}'", "data.name=ours")
+    assert bind(named)[0].data.name == "ours"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text\na\n")
+    second = composed("forgetting.data=json", f"forgetting.data.path={folder}")
+    assert bind(second)[0].forgetting.data.name == "folder"

@@ -43,7 +43,7 @@ def test_the_check_goes_through_on_a_cpu(tmp_path):
     assert memory["limited"]["status"] == "out_of_memory"
     assert memory["after_it"]["status"] == "finished"
     refused = sections["precisions"]["fp16_full"]
-    assert refused["status"] == "refused" and "needs a CUDA device" in refused["error"]
+    assert refused["status"] == "failed" and "needs a CUDA device" in refused["error"]
     for sweep in sections["joblib"].values():
         assert [job["status"] for job in sweep["jobs"]] == ["finished"] * 4
 

@@ -14,6 +14,7 @@ from tuneoff.cli.described_options import describe_choice, list_choices, list_sh
 from tuneoff.cli.methods import write_methods
 from tuneoff.config import ConfigError, Experiment, schemas
 from tuneoff.config.descriptions import describe_fields
+from tuneoff.record import FAMILIES
 
 GROUPS = (
     "run",
@@ -148,3 +149,13 @@ def test_the_reference_page_is_made_of_the_same_text(capsys):
     assert page == (ROOT / "OPTIONS.md").read_text(), renew
     for option in every_option():
         assert f"| `{option.key}` |" in page
+
+
+def test_every_method_says_its_family():
+    """By its YAML or its class: a report gives each family a colour, and knows no method's name."""
+    families = {}
+    for name, choice in list_choices("method", [ROOT / "conf"]).items():
+        own_family = schemas()[choice.schema].options.own_family
+        families[name] = choice.values.get("family") or own_family
+    assert set(families.values()) == set(FAMILIES)
+    assert list(families.values()).count("other") < len(families) / 4

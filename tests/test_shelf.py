@@ -277,3 +277,14 @@ def test_a_process_that_never_made_a_tuners_options_unpickles_them():
     pickled = pickle.dumps(make_options("oft")())
     done = subprocess.run([sys.executable, "-c", program], input=pickled, capture_output=True)
     assert (done.returncode, done.stdout.strip()) == (0, b"oft"), done.stderr
+
+
+def test_a_methods_options_are_unpickled_in_a_process_that_composed_nothing(
+    shelf_settings, tmp_path
+):
+    _, method, _ = shelf_settings("vera")
+    file = tmp_path / "method.pickle"
+    file.write_bytes(pickle.dumps(method))
+    program = f"import pickle; print(pickle.load(open({str(file)!r}, 'rb')).peft.type)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "vera\n", done.stderr

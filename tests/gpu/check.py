@@ -31,6 +31,9 @@ def main() -> int:
     """Predict, or check; returns the exit code: 1 where a section could not be done at all."""
     options = read_options()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="tuneoff-gpu-"))
+    if (folder / "runs").exists():
+        print(f"error: --folder {folder}: holds an earlier check", file=sys.stderr)
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(OFFLINE, TUNEOFF_CACHE=str(folder / "cache"))
     paths = [str(TESTS), str(TESTS / "gpu"), os.environ.get("PYTHONPATH", "")]

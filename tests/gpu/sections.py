@@ -159,7 +159,7 @@ def precisions(check: Check) -> dict:
     for method in check.methods:
         few = FEW_MATRICES if "galore" in method else ()
         if method != "badam_ratio":
-            jobs[f"8bit_{method}"] = [f"method={method}", "optimizer=adamw_8bit", *few, *slim]
+            jobs[f"adamw_8bit_{method}"] = [f"method={method}", "optimizer=adamw_8bit", *few, *slim]
         if method != "galore_layerwise":
             jobs[f"fp16_{method}"] = [f"method={method}", "mixed_precision=fp16", *few, *slim]
     jobs["tf32"] = ["method=full", "tf32=true", *slim]

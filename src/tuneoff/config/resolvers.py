@@ -1,6 +1,7 @@
 """Resolvers: values of a method's YAML that depend on the rest of a config."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,4 +21,11 @@ def describe_by_model(written: str) -> str | None:
     return None if match is None else f"{match[2]} ({match[1]} for tuneoff:tiny)"
 
 
+def name_by_path(path: str) -> str:
+    """`${file_name:PATH}`: a file or folder without its endings, by which a record and its tables call it."""
+    name = Path(path).name
+    return name.partition(".")[0] or name or path
+
+
+OmegaConf.register_new_resolver("file_name", name_by_path, replace=True)
 OmegaConf.register_new_resolver("embedded", choose_by_model, replace=True)

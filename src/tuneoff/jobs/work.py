@@ -191,14 +191,16 @@ class TrainWork(Work):
 
     @classmethod
     def describe_result(cls, folder: Path) -> str:
-        """`loss 2.1034`, and what the record warns of."""
+        """`loss 2.1034`, and what the record warns of in what was saved; warnings of data are the same in every row."""
         parts = []
         loss = cls.read_loss(folder)
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         result = read_json(folder / RESULT) or {}
         facts = result.get("facts") or {}
-        parts += [f"warning: {warning}" for warning in facts.get("warnings") or []]
+        for warning in facts.get("warnings") or []:
+            if "merged" in warning:
+                parts.append(f"warning: {warning}")
         return "  ".join(parts)
 
 

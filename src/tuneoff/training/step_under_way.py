@@ -69,7 +69,8 @@ class Reading:
         self._event: Any = None
         if result.loss.device.type == "cuda":
             # A plain `.item()` would wait for all that was launched in the meantime.
-            numbers = torch.stack([result.loss.float(), result.gradient_norm.float()])
+            norm = result.gradient_norm.to(result.loss.device)  # an engine's is on the host
+            numbers = torch.stack([result.loss.float(), norm.float()])
             self._numbers = torch.empty(2, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._event = torch.cuda.Event()
