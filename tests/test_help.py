@@ -112,9 +112,9 @@ def test_an_unknown_word_is_refused_with_the_nearest(word, said):
 
 
 def test_the_pages_are_those_that_the_commands_write():
-    """`python -m tuneoff methods > METHODS.md` writes that one anew."""
+    """`python -m tuneoff methods > conf/method/METHODS.md` writes that one anew."""
     text = write_methods(ROOT / "conf")
-    assert (ROOT / "METHODS.md").read_text() == text
+    assert (ROOT / "conf/method/METHODS.md").read_text() == text
     rows = re.findall(r"^\| `(\w+)`( \\\*)? \|", text, re.M)
     assert sorted(name for name, _ in rows) == FOUND
     assert 0 < sum(bool(mark) for _, mark in rows) < len(rows) / 2
@@ -145,8 +145,8 @@ def test_help_takes_seven_tenths_of_a_second_and_no_torch():
 def test_the_reference_page_is_made_of_the_same_text(capsys):
     help_texts.print_help(["--help", "--markdown"])
     page = capsys.readouterr().out
-    renew = "python train.py --help --markdown > OPTIONS.md"
-    assert page == (ROOT / "OPTIONS.md").read_text(), renew
+    renew = "python train.py --help --markdown > conf/OPTIONS.md"
+    assert page == (ROOT / "conf/OPTIONS.md").read_text(), renew
     for option in every_option():
         assert f"| `{option.key}` |" in page
 

@@ -35,7 +35,7 @@ python -m tuneoff --help                 reports, and answers of saved models
 PAGE_HEAD = """\
 # Options
 
-Made by `python train.py --help --markdown > OPTIONS.md` from the sentences beside the settings in `src/tuneoff`.
+Made by `python train.py --help --markdown > conf/OPTIONS.md` from the sentences beside the settings in `src/tuneoff`.
 Defaults are those of the settings; under a method, those of its YAML.
 """
 

@@ -12,7 +12,19 @@ from tuneoff.models.optimizers import takes_weight_decay
 
 
 class BlockOptimizer(badam.BlockOptimizer):
-    """Exact switching, a random order of its own, weight decay by group, and a complete state."""
+    """Exact switching, a random order of its own, weight decay by group, and a complete state.
+
+    Args:
+        base_optimizer: does the steps; all that trains is in its one group.
+        named_parameters: all of the model's.
+        blocks: each as prefixes of parameter names.
+        start_block: the first block; None is the mode's own.
+        switch_mode: ascending, descending, random or fixed.
+        switch_interval: steps a block; -1 never switches.
+        costly_blocks: the blocks of which one's turn needs the most memory.
+        verbose: 0 is silent, 1 prints the active block, 2 its parameters too.
+        seed: of the random order.
+    """
 
     base_optimizer: Any
     current_block_idx: int  # the block that comes next
@@ -32,19 +44,7 @@ class BlockOptimizer(badam.BlockOptimizer):
         verbose: int,
         seed: int,
     ):
-        """Activate the first block.
-
-        Args:
-            base_optimizer: does the steps; all that trains is in its one group.
-            named_parameters: all of the model's.
-            blocks: each as prefixes of parameter names.
-            start_block: the first block; None is the mode's own.
-            switch_mode: ascending, descending, random or fixed.
-            switch_interval: steps a block; -1 never switches.
-            costly_blocks: the blocks of which one's turn needs the most memory.
-            verbose: 0 is silent, 1 prints the active block, 2 its parameters too.
-            seed: of the random order.
-        """
+        """Activate the first block."""
         # The steps after which memory repeats; 0 where it never does.
         self.refresh_interval = max(0, switch_interval)
         self.block_num = len(blocks)

@@ -4,7 +4,12 @@ import warnings
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.utils import ModulesToSaveWrapper
@@ -14,6 +19,20 @@ from tuneoff.config import ConfigError
 from tuneoff.models.layers import share_of_weights
 
 SMALL = 1e-3  # entries of B where DoRA has a zero row
+
+
+def prepare_quantised(model: Any, use_dora: bool) -> Any:
+    """Return a model with quantised weights on which adapters can train.
+
+    Raises:
+        ConfigError: DoRA on 8-bit weights on a CPU.
+    """
+    is_8bit = getattr(model, "is_loaded_in_8bit", False)
+    if use_dora and is_8bit and model.device.type == "cpu":
+        allowed = "on a CPU PEFT loses the scales of 8-bit weights; quantization=4bit works"
+        raise ConfigError("use_dora", True, allowed)
+    # Checkpointing is on already where it is asked for, by re-computation that needs no gradient at its input.
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def wrap_model(model: Any, config: Any) -> Any:

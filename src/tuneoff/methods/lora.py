@@ -141,7 +141,7 @@ class LoRA(Method):
         from tuneoff.models.layers import is_quantized
 
         if is_quantized(model):
-            model = self._prepare_quantised(model)
+            model = _lora_model.prepare_quantised(model, self.use_dora)
         if self.adapter_path:
             trainable = not self.create_new_adapter
             model = _lora_model.load_adapter(model, self.adapter_path, trainable)
@@ -152,17 +152,6 @@ class LoRA(Method):
         if self.pissa_convert:
             self.initial_adapter = _lora_model.copy_adapter(model)
         return model
-
-    def _prepare_quantised(self, model: Any) -> Any:
-        """Return a model with quantised weights on which adapters can train."""
-        from peft import prepare_model_for_kbit_training
-
-        is_8bit = getattr(model, "is_loaded_in_8bit", False)
-        if self.use_dora and is_8bit and model.device.type == "cpu":
-            allowed = "on a CPU PEFT loses the scales of 8-bit weights; quantization=4bit works"
-            raise ConfigError("use_dora", True, allowed)
-        # Checkpointing is on already where it is asked for, by re-computation that needs no gradient at its input.
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
     def make_peft_config(self, model: Any) -> Any:
         """Return PEFT's description of a new adapter for `model`."""

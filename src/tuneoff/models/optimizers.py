@@ -58,7 +58,7 @@ def build_optimizer(
         model: whose parameters they are.
 
     Raises:
-        ConfigError: for 8-bit AdamW on a CPU, where bitsandbytes is too old for one, or has no paged memory.
+        ConfigError: as `build_eight_bit`.
     """
     if experiment.optimizer is Optimizer.muon:
         from tuneoff.models.muon import Muon, split_matrices
@@ -83,7 +83,15 @@ def build_optimizer(
         return Adafactor(
             groups, lr=experiment.lr, weight_decay=experiment.weight_decay, **ADAFACTOR
         )
+    return build_eight_bit(groups, experiment)
 
+
+def build_eight_bit(groups: list[dict], experiment: Experiment) -> torch.optim.Optimizer:
+    """Return bitsandbytes' AdamW with 8-bit states over `groups`, paged or not.
+
+    Raises:
+        ConfigError: on a CPU, where bitsandbytes is too old for one, or has no paged memory.
+    """
     check_eight_bit(experiment)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 

@@ -88,17 +88,15 @@ def render_page(
         title: the page's heading.
         presentation: the columns that are shown at once; the others are behind a button.
     """
-    rows = [row for comparison in comparisons for row in comparison.rows]
-    runs = [run for row in rows for run in row.all_runs]
+    runs = _list_runs(comparisons)
     run_numbers = {id(run): number for number, run in enumerate(runs)}
     settings = Settings()
     presentation = presentation or Presentation()
     sections = []
     for comparison in comparisons:
         drawn = charts.get(comparison.name)
-        sections.append(
-            _describe_comparison(comparison, drawn, run_numbers, settings, presentation)
-        )
+        section = _describe_comparison(comparison, drawn, run_numbers, settings, presentation)
+        sections.append(section)
     content = {
         "comparisons": sections,
         "run_columns": [{"title": key, "numeric": value} for key, value in RUN_COLUMNS.items()],
@@ -106,7 +104,8 @@ def render_page(
         "settings": settings.listed(),
     }
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(_read_file("page.html")).render(
+    template = environment.from_string(_read_file("page.html"))
+    return template.render(
         title=title,
         summary=_count_statuses(runs),
         differing=_list_differences(comparisons, differing),
@@ -116,6 +115,15 @@ def render_page(
         script=_read_file("page.js"),
         vega=load_vega().replace("</script", "<\\/script"),
     )
+
+
+def _list_runs(comparisons: Sequence[Comparison]) -> list[Run]:
+    """The runs of all tables, in their order."""
+    runs: list[Run] = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            runs += row.all_runs
+    return runs
 
 
 def embed_json(content: Any) -> str:

@@ -52,20 +52,32 @@ def write_report(
     write_atomically(folder / "table.tex", latex.write_latex(comparisons))
     summary = latex.write_latex_summary(comparisons, presentation)
     write_atomically(folder / "summary.tex", summary)
-    written: set[str] = set()
-    problems: list[str] = []
-    for name, drawn in charts.items():
-        suffix = f"_{name}" if len(comparisons) > 1 else ""
-        for chart in list(drawn):
-            try:
-                written.update(write_chart(chart, folder / "charts", suffix))
-            except ValueError as error:  # of the renderer, which sees what nobody has drawn before
-                drawn.remove(chart)
-                problems.append(show_line(f"charts/{chart.name}{suffix}: not drawn, {error}")[:300])
-    _remove_others(folder / "charts", written)
+    problems = _write_charts(charts, folder / "charts", len(comparisons) > 1)
     heading = f"Report: {title}"
     page = render_page(comparisons, charts, differing, skipped, heading, presentation)
     write_atomically(folder / "report.html", page)
+    return problems
+
+
+def _write_charts(charts: dict[str, list[Chart]], folder: Path, by_comparison: bool) -> list[str]:
+    """Write the charts of all comparisons, and remove others; returns a line for each that could not be drawn.
+
+    Args:
+        charts: by comparison; what could not be drawn is taken out.
+        folder: where to write.
+        by_comparison: whether a file's name says of which comparison it is.
+    """
+    written: set[str] = set()
+    problems: list[str] = []
+    for name, drawn in charts.items():
+        suffix = f"_{name}" if by_comparison else ""
+        for chart in list(drawn):
+            try:
+                written.update(write_chart(chart, folder, suffix))
+            except ValueError as error:  # of the renderer, which sees what nobody has drawn before
+                drawn.remove(chart)
+                problems.append(show_line(f"charts/{chart.name}{suffix}: not drawn, {error}")[:300])
+    _remove_others(folder, written)
     return problems
 
 
