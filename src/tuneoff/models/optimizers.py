@@ -87,7 +87,7 @@ def build_optimizer(
     check_eight_bit(experiment)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
-    optimizer_class = AdamW8bit
+    optimizer_class: Any = AdamW8bit
     if experiment.optimizer is Optimizer.paged_adamw_8bit:
         optimizer_class = PagedAdamW8bit
     return optimizer_class(
