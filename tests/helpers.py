@@ -131,6 +131,12 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
     return folder
 
 
+def foreseen(*overrides: str):
+    """(experiment, method) as `train.py task=predict` binds them."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return bind(compose("config", overrides=["task=predict", *overrides]))
+
+
 # ---------------------------------------------------------------- training in this process
 def prepare_run(experiment, method, folder: Path, config: dict):
     """A run that is set up, and whose record in `folder` is begun."""

@@ -109,18 +109,21 @@ def uneven(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ALONE])
-def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method):
-    options = [
-        f"method={method}",
-        f"data.path={uneven}",
+def choose_uneven(rows) -> list[str]:
+    """The options of one epoch over rows of uneven lengths, with clipping."""
+    return [
+        f"data.path={rows}",
         "data.limit=null",
         "max_steps=null",
         "epochs=1",
         "eval_every=6",
         "max_grad_norm=1",
-        *OPTIONS.get(method, []),
     ]
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ALONE])
+def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method):
+    options = [f"method={method}", *choose_uneven(uneven), *OPTIONS.get(method, [])]
     one = run(*options, "batch_size=4")
     result, folder = two(*options, "batch_size=1", "gradient_accumulation_steps=2")
     assert result["status"] == "finished", result["error"]
@@ -331,17 +334,7 @@ def split_by_fsdp(work, experiment, method, folder, start):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_fsdp2_gives_the_losses_of_one_process_and_resumes(run, two, uneven, tmp_path, method):
-    options = [
-        f"method={method}",
-        f"data.path={uneven}",
-        "data.limit=null",
-        "max_steps=null",
-        "epochs=1",
-        "eval_every=6",
-        "max_grad_norm=1",
-        "save_every=2",
-        "save_model=true",
-    ]
+    options = [f"method={method}", *choose_uneven(uneven), "save_every=2", "save_model=true"]
     one = run(*options, "batch_size=4")
     options += ["batch_size=1", "gradient_accumulation_steps=2"]
     result, whole = two(*options, work=partial(split_by_fsdp, partial(stopped_after, None)))

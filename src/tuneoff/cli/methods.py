@@ -14,9 +14,9 @@ from tuneoff.methods._peft_options import LEFT_OUT
 HEAD = """\
 # Methods
 
-Made by `python -m tuneoff methods > conf/method/METHODS.md` from the YAMLs in `conf/method`. What each option means, and what it
-may be, is in [OPTIONS.md](../OPTIONS.md), or behind `python train.py --help method=NAME`. A method marked \\* does not
-start as the base model: its first loss is another.
+Made by `python -m tuneoff methods > conf/method/METHODS.md` from the YAMLs in `conf/method`. What each option means,
+and what it may be, is in [OPTIONS.md](../OPTIONS.md), or behind `python train.py --help method=NAME`. A method marked
+\\* does not start as the base model: its first loss is another.
 """
 
 

@@ -3,10 +3,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 
 function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  for (const child of children) made.append(child);
-  return made;
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  for (const child of children) node.append(child);
+  return node;
 }
 
 // ---------------------------------------------------------------- tables
@@ -88,10 +88,10 @@ function table(columns, rows, {filter = "", open = null, pick = null} = {}) {
 
 function plain(titles, rows) {
   // A small table of text that needs neither sorting nor a filter; without titles it has no head.
-  const made = element("table", {}, element("tbody", {}, ...rows.map(
+  const table = element("table", {}, element("tbody", {}, ...rows.map(
     row => element("tr", {}, ...row.map(text => element("td", {}, text))))));
-  if (titles.length) made.prepend(element("thead", {}, element("tr", {}, ...titles.map(title => element("th", {scope: "col"}, title)))));
-  return element("div", {class: "scroll"}, made);
+  if (titles.length) table.prepend(element("thead", {}, element("tr", {}, ...titles.map(title => element("th", {scope: "col"}, title)))));
+  return element("div", {class: "scroll"}, table);
 }
 
 // ---------------------------------------------------------------- configs
@@ -132,18 +132,18 @@ function showRuns(title, runs) {
 }
 
 // ---------------------------------------------------------------- the page
-function comparison(made) {
-  const block = element("section", {id: "comparison-" + made.name});
-  if (data.comparisons.length > 1) block.append(element("h2", {}, "Comparison " + made.name));
+function showComparison(comparison) {
+  const block = element("section", {id: "comparison-" + comparison.name});
+  if (data.comparisons.length > 1) block.append(element("h2", {}, "Comparison " + comparison.name));
   const runs = row => row.runs.map(index => data.runs[index]);
   const picked = new Set(), target = element("div", {class: "differences"});
-  const compare = () => differences(target, picked.size ? made.rows.filter(row => picked.has(row)) : made.rows.slice(0, MOST_COMPARED));
+  const compare = () => differences(target, picked.size ? comparison.rows.filter(row => picked.has(row)) : comparison.rows.slice(0, MOST_COMPARED));
   const pick = (row, on) => { on ? picked.add(row) : picked.delete(row); compare(); };
-  const answer = element("div", {class: "answer"}, ...made.answer.map(sentence => element("p", {}, sentence)));
+  const answer = element("div", {class: "answer"}, ...comparison.answer.map(sentence => element("p", {}, sentence)));
   const first = element("div", {class: "first"}), charts = element("div", {class: "charts"});
-  block.append(answer, first, table(made.columns, made.rows, {open: row => showRuns(row.name, runs(row)), pick}),
-    element("p", {class: "caption"}, made.caption));
-  for (const chart of made.charts) {
+  block.append(answer, first, table(comparison.columns, comparison.rows, {open: row => showRuns(row.name, runs(row)), pick}),
+    element("p", {class: "caption"}, comparison.caption));
+  for (const chart of comparison.charts) {
     const place = element("div", {class: "chart"});
     const figure = element("figure", chart.wide ? {class: "wide"} : {}, place, element("figcaption", {}, chart.title));
     (chart.wide ? first : charts).append(figure);
@@ -151,16 +151,16 @@ function comparison(made) {
     window.pending.push(drawn.catch(error => { place.textContent = "This chart cannot be drawn: " + error.message; }));
   }
   block.append(charts);
-  if (made.without_charts) block.append(element("p", {}, made.without_charts));
+  if (comparison.without_charts) block.append(element("p", {}, comparison.without_charts));
   compare();
   block.append(element("h3", {}, "Differences between configs"),
     element("p", {}, "Of the settings that all rows ticked above have; without a tick, of the first " + MOST_COMPARED + " rows."), target,
-    element("h3", {}, "Where the runs come from"), plain([], made.provenance));
+    element("h3", {}, "Where the runs come from"), plain([], comparison.provenance));
   return block;
 }
 
 window.pending = [];
 const main = document.querySelector("main");
-for (const made of data.comparisons) main.append(comparison(made));
+for (const comparison of data.comparisons) main.append(showComparison(comparison));
 main.append(element("h2", {}, "Runs"), table(data.run_columns, data.runs, {open: run => showRuns(run.cells[0].text, [run])}));
 Promise.all(window.pending).then(() => document.body.setAttribute("data-charts", "drawn"));
