@@ -99,7 +99,7 @@ CASES = {
     # ---- enums
     "method=galore galore_proj_type=foo": "galore_proj_type=foo: must be one of std, reverse_std, right, left, full",
     "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant",
-    "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, adafactor",
+    "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, paged_adamw_8bit, adafactor, muon, …",
     "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
     "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
     "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
@@ -381,6 +381,9 @@ def outcome_of(typed: str, folder: Path, run: Callable = in_a_process) -> Outcom
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
     words += [setting for setting in BASE if setting.partition("=")[0] not in typed]
+    if "WORLD_SIZE" in environment:
+        # As a launcher sets them; test_launch.py leaves some out.
+        environment |= {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     done = run(words, work, environment, scratch)
     assert (work / "mine.txt").read_text() == "kept", "a file was changed"
     assert before <= contents(work), "something was deleted"
