@@ -46,7 +46,9 @@ class DataCheck:
             source = open_source(self.settings)
             unread = UnreadParts(skips_bad_rows=self.settings.on_bad_row == "skip")
             _, examples = read_examples(self.settings, source, DataSet(), unread)
-            first_rows = {split: next(iter(examples.get(split, ())), None) for split in self.splits}
+            first_rows = {}
+            for split in self.splits:
+                first_rows[split] = next(iter(examples.get(split, ())), None)
         except ConfigError:
             # Each job says it of itself, and the others of the sweep may have another set.
             return {"status": "finished"}

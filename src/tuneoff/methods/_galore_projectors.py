@@ -158,7 +158,8 @@ def orthonormalize(columns: torch.Tensor) -> torch.Tensor:
     QR leaves the signs open; here R's diagonal is not negative, so that rounding cannot turn a column around.
     """
     q, r = torch.linalg.qr(columns)
-    signs = torch.where(torch.diagonal(r, dim1=-2, dim2=-1) < 0, -1.0, 1.0)  # (…, r)
+    diagonal = torch.diagonal(r, dim1=-2, dim2=-1)  # (…, r)
+    signs = torch.where(diagonal < 0, -1.0, 1.0)
     return q * signs.unsqueeze(-2)
 
 

@@ -88,7 +88,10 @@ def place_labels(
     Points with the most neighbours choose first. Each label takes the place that costs least: over no other label and
     no point, then over no interval and none of the `obstacles`, then near its point.
     """
-    marks = [_box_around(x_axis.to_pixels(p["x"]), y_axis.to_pixels(p["y"]), MARK) for p in points]
+    marks = []
+    for point in points:
+        x = x_axis.to_pixels(point["x"])
+        marks.append(_box_around(x, y_axis.to_pixels(point["y"]), MARK))
     intervals = list(obstacles)
     for point in points:
         intervals += _interval_boxes(point, x_axis, y_axis)
@@ -122,9 +125,13 @@ def _interval_boxes(point: Point, x_axis: Axis, y_axis: Axis) -> list[Box]:
     """The lines of a point's intervals, a pixel to each side."""
     x = x_axis.to_pixels(point["x"])
     y = y_axis.to_pixels(point["y"])
-    left, right = x_axis.to_pixels(point["x_low"]), x_axis.to_pixels(point["x_high"])
-    top, bottom = y_axis.to_pixels(point["y_high"]), y_axis.to_pixels(point["y_low"])
-    return [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
+    left = x_axis.to_pixels(point["x_low"])
+    right = x_axis.to_pixels(point["x_high"])
+    top = y_axis.to_pixels(point["y_high"])
+    bottom = y_axis.to_pixels(point["y_low"])
+    across = Box(left, y - 1, right, y + 1)
+    upright = Box(x - 1, top, x + 1, bottom)
+    return [across, upright]
 
 
 def _count_near(marks: Sequence[Box], index: int) -> int:
@@ -256,11 +263,16 @@ def draw_ends(
     base = alt.Chart(inline_data(labels))
     side = width + LEADER_WIDTH
     leaders = base.mark_rule(**LEADER).encode(
-        x=alt.X("x:Q", scale=x["scale"]), y=y, x2=alt.X2(value=side - 2), y2=alt.Y2("to_y:Q")
+        x=alt.X("x:Q", scale=x["scale"]),
+        y=y,
+        x2=alt.X2(value=side - 2),
+        y2=alt.Y2("to_y:Q"),
     )
-    colour = style.colour
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
     placed = texts.encode(
-        x=alt.value(side), y=alt.Y("to_y:Q", scale=y["scale"]), text="label:N", color=colour
+        x=alt.value(side),
+        y=alt.Y("to_y:Q", scale=y["scale"]),
+        text="label:N",
+        color=style.colour,
     )
     return [leaders, placed]

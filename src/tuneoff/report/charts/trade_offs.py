@@ -185,7 +185,9 @@ def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> 
         turn_x = right["x"] if cost.lower_is_better else left["x"]
         level = left["y"] if cost.lower_is_better else right["y"]
         y = y_axis.to_pixels(level)
-        boxes.append(Box(x_axis.to_pixels(left["x"]), y - 1, x_axis.to_pixels(right["x"]), y + 1))
+        begin = x_axis.to_pixels(left["x"])
+        end = x_axis.to_pixels(right["x"])
+        boxes.append(Box(begin, y - 1, end, y + 1))
         heights = sorted((y_axis.to_pixels(left["y"]), y_axis.to_pixels(right["y"])))
         x = x_axis.to_pixels(turn_x)
         boxes.append(Box(x - 1, heights[0], x + 1, heights[1]))
