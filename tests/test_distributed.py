@@ -445,9 +445,8 @@ def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
     children = psutil.Process(process.pid).children(
         recursive=True
     )  # the forkserver among them; its own are the ranks
-    _first, second = sorted(
-        (child for child in children if child.ppid() != process.pid), key=lambda child: child.pid
-    )
+    forked = [child for child in children if child.ppid() != process.pid]
+    second = max(forked, key=lambda child: child.pid)  # it is started last
     second.kill()
     _out, err = process.communicate()
     results = {path.parts[-3]: read_json(path) for path in tmp_path.glob("sweep/*/*/result.json")}

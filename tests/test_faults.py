@@ -118,7 +118,9 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
         )
         assert {path: path.read_bytes() for path in before} == before
     done = train(folder, *settings, "resume=auto")  # it has finished
-    assert (done.returncode, done.stderr) == (0, "") and "finished" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line == f"resume=auto: the run in {folder} has finished"
+    assert done.returncode == 0 and "finished" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -224,7 +224,7 @@ CASES = {
     "ACCELERATE_USE_DEEPSPEED=true method=galore_layerwise": "method=galore_layerwise: does not run under zero2…",
     "method=[lora,galore]": "method=[lora,galore]: must be one method…",
     # ---- names, folders and files that are not there
-    "method=lroa": "method=lroa: must be one of badam, …, full, …, rslora…; did you mean lora…",
+    "method=lroa": "method=lroa: must be one of adalora, …, full, …, rslora…; did you mean …lora…",
     "model=tinny": "model=tinny: must be one of …tiny…; did you mean tiny?",
     "data=nope": "data=nope: must be one of …docstrings…",
     "forgetting.data=nope": "forgetting.data=nope: must be one of …docstrings…",

@@ -9,7 +9,7 @@ from helpers import trajectory, wait_for
 
 from tuneoff.distributed.stop import StopRequest, StopSignal, call_on_stop_signals
 from tuneoff.record import read_json
-from tuneoff.training import checkpoint, evaluation, setup, trainer
+from tuneoff.training import checkpoint, evaluation, model_setup, setup, trainer
 from tuneoff.training import run as training_run
 
 OPTIONS = ["method=lora", "max_steps=4", "eval_every=2", "lora_dropout=0.1"]
@@ -67,9 +67,11 @@ def test_what_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("name", ["load_model", "load_tokenizer"])
-def test_while_everything_is_loaded(run, monkeypatch, tmp_path, name):
-    signal_at(monkeypatch, setup, name, call=1)
+@pytest.mark.parametrize(
+    ("module", "name"), [(model_setup, "load_model"), (setup, "load_tokenizer")]
+)
+def test_while_everything_is_loaded(run, monkeypatch, tmp_path, module, name):
+    signal_at(monkeypatch, module, name, call=1)
     result = run(*OPTIONS)
     assert result["status"] == "interrupted"
     assert checkpoint.find_checkpoints(tmp_path / "run" / "checkpoints") == []

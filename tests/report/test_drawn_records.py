@@ -62,9 +62,9 @@ def files_below(root: Path) -> dict[Path, bytes]:
 def test_a_damaged_record_costs_a_line_and_changes_nothing(damage):
     with folder_with(*damage) as (root, _), TemporaryDirectory() as out:
         before = files_below(root)
-        options = argparse.Namespace(
-            folders=[root], out=Path(out), baseline=None, strict=False, watch=False
-        )
+        parser = argparse.ArgumentParser()
+        cli.add_arguments(parser)
+        options = parser.parse_args([str(root), "--out", out])
         errors = io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             assert cli.run(options) == 0

@@ -24,6 +24,6 @@ def test_real_runs_in_two_precisions_stand_in_one_table(run, tmp_path):
     assert all("±" in text for text in found["Test loss"] + found["Training (s)"])
     assert all(float(text) > 0 for text in found["Peak train (GiB)"])
     assert not any("batches" in note for note in made.notes)
-    names = {chart.name for chart in make_charts(made, METHODS)}
+    names = {chart.name for chart in make_charts(made)}
     assert {"quality_memory", "curve_step", "curve_second", "memory_breakdown"} <= names
     assert write_tables.write_csv([made]).count("\n") == 3

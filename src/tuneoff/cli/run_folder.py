@@ -60,6 +60,8 @@ def find_last_step(folder: Path) -> int:
 def describe_resume(resume: str, folder: Path) -> str:
     """Where a run goes on, and from which step."""
     step = find_last_step(folder)
+    if read_status(folder) == "finished":
+        return f"resume={resume}: the run in {folder} has finished"
     if step:
         return f"resume={resume}: goes on in {folder} after step {step}"
     if holds_run(folder):

@@ -34,6 +34,13 @@ NOT_OF_A_PREDICTION = (
     "TF32",
     "deterministic",
 )
+# What runs did before these fields were recorded.
+BEFORE_RECORDED = {
+    "provenance.sharding": "none",
+    "provenance.jobs_per_device": 1,
+    "provenance.precision.tf32": False,
+    "provenance.deterministic": False,
+}
 BASE_WEIGHTS = "provenance.base_weights_hash"
 
 # The guarded fields of a run as text; None where the record does not know.
@@ -88,6 +95,8 @@ def canonical_json(value: object) -> str:
 def _guarded_value(run: Run, path: str) -> Any:
     """The value of a guarded field. Of a model its path; of one that is built from a config alone, that config."""
     value = run.get(path)
+    if value is None and run.section("provenance"):
+        value = BEFORE_RECORDED.get(path)
     if path != FIELDS["model"] or not isinstance(value, dict):
         return value
     if value.get("path"):
