@@ -18,6 +18,8 @@ LEFT_OUT = DESCRIBED["left_out"]
 # Types whose adapter cannot become a part of the weights, and types that do not start as the base model.
 NOT_MERGED = DESCRIBED["not_merged"]
 OTHER_START = DESCRIBED["other_start"]
+# Types of which a prediction counts more gradients than a step holds.
+NOT_PREDICTED = ("osf",)
 KINDS = {"bool": bool, "int": int, "float": float, "str": str}
 
 

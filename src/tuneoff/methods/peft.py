@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, check_ranges, is_split, names, option
+from tuneoff.config import ConfigError, Experiment, Task, check_ranges, is_split, names, option
 from tuneoff.methods import Method, register
-from tuneoff.methods._peft_options import NOT_MERGED, OTHER_START, store_tuners
+from tuneoff.methods._peft_options import NOT_MERGED, NOT_PREDICTED, OTHER_START, store_tuners
 
 ALLOWED = "must be a tuner's options, as in peft.r=8"
 
@@ -44,6 +44,10 @@ class Peft(Method):
             raise ConfigError(key, value, f"was never tried with PEFT's {self.peft.type}")
         if is_split(experiment.sharding):
             allowed = f"was never tried under {experiment.sharding}; method=lora was"
+            raise ConfigError("method", experiment.method, allowed)
+        predicts = experiment.task is Task.predict or experiment.skip_if_over_gib is not None
+        if predicts and self.peft.type in NOT_PREDICTED:
+            allowed = "cannot be predicted: more gradients would be counted than a step holds"
             raise ConfigError("method", experiment.method, allowed)
         if experiment.export_merged and self.peft.type in NOT_MERGED:
             allowed = f"PEFT's {self.peft.type} cannot become a part of the weights"

@@ -98,12 +98,18 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         facts = parts.method.export(model, folder, False)
+        facts["saved_bytes"] = measure_weight_files(folder)
         parts.tokenizer.save_pretrained(folder)
     except BaseException:
         # Half a model is none, and on a full disk it takes the record's room.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return facts
+
+
+def measure_weight_files(folder: Path) -> int:
+    """The bytes of all files of weights below a folder: an adapter, and the base that it may bring along."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def _save_merged(parts: Parts, model: Any, folder: Path) -> dict:
