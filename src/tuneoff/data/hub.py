@@ -41,6 +41,7 @@ def open_with_datasets(
         builder = datasets.load_dataset_builder(path, subset, **settings)
 
     def read() -> dict[str, Iterable[SourceRow]]:
+        """Return the rows of each split; those that are not streamed are fetched first."""
         splits: Any
         with as_config_error(data):
             if streaming:

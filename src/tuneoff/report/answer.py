@@ -1,7 +1,6 @@
 """The answer: what a comparison shows, in sentences made of the same tests as its table, and no more than they show."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import difference_cell, estimate_cell, format_figure
 from tuneoff.report.compare import Comparison, Quality
-from tuneoff.report.rows import Row
+from tuneoff.report.rows import Row, first_known
 from tuneoff.report.text import cut_name
 
 MOST_NAMED = 6  # rows in one sentence
@@ -40,19 +39,11 @@ def _begin_sentence(text: str) -> str:
 
 def _describe_subject(comparison: Comparison) -> str:
     """`On gsm8k with SmolLM2-135M, `."""
-    data = _first_value(comparison, "config.data.name")
-    model = _first_value(comparison, "config.model.name")
+    data = first_known(comparison.rows, "config.data.name")
+    model = first_known(comparison.rows, "config.model.name")
     if not data or not model:
         return ""
     return f"On {cut_name(str(data))} with {cut_name(str(model))}, "
-
-
-def _first_value(comparison: Comparison, path: str) -> Any:
-    for row in comparison.rows:
-        value = row.first_value(path)
-        if value is not None:
-            return value
-    return None
 
 
 def _describe_alone(comparison: Comparison, row: Row) -> str:

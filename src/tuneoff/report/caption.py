@@ -1,7 +1,6 @@
 """Captions: what a reader must know to believe a table. What ran where, how it was judged, what the figures are."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
@@ -9,6 +8,7 @@ from tuneoff.report.cells import format_figure
 from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
+from tuneoff.report.rows import first_known
 from tuneoff.report.text import cut_name
 
 
@@ -43,8 +43,8 @@ def write_short_caption(comparison: Comparison) -> str:
 
 def _describe_names(comparison: Comparison) -> Iterator[str]:
     """The model and the data."""
-    model = _first_value(comparison, "config.model.name")
-    data = _first_value(comparison, "config.data.name")
+    model = first_known(comparison.rows, "config.model.name")
+    data = first_known(comparison.rows, "config.data.name")
     if model and data:
         yield f"{cut_name(str(model))} on {cut_name(str(data))}."
 
@@ -60,10 +60,10 @@ def _warn_of_default_rates(comparison: Comparison) -> Iterator[str]:
 
 def _describe_subject(comparison: Comparison) -> Iterator[str]:
     """The model, the data and the machine, which the guard has made one."""
-    model = _first_value(comparison, "config.model.name")
-    data = _first_value(comparison, "config.data.name")
-    hardware = _first_value(comparison, "provenance.hardware")
-    threads = _first_value(comparison, "provenance.threads")
+    model = first_known(comparison.rows, "config.model.name")
+    data = first_known(comparison.rows, "config.data.name")
+    hardware = first_known(comparison.rows, "provenance.hardware")
+    threads = first_known(comparison.rows, "provenance.threads")
     text = ""
     if model and data:
         text = f"Model {cut_name(str(model))}, data {cut_name(str(data))}"
@@ -78,19 +78,10 @@ def _describe_subject(comparison: Comparison) -> Iterator[str]:
 
 
 def _describe_budget(comparison: Comparison) -> Iterator[str]:
-    kind = _first_value(comparison, "budget.kind")
-    value = as_number(_first_value(comparison, "budget.value"))
+    kind = first_known(comparison.rows, "budget.kind")
+    value = as_number(first_known(comparison.rows, "budget.value"))
     if kind and value is not None:
         yield f"Budget: {cut_name(str(kind))} = {value:,g}."
-
-
-def _first_value(comparison: Comparison, path: str) -> Any:
-    """The first known value of any row at a path."""
-    for row in comparison.rows:
-        value = row.first_value(path)
-        if value is not None:
-            return value
-    return None
 
 
 def _describe_shared(comparison: Comparison) -> Iterator[str]:

@@ -237,6 +237,15 @@ def _natural_order(value: object) -> tuple[int, float, str]:
     return (1, 0.0, str(value))
 
 
+def first_known(rows: Sequence[Row], path: str) -> Any:
+    """Return the first known value of any row at a path of its record."""
+    for row in rows:
+        value = row.first_value(path)
+        if value is not None:
+            return value
+    return None
+
+
 def varied_keys(rows: Sequence[Row]) -> list[str]:
     """Return the keys of the setting in which rows differ, sorted."""
     keys = {key for row in rows for key in row.setting}
