@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
+from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.settings import (
     BudgetSettings,
@@ -28,6 +29,7 @@ class Experiment(
     LimitSettings,
     SweepSettings,
     TrackingSettings,
+    KeepingSettings,
     EvaluationSettings,
     PrecisionSettings,
     BudgetSettings,
@@ -52,6 +54,7 @@ class Experiment(
         self._check_attention()
         self._check_processes()
         check_sharding(self)
+        check_keeping(self)
         self._check_export_and_resume()
 
     def _check_weights_to_train(self) -> None:

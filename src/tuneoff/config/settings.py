@@ -19,6 +19,7 @@ from tuneoff.config.choices import (
 )
 from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
+from tuneoff.config.keeping import KeepingSettings
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     Role,
@@ -251,6 +252,7 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    KeepingSettings,
     TrackingSettings,
     SweepSettings,
     LimitSettings,

@@ -65,4 +65,4 @@ NOT_PREDICTED = (
     "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
-COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}
+COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip", "patience": "Patience"}

@@ -219,7 +219,8 @@ def _read_curve(points: Any, content: dict) -> Curve:
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
     train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
-    return Curve(train, _read_columns(lines, "step", "validation_loss"))
+    validation = _read_columns(lines, "step", "validation_loss")
+    return Curve(train, validation, _read_columns(lines, "step", "second_set_loss"))
 
 
 def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError
+from tuneoff.training.best_step import BestStep
 from tuneoff.training.failures import check_evaluation
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine, summed_loss
@@ -75,6 +76,7 @@ class Evaluation:
         self.pad_token_id = pad_token_id
         self.losses = no_losses()
         self.second_set_losses: dict[str, float] = {}  # before and after training
+        self.best_step = BestStep(session.experiment)
         self.evaluated_at = -1  # the step after which the validation split was last evaluated
 
     def state(self) -> dict:
@@ -82,6 +84,7 @@ class Evaluation:
         return {
             "losses": self.losses,
             "second_set_losses": self.second_set_losses,
+            "best_step": self.best_step.state(),
             "evaluated_at": self.evaluated_at,
         }
 
@@ -89,6 +92,8 @@ class Evaluation:
         """Go on from what `state()` gave."""
         self.losses = state["losses"]
         self.second_set_losses = state["second_set_losses"]
+        if "best_step" in state:  # not in a checkpoint of an earlier version
+            self.best_step.restore(state["best_step"])
         self.evaluated_at = state["evaluated_at"]
 
     def is_due(self, step: int, ended: bool) -> bool:
@@ -96,20 +101,38 @@ class Evaluation:
         interval = self.session.experiment.eval_every
         return ended or step == 0 or (interval is not None and step % interval == 0)
 
-    def evaluate_if_due(self, step: int, ended: bool) -> None:
-        """Evaluate before the first step, at `eval_every`, and when training has `ended`."""
+    def evaluate_if_due(self, step: int, ended: bool) -> bool:
+        """Evaluate before the first step, at `eval_every`, and when training has `ended`.
+
+        Returns:
+            Whether training ends here: it has ended, or patience did.
+        """
         # A resume may stand right behind an evaluation.
         if not self.is_due(step, ended) or self.evaluated_at == step:
-            return
+            return ended or self.best_step.stopped_at is not None
         loss = self.evaluate_split("validation", step)
         check_evaluation(step, loss)
         self.evaluated_at = step
         if step == 0:
             self.losses["initial"] = loss
-            self.evaluate_second_set("before", step)
-        if ended:
+        second = self.evaluate_second_set(step)
+        self.best_step.note(step, loss, second, self.second_set_losses.get("before"))
+        if ended or self.best_step.stopped_at is not None:
             self.losses["final"] = loss
-            self.evaluate_second_set("after", step)
+            if second is not None:
+                self.second_set_losses["after"] = second
+            return True
+        return False
+
+    def judge_best_step(self) -> None:
+        """Let the losses of the best step be those that the run is judged by, where it is."""
+        best = self.best_step
+        if not best.used:
+            return
+        self.losses.setdefault("last", self.losses["final"])  # a resume may stand behind this
+        self.losses["final"] = best.losses["validation"]
+        if "second_set" in best.losses:
+            self.second_set_losses["after"] = best.losses["second_set"]
 
     def evaluate_split(self, split: str, step: int) -> float | None:
         """Return the loss on a split, and write it down; None where the split is empty."""
@@ -136,13 +159,15 @@ class Evaluation:
         if self.session.experiment.test:
             self.losses["test"] = self.evaluate_split("test", step)
 
-    def evaluate_second_set(self, when: str, step: int) -> None:
-        """Evaluate the second set, if there is one; `when` is before or after."""
+    def evaluate_second_set(self, step: int) -> float | None:
+        """Return the loss on the second set, if there is one, and write it down."""
         if self.second_set is None:
-            return
+            return None
         loss = self.mean_loss(self.second_set.rows)
-        self.second_set_losses[when] = loss
+        if step == 0:
+            self.second_set_losses["before"] = loss
         self.session.recorder.log({"step": step, "second_set_loss": loss})
+        return loss
 
     @torch.no_grad()
     def mean_loss(self, rows: list[data.Row]) -> float:
