@@ -18,11 +18,13 @@ from helpers import (
     prepare_run,
     trajectory,
 )
+from peft import PeftModel
 from test_predict import compare
 from test_reach import count_changed
 from test_reference import (
     RATE,
     STEPS,
+    TARGETS,
     adamw,
     base,
     descend,
@@ -36,6 +38,7 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
 from tuneoff.methods import _host_reads
+from tuneoff.models.loading import load_model
 
 # What suits a model of three layers, 64 wide, and lets 24 steps do all that a method does in turn.
 SMALL = {
@@ -146,6 +149,18 @@ def reference_lisa(training, model):
         model.zero_grad()
 
 
+def reference_lorafa(training, model):
+    from peft import LoraConfig, get_peft_model
+    from peft.optimizers import create_lorafa_optimizer
+
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS)
+    model = get_peft_model(model, config)
+    optimizer = create_lorafa_optimizer(model, r=8, lora_alpha=16, lr=RATE)
+    optimizer.param_groups[0]["eps"] = 1e-8
+    descend(training, model, optimizer)
+    return model
+
+
 REFERENCES = {
     "apollo": reference_apollo,
     "apollo_mini": reference_apollo,
@@ -153,6 +168,7 @@ REFERENCES = {
     "lomo": reference_lomo,
     "adalomo": reference_adalomo,
     "lisa": reference_lisa,
+    "lorafa": reference_lorafa,
 }
 
 
@@ -161,8 +177,8 @@ REFERENCES = {
 def test_it_equals_its_package_used_directly(trained, measured, method):
     training, _, _ = trained(method)
     reference = base(training)
-    REFERENCES[method](training, reference)
-    largest, name = worst(training.parts.model, reference)
+    wrapped = REFERENCES[method](training, reference)
+    largest, name = worst(training.parts.model, wrapped or reference)
     measured(method, "equal to reference", largest)
     assert largest <= 1e-6, name
 
@@ -203,7 +219,10 @@ def test_the_record_counts_the_weights_that_have_changed(trained, method):
 def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
     training, _, _ = trained(method)
     training.parts.method.export(training.parts.model, tmp_path, False)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    if training.parts.method.keeps_base:
+        loaded = PeftModel.from_pretrained(load_model(training.parts.experiment), tmp_path)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     largest = apart(*[dict(one.named_parameters()) for one in (loaded, training.parts.model)])
     measured(method, "export reload", largest)
     assert largest == 0
@@ -222,6 +241,9 @@ def test_a_prediction_equals_a_real_step(further_settings, method):
         (["method=lomo", "gradient_accumulation_steps=2"], "must be 1 where method=lomo"),
         (["method=adalomo", "max_grad_norm=1"], "lomo_max_weight_grad_norm clips each weight"),
         (["method=lomo", "optimizer=muon"], "optimizer=muon: must be one of adamw"),
+        (["method=lorafa", "optimizer=lion"], "optimizer=lion: must be adamw where use_lorafa"),
+        (["method=lorafa", "use_dora=true"], "use_dora=true: must be false"),
+        (["method=lorafa", "loraplus_lr_ratio=4"], "loraplus_lr_ratio=4.0: must be null"),
         (["method=lisa", "num_processes=2"], "num_processes=2: must be 1 where method=lisa"),
         (["method=lisa", "lisa_layers=0"], "lisa_layers=0: must be at least 1"),
         (["method=apollo", "apollo_rank=0"], "apollo_rank=0: must be at least 1"),
@@ -251,6 +273,19 @@ def test_the_larger_is_found_without_a_tensors_value():
     assert _host_reads.take_larger(tensor, 1.01) / 1.01 == 1
     assert _host_reads.take_larger(1e-3, tensor) == tensor
     assert _host_reads.take_larger(1, 2) == 2
+
+
+def test_lorafa_steps_what_trains_beside_the_adapters(new_run):
+    """PEFT's optimizer takes it for AdamW; the norm is no pair of A and B."""
+    training = new_run("method=lorafa", "additional_target=[norm]", "max_steps=2")
+    weights = dict(training.parts.model.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    training.fit()
+    training.parts.recorder.close()
+    changed = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert any(name.endswith("norm.modules_to_save.default.weight") for name in changed)
+    assert changed == {name for name, weight in weights.items() if weight.requires_grad}
+    assert not any("lora_A" in name for name in changed)
 
 
 def test_random_projections_draw_nothing_from_the_global_generator(new_run):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment
+from tuneoff.config import ConfigError, Experiment, Optimizer, is_split
 
 
 def check_beginning(method: Any, kind: str) -> None:
@@ -45,3 +45,18 @@ def check_quantised(method: Any, key: str, value: str) -> None:
     if method.create_new_adapter:
         allowed = f"would merge the old one into {weights}"
         raise ConfigError("create_new_adapter", True, allowed)
+
+
+def check_frozen_a(method: Any, experiment: Experiment) -> None:
+    """Refuse what PEFT's LoRA-FA optimizer does not know of."""
+    if experiment.optimizer is not Optimizer.adamw:
+        allowed = "must be adamw where use_lorafa=true, which has an optimizer of its own"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
+    if is_split(experiment.sharding):
+        allowed = f"does not run under {experiment.sharding}: it would invert shards"
+        raise ConfigError("use_lorafa", True, allowed)
+    if method.use_dora:
+        raise ConfigError("use_dora", True, "must be false where use_lorafa=true")
+    if method.loraplus_lr_ratio is not None:
+        allowed = "must be null where use_lorafa=true, since A does not train"
+        raise ConfigError("loraplus_lr_ratio", method.loraplus_lr_ratio, allowed)
