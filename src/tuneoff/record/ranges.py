@@ -1,0 +1,16 @@
+"""Ranges: the two ends of a forecast in words. Standard library only."""
+
+from collections.abc import Sequence
+
+OTHER_BUDGET = "unknown: epochs of data that are not at hand (max_steps or max_tokens says it)"
+
+
+def format_range(ends: Sequence[float]) -> str:
+    """`0.12 to 0.34`; one figure where both ends round to the same."""
+    words = [f"{end:,.3g}" if end < 1000 else f"{end:,.0f}" for end in ends]
+    return " to ".join(dict.fromkeys(words))
+
+
+def format_hours(time: dict) -> str:
+    """The hours of a forecast, or why they are not known."""
+    return OTHER_BUDGET if time["hours"] is None else format_range(time["hours"])
