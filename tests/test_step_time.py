@@ -11,9 +11,9 @@ from tuneoff.measure.operations import DECOMPOSITION, MATRIX, OTHER, Operation, 
 from tuneoff.measure.rates import Rates, forecast_rates
 from tuneoff.predict import predict
 from tuneoff.predict.batches import TypicalRows
-from tuneoff.predict.predictor import Predictor, choose_spread
+from tuneoff.predict.predictor import Predictor
 from tuneoff.predict.run_length import find_run_length
-from tuneoff.predict.step_time import estimate_seconds
+from tuneoff.predict.step_time import choose_spread, estimate_seconds
 from tuneoff.record.ranges import format_hours, format_range
 
 ROWS = TypicalRows(length=64, labels=20, packed=False)
@@ -171,4 +171,5 @@ def test_ranges_in_words():
     assert format_range([0.1234, 0.5678]) == "0.123 to 0.568"
     assert format_range([1234.5, 1234.6]) == "1,234 to 1,235"
     assert format_range([2.0001, 2.0002]) == "2"
-    assert format_hours({"hours": None}).startswith("unknown: epochs")
+    assert format_hours({"hours": None}).startswith("hours unknown: epochs")
+    assert format_hours({"hours": [1.5, 2.5]}) == "1.5 to 2.5 h"

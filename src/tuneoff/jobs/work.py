@@ -268,7 +268,7 @@ def format_prediction_line(prediction: dict) -> str:
     memory = f"peak {needed - cuda_gib:.2f} ({', '.join(parts)}) + CUDA's own {cuda_gib:.2f}"
     line = f"needs {needed:6.2f} GiB = {memory}"
     if "time" in prediction:
-        line = f"{format_hours(prediction['time'])} h, {line}"
+        line = f"{format_hours(prediction['time'])}, {line}"
     batch = prediction.get("largest_batch")
     if batch is None:
         return line

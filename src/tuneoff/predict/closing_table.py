@@ -57,7 +57,7 @@ def list_time_rows(time: dict) -> list[tuple[str, str]]:
     ]
     if time["slowest_step_seconds"] != time["step_seconds"]:
         rows.append(("  slowest step", f"{format_range(time['slowest_step_seconds'])} s"))
-    rows.append(("  train hours", format_hours(time)))
+    rows.append(("  train steps", format_hours(time)))
     moved = f"{work['tflop']:.4g} TFLOP, {work['gib_moved']:.4g} GiB moved"
     rows.append(("  work a step", f"{moved}, {work['kernels']:,} kernels"))
     rows.append(("  rates", time["rates"]))

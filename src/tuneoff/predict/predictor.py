@@ -5,7 +5,7 @@ No method is described here a second time: a new one is predicted without writin
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -31,7 +31,8 @@ from tuneoff.predict.forecast import forecast_time
 from tuneoff.predict.largest_batch import find_largest_batch
 from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
 from tuneoff.predict.run_length import find_run_length
-from tuneoff.predict.step_time import TypicalStep
+from tuneoff.predict.step_time import TypicalStep, choose_spread
+from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.step import Engine, summed_loss, train_step
 
 FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
@@ -106,6 +107,7 @@ class Predictor:
         self.optimizer: Any = None
         with self.faking():
             self.model: Any = to_fake(model)
+            add_embedding_noise(self.model, experiment.neftune_alpha)
             with self.watching() as load_live:
                 self.optimizer = method.make_optimizer(self.model, experiment)
                 load_live.optimizer = self.optimizer
@@ -290,11 +292,3 @@ class Predictor:
                 "one rank of several, without the buckets in which gradients stay from step to step"
             )
         return lines
-
-
-def choose_spread(phases: Sequence[int], most: int) -> list[int]:
-    """At most `most` of `phases`, evenly spread, the first and the last among them."""
-    if len(phases) <= most:
-        return list(phases)
-    last = len(phases) - 1
-    return [phases[round(index * last / (most - 1))] for index in range(most)]

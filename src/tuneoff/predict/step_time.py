@@ -50,3 +50,11 @@ def describe_work(steps: Sequence[TypicalStep]) -> dict[str, float]:
         "gib_moved": round(moved / 2**30, 4),
         "kernels": round(kernels),
     }
+
+
+def choose_spread(phases: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `phases`, evenly spread, the first and the last among them."""
+    if len(phases) <= most:
+        return list(phases)
+    last = len(phases) - 1
+    return [phases[round(index * last / (most - 1))] for index in range(most)]

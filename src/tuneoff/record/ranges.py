@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-OTHER_BUDGET = "unknown: epochs of data that are not at hand (max_steps or max_tokens says it)"
+UNKNOWN_HOURS = (
+    "hours unknown: epochs of data that are not at hand (max_steps or max_tokens says it)"
+)
 
 
 def format_range(ends: Sequence[float]) -> str:
@@ -12,5 +14,5 @@ def format_range(ends: Sequence[float]) -> str:
 
 
 def format_hours(time: dict) -> str:
-    """The hours of a forecast, or why they are not known."""
-    return OTHER_BUDGET if time["hours"] is None else format_range(time["hours"])
+    """`0.1 to 0.3 h`, or why the hours of a forecast are not known."""
+    return UNKNOWN_HOURS if time["hours"] is None else f"{format_range(time['hours'])} h"

@@ -131,7 +131,7 @@ def describe_step(experiment: Experiment) -> StepSettings:
 
 
 def _seed_dropout(session: Session) -> None:
-    """Seed torch's global generator, from which training draws dropout alone: another on each rank."""
+    """Seed torch's global generator, from which training draws dropout and noise alone: another on each rank."""
     rank = session.ranks.index
     purpose = f"dropout/{rank}" if rank else "dropout"
     torch.manual_seed(derive_seed(session.experiment.seed, purpose))
@@ -191,7 +191,8 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
         ConfigError: no validation rows.
     """
     settings = experiment.data
-    goes_without = settings.splits.validation is None and not settings.validation_share
+    takes_rows = settings.takes_training_rows("validation")
+    goes_without = settings.splits.validation is None and not takes_rows
     if dataset.splits["validation"] or goes_without:
         return
     advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
