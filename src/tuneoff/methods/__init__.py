@@ -133,7 +133,12 @@ class Method:
         parameters = [one for name, one in model.named_parameters() if name in names]
         return sum(map(count_weights, parameters))
 
-    def count_parameters(self, model: Any, optimizer: Any, steps: float) -> dict[str, int]:
+    def count_parameters(
+        self,
+        model: Any,
+        optimizer: Any,
+        steps: float,
+    ) -> dict[str, int]:
         """Return the numbers of weights as a record has them; `steps` is that of `count_reached`."""
         from tuneoff.models.layers import count_all_weights
 
@@ -193,7 +198,12 @@ class Method:
         model.save_pretrained(folder)
         return {}
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
 
         Args:

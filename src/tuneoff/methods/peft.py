@@ -99,7 +99,12 @@ class Peft(Method):
 
         return get_peft_model_state_dict(model, save_embedding_layers=False)
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load the saved adapter on the base, loaded anew: some tuners have changed the one in memory."""
         from tuneoff.methods._lora_export import load_saved_adapter
         from tuneoff.models.reading_back import make_room
