@@ -73,8 +73,7 @@ def save_merged(model: Any, folder: Path) -> dict:
     allowed = allow_rounding(model, trained_logits)
     if is_quantized(model.get_base_model()):
         model = PeftModel.from_pretrained(dequantize(model.unload()), folder)
-    share_tied_adapter(model)
-    merged = merge_adapter(model)
+    merged = merge_trained(model)
     merged_logits = compute_logits(merged, ids)
     allowed_in_reading = allow_rounding(merged, merged_logits)
     merged.save_pretrained(folder / "merged")
@@ -88,6 +87,12 @@ def save_merged(model: Any, folder: Path) -> dict:
             f"where rounding makes {allowed:.2g} at most"
         ]
     return facts
+
+
+def merge_trained(model: Any) -> Any:
+    """Return the model with its adapter in the weights; a copy, or a loaded model, has parted what was tied."""
+    share_tied_adapter(model)
+    return merge_adapter(model)
 
 
 def dequantize(base: Any) -> Any:

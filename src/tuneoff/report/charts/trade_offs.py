@@ -29,6 +29,7 @@ from tuneoff.report.charts.style import (
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.rows import Row
+from tuneoff.report.serving import DECODING, saved_mib
 from tuneoff.report.text import cut_name
 
 # The page's first chart: as wide as a page, with larger type.
@@ -98,6 +99,8 @@ def _list_costs(comparison: Comparison) -> list[Cost]:
     return [
         Cost("memory", f"Peak memory while training (GiB{measure})", _peak_of_row, True),
         Cost("speed", "Training speed (tokens/s)", _speed_of_row, False),
+        Cost("saved", "Saved (MiB)", _saved_size_of_row, True),
+        Cost("decoding", "Decoding speed, not merged (tokens/s)", _decoding_of_row, False),
     ]
 
 
@@ -107,6 +110,16 @@ def _peak_of_row(row: Row) -> tuple[float, None] | None:
 
 def _speed_of_row(row: Row) -> tuple[float, float | None] | None:
     speed = row.estimate("throughput.tokens_per_second")
+    return (speed.mean, speed.half) if speed else None
+
+
+def _saved_size_of_row(row: Row) -> tuple[float, None] | None:
+    size = saved_mib(row)
+    return None if size is None else (size, None)
+
+
+def _decoding_of_row(row: Row) -> tuple[float, float | None] | None:
+    speed = row.estimate(DECODING)
     return (speed.mean, speed.half) if speed else None
 
 
