@@ -174,6 +174,12 @@ class EvaluationSettings:
     """Rows to generate answers for; null takes the whole split."""
     max_new_tokens: int = at_least(256, 1)
     """Tokens of a generated answer at most."""
+    measure_serving: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Measure at the end what answering takes: prefill, decoding and memory, with the adapter and merged."""
+    serving_prompt_tokens: int = at_least(128, 1, JUDGING | NOT_PREDICTED)
+    """Tokens of the prompt that measure_serving asks with."""
+    serving_new_tokens: int = at_least(64, 2, JUDGING | NOT_PREDICTED)
+    """Tokens of each answer that measure_serving generates."""
     forgetting: Forgetting = field(default_factory=Forgetting)
     """A second data set whose loss is measured before and after training."""
 

@@ -87,7 +87,10 @@ def _format_tensor(tensor: dict) -> str:
     return f"{tensor['gib']:8.3f} GiB  {tensor['tensors']:5} × {tensor['name']} [{category}]"
 
 
-def _rows_under(name: str, lines: list[str]) -> list[tuple[str, str]]:
+def _rows_under(
+    name: str,
+    lines: list[str],
+) -> list[tuple[str, str]]:
     """A row a line, of which the first alone has the name."""
     rows = [("", line) for line in lines]
     if lines:

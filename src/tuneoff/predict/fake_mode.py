@@ -90,7 +90,13 @@ class FakeMode(FakeTensorMode):
                 self._counts.add(func, args, kwargs, result)
         return result
 
-    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def dispatch(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         """PyTorch's own, but for a product of groups: its fake kernel takes bfloat16 alone, the real ones any type."""
         if func is GROUPED_PRODUCT and args[0].dtype is not torch.bfloat16:
             return self._multiply_groups(*args, **(kwargs or {}))

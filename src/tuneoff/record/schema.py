@@ -61,6 +61,9 @@ NOT_PREDICTED = (
     "tf32",
     "deterministic",
     "test",
+    "measure_serving",
+    "serving_prompt_tokens",
+    "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
 COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}

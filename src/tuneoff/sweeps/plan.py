@@ -179,7 +179,11 @@ class Plan:
         for values in itertools.product(*axes):
             yield [*point, *values]
 
-    def drop_foreign_options(self, points: list[list[str]], given: set[str]) -> list[list[str]]:
+    def drop_foreign_options(
+        self,
+        points: list[list[str]],
+        given: set[str],
+    ) -> list[list[str]]:
         """The points without those of the `given` options that their method does not have, but others of them do."""
         if not given:
             return points
@@ -198,7 +202,11 @@ class Plan:
             kept_points.append([text for text in point if not override_keys([text]) & foreign])
         return kept_points
 
-    def note_owners(self, known: list[str], options: Mapping[str, set[str]]) -> None:
+    def note_owners(
+        self,
+        known: list[str],
+        options: Mapping[str, set[str]],
+    ) -> None:
         """Note which methods an option is for, where not all of the sweep's have it."""
         for option in known:
             owners = [

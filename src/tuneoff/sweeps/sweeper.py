@@ -117,7 +117,11 @@ class GridSweeper(BasicSweeper):
         if unfinished:
             raise RunFailed(unfinished)
 
-    def launch_jobs(self, jobs: list[list[str]], rows: list[JobRow]) -> None:
+    def launch_jobs(
+        self,
+        jobs: list[list[str]],
+        rows: list[JobRow],
+    ) -> None:
         """Give the launcher the jobs' overrides, and keep in their rows what went wrong outside the runs."""
         assert self.launcher is not None
         first = 0
@@ -130,7 +134,10 @@ class GridSweeper(BasicSweeper):
             first += len(batch)
 
 
-def add_sweep_facts(points: list[Point], varied: list[str]) -> list[list[str]]:
+def add_sweep_facts(
+    points: list[Point],
+    varied: list[str],
+) -> list[list[str]]:
     """The overrides of each point, and what its job should know of its sweep.
 
     Overrides of Hydra's own part reach a job under any launcher.

@@ -19,6 +19,7 @@ from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.model_setup import ModelFacts, prepare_model
 from tuneoff.training.schedule import Schedule
+from tuneoff.training.serving_prompt import check_positions
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine
 from tuneoff.training.task_metrics import TaskMetrics, judged_split
@@ -92,6 +93,7 @@ def build(session: Session) -> Parts:
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
+    check_positions(experiment, model)
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
