@@ -180,12 +180,14 @@ def computes_linear(layer: Any) -> bool:
     Routers of some mixtures (Llama 4, Phi-MoE) are linear layers by class alone and return scores, and DeepSeek V4 has
     one that multiplies by groups. The layer itself is asked, where its class has a forward pass of its own.
     """
-    if type(layer) in (nn.Linear, Conv1D) or type(layer).forward is nn.Linear.forward:
+    kind = type(layer)
+    if kind in (nn.Linear, Conv1D) or kind.forward is nn.Linear.forward:
         return True
     # A quantised layer's own forward pass unpacks its weight.
     if not layer.weight.is_floating_point():
         return True
-    sample = torch.ones(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    weight = layer.weight
+    sample = torch.ones(1, layer.in_features, dtype=weight.dtype, device=weight.device)
     try:
         with torch.no_grad():
             output = layer(sample)

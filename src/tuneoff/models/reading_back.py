@@ -127,10 +127,16 @@ def allow_rounding(model: Any, logits: torch.Tensor) -> float:
         dtypes.append(torch.bfloat16)
     eps = max(torch.finfo(dtype).eps for dtype in dtypes)
     relative = max(TOLERANCE, ROUNDINGS * eps)
-    return relative * max(1.0, logits[logits.isfinite()].abs().max().item())
+    largest = logits[logits.isfinite()].abs().max().item()
+    return relative * max(1.0, largest)
 
 
-def check_logits(folder: Path, trained: torch.Tensor, loaded: torch.Tensor, allowed: float) -> None:
+def check_logits(
+    folder: Path,
+    trained: torch.Tensor,
+    loaded: torch.Tensor,
+    allowed: float,
+) -> None:
     """Refuse a loaded model whose logits differ by more than is `allowed` from the trained one's.
 
     Raises:
