@@ -22,17 +22,19 @@ from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
 
-# With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
+# With checkpoints inside a BAdam block, between two projections; with dropout and noise, and micro-batches where it may be.
 OWN = {
     "galore": ["galore_rank=8", "galore_update_interval=5"],
     "badam": ["badam_switch_interval=5", "badam_switch_mode=random"],
     "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
     "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"],
-    "lora": ["lora_dropout=0.2"],
+    "lora": ["lora_dropout=0.2", "neftune_alpha=5"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
+    *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
+    ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
     ("lora", ["mixed_precision=bf16"]),
@@ -60,9 +62,10 @@ def options(method, parts=2):
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        *((method, []) for method in METHODS),
+        ("full", []),
+        ("galore_layerwise", []),
+        ("lora", []),
         ("badam", BF16),
-        ("full", EIGHT_BIT),
         ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],

@@ -70,6 +70,9 @@ class Experiment(
         if len(given) > 1:
             allowed = f"one budget a run, and {given[0]} is already given"
             raise ConfigError(given[1], getattr(self, given[1]), allowed)
+        if self.warmup_steps and self.max_seconds is not None:
+            allowed = "must be null where max_seconds is the budget; warmup_ratio is a share of it"
+            raise ConfigError("warmup_steps", self.warmup_steps, allowed)
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""
@@ -169,6 +172,13 @@ class Experiment(
         """What splits the model over the ranks: none, ddp (each holds it whole), fsdp2, zero2 or zero3."""
         launched = get_sharding()
         return "ddp" if launched == "none" and self.num_processes > 1 else launched
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type in which matrices are multiplied: autocast's, or that of the weights."""
+        assert self.dtype  # null is resolved when an experiment is made
+        autocast = {MixedPrecision.bf16: "bfloat16", MixedPrecision.fp16: "float16"}
+        return autocast.get(self.mixed_precision, self.dtype.name)
 
     @property
     def budget(self) -> tuple[str, float]:

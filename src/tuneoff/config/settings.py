@@ -20,8 +20,18 @@ from tuneoff.config.choices import (
 from tuneoff.config.data import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
-from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
+from tuneoff.config.options import (
+    Role,
+    above,
+    at_least,
+    fraction,
+    names,
+    one_of,
+    option,
+    setting,
+)
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.measure.cards import CPU, list_cards
 from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
@@ -76,9 +86,19 @@ class TrainingSettings:
     lr: float = above(1e-4, 0, NOT_PREDICTED)
     """The highest learning rate; each method's YAML has its own default."""
     scheduler: Scheduler = setting(Scheduler.cosine)
-    """How the rate falls from its highest to 0; constant keeps it there."""
-    warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
+    """How the rate falls from its highest; constant keeps it there, wsd until the last decay_ratio of the budget."""
+    warmup_ratio: float = fraction(0.03)
     """The share of the budget in which the rate rises from 0."""
+    warmup_steps: int | None = at_least(None, 0)
+    """The same in optimizer steps, in place of warmup_ratio; 0 is none."""
+    min_lr_ratio: float = fraction(0.0)
+    """The share of lr to which it falls."""
+    scheduler_cycles: int = at_least(1, 1)
+    """How often scheduler=cosine_with_restarts falls."""
+    scheduler_power: float = above(1.0, 0)
+    """The power of scheduler=polynomial; 1 is linear."""
+    decay_ratio: float = option(0.1, "must be in (0, 1]", lambda value: 0 < value <= 1)
+    """The share of the budget in which scheduler=wsd falls, at its end."""
     weight_decay: float = at_least(0.0, 0)
     """Decoupled weight decay, on matrices alone."""
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
@@ -93,6 +113,8 @@ class TrainingSettings:
     """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
+    neftune_alpha: float = at_least(0.0, 0)
+    """Noise on the embeddings of training rows, within alpha/sqrt(tokens x width) (NEFTune); 0 adds none."""
     packing: bool = setting(False)
     """Put whole examples side by side in rows of max_length tokens; batch_size then counts such rows."""
 
@@ -152,6 +174,12 @@ class EvaluationSettings:
     """Rows to generate answers for; null takes the whole split."""
     max_new_tokens: int = at_least(256, 1)
     """Tokens of a generated answer at most."""
+    measure_serving: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Measure at the end what answering takes: prefill, decoding and memory, with the adapter and merged."""
+    serving_prompt_tokens: int = at_least(128, 1, JUDGING | NOT_PREDICTED)
+    """Tokens of the prompt that measure_serving asks with."""
+    serving_new_tokens: int = at_least(64, 2, JUDGING | NOT_PREDICTED)
+    """Tokens of each answer that measure_serving generates."""
     forgetting: Forgetting = field(default_factory=Forgetting)
     """A second data set whose loss is measured before and after training."""
 
@@ -192,6 +220,8 @@ class LimitSettings:
 
     gib: float | None = above(None, 0, INCIDENTAL)
     """GiB for which a prediction finds the largest batch_size that fits."""
+    device: str | None = one_of(None, *list_cards(), CPU, role=INCIDENTAL)
+    """The device for which a prediction says how long a run takes: a card by its published rates, or this CPU."""
     skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
     """Predict first, and do not start a run that would need more GiB."""
     job_memory_gib: float | None = above(None, 0, INCIDENTAL)

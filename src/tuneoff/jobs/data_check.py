@@ -67,11 +67,11 @@ def plan_check(experiment: Experiment, needs: Iterable[str]) -> DataCheck | None
     """
     settings = experiment.data
     splits = dict.fromkeys(needs)
-    if settings.splits.validation is not None or settings.validation_share:
+    if settings.splits.validation is not None or settings.takes_training_rows("validation"):
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None
-    open_splits = [split for split in splits if not getattr(settings, f"{split}_share")]
+    open_splits = [split for split in splits if not settings.takes_training_rows(split)]
     if not open_splits or settings.ships or settings.streaming:
         return None
     return DataCheck(settings, tuple(sorted(open_splits)))

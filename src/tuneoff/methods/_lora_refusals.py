@@ -60,3 +60,21 @@ def check_frozen_a(method: Any, experiment: Experiment) -> None:
     if method.loraplus_lr_ratio is not None:
         allowed = "must be null where use_lorafa=true, since A does not train"
         raise ConfigError("loraplus_lr_ratio", method.loraplus_lr_ratio, allowed)
+
+
+def explain_linear_only(method: Any) -> str | None:
+    """Return why PEFT adapts linear layers alone under a LoRA's options; None where it adapts experts too."""
+    kind = None
+    if method.use_dora:
+        kind = "DoRA"
+    elif method.use_lorafa:
+        kind = "LoRA-FA"
+    elif method.pissa_init:
+        kind = "PiSSA"
+    elif method.lora_init is not None:
+        kind = method.lora_init
+    if kind is not None:
+        return f"PEFT's {kind} adapts linear layers alone"
+    if method.lora_dropout:
+        return "PEFT adapts linear layers alone where lora_dropout is above 0"
+    return None

@@ -46,7 +46,7 @@ class Projected(Method):
         rank = getattr(self, f"{self.prefix}_rank")
         check_rank(rank, f"{self.prefix}_rank", targets, f"{self.prefix}_target")
         projection = self.describe_projection()
-        groups = make_projected_groups(model, experiment, targets, lambda matrices: projection)
+        groups = make_projected_groups(model, experiment, targets, lambda experts: projection)
         return self.choose_class()(groups, lr=experiment.lr, betas=BETAS, eps=EPS)
 
     def _find_targets(self, model: Any) -> Any:

@@ -90,18 +90,22 @@ def make_projected_groups(
 
     Args:
         targets: the matrices whose gradients are projected.
-        describe: returns a projected group's own keys, given how many matrices each of its parameters holds.
+        describe: returns a projected group's own keys, for stacks of so many experts, or for matrices (0).
     """
-    # How many matrices each targeted parameter holds, by the parameter.
-    matrices = {id(layer.weight): 1 for layer in targets.linears.values()}
+    # How many experts' matrices each targeted parameter holds, by the parameter; 0: it is one matrix, and no stack.
+    experts = {id(layer.weight): 0 for layer in targets.linears.values()}
     for stack in targets.experts.values():
-        matrices[id(stack.parameter)] = stack.experts
-    named_by_count: dict[int, list] = {0: []}  # 0: not projected
+        experts[id(stack.parameter)] = stack.experts
+    ordinary = []
+    named_by_count: dict[int, list] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            count = matrices.get(id(parameter), 0)
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in experts:
+            count = experts[id(parameter)]
             named_by_count.setdefault(count, []).append((name, parameter))
-    ordinary = named_by_count.pop(0)
+        else:
+            ordinary.append((name, parameter))
     lr = experiment.lr
     decay = experiment.weight_decay
     groups = []

@@ -114,8 +114,8 @@ class GaLore(Method):
             optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
         return optimizer
 
-    def _describe_projection(self, matrices: int) -> dict:
-        """Return the options as galore-torch names them, for parameters that hold so many matrices."""
+    def _describe_projection(self, experts: int) -> dict:
+        """Return the options as galore-torch names them, for stacks of so many experts, or for matrices (0)."""
         projection = {
             "rank": self.galore_rank,
             "update_proj_gap": self.galore_update_interval,
@@ -123,10 +123,9 @@ class GaLore(Method):
             "proj_type": self.galore_proj_type.name,
             "iterates_subspace": self.galore_svd is Decomposition.subspace,
         }
-        if matrices > 1:
-            projection["experts"] = (
-                matrices  # ours: each expert's matrix has a projection of its own
-            )
+        if experts:
+            # Ours: each expert's matrix has a projection of its own.
+            projection["experts"] = experts
         return projection
 
     def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:

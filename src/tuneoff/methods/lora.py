@@ -180,7 +180,7 @@ class LoRA(Method):
         )
         from tuneoff.methods._ranks import check_rank
 
-        targets = choose_targets(model, self.lora_target, self._explain_modules_only())
+        targets = choose_targets(model, self.lora_target, refusals.explain_linear_only(self))
         if self.changes_base:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
@@ -205,19 +205,6 @@ class LoRA(Method):
             ensure_weight_tying=names_tied_weight,
             init_lora_weights=pissa if self.pissa_init else self.lora_init or True,  # type: ignore[arg-type]
         )
-
-    def _explain_modules_only(self) -> str | None:
-        """Return why PEFT adapts linear layers alone under these options; None where it adapts experts too."""
-        if self.use_dora or self.use_lorafa:
-            kind = "DoRA" if self.use_dora else "LoRA-FA"
-            return f"PEFT's {kind} adapts linear layers alone"
-        if self.pissa_init:
-            return "PEFT's PiSSA adapts linear layers alone"
-        if self.lora_init is not None:
-            return f"PEFT's {self.lora_init} adapts linear layers alone"
-        if self.lora_dropout:
-            return "PEFT adapts linear layers alone where lora_dropout is above 0"
-        return None
 
     # ------------------------------------------------------------ training
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
@@ -264,9 +251,8 @@ class LoRA(Method):
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the adapter, with PiSSA also what it applies to, and with `merged` the model without adapters.
 
-        Returns:
-            Facts for the record: the rank of a converted adapter, the size of a residual base, a failed conversion,
-            and the largest difference that merging makes to a logit (bfloat16 rounds the merged weights).
+        The facts are the rank of a converted adapter, the size of a residual base, a failed conversion, and what
+        merging makes of the logits.
         """
         from tuneoff.methods import _lora_export
 
@@ -298,3 +284,10 @@ class LoRA(Method):
         from tuneoff.methods import _lora_export
 
         return _lora_export.save_merged(model, folder)
+
+    def find_plain_lora_rank(self, model: Any) -> int | None:
+        """Return the adapter's own rank, or twice that where it applies to a base without its first components."""
+        config = model.peft_config["default"]
+        if config.use_dora or self.create_new_adapter:
+            return None
+        return config.r * (2 if self.changes_base else 1)

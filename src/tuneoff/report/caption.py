@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
-from tuneoff.report.cells import format_figure
+from tuneoff.report.cells import format_figure, show_digits
 from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
+from tuneoff.report.power import measure_power
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import first_known
 from tuneoff.report.text import cut_name
@@ -21,6 +22,7 @@ def write_caption(comparison: Comparison) -> str:
         *_describe_shared(comparison),
         *_describe_judgement(comparison),
         *_describe_measurement(comparison),
+        *_describe_serving(comparison),
         *_describe_prediction(comparison),
         *comparison.notes,
     ]
@@ -113,6 +115,7 @@ def _describe_judgement(comparison: Comparison) -> Iterator[str]:
             "seeds' mean: what other examples would change, not other seeds."
         )
     yield from _describe_baseline(comparison, enough)
+    yield from _describe_power(comparison)
     if any(verdict.bold.any() for verdict in comparison.verdicts):
         yield "Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs)."
     elif enough and len(comparison.rows) > 1:
@@ -144,6 +147,21 @@ def _describe_baseline(comparison: Comparison, enough: bool) -> Iterator[str]:
             "table"
         )
     yield f"{text}."
+
+
+def _describe_power(comparison: Comparison) -> Iterator[str]:
+    """What difference to the baseline the seeds could have shown, by each row's own paired spread."""
+    for quality in comparison.qualities[:1]:
+        smallest = [power.smallest for power in measure_power(comparison, quality)]
+        if not smallest:
+            continue
+        low = show_digits(min(smallest))
+        high = show_digits(max(smallest))
+        span = low if low == high else f"{low} to {high}, by the row"
+        yield (
+            f"With 80 % power these seeds show a difference of {span} in {quality.title.lower()}; "
+            "`python -m tuneoff power` says how many a smaller one needs."
+        )
 
 
 def _describe_measurement(comparison: Comparison) -> Iterator[str]:
@@ -181,6 +199,17 @@ def _describe_measured_steps(comparison: Comparison) -> str:
     if min(counts) < LEAST_MEASURED_STEPS:
         text += f" (†: fewer than {LEAST_MEASURED_STEPS}, too few for a rate)"
     return text
+
+
+def _describe_serving(comparison: Comparison) -> Iterator[str]:
+    """How answering was measured."""
+    prompt = as_number(first_known(comparison.rows, "serving.prompt_tokens"))
+    new = as_number(first_known(comparison.rows, "serving.new_tokens"))
+    if prompt is not None and new is not None:
+        yield (
+            f"Prefill and decoding: one greedy answer of {new:.0f} tokens to a prompt of {prompt:.0f}, after a "
+            "warm-up; not merged where it does not say so."
+        )
 
 
 def _describe_prediction(comparison: Comparison) -> Iterator[str]:

@@ -11,6 +11,7 @@ from tuneoff.report import comparability, stats
 from tuneoff.report.notes import make_notes
 from tuneoff.report.records import ReportError, Run, as_number, phase_order
 from tuneoff.report.rows import Row, make_rows
+from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import show_line
 
 MOST_NAMES = 60  # in a message
@@ -39,6 +40,7 @@ OTHER_COLUMNS = frozenset(
         "precision",
         "tokens_seen",
         "tuning",
+        *(column.key for column in SERVING_COLUMNS),
         *COLUMNS,
     )
 )
@@ -154,10 +156,7 @@ class Comparison:
         """Return the paired difference to the baseline over common seeds; None for the baseline or without one."""
         if self.baseline is None or row is self.baseline:
             return None
-        values = row.values_by_seed(quality.path)
-        base = self.baseline.values_by_seed(quality.path)
-        common = sorted(values.keys() & base.keys())
-        return stats.estimate_mean([values[seed] - base[seed] for seed in common])
+        return stats.estimate_mean(row.differences_to(self.baseline, quality.path))
 
 
 def _mean_over_seeds(by_seed: dict[int, np.ndarray]) -> np.ndarray | None:

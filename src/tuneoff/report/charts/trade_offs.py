@@ -29,6 +29,7 @@ from tuneoff.report.charts.style import (
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.rows import Row
+from tuneoff.report.serving import DECODING, saved_mib
 from tuneoff.report.text import cut_name
 
 # The page's first chart: as wide as a page, with larger type.
@@ -73,7 +74,7 @@ def chart_trade_offs(comparison: Comparison) -> Iterator[Chart]:
             if len(points) > 1:
                 title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
                 size = Size(WIDTH, max(HEIGHT, HEIGHT_OF_LABEL * len(points)), FONT)
-                figure = _draw_trade_off(points, quality, cost, size)
+                figure = draw_trade_off(points, quality, cost, size)
                 yield make_chart(f"quality_{cost.name}{suffix}", title, figure)
 
 
@@ -87,7 +88,7 @@ def chart_widely(comparison: Comparison) -> Chart | None:
     if len(points) < 2:
         return None
     size = Size(WIDE_WIDTH, max(WIDE_HEIGHT, HEIGHT_OF_LABEL * len(points)), WIDE_FONT)
-    figure = _draw_trade_off(points, quality, cost, size)
+    figure = draw_trade_off(points, quality, cost, size)
     title = f"{quality.heading} against peak memory, with 95 % intervals over seeds; dashed: the Pareto front"
     return Chart(WIDE, title, style_figure(figure, WIDE_FONT))
 
@@ -98,6 +99,8 @@ def _list_costs(comparison: Comparison) -> list[Cost]:
     return [
         Cost("memory", f"Peak memory while training (GiB{measure})", _peak_of_row, True),
         Cost("speed", "Training speed (tokens/s)", _speed_of_row, False),
+        Cost("saved", "Saved (MiB)", _saved_size_of_row, True),
+        Cost("decoding", "Decoding speed, not merged (tokens/s)", _decoding_of_row, False),
     ]
 
 
@@ -107,6 +110,16 @@ def _peak_of_row(row: Row) -> tuple[float, None] | None:
 
 def _speed_of_row(row: Row) -> tuple[float, float | None] | None:
     speed = row.estimate("throughput.tokens_per_second")
+    return (speed.mean, speed.half) if speed else None
+
+
+def _saved_size_of_row(row: Row) -> tuple[float, None] | None:
+    size = saved_mib(row)
+    return None if size is None else (size, None)
+
+
+def _decoding_of_row(row: Row) -> tuple[float, float | None] | None:
+    speed = row.estimate(DECODING)
     return (speed.mean, speed.half) if speed else None
 
 
@@ -134,7 +147,13 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
     return points
 
 
-def _draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
+def draw_trade_off(
+    points: list[Point],
+    quality: Quality,
+    cost: Cost,
+    size: Size,
+) -> Figure:
+    """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means."""
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
         "x:Q",
@@ -177,7 +196,12 @@ def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point
     return [points[index] for index in front]
 
 
-def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> list[Box]:
+def _front_boxes(
+    front: list[Point],
+    x_axis: Axis,
+    y_axis: Axis,
+    cost: Cost,
+) -> list[Box]:
     """Where the front's line runs, for labels to keep away from."""
     boxes = []
     ordered = sorted(front, key=lambda point: point["x"])
