@@ -10,6 +10,7 @@ from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.foreign_names import refuse_foreign_names
 from tuneoff.cli.help import print_help, wants_help
+from tuneoff.cli.llamafactory.expansion import expand_files
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
@@ -43,7 +44,7 @@ def one_line(main: Callable[[], None]) -> int:
             return 0
         refuse_foreign_names(written)
         check_flags()
-        sys.argv[1:] = prepare_sweep_arguments(written)
+        sys.argv[1:] = prepare_sweep_arguments(expand_files(written))
         with interrupt_on_stop_signals():
             main()
         return 0

@@ -18,7 +18,6 @@ from tuneoff.config.binding import (
     identify_run,
     method_packages,
     resolve_config,
-    schemas,
 )
 from tuneoff.config.choices import (
     BASIC,
@@ -60,6 +59,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.registered import schemas
 from tuneoff.config.sharding import is_split
 
 __all__ = [
