@@ -48,6 +48,15 @@ def find_choice(key: str, value: str) -> str | None:
     return None
 
 
+def find_foreign_defaults(key: str, value: str) -> dict[str, str]:
+    """Return the options of a method that a word chooses whose defaults are others where the word comes from."""
+    for schema in schemas().values():
+        for written in schema.options.elsewhere:
+            if written == f"{key}={value.lower()}":
+                return dict(schema.options.foreign_defaults)
+    return {}
+
+
 def find_foreign_options() -> dict[str, str]:
     """Options of methods by other programs' names of them."""
     names: dict[str, str] = {}

@@ -3,11 +3,11 @@
 from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
 from tuneoff.cli.llamafactory.keys import OFF
 from tuneoff.cli.llamafactory.translation import Translation
-from tuneoff.config import Data
 from tuneoff.config.templates import NAMED_TEMPLATES
 
 # Templates that put an empty thought before each answer without one.
 THINKING = ("qwen3", "qwen3_5", "qwen3_vl", "deepseekr1", "glm4_moe", "hunyuan", "mimo")
+TAKES_SEVERAL = False  # until several sets can train in one run
 # How several sets become one, with ours.
 MIXING = {
     "concat": "concatenate",
@@ -64,7 +64,7 @@ def _take_sets(result: Translation) -> list[str]:
         result.take("dataset", *words)
         for key in ("mix_strategy", "interleave_probs"):
             result.ignore(key, "there is one set")
-    elif "sets" not in Data.__dataclass_fields__:
+    elif not TAKES_SEVERAL:
         result.refuse("dataset", "needs several sets in one run")
     else:
         _take_several(result, listed, sets)

@@ -1,10 +1,10 @@
 """Rate, budget, precision, optimizer and launcher, where several keys of LLaMA-Factory's together decide."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.launchers import find_launcher_file
 from tuneoff.cli.llamafactory.translation import Translation
 
 # LLaMA-Factory's, of what a file does not say; each taken as the key would be.
@@ -42,7 +42,6 @@ OPTIMIZERS = {
     "lion_32bit": "lion",
     "schedule_free_adamw": "schedulefree",
 }
-LAUNCHERS = {"0": "ddp", "1": "zero2", "2": "zero2", "3": "zero3"}
 LOWEST_POLYNOMIAL = 1e-7  # the rate at which transformers' polynomial ends
 
 
@@ -185,44 +184,18 @@ def take_optimizer(result: Translation) -> None:
 
 def take_launcher(result: Translation) -> None:
     """DeepSpeed and FSDP are the launcher's, whose file is named."""
-    deepspeed = result.get("deepspeed")
-    if deepspeed is None:
-        result.ignore("deepspeed", "is off")
-    else:
-        stage = _find_stage(deepspeed)
-        if stage is None:
-            result.refuse("deepspeed", "has no stage of ZeRO that is known here: 0, 1, 2 or 3")
+    for key in ("deepspeed", "fsdp"):
+        value = result.get(key)
+        file = find_launcher_file(key, value)
+        if value in OFF:
+            result.ignore(key, "is off")
+        elif file is None:
+            result.refuse(key, "has no stage of ZeRO that is known here: 0, 1, 2 or 3")
         else:
-            _launch(result, "deepspeed", f"conf/accelerate/{LAUNCHERS[stage]}.yaml")
-            if "offload" in str(deepspeed):
-                result.warn(
-                    "DeepSpeed's offload to the host is not in conf/accelerate: put it in there"
-                )
-    if result.get("fsdp") in OFF:
-        result.ignore("fsdp", "is off")
-    else:
-        _launch(result, "fsdp", "conf/accelerate/fsdp2.yaml")
-
-
-def _launch(result: Translation, key: str, file: str) -> None:
-    result.launcher = file
-    result.take(key, note=f"accelerate launch --config_file {file} train.py …")
-
-
-def _find_stage(deepspeed: Any) -> str | None:
-    """Return the stage of ZeRO in a config of DeepSpeed, or in its file's name (ds_z3_config.json)."""
-    content = deepspeed
-    if isinstance(deepspeed, str):
-        if any(word in deepspeed for word in ("autotp", "fp8")):
-            return None
-        try:
-            content = json.loads(Path(deepspeed).read_text("utf-8"))
-        except (OSError, ValueError):
-            place = Path(deepspeed).name.find("z")
-            stage = Path(deepspeed).name[place + 1 : place + 2]
-            return stage if stage in LAUNCHERS else None
-    stage = str(content.get("zero_optimization", {}).get("stage", 0))
-    return stage if stage in LAUNCHERS else None
+            result.launcher = file
+            result.take(key, note=f"accelerate launch --config_file {file} train.py …")
+            if "offload" in str(value):
+                result.warn(f"{key}: offload to the host is not in {file}: put it in there")
 
 
 def take_run(result: Translation) -> None:
