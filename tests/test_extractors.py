@@ -83,10 +83,11 @@ def test_a_number_of_32000_digits_takes_no_time(text):
     assert time.process_time() - started < 1
 
 
-def test_an_expression_that_backtracks_without_end_finds_nothing_and_is_told_once(caplog):
+def test_an_expression_that_backtracks_without_end_is_stopped_and_told_once(caplog):
     started = time.process_time()
     for _ in range(2):
-        assert extract_answer("x" * 5_000, r"(x+x+)+y") is None
+        with pytest.raises(TimeoutError):
+            extract_answer("x" * 5_000, r"(x+x+)+y")
     assert time.process_time() - started < 2 * SEARCH_SECONDS + 2
     assert caplog.text.count("exact_match=(x+x+)+y takes longer than 1 s on a text") == 1
 

@@ -95,7 +95,10 @@ def test_a_method_shows_its_own_options_at_its_own_defaults(method, capsys):
         ("data=gsm8k", "data.path=openai/gsm8k"),
         ("method", "method=dora"),
         ("quantization", "(one of 4bit, 8bit, or null)"),
-        ("scheduler", "(one of cosine, linear, constant)"),
+        (
+            "scheduler",
+            "(one of cosine, linear, constant, constant_with_warmup, cosine_with_restarts, polynomial, inverse_sqrt, wsd)",
+        ),
     ],
 )
 def test_a_word_is_explained(word, said, capsys):

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from shrunk_models import shrunk_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
+from tuneoff.models.bypassed_layers import find_bypassed_layers, generalise_path
 from tuneoff.models.layers import (
     computes_linear,
     count_all_weights,
@@ -180,3 +182,31 @@ def test_a_router_that_is_linear_by_class_alone_is_told_apart():
     for path, layer in find_targets(model, ["all"], "lora_target").linears.items():
         assert computes_linear(layer) == (not path.endswith(".router")), path
     assert computes_linear(next(iter(find_targets(on_meta("gpt2"), ["all"], "").linears.values())))
+
+
+# ---------------------------------------------------------------- weights that a model uses by itself
+@pytest.mark.parametrize(
+    ("model_type", "bypassed"),
+    [
+        ("mamba", {"backbone.layers.*.mixer.dt_proj"}),
+        ("falcon_mamba", {"backbone.layers.*.mixer.dt_proj"}),
+        ("jamba", {"model.layers.*.mamba.dt_proj"}),
+        ("longcat_flash", {"model.layers.*.mlp.router.classifier"}),
+        ("llama", set()),
+        ("gpt2", set()),
+        ("qwen2_moe", set()),
+        ("deepseek_v3", set()),
+        ("mamba2", set()),
+    ],
+)
+def test_layers_whose_weight_is_used_without_their_forward_pass(model_type, bypassed):
+    """An adapter on one of them would do nothing."""
+    with torch.device("meta"):
+        model = shrunk_model(model_type)
+    paths = find_bypassed_layers(model)
+    assert {generalise_path(path) for path in paths} == bypassed
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+def test_a_tied_head_is_not_bypassed_by_its_embeddings():
+    assert not find_bypassed_layers(on_meta("llama", **SIZES, tie_word_embeddings=True))

@@ -320,13 +320,30 @@ def test_galore_projects_each_experts_matrix(kind):
 # ---------------------------------------------------------------- what PEFT refuses
 def test_all_leaves_out_what_peft_refuses_and_says_so(prepare):
     model, options, experiment = prepare(MAMBA, "method=lora")
-    (path,) = options.facts(model)["not_adapted"]
-    assert path == "backbone.layers.*.mixer.out_proj"
+    left_out = options.facts(model)["not_adapted"]
+    assert left_out.keys() == {
+        "backbone.layers.*.mixer.out_proj",
+        "backbone.layers.*.mixer.dt_proj",
+    }
     train(model, options, experiment, steps=1)
     with pytest.raises(
         ConfigError, match=r"lora_target=\[out_proj\]: .*out_proj cannot be adapted"
     ):
         prepare(MAMBA, "method=lora", "lora_target=[out_proj]")
+
+
+@pytest.mark.parametrize(("method", "key"), [("pissa", "lora_target"), ("vera", "peft_target")])
+def test_no_adapter_is_put_where_it_would_do_nothing(prepare, method, key):
+    """Mamba multiplies by dt_proj's weight itself: PiSSA's part of it would be lost, and the model another one."""
+    model, options, _ = prepare(MAMBA, f"method={method}")
+    assert difference(logits_of(model), logits_of(build(MAMBA))) < 1e-5
+    assert not any(
+        "dt_proj" in name and weight.requires_grad for name, weight in model.named_parameters()
+    )
+    with pytest.raises(
+        ConfigError, match=rf"{key}=\[dt_proj\]: .*dt_proj cannot be adapted: the model uses"
+    ):
+        prepare(MAMBA, f"method={method}", f"{key}=[dt_proj]")
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])

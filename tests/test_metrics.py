@@ -7,12 +7,13 @@ from array import array
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, bound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneoff import record
 from tuneoff.config import ConfigError
 from tuneoff.data import Question
+from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.failures import Interrupted
 
 SUMS = [
@@ -86,6 +87,19 @@ def test_a_row_without_room_for_an_answer_is_wrong_and_counted(
         n if n == max(lengths) else None for n in lengths
     ]
     assert 0 < asked.facts()["too_long"] < 6 and len(asked.facts()["scores"]) == 6
+
+
+def test_a_search_that_takes_too_long_is_wrong_and_counted(monkeypatch):
+    """The record says of how many rows nothing is known, so that 0 % is not taken for the model's fault."""
+    monkeypatch.setattr("tuneoff.config.extractors.SEARCH_SECONDS", 0.05)
+    experiment, _, _ = bound("method=full", "exact_match='(x+x+)+y'")
+    questions = [Question([1], "xxy"), Question([1], "x" * 5_000)]
+    asked = ExactMatch(experiment, questions, "validation", set(), math.inf)
+    for row, question in enumerate(questions):
+        compared = asked._compare("xxy", question.answer)
+        asked.scores[row] = {"row": row, **compared}
+    assert asked.lines()[1] == {"row": 1, "correct": False, "timed_out": True}
+    assert asked.facts()["timed_out"] == 1 and asked.facts()["scores"] == "10"
 
 
 @pytest.mark.parametrize(

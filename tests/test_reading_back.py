@@ -112,6 +112,14 @@ def test_a_spoiled_merged_model_fails_the_run_and_keeps_both(run, tmp_path, monk
     assert (tmp_path / "model" / "merged" / WHOLE).exists()
 
 
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_an_adapter_on_the_tied_weight_is_read_back_beside_the_trained_model(run, method):
+    """The copy that is read back holds no part of the trained one's graph, which PEFT keeps for such an adapter."""
+    result = run(f"method={method}", "lora_target=[q_proj,lm_head]", "export_merged=true", *SAVED)
+    assert result["status"] == "finished", result["error"]
+    assert result["facts"]["merged_logits_difference"] <= 1e-4
+
+
 def test_no_memory_for_reading_back_is_told_as_that(run, monkeypatch):
     def too_large(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")

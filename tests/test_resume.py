@@ -22,13 +22,13 @@ from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
 
-# With checkpoints inside a BAdam block, between two projections; with dropout, and micro-batches where it may be.
+# With checkpoints inside a BAdam block, between two projections; with dropout and noise, and micro-batches where it may be.
 OWN = {
     "galore": ["galore_rank=8", "galore_update_interval=5"],
     "badam": ["badam_switch_interval=5", "badam_switch_mode=random"],
     "badam_ratio": ["badam_switch_interval=4", "badam_update_ratio=0.2"],
     "galore_layerwise": ["galore_rank=8", "galore_update_interval=5"],
-    "lora": ["lora_dropout=0.2"],
+    "lora": ["lora_dropout=0.2", "neftune_alpha=5"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]

@@ -11,6 +11,7 @@ import pytest
 from helpers import Killed, apart, kill_inside, trajectory
 
 from tuneoff import record
+from tuneoff.training import step_under_way
 from tuneoff.training import trainer as trainer_module
 from tuneoff.training.failures import Diverged, NotANumber
 from tuneoff.training.step import StepResult
@@ -24,19 +25,19 @@ WORDS = ("method=full", "max_steps=8", "eval_every=3", "save_every=4", "keep_che
 def ahead(monkeypatch):
     """Let steps be read late; returns the numbers of the steps in the order in which they were launched and read."""
     events: list[tuple[str, int]] = []
-    launch, finish = Trainer._launch, Trainer.finish_step
+    launch, finish = trainer_module.launch_step, Trainer.finish_step
 
-    def note_launch(self, step):
+    def note_launch(parts, batches, step):
         events.append(("launch", step))
-        return launch(self, step)
+        return launch(parts, batches, step)
 
     def note_finish(self):
         if self._under_way is not None:
-            events.append(("read", self._under_way.step))
+            events.append(("read", self._under_way.prepared.step))
         finish(self)
 
-    monkeypatch.setattr(Trainer, "_is_asynchronous", lambda self: True)
-    monkeypatch.setattr(Trainer, "_launch", note_launch)
+    monkeypatch.setattr(step_under_way, "computes_beside_host", lambda device: True)
+    monkeypatch.setattr(trainer_module, "launch_step", note_launch)
     monkeypatch.setattr(Trainer, "finish_step", note_finish)
     return events
 
@@ -62,7 +63,7 @@ def test_a_step_is_read_when_the_next_one_was_launched(new_run, ahead, tmp_path)
 def test_what_is_read_late_is_the_same(new_run, monkeypatch, tmp_path, words):
     found = []
     for late in (False, True):
-        monkeypatch.setattr(Trainer, "_is_asynchronous", lambda self, late=late: late)
+        monkeypatch.setattr(step_under_way, "computes_beside_host", lambda device, late=late: late)
         training = new_run(*WORDS, *words, folder=tmp_path / str(late))
         training.fit()
         training.parts.recorder.close()
@@ -94,14 +95,14 @@ def test_divergence_is_noticed_late_and_told_of_the_right_step(
     new_run, ahead, monkeypatch, tmp_path, poisoned, error
 ):
     steps = iter(range(100))
-    real = trainer_module.train_step
+    real = step_under_way.train_step
 
     def poison(*arguments):
         result = real(*arguments)
         loss = result.loss * (math.nan if next(steps) == poisoned else 1)
         return StepResult(loss, result.gradient_norm)
 
-    monkeypatch.setattr(trainer_module, "train_step", poison)
+    monkeypatch.setattr(step_under_way, "train_step", poison)
     training = new_run("method=full", "max_steps=8", folder=tmp_path)
     with pytest.raises(error) as caught:
         training.fit()
@@ -114,14 +115,14 @@ def test_divergence_is_noticed_late_and_told_of_the_right_step(
 
 def test_a_step_that_fails_loses_none_before_it(new_run, ahead, monkeypatch, tmp_path):
     steps = iter(range(100))
-    real = trainer_module.train_step
+    real = step_under_way.train_step
 
     def fail(*arguments):
         if next(steps) == 3:
             raise MemoryError("no room")
         return real(*arguments)
 
-    monkeypatch.setattr(trainer_module, "train_step", fail)
+    monkeypatch.setattr(step_under_way, "train_step", fail)
     training = new_run("method=full", "max_steps=8", folder=tmp_path)
     with pytest.raises(MemoryError):
         training.fit()

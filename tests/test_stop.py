@@ -9,7 +9,7 @@ from helpers import trajectory, wait_for
 
 from tuneoff.distributed.stop import StopRequest, StopSignal, call_on_stop_signals
 from tuneoff.record import read_json
-from tuneoff.training import checkpoint, evaluation, model_setup, setup, trainer
+from tuneoff.training import checkpoint, evaluation, model_setup, setup, step_under_way
 from tuneoff.training import run as training_run
 
 OPTIONS = ["method=lora", "max_steps=4", "eval_every=2", "lora_dropout=0.1"]
@@ -80,7 +80,7 @@ def test_while_everything_is_loaded(run, monkeypatch, tmp_path, module, name):
 @pytest.mark.parametrize(
     ("module", "name", "call", "step"),
     [
-        (trainer, "train_step", 3, 3),  # within the third step, which ends
+        (step_under_way, "train_step", 3, 3),  # within the third step, which ends
         (evaluation, "summed_loss", 1, 0),  # within the evaluation before the first
     ],
 )
@@ -128,7 +128,7 @@ def test_within_a_later_evaluation_and_the_export(run, monkeypatch, tmp_path):
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(run, monkeypatch, tmp_path, capfd):
     run(*OPTIONS, folder=tmp_path / "whole")
     with monkeypatch.context() as patch:
-        signal_at(patch, trainer, "train_step", 3, [signal.SIGINT])
+        signal_at(patch, step_under_way, "train_step", 3, [signal.SIGINT])
         result = run(*OPTIONS)
     assert result["status"] == "interrupted"
     saved = tmp_path / "run" / "checkpoints" / "step_00000003"
@@ -140,7 +140,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(run, monkeypatch, tmp_p
 
 
 def test_a_second_ctrl_c_ends_at_once(run, monkeypatch, tmp_path):
-    signal_at(monkeypatch, trainer, "train_step", 3, [signal.SIGINT, signal.SIGINT])
+    signal_at(monkeypatch, step_under_way, "train_step", 3, [signal.SIGINT, signal.SIGINT])
     result = run(*OPTIONS)
     assert result["status"] == "interrupted"
     assert result["error"]["message"] == "ended by a second Ctrl-C"

@@ -33,6 +33,13 @@ def test_answers_that_were_cut_off_are_told_beside_their_score():
     assert "cut off" not in format_exact_match(0.0, {**facts, "cut_off": 0})
 
 
+def test_searches_that_took_too_long_are_told_beside_the_score():
+    facts = {"scores": "0010", "rows": 4, "split": "test", "seconds": 2.0, "extractor": "(x+x+)+y"}
+    text = format_exact_match(0.25, {**facts, "timed_out": 3})
+    assert text.endswith("; on 3 of 4 rows (x+x+)+y took too long, which counts as wrong")
+    assert "too long" not in format_exact_match(0.25, {**facts, "timed_out": 0})
+
+
 def test_large_shares_of_cut_and_dropped_examples_are_a_warning():
     data = {
         "rows": {"train": 62, "validation": 9, "test": 0},

@@ -170,6 +170,10 @@ def test_the_command_that_tunes_repeats_the_users_own_arguments(tuning, monkeypa
     assert tuned.write_tuning_command(typed) == (
         "python train.py -cd sweeps -cn tune data=json 'data.path=my rows.jsonl' max_steps=9"
     )
+    of_a_problem = ["train.py", "-cd", "sweeps", "-cn", "smollm2_gsm8k_compare", "data.path=x"]
+    assert tuned.write_tuning_command(of_a_problem) == (
+        "python train.py -cd sweeps -cn smollm2_gsm8k_tune data.path=x"
+    )
     plain = ["train.py", "-m", "method=lora,full", "tuned=x"]
     assert tuned.write_tuning_command(plain) == (
         "python train.py -cd sweeps -cn tune method=lora,full"

@@ -10,6 +10,7 @@ from tuneoff.record.console import accept_any_text
 # Each with its module, which is imported only where it is asked for: a report needs no omegaconf.
 COMMANDS = {
     "report": ("tuneoff.report.cli", "tables and charts from records"),
+    "power": ("tuneoff.report.power_cli", "how many seeds would tell a difference apart"),
     "methods": ("tuneoff.cli.methods", "every choice of method=, by family"),
     "chat": ("tuneoff.cli.chat", "put prompts to one saved model, or to two side by side"),
 }

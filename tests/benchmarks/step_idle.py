@@ -49,7 +49,7 @@ def time_bare_loop(steps: int) -> float:
 
 def time_run(steps: int, tracker: str, runs_ahead: bool, folder: Path) -> float:
     """Seconds a step of a run, from the end of its warm-up to the last kernel."""
-    from tuneoff.training import trainer
+    from tuneoff.training import step_under_way
     from tuneoff.training.step import StepResult
 
     training = prepared("full", steps + WARMUP_STEPS, folder, tracker)
@@ -66,8 +66,8 @@ def time_run(steps: int, tracker: str, runs_ahead: bool, folder: Path) -> float:
             number = LateNumber(device.submit(kernel))
             return StepResult(number, number)
 
-        trainer.train_step = launch
-        trainer.Trainer._is_asynchronous = lambda self: runs_ahead
+        step_under_way.train_step = launch
+        training.trainer.runs_ahead = runs_ahead
         training.fit()
     training.parts.trackers.finish({})
     return (ends[-1] - ends[WARMUP_STEPS - 1]) / steps

@@ -39,6 +39,7 @@ def two_kinds(root, path: str, value) -> None:
         ("provenance/num_processes", 2, "processes"),
         ("provenance/sharding", "zero3", "sharding"),
         ("config/model/path", "other", "model"),
+        ("config/neftune_alpha", 5.0, "NEFTune"),
     ],
 )
 def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, value, name):

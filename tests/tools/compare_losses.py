@@ -1,8 +1,8 @@
-"""Compares two checkouts' trainings, bit by bit: python tests/tools/compare_losses.py OLD_TREE NEW_TREE [STEPS].
+"""Compares two checkouts' trainings, bit by bit: compare_losses.py OLD_TREE NEW_TREE [STEPS [METHOD …]].
 
-Every method of conf/method trains STEPS steps (20) from each tree on the embedded problem, one thread, and saves its
-model. What does not depend on the clock must be equal: each step's loss, gradient norm and rate, and the saved tensors.
-Prints a line a method; the exit code is 1 where any differs.
+Every method of conf/method, or those that are named, trains STEPS steps (20) from each tree on the embedded problem,
+one thread, and saves its model. What does not depend on the clock must be equal: each step's loss, gradient norm and
+rate, and the saved tensors. Prints a line a method; the exit code is 1 where any differs.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 SETTINGS = ("eval_every=10", "tracker=none", "progress=false", "save_model=true")
@@ -54,21 +55,22 @@ def read_tensors(folder: Path) -> dict[str, bytes]:
     return tensors
 
 
-def main(old: Path, new: Path, steps: int = 20) -> int:
-    """Compare all methods; returns the exit code."""
+def main(old: Path, new: Path, steps: int = 20, methods: Sequence[str] = ()) -> int:
+    """Compare all methods, or those that are named; returns the exit code."""
     differing = 0
-    for path in sorted((new / "conf" / "method").glob("*.yaml")):
+    found = sorted(path.stem for path in (new / "conf" / "method").glob("*.yaml"))
+    for method in methods or found:
         with tempfile.TemporaryDirectory() as scratch:
             folders = [Path(scratch, side, "run") for side in ("old", "new")]
             for tree, folder in zip((old, new), folders, strict=True):
-                train(tree, path.stem, folder, steps)
+                train(tree, method, folder, steps)
             one, other = map(read_trajectory, folders)
             same_losses = one == other
             same_tensors = read_tensors(folders[0]) == read_tensors(folders[1])
         final = [line["validation_loss"] for line in other if "validation_loss" in line][-1]
         differing += not (same_losses and same_tensors)
         print(
-            f"{path.stem:<18} final loss {final:.6f}  "
+            f"{method:<18} final loss {final:.6f}  "
             f"losses {'equal' if same_losses else 'DIFFER'}  "
             f"saved tensors {'equal' if same_tensors else 'DIFFER'}",
             flush=True,
@@ -77,4 +79,5 @@ def main(old: Path, new: Path, steps: int = 20) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])))
+    old_tree, new_tree, *rest = sys.argv[1:]
+    sys.exit(main(Path(old_tree), Path(new_tree), *map(int, rest[:1]), methods=rest[1:]))

@@ -143,6 +143,9 @@ def format_exact_match(share: float, facts: dict) -> str:
     cut_off = facts.get("cut_off", 0)
     if cut_off:
         text += f"; {cut_off} of {facts['rows']} answers were cut off at max_new_tokens={facts['max_new_tokens']}"
+    timed_out = facts.get("timed_out", 0)
+    if timed_out:
+        text += f"; on {timed_out} of {facts['rows']} rows {facts['extractor']} took too long, which counts as wrong"
     return text
 
 

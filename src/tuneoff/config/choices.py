@@ -9,6 +9,11 @@ class Scheduler(Enum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+    constant_with_warmup = "constant"  # the same: each has the warm-up that warmup_ratio says
+    cosine_with_restarts = "cosine_with_restarts"
+    polynomial = "polynomial"
+    inverse_sqrt = "inverse_sqrt"
+    wsd = "wsd"
 
 
 class Dtype(Enum):

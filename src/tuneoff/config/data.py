@@ -1,11 +1,18 @@
 """Settings of a data set: where rows come from, which columns count, and how they become splits and text."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from omegaconf import MISSING
 
-from tuneoff.config.options import ConfigError, above, at_least, check_ranges, one_of, option
+from tuneoff.config.options import (
+    ConfigError,
+    above,
+    at_least,
+    check_ranges,
+    fraction,
+    one_of,
+    option,
+)
 from tuneoff.config.paths import (
     ALLOWED,
     data_files,
@@ -24,11 +31,6 @@ from tuneoff.config.paths import (
 PAIR_COLUMNS = ("prompt", "input", "completion", "history")
 # What only a set of the hub has.
 HUB_SETTINGS = ("subset", "streaming", "revision")
-
-
-def fraction(default: float) -> Any:
-    """An option in [0, 1)."""
-    return option(default, "must be in [0, 1)", lambda value: 0 <= value < 1)
 
 
 @dataclass
@@ -113,6 +115,8 @@ class SingleSet:
     """The names of the set's own splits."""
     validation_share: float = fraction(0.0)
     """The share of the training rows to validate on, where there is no validation split."""
+    validation_rows: int | None = at_least(None, 1)
+    """The same as a number of rows, in place of validation_share."""
     test_share: float = fraction(0.0)
     """The share of the training rows to test on, where there is no test split."""
     split_seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
@@ -121,6 +125,8 @@ class SingleSet:
     """Of a row that no format can read, as one with a tool's turn: skip leaves it out, counted and listed."""
     template: str = one_of("auto", "auto", "chat", "plain")
     """How a conversation becomes text: by the tokenizer's chat template, plain headings, or auto: chat where it is."""
+    train_on: str = one_of("answers", "answers", "last_answer", "all")
+    """What of a conversation is trained: every answer, the last one, or all, prompts too. It is judged by answers."""
     end_token: bool = True
     """Put the end token after each text; false where rows are lines of one text."""
     limit: int | None = at_least(None, 1)
@@ -186,10 +192,17 @@ class SingleSet:
         """Refuse a stream without an end, and shares of what is not counted before it is read."""
         if self.limit is None:
             raise ConfigError(f"{prefix}limit", None, f"must be given where {prefix}streaming=true")
-        for key in ("validation_share", "test_share"):
+        for key in ("validation_share", "validation_rows", "test_share"):
             if getattr(self, key):
-                allowed = f"must be 0 where {prefix}streaming=true"
+                off = "0" if key.endswith("share") else "null"
+                allowed = f"must be {off} where {prefix}streaming=true"
                 raise ConfigError(f"{prefix}{key}", getattr(self, key), allowed)
+
+    def takes_training_rows(self, split: str) -> bool:
+        """Whether some of the training rows stand in for a split (validation or test) that the set lacks."""
+        if split == "validation" and self.validation_rows is not None:
+            return True
+        return getattr(self, f"{split}_share") > 0
 
     @property
     def ships(self) -> bool:

@@ -70,6 +70,9 @@ class Experiment(
         if len(given) > 1:
             allowed = f"one budget a run, and {given[0]} is already given"
             raise ConfigError(given[1], getattr(self, given[1]), allowed)
+        if self.warmup_steps and self.max_seconds is not None:
+            allowed = "must be null where max_seconds is the budget; warmup_ratio is a share of it"
+            raise ConfigError("warmup_steps", self.warmup_steps, allowed)
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""

@@ -39,8 +39,9 @@ def is_extractor(name: str) -> bool:
 def extract_answer(text: str, name: str) -> str | None:
     """Return the answer that the extractor `name` finds in `text`, normalised; None without one.
 
-    A search that takes longer than `SEARCH_SECONDS` finds nothing, in any thread; the log tells of
-    the first.
+    Raises:
+        TimeoutError: the search takes longer than `SEARCH_SECONDS`, in any thread; the log tells of
+            the first.
     """
     import regex
 
@@ -49,7 +50,7 @@ def extract_answer(text: str, name: str) -> str | None:
         match = regex.search(pattern, text, timeout=SEARCH_SECONDS)
     except TimeoutError:
         warn_of_slow_search(pattern)
-        return None
+        raise
     if match is None or match[1] is None:
         return None
     return normalize_answer(match[1])

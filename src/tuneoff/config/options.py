@@ -108,6 +108,11 @@ def above(
     return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
+def fraction(default: float) -> Any:
+    """An option in [0, 1)."""
+    return option(default, "must be in [0, 1)", lambda value: 0 <= value < 1)
+
+
 def one_of(
     default: str | None, *names: str, role: Role = NO_ROLE, column: str | None = None
 ) -> Any:

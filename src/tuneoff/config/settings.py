@@ -20,7 +20,16 @@ from tuneoff.config.choices import (
 from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
-from tuneoff.config.options import Role, above, at_least, names, one_of, option, setting
+from tuneoff.config.options import (
+    Role,
+    above,
+    at_least,
+    fraction,
+    names,
+    one_of,
+    option,
+    setting,
+)
 from tuneoff.distributed.launch import get_world_size
 from tuneoff.record import FAMILIES
 
@@ -76,9 +85,19 @@ class TrainingSettings:
     lr: float = above(1e-4, 0, NOT_PREDICTED)
     """The highest learning rate; each method's YAML has its own default."""
     scheduler: Scheduler = setting(Scheduler.cosine)
-    """How the rate falls from its highest to 0; constant keeps it there."""
-    warmup_ratio: float = option(0.03, "must be in [0, 1)", lambda value: 0 <= value < 1)
+    """How the rate falls from its highest; constant keeps it there, wsd until the last decay_ratio of the budget."""
+    warmup_ratio: float = fraction(0.03)
     """The share of the budget in which the rate rises from 0."""
+    warmup_steps: int | None = at_least(None, 0)
+    """The same in optimizer steps, in place of warmup_ratio; 0 is none."""
+    min_lr_ratio: float = fraction(0.0)
+    """The share of lr to which it falls."""
+    scheduler_cycles: int = at_least(1, 1)
+    """How often scheduler=cosine_with_restarts falls."""
+    scheduler_power: float = above(1.0, 0)
+    """The power of scheduler=polynomial; 1 is linear."""
+    decay_ratio: float = option(0.1, "must be in (0, 1]", lambda value: 0 < value <= 1)
+    """The share of the budget in which scheduler=wsd falls, at its end."""
     weight_decay: float = at_least(0.0, 0)
     """Decoupled weight decay, on matrices alone."""
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
@@ -93,6 +112,8 @@ class TrainingSettings:
     """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
+    neftune_alpha: float = at_least(0.0, 0)
+    """Noise on the embeddings of training rows, within alpha/sqrt(tokens x width) (NEFTune); 0 adds none."""
     packing: bool = setting(False)
     """Put whole examples side by side in rows of max_length tokens; batch_size then counts such rows."""
 

@@ -87,7 +87,9 @@ def tokenize_dataset(
             blocks = make_blocks(members, template.tokenizer, max_length, data.end_token)
             result.splits[split] = list(blocks)
         else:
-            add_conversations(members, template, max_length, split, result)
+            # What a run is judged by is the same whatever it is trained on.
+            train_on = data.train_on if split == "train" else "answers"
+            add_conversations(members, template, max_length, split, result, train_on)
     result.unread = unread.facts()
     columns = row_format.recorded_columns(unread.used_columns)
     result.recipe = {"format": row_format.name, "columns": columns}
@@ -113,9 +115,14 @@ def explain_no_rows(result: DataSet, max_length: int) -> str:
 
 
 def add_conversations(
-    examples: Iterable[Example], template: Template, max_length: int, split: str, result: DataSet
+    examples: Iterable[Example],
+    template: Template,
+    max_length: int,
+    split: str,
+    result: DataSet,
+    train_on: str = "answers",
 ) -> None:
-    """Add a row to `result` for each conversation; the loss is on answers alone.
+    """Add a row to `result` for each conversation; the loss is on what `train_on` says.
 
     Of validation and test the last answer of which the row holds a token is added, too.
     """
@@ -130,7 +137,8 @@ def add_conversations(
             spans_left = []
             last_answer = ""
             for number, (start, end) in enumerate(spans):
-                if number in example.untrained:
+                is_passed_over = train_on == "last_answer" and number < len(spans) - 1
+                if number in example.untrained or is_passed_over:
                     continue
                 start = max(1, start)
                 end = min(end, max_length)
@@ -139,6 +147,8 @@ def add_conversations(
                     last_answer = answers[number]
             if len(ids) > max_length:
                 result.cut[split] += 1
+            if train_on == "all":
+                spans_left = [(1, min(len(ids), max_length))]
             if not spans_left:
                 result.dropped[split] += 1
                 continue

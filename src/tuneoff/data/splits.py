@@ -40,8 +40,12 @@ def read_examples(
     for split in ("validation", "test"):
         if split not in rows:
             shares[split] = getattr(data, f"{split}_share")
-    if any(shares.values()):
-        examples |= split_examples(list(examples["train"]), shares, data.split_seed)
+    takes_rows = "validation" in shares and data.validation_rows is not None
+    if takes_rows or any(shares.values()):
+        members = list(examples["train"])
+        if takes_rows:
+            shares["validation"] = as_share(data, len(members))
+        examples |= split_examples(members, shares, data.split_seed)
     # The limits come last, so that a smaller training set is judged by the same rows.
     limited: dict[str, Iterable[Example]] = {}
     for split in SPLITS:
@@ -51,6 +55,19 @@ def read_examples(
                 limit = data.eval_limit or data.limit
             limited[split] = islice(examples[split], limit)
     return row_format, limited
+
+
+def as_share(data: SingleSet, examples: int) -> float:
+    """Return the share of so many training examples that `data.validation_rows` are.
+
+    Raises:
+        ConfigError: they would leave none to train on.
+    """
+    rows = data.validation_rows or 0
+    if rows >= examples * (1 - data.test_share):
+        allowed = f"must leave rows to train on, of {examples}"
+        raise ConfigError("data.validation_rows", rows, allowed)
+    return rows / examples
 
 
 def assign_splits(

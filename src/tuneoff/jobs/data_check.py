@@ -80,11 +80,11 @@ def list_open_splits(
 ) -> tuple[str, ...]:
     """The splits of which a set must have rows of its own."""
     splits = dict.fromkeys(needs)
-    if settings.splits.validation is not None or settings.validation_share:
+    if settings.splits.validation is not None or settings.takes_training_rows("validation"):
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None
-    open_splits = [split for split in splits if not getattr(settings, f"{split}_share")]
+    open_splits = [split for split in splits if not settings.takes_training_rows(split)]
     return tuple(sorted(open_splits))
 
 

@@ -145,6 +145,8 @@ def share_tied_adapter(model: Any) -> None:
         embeddings.lora_embedding_A[name].copy_(up.clone().T)
         head.lora_A[name] = TransposedLinear(embeddings, "lora_embedding_B", name)
         head.lora_B[name] = TransposedLinear(embeddings, "lora_embedding_A", name)
+    # PEFT keeps what it was made from: views of the embeddings' adapter, with which no copy of the model can be made.
+    head.kwargs.pop("tied_adapter", None)
 
 
 def has_tied_adapter(model: Any) -> bool:

@@ -1,6 +1,5 @@
 """Targets of the LoRA family: which matrices PEFT can adapt, and under which names. Imports torch at its head."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers, generalise_path
 from tuneoff.models.layers import (
     Targets,
     computes_linear,
@@ -43,12 +43,16 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     """
     found = find_targets(model, wanted, "lora_target")
     chosen = PeftTargets()
+    bypassed = find_bypassed_layers(model)
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
+        if path in bypassed:
+            chosen.left_out[generalise_path(path)] = BYPASSED
+            continue
         if not computes_linear(layer):
             reason = f"{type(layer).__name__} has a forward pass of its own"
-            chosen.left_out[_generalise(path)] = reason
+            chosen.left_out[generalise_path(path)] = reason
             continue
         leaf = path.rpartition(".")[2]
         if not _refusal(model.config, leaf, target_modules=[leaf]):
@@ -59,15 +63,15 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
             model.config, leaf, target_modules=[], target_parameters=[f"{leaf}.weight"]
         )
         if refused or parameters_refused:
-            chosen.left_out[_generalise(path)] = refused or str(parameters_refused)
+            chosen.left_out[generalise_path(path)] = refused or str(parameters_refused)
         else:
             chosen.parameters.append(f"{path}.weight")
     for path, stack in found.experts.items():
         if parameters_refused:
-            chosen.left_out[_generalise(path)] = parameters_refused
+            chosen.left_out[generalise_path(path)] = parameters_refused
         elif stack.parameter.ndim != 3:
             reason = "PEFT adapts no experts that lie one below the other in a flat matrix"
-            chosen.left_out[_generalise(path)] = reason
+            chosen.left_out[generalise_path(path)] = reason
         else:
             chosen.parameters.append(path)
     _check_choice(chosen, wanted)
@@ -85,7 +89,7 @@ def leave_out_additional(chosen: PeftTargets, wanted: list[str], additional: lis
             if any(f"{path}.".startswith(f"{module}.") for module in additional):
                 paths.remove(path)
                 layer = path.removesuffix(".weight")
-                chosen.left_out[_generalise(layer)] = "additional_target trains it in full"
+                chosen.left_out[generalise_path(layer)] = "additional_target trains it in full"
     _check_choice(chosen, wanted)
 
 
@@ -111,11 +115,6 @@ def _refusal(config: Any, leaf: str, **targets: Any) -> str:
         except ValueError as error:
             return str(error).strip().partition("\n")[0]
     return ""
-
-
-def _generalise(path: str) -> str:
-    """Return a path with `*` in place of the numbers of layers."""
-    return re.sub(r"\.\d+(?=\.)", ".*", path)
 
 
 def shorten_targets(model: Any, chosen: PeftTargets) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers
 from tuneoff.models.layers import (
     computes_linear,
     find_targets,
@@ -32,7 +33,14 @@ def choose_targets(model: Any, wanted: list[str]) -> list[str] | None:
         chosen = [path for path, module in model.named_modules() if is_norm(module)]
     else:
         linears = find_targets(model, wanted, KEY).linears
-        chosen = [path for path, layer in linears.items() if computes_linear(layer)]
+        bypassed = find_bypassed_layers(model)
+        refused = sorted(bypassed & linears.keys())
+        if refused and wanted != ["all"]:
+            raise ConfigError(KEY, wanted, f"{refused[0]} cannot be adapted: {BYPASSED}")
+        chosen = []
+        for path, layer in linears.items():
+            if path not in bypassed and computes_linear(layer):
+                chosen.append(path)
         head = model.get_output_embeddings()
         if has_tied_head(model) and any(layer is head for layer in linears.values()):
             allowed = "names the weight that the head and the embeddings share; PEFT would part it"

@@ -28,6 +28,7 @@ from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
 from tuneoff.predict.largest_batch import find_largest_batch
 from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
+from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.step import Engine, summed_loss, train_step
 
 FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
@@ -96,6 +97,7 @@ class Predictor:
         self.optimizer: Any = None
         with self.faking():
             self.model: Any = to_fake(model)
+            add_embedding_noise(self.model, experiment.neftune_alpha)
             with self.watching() as load_live:
                 self.optimizer = method.make_optimizer(self.model, experiment)
                 load_live.optimizer = self.optimizer

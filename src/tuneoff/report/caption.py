@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
-from tuneoff.report.cells import format_figure
+from tuneoff.report.cells import format_figure, show_digits
 from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
+from tuneoff.report.power import measure_power
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import first_known
 from tuneoff.report.text import cut_name
@@ -113,6 +114,7 @@ def _describe_judgement(comparison: Comparison) -> Iterator[str]:
             "seeds' mean: what other examples would change, not other seeds."
         )
     yield from _describe_baseline(comparison, enough)
+    yield from _describe_power(comparison)
     if any(verdict.bold.any() for verdict in comparison.verdicts):
         yield "Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs)."
     elif enough and len(comparison.rows) > 1:
@@ -144,6 +146,21 @@ def _describe_baseline(comparison: Comparison, enough: bool) -> Iterator[str]:
             "table"
         )
     yield f"{text}."
+
+
+def _describe_power(comparison: Comparison) -> Iterator[str]:
+    """What difference to the baseline the seeds could have shown, by each row's own paired spread."""
+    for quality in comparison.qualities[:1]:
+        smallest = [power.smallest for power in measure_power(comparison, quality)]
+        if not smallest:
+            continue
+        low = show_digits(min(smallest))
+        high = show_digits(max(smallest))
+        span = low if low == high else f"{low} to {high}, by the row"
+        yield (
+            f"With 80 % power these seeds show a difference of {span} in {quality.title.lower()}; "
+            "`python -m tuneoff power` says how many a smaller one needs."
+        )
 
 
 def _describe_measurement(comparison: Comparison) -> Iterator[str]:

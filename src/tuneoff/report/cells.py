@@ -197,6 +197,13 @@ def count_decimals(mean: float, half: float | None) -> int:
     return min(MOST_DECIMALS, max(0, decimals))
 
 
+def show_digits(figure: float) -> str:
+    """Return a positive figure with two digits, as an interval has: 0.012, 2.6, 31."""
+    if figure >= LARGEST_PLAIN or 0 < figure < SMALLEST_PLAIN:
+        return format_rate(figure)
+    return f"{figure:.{count_decimals(figure, figure)}f}"
+
+
 def format_count(count: float) -> str:
     """Return a count with three digits: 234 k, 5.80 M, 8.03 B."""
     if abs(count) >= LARGEST_COUNT * 0.9995:

@@ -19,6 +19,7 @@ from tuneoff.report.text import show_line, show_path
 from tuneoff.report.write_report import write_report
 
 WATCH_SECONDS = 2.0
+NOT_WITH_PEFT = ("strict", "columns", "order", "names", "watch")
 WATCHED_FILES = sorted(RECORD_FILES | {record.METRICS})
 
 
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folders", nargs="+", type=Path, help="folders with records, such as outputs/compare"
     )
     parser.add_argument(
-        "--out", type=Path, help="where to write (default: report/ in the first folder)"
+        "--out",
+        type=Path,
+        help="where to write (default: report/ in the first folder; with --peft: peft_judged/)",
     )
     parser.add_argument(
         "--baseline", metavar="METHOD", help="the method, or a row's name, to compare with"
@@ -52,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C"
     )
+    parser.add_argument(
+        "--peft",
+        action="store_true",
+        help="FOLDER holds result files of PEFT's method_comparison; a second one, those of an older release",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        metavar="N",
+        help="with --peft: of how many test examples each accuracy is (default: by the data set)",
+    )
     parser.epilog = (
         "Needs no torch. Where it is not installed: pip install --no-deps . && "
         "pip install altair vl-convert-python scipy jinja2"
@@ -65,7 +79,9 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     try:
-        if options.watch:
+        if options.peft:
+            report_others(options)
+        elif options.watch:
             watch_records(options)
         else:
             report_once(options)
@@ -93,6 +109,8 @@ def report_once(options: argparse.Namespace) -> None:
         ReportError: there is nothing to report, or not as asked.
         OSError: the report cannot be written.
     """
+    if options.examples is not None:
+        raise ReportError("--examples is for --peft")
     started = time.perf_counter()
     runs, skipped = read_records(options.folders)
     for line in skipped:
@@ -119,6 +137,25 @@ def report_once(options: argparse.Namespace) -> None:
     rows = sum(len(comparison.rows) for comparison in comparisons)
     seconds = time.perf_counter() - started
     print(f"{show_path(folder)}/report.html: {len(runs)} runs, {rows} rows, {seconds:.1f} s")
+
+
+def report_others(options: argparse.Namespace) -> None:
+    """Judge the result files of PEFT's method comparison.
+
+    Raises:
+        ReportError: there are none, or they cannot be judged as asked.
+        OSError: the report cannot be written.
+    """
+    from tuneoff.report.peft_report import report_peft_results
+
+    for name in NOT_WITH_PEFT:
+        if getattr(options, name):
+            raise ReportError(f"--{name} is for records of our own, not with --peft")
+    if options.examples is not None and options.examples < 1:
+        raise ReportError(f"--examples {options.examples}: must be at least 1")
+    folders = options.folders
+    for line in report_peft_results(folders, options.baseline, options.examples, options.out):
+        print(line, file=sys.stderr)
 
 
 # ---------------------------------------------------------------- watching

@@ -22,6 +22,7 @@ FIELDS = {
     "jobs a device": "provenance.jobs_per_device",
     "TF32": "provenance.precision.tf32",
     "deterministic": "provenance.deterministic",
+    "NEFTune": "config.neftune_alpha",
     "versions": "provenance.versions",
 }
 NOT_OF_A_PREDICTION = (
@@ -40,6 +41,7 @@ BEFORE_RECORDED = {
     "provenance.jobs_per_device": 1,
     "provenance.precision.tf32": False,
     "provenance.deterministic": False,
+    "config.neftune_alpha": 0.0,
 }
 BASE_WEIGHTS = "provenance.base_weights_hash"
 

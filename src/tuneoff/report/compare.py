@@ -154,10 +154,7 @@ class Comparison:
         """Return the paired difference to the baseline over common seeds; None for the baseline or without one."""
         if self.baseline is None or row is self.baseline:
             return None
-        values = row.values_by_seed(quality.path)
-        base = self.baseline.values_by_seed(quality.path)
-        common = sorted(values.keys() & base.keys())
-        return stats.estimate_mean([values[seed] - base[seed] for seed in common])
+        return stats.estimate_mean(row.differences_to(self.baseline, quality.path))
 
 
 def _mean_over_seeds(by_seed: dict[int, np.ndarray]) -> np.ndarray | None:

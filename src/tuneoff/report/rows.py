@@ -130,6 +130,13 @@ class Row:
         values = self.values_by_seed(path)
         return stats.estimate_mean(list(values.values()))
 
+    def differences_to(self, baseline: "Row", path: str) -> list[float]:
+        """Return the differences to another row of the number at a path, one for each seed that both have finished."""
+        values = self.values_by_seed(path)
+        base = baseline.values_by_seed(path)
+        common = sorted(values.keys() & base.keys())
+        return [values[seed] - base[seed] for seed in common]
+
     def scores_by_seed(self, metric: str) -> dict[int, np.ndarray]:
         """Return the scores of the examples for every finished seed that has them; empty where seeds saw others."""
         by_seed = {}

@@ -168,16 +168,35 @@ def _find_best_rows(
         if best is None:
             bolds.append(np.zeros(len(values), dtype=bool))
             continue
-        to_best = _against_best(pair_p, best, len(values))
-        if against is not None and baseline is not None:
-            # What already differs from the baseline by the smaller family must not be bold beside it.
-            to_baseline = against[index]
-            if best == baseline:
-                to_best = np.fmin(to_best, to_baseline)
-            else:
-                to_best[baseline] = np.fmin(to_best[baseline], to_baseline[best])
-        bolds.append(_share_first_place(to_best, best))
+        to_baseline = None if against is None else against[index]
+        bolds.append(find_ties(pair_p, best, len(values), to_baseline, baseline))
     return bolds
+
+
+def find_ties(
+    pair_p: np.ndarray,
+    best: int,
+    rows: int,
+    to_baseline: np.ndarray | None = None,
+    baseline: int | None = None,
+) -> np.ndarray:
+    """Return which rows share the first place, (rows,); none where no row can be told from the best.
+
+    Args:
+        pair_p: adjusted p value of each pair, in the order of `np.triu_indices(rows, 1)`.
+        best: the row with the best mean.
+        rows: their number.
+        to_baseline: (rows,) adjusted p values against the baseline.
+        baseline: its row.
+    """
+    to_best = _against_best(pair_p, best, rows)
+    if to_baseline is not None and baseline is not None:
+        # What already differs from the baseline by the smaller family must not be bold beside it.
+        if best == baseline:
+            to_best = np.fmin(to_best, to_baseline)
+        else:
+            to_best[baseline] = np.fmin(to_best[baseline], to_baseline[best])
+    return _share_first_place(to_best, best)
 
 
 def _test_all_pairs(values: np.ndarray) -> np.ndarray:

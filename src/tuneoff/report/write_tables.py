@@ -25,9 +25,9 @@ def write_markdown(comparisons: Sequence[Comparison], differing: Differences) ->
         parts.append(list_differences(comparisons, differing))
     for comparison in comparisons:
         heading = f"### Comparison {comparison.name}\n\n" if len(comparisons) > 1 else ""
-        answer = _escape_markdown(" ".join(write_answer(comparison)))
+        answer = escape_markdown(" ".join(write_answer(comparison)))
         table = _markdown_table(make_columns(comparison))
-        caption = _escape_markdown(write_caption(comparison))
+        caption = escape_markdown(write_caption(comparison))
         parts.append(f"{heading}{answer}\n\n{table}\n\n{caption}")
     return "\n\n".join(parts) + "\n"
 
@@ -36,12 +36,12 @@ def write_summary(comparisons: Sequence[Comparison], presentation: Presentation)
     """Return the largest comparison in a table narrow enough for a README: what decides, costs, and failed."""
     comparison = comparisons[0]
     columns = presentation.choose_columns(comparison)
-    caption = _escape_markdown(write_caption(comparison))
+    caption = escape_markdown(write_caption(comparison))
     return f"{_markdown_table(columns)}\n\n{caption}\n"
 
 
 def _markdown_table(columns: Sequence[Column]) -> str:
-    titles = [_escape_markdown(column.title) for column in columns]
+    titles = [escape_markdown(column.title) for column in columns]
     alignments = ["--:" if column.numeric else ":--" for column in columns]
     lines = [_markdown_line(titles), "|" + "|".join(alignments) + "|"]
     for cells in zip(*(column.cells for column in columns), strict=True):
@@ -54,7 +54,7 @@ def _markdown_line(texts: list[str]) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _escape_markdown(cell.text)
+    text = escape_markdown(cell.text)
     return f"**{text}**" if cell.bold else text
 
 
@@ -67,12 +67,13 @@ def list_differences(comparisons: Sequence[Comparison], differing: Differences) 
             f"{value} ({comparison.name})"
             for value, comparison in zip(values, comparisons, strict=True)
         ]
-        listing = _escape_markdown(", ".join(texts))
-        lines.append(f"- {_escape_markdown(name)}: {listing}")
+        listing = escape_markdown(", ".join(texts))
+        lines.append(f"- {escape_markdown(name)}: {listing}")
     return "\n".join(lines)
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return a text on one line in which nothing is markup."""
     return " ".join(text.split()).translate(MARKDOWN)
 
 

@@ -213,7 +213,10 @@ def write_tuning_command(command: Sequence[str]) -> str:
         if word.partition("=")[0] not in OF_COMPARISON:
             words.append(word)
     if "-cn" in words[:-1]:
-        words[words.index("-cn") + 1] = "tune"
+        position = words.index("-cn") + 1
+        name = words[position]
+        # A problem's own pair of sweeps: NAME_compare is tuned by NAME_tune.
+        words[position] = name.replace("compare", "tune") if "compare" in name else "tune"
     else:
         words = [word for word in words if word not in ("-m", "--multirun")]
         words[2:2] = ["-cd", "sweeps", "-cn", "tune"]

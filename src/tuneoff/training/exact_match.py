@@ -106,21 +106,25 @@ class ExactMatch:
             answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         generated = str(text)
-        right = self.questions[row].answer
-        expected = extract_answer(right, self.extractor)
-        if expected is None:
-            # The data give the bare answer, and the way to it is the model's affair.
-            expected = normalize_answer(right)
-        extracted = extract_answer(generated, self.extractor)
         return {
             "row": row,
-            "correct": extracted == expected,
-            "found": extracted,
-            "expected": expected,
+            **self._compare(generated, self.questions[row].answer),
             "generated": generated,
             "tokens": len(answer.ids) + answer.ended,
             "ended": answer.ended,
         }
+
+    def _compare(self, generated: str, right: str) -> dict:
+        """What was looked for in a generated text and in the right answer, and whether the two are one."""
+        try:
+            expected = extract_answer(right, self.extractor)
+            extracted = extract_answer(generated, self.extractor)
+        except TimeoutError:
+            return {"correct": False, "timed_out": True}
+        if expected is None:
+            # The data give the bare answer, and the way to it is the model's affair.
+            expected = normalize_answer(right)
+        return {"correct": extracted == expected, "found": extracted, "expected": expected}
 
     def merge(self, other_scores: dict[int, dict], other_seconds: float) -> None:
         """Take over what another rank has scored meanwhile."""
@@ -163,6 +167,7 @@ class ExactMatch:
             "found": sum(line.get("found") is not None for line in lines),
             "cut_off": sum(not line.get("ended", True) for line in lines),
             "too_long": sum("too_long" in line for line in lines),
+            "timed_out": sum("timed_out" in line for line in lines),
             "generated_tokens": sum(line.get("tokens", 0) for line in lines),
             "seconds": round(self.seconds, 3),
             "scores": "".join("1" if line["correct"] else "0" for line in lines),

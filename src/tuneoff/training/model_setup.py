@@ -11,6 +11,7 @@ from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.models.checks import check_causality, check_embeddings, check_packing
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.provenance import hash_weights
 from tuneoff.training.session import Session
 
@@ -55,6 +56,7 @@ def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelF
         runtime = runtime_facts(base_model, experiment)
         check_embeddings(base_model, experiment, *dataset.extent())
         model = session.method.prepare(base_model)
+        add_embedding_noise(model, experiment.neftune_alpha)
         saved_bytes = count_bytes(session.method.weights_to_save(model).values())
         return model, ModelFacts(weights_hash, runtime, saved_bytes)
 

@@ -131,7 +131,7 @@ def describe_step(experiment: Experiment) -> StepSettings:
 
 
 def _seed_dropout(session: Session) -> None:
-    """Seed torch's global generator, from which training draws dropout alone: another on each rank."""
+    """Seed torch's global generator, from which training draws dropout and noise alone: another on each rank."""
     rank = session.ranks.index
     purpose = f"dropout/{rank}" if rank else "dropout"
     torch.manual_seed(derive_seed(session.experiment.seed, purpose))
@@ -204,7 +204,8 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     judged = dataset.rows_by_set("validation")
     for name, settings in experiment.data.members.items():
         label = name if dataset.set_names else ""
-        goes_without = settings.splits.validation is None and not settings.validation_share
+        takes_rows = settings.takes_training_rows("validation")
+        goes_without = settings.splits.validation is None and not takes_rows
         if label not in judged and not goes_without:
             prefix = f"data.sets.{name}." if label else "data."
             refuse_unjudged(experiment, settings, prefix, dataset.dropped["validation"])

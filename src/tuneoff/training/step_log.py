@@ -8,13 +8,14 @@ from typing import Any
 from tqdm import tqdm
 
 from tuneoff.training.setup import Parts
+from tuneoff.training.step_under_way import PreparedStep, StepReport
 
 # Segments of a parameter's name that tell nothing of its group.
 UNTELLING = {"base_model", "model", "layers", "weight", "default", "transformer", "h"}
 
 
 class StepLog:
-    """Writes down each step of a run."""
+    """Counts each step of a run, and writes it down."""
 
     def __init__(self, parts: Parts):
         self.parts = parts
@@ -34,6 +35,20 @@ class StepLog:
             dynamic_ncols=True,
         ) as self._bar:
             yield
+
+    def count(self, prepared: PreparedStep, reports: list[StepReport]) -> None:
+        """Count a step's tokens and seconds."""
+        parts = self.parts
+        # The others may have waited for the first one, which writes: its clock alone measures a step.
+        seconds = reports[0].seconds
+        parts.schedule.seconds += seconds
+        parts.throughput.add(
+            seconds,
+            tokens=prepared.tokens,
+            padded=sum(report.padded_tokens for report in reports),
+            samples=prepared.samples,
+            measured=prepared.step not in parts.counted_steps,
+        )
 
     def write(
         self, step: int, loss: float, norm: float, rates: list[float], seconds: float

@@ -3,7 +3,9 @@
 A device that is told of the next step before the last one's loss is read has no reason to wait for the host.
 """
 
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import torch
 from tuneoff import data
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.setup import Parts
-from tuneoff.training.step import StepResult
+from tuneoff.training.step import StepResult, train_step
 
 
 class PreparedStep(NamedTuple):
@@ -21,6 +23,21 @@ class PreparedStep(NamedTuple):
     step: int
     rows: Sequence[Any]
     batches: list[data.Batch]
+
+    @property
+    def labels(self) -> int:
+        """Tokens of the step that are trained."""
+        return sum(row.labels for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the step, without padding."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def samples(self) -> int:
+        """Examples of the step, of which a packed row holds several."""
+        return sum(len(data.example_starts(row)) for row in self.rows)
 
     @property
     def padded_tokens(self) -> int:
@@ -90,15 +107,66 @@ class StepUnderWay:
     """A step that was launched, and is not written down yet.
 
     Attributes:
-        step: its number, from 0.
         rates: the learning rate of each parameter group, as it was applied.
         started: when the host began with it, by `time.perf_counter`.
         breakdown: of its memory, where it is counted.
     """
 
-    step: int
     prepared: PreparedStep
     rates: list[float]
     started: float
     breakdown: MemoryBreakdown | None
     reading: Reading
+
+
+class StepReport(NamedTuple):
+    """What a rank tells the others of a step."""
+
+    loss: float
+    padded_tokens: int
+    stop_requested: bool
+    seconds: float
+
+
+def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
+    """Tell the device what to compute in `step` (from 0); on a CPU it is then done."""
+    started = time.perf_counter()
+    prepared = batches.take(step)
+    rates = [group["lr"] for group in parts.optimizer.param_groups]
+    parts.model.train()
+    breakdown = _start_breakdown(parts, step)
+    with breakdown or nullcontext():
+        result = train_step(
+            parts.wrapped_model,
+            parts.stepper,
+            prepared.batches,
+            prepared.labels / parts.ranks.count,
+            parts.experiment.max_grad_norm,
+            parts.engine,
+        )
+    whole_norm = parts.sharding.gather_norm(result.gradient_norm)
+    reading = Reading(result._replace(gradient_norm=whole_norm))
+    return StepUnderWay(prepared, rates, started, breakdown, reading)
+
+
+def _start_breakdown(parts: Parts, step: int) -> MemoryBreakdown | None:
+    """What breaks down the memory of a counted step; of a split model there would be a part alone."""
+    if step not in parts.counted_steps or parts.sharding.splits:
+        return None
+    return MemoryBreakdown(parts.model, parts.optimizer)
+
+
+def may_run_ahead(parts: Parts) -> bool:
+    """Whether a step may be read while the next one runs: on a device that computes beside the host.
+
+    Ranks meet at each step's end; and under a budget of seconds the next step's rate depends on this one's.
+    """
+    alone = parts.ranks.count == 1
+    return (
+        computes_beside_host(parts.ranks.device) and alone and parts.experiment.max_seconds is None
+    )
+
+
+def computes_beside_host(device: torch.device) -> bool:
+    """Whether the host goes on while the device computes."""
+    return device.type == "cuda"

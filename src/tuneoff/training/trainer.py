@@ -1,27 +1,20 @@
 """The trainer: fits a model one step after another through `step.py`, measured at every step. Knows no method."""
 
 import time
-from contextlib import nullcontext, suppress
-from typing import NamedTuple
+from contextlib import suppress
 
-from tuneoff import data
 from tuneoff.distributed.stop import StopSignal
-from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
-from tuneoff.training.step import train_step
 from tuneoff.training.step_log import StepLog
-from tuneoff.training.step_under_way import Reading, StepBatches, StepUnderWay
-
-
-class StepReport(NamedTuple):
-    """What a rank tells the others of a step."""
-
-    loss: float
-    padded_tokens: int
-    stop_requested: bool
-    seconds: float
+from tuneoff.training.step_under_way import (
+    StepBatches,
+    StepReport,
+    StepUnderWay,
+    launch_step,
+    may_run_ahead,
+)
 
 
 class Trainer:
@@ -33,6 +26,7 @@ class Trainer:
         self.stopping = False  # a rank was asked to stop, which all learn at a step's end
         self.log = StepLog(parts)
         self.batches = StepBatches(parts)
+        self.runs_ahead = may_run_ahead(parts)  # a step is read while the next one runs
         self._under_way: StepUnderWay | None = None  # launched, and not written down
         self._done_at = 0.0  # when the last step was read, by `time.perf_counter`
 
@@ -52,7 +46,9 @@ class Trainer:
             except (Diverged, NotANumber):
                 raise  # what was launched after it means nothing
             except Exception:
-                self._finish_before_failing()
+                # The step before the one that failed, where the device has computed it; the failure is what counts.
+                with suppress(Exception):
+                    self.finish_step()
                 raise
 
     def _take_steps(self) -> None:
@@ -94,23 +90,9 @@ class Trainer:
         interval = self.parts.experiment.save_every
         return interval is not None and self.step % interval == 0
 
-    @property
-    def runs_ahead(self) -> bool:
-        """Whether a step is read while the next one runs: on a device that computes beside the host.
-
-        Ranks meet at each step's end; and under a budget of seconds the next step's rate depends on this one's.
-        """
-        parts = self.parts
-        alone = parts.ranks.count == 1
-        return self._is_asynchronous() and alone and parts.experiment.max_seconds is None
-
-    def _is_asynchronous(self) -> bool:
-        """Whether the device computes beside the host."""
-        return self.parts.ranks.device.type == "cuda"
-
     def take_step(self, step: int) -> None:
         """Take one optimizer step on the rows of `step` (from 0); write it down, or the one before where it runs on."""
-        launched = self._launch(step)
+        launched = launch_step(self.parts, self.batches, step)
         # The host does what it has to while the device is busy.
         self.batches.prepare(step + 1)
         if self.runs_ahead:
@@ -120,27 +102,6 @@ class Trainer:
             self._under_way = launched
             self.finish_step()
         self.parts.lr_scheduler.step()
-
-    def _launch(self, step: int) -> StepUnderWay:
-        """Tell the device what to compute in a step; on a CPU it is then done."""
-        parts = self.parts
-        started = time.perf_counter()
-        prepared = self.batches.take(step)
-        rates = [group["lr"] for group in parts.optimizer.param_groups]
-        parts.model.train()
-        breakdown = self._breakdown(step)
-        with breakdown or nullcontext():
-            result = train_step(
-                parts.wrapped_model,
-                parts.stepper,
-                prepared.batches,
-                sum(row.labels for row in prepared.rows) / parts.ranks.count,
-                parts.experiment.max_grad_norm,
-                parts.engine,
-            )
-        whole_norm = parts.sharding.gather_norm(result.gradient_norm)
-        reading = Reading(result._replace(gradient_norm=whole_norm))
-        return StepUnderWay(step, prepared, rates, started, breakdown, reading)
 
     def finish_step(self) -> None:
         """Wait for the step that is under way, if one is, and write it down; all ranks must call.
@@ -167,36 +128,9 @@ class Trainer:
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)
         loss = sum(one.loss for one in reports) / parts.ranks.count
         self.stopping = any(one.stop_requested for one in reports)
-        self._count(launched, reports)
-        number = launched.step + 1
+        self.log.count(launched.prepared, reports)
+        number = launched.prepared.step + 1
         if launched.breakdown is not None:
             parts.breakdown.add(launched.breakdown.peak(), number)
         self.log.write(number, loss, norm, launched.rates, reports[0].seconds)
         check_finite(parts.experiment, number, loss, norm)
-
-    def _finish_before_failing(self) -> None:
-        """Write down the step before the one that failed, where the device has computed it."""
-        with suppress(Exception):  # the failure itself is what counts
-            self.finish_step()
-
-    def _breakdown(self, step: int) -> MemoryBreakdown | None:
-        """What breaks down the memory of a counted step; of a split model there would be a part alone."""
-        parts = self.parts
-        if step not in parts.counted_steps or parts.sharding.splits:
-            return None
-        return MemoryBreakdown(parts.model, parts.optimizer)
-
-    def _count(self, launched: StepUnderWay, reports: list[StepReport]) -> None:
-        """Count a step's tokens and seconds."""
-        parts = self.parts
-        # The others may have waited for the first one, which writes: its clock alone measures a step.
-        seconds = reports[0].seconds
-        parts.schedule.seconds += seconds
-        rows = launched.prepared.rows
-        parts.throughput.add(
-            seconds,
-            tokens=sum(len(row.ids) for row in rows),
-            padded=sum(report.padded_tokens for report in reports),
-            samples=sum(len(data.example_starts(row)) for row in rows),
-            measured=launched.step not in parts.counted_steps,
-        )

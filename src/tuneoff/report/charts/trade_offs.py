@@ -73,7 +73,7 @@ def chart_trade_offs(comparison: Comparison) -> Iterator[Chart]:
             if len(points) > 1:
                 title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
                 size = Size(WIDTH, max(HEIGHT, HEIGHT_OF_LABEL * len(points)), FONT)
-                figure = _draw_trade_off(points, quality, cost, size)
+                figure = draw_trade_off(points, quality, cost, size)
                 yield make_chart(f"quality_{cost.name}{suffix}", title, figure)
 
 
@@ -87,7 +87,7 @@ def chart_widely(comparison: Comparison) -> Chart | None:
     if len(points) < 2:
         return None
     size = Size(WIDE_WIDTH, max(WIDE_HEIGHT, HEIGHT_OF_LABEL * len(points)), WIDE_FONT)
-    figure = _draw_trade_off(points, quality, cost, size)
+    figure = draw_trade_off(points, quality, cost, size)
     title = f"{quality.heading} against peak memory, with 95 % intervals over seeds; dashed: the Pareto front"
     return Chart(WIDE, title, style_figure(figure, WIDE_FONT))
 
@@ -134,7 +134,8 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
     return points
 
 
-def _draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
+def draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
+    """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means."""
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
         "x:Q",

@@ -1,0 +1,63 @@
+"""What of a conversation is trained, and validation rows by their number."""
+
+import pytest
+from sets import chatty, pairs, plain, trained, write_lines
+
+from tuneoff.config import ConfigError, Data
+from tuneoff.data import load_dataset
+
+TURNS = ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")
+TALK = [{"role": role, "content": content} for role, content in TURNS]
+
+
+@pytest.fixture
+def talks(tmp_path) -> str:
+    rows = [{"messages": TALK, "split": split} for split in ("train", "validation")]
+    return str(write_lines(tmp_path / "talks.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("train_on", "labels"),
+    [
+        ("answers", ["1<|im_end|>", "2<|im_end|>"]),
+        ("last_answer", ["2<|im_end|>"]),
+    ],
+)
+def test_answers_are_trained_all_or_the_last(talks, train_on, labels):
+    data = load_dataset(Data("test", talks, train_on=train_on), chatty(), 128)
+    (row,) = data.splits["train"]
+    (judged,) = data.splits["validation"]
+    assert trained(row, chatty()) == labels
+    assert len(trained(judged, chatty())) == 2
+
+
+def test_prompts_are_trained_where_all_is_and_judged_by_answers(talks):
+    data = load_dataset(Data("test", talks, train_on="all"), chatty(), 128)
+    (row,) = data.splits["train"]
+    assert row.labels == len(row.ids) - 1
+    assert len(data.splits["validation"][0].spans) == 2
+    short = load_dataset(Data("test", talks, train_on="all"), chatty(), 12)
+    assert short.splits["train"][0].spans == ((1, 12),)
+
+
+def test_a_last_answer_behind_max_length_is_counted(tmp_path):
+    short = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    path = write_lines(tmp_path / "rows.jsonl", [short, {"messages": TALK}])
+    settings = Data("test", str(path), train_on="last_answer")
+    data = load_dataset(settings, plain(), 30)
+    assert data.dropped["train"] == 1 and len(data.splits["train"]) == 1
+
+
+def test_validation_rows_are_so_many_whatever_the_share_says(tmp_path):
+    path = str(write_lines(tmp_path / "rows.jsonl", pairs(30)))
+    settings = Data("test", path, validation_rows=7, validation_share=0.5, test_share=0.1)
+    data = load_dataset(settings, plain(), 64)
+    counts = {split: len(rows) for split, rows in data.splits.items()}
+    assert counts == {"train": 20, "validation": 7, "test": 3}
+
+
+@pytest.mark.parametrize("rows", [30, 400])
+def test_validation_rows_leave_some_to_train_on(tmp_path, rows):
+    path = str(write_lines(tmp_path / "rows.jsonl", pairs(30)))
+    with pytest.raises(ConfigError, match="data.validation_rows=.*: must leave rows to train on"):
+        load_dataset(Data("test", path, validation_rows=rows), plain(), 64)
