@@ -379,3 +379,23 @@ def test_ticks_of_a_setting_are_its_values(everything, tmp_path):
 def test_nothing_finished_gives_no_chart_of_results(tmp_path):
     write(tmp_path, record(METHODS[0], status="out_of_memory"))
     assert drawn(load(tmp_path)[0]) == {}
+
+
+def test_what_a_model_costs_afterwards_is_drawn(tmp_path):
+    for place, method in enumerate(METHODS[:2]):
+        for seed in range(3):
+            content = record(method, seed)
+            content["facts"] = {"saved_bytes": (place + 1) * 2**20}
+            content["serving"] = {"decode_tokens_per_second": 50.0 + place + seed}
+            write(tmp_path / method / str(seed), content)
+    charts = drawn(load(tmp_path)[0])
+    assert [point["x"] for point in rows(charts["quality_saved"], 1)] == [1, 2]
+    assert [point["x"] for point in rows(charts["quality_decoding"], 1)] == [51, 52]
+    assert "quality_decoding" not in drawn(load(write_two(tmp_path / "without"))[0])
+
+
+def write_two(folder):
+    """Two records without a word on serving."""
+    for method in METHODS[:2]:
+        write(folder / method, record(method))
+    return folder

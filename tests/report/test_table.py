@@ -466,3 +466,31 @@ def test_rates_that_were_tuned_otherwise_are_marked(tmp_path):
     [rates] = [one for one in make_columns(compared) if one.key == "lr"]
     assert [cell.text for cell in rates.cells] == ["1e-3", "1e-3 (tuned otherwise)"]
     assert "Tuned otherwise (batch_size 8, here 16): lora." in write_caption(compared)
+
+
+def test_what_a_model_costs_afterwards_has_columns(tmp_path):
+    adapter = record("lora")
+    adapter["facts"] = {"saved_bytes": 3 * 2**19}
+    merged = {"decode_tokens_per_second": 80.0, "logits_difference": 2e-6}
+    adapter["serving"] = {
+        "prompt_tokens": 128,
+        "new_tokens": 64,
+        "merges": True,
+        "plain_lora_rank": 8,
+        "prefill_seconds": 0.5,
+        "decode_tokens_per_second": 60.0,
+        "merged": {"prefill_seconds": 0.4, **merged},
+    }
+    other = record("dora")
+    other["serving"] = {"merges": False, "plain_lora_rank": None}
+    for content in (adapter, other, record("full")):
+        write(tmp_path / content["method"], content)
+    comparison = load(tmp_path)[0]
+    columns = {column.key: column for column in make_columns(comparison)}
+    texts = {key: [cell.text for cell in columns[key].cells] for key in columns}
+    assert texts["saved_mib"] == ["–", "–", "1.50"]
+    assert texts["merges"] == ["no", "–", "yes (logits ±2e-6)"]
+    assert texts["plain_lora_rank"] == ["no", "–", "rank 8"]
+    assert texts["decode_tokens_per_second"][2] == "60.0"
+    assert texts["merged_decode_tokens_per_second"][2] == "80.0"
+    assert "one greedy answer of 64 tokens to a prompt of 128" in write_caption(comparison)

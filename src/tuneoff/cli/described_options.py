@@ -93,7 +93,12 @@ def _find_nested_class(cls: type, item: Field) -> Any:
     return next((kind for kind in kinds if is_dataclass(kind)), None)
 
 
-def _describe_option(cls: type, item: Field, prefix: str, values: dict[str, Any]) -> Option:
+def _describe_option(
+    cls: type,
+    item: Field,
+    prefix: str,
+    values: dict[str, Any],
+) -> Option:
     default = values.get(item.name, item.default)
     return Option(
         key=prefix + item.name,

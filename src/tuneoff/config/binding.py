@@ -103,7 +103,10 @@ def explain_unknown_key(key: str, declared: list[str], method: str | None) -> st
 
 
 # ---------------------------------------------------------------- checking
-def bind(cfg: DictConfig, written: Collection[str] = ()) -> tuple[Experiment, Any]:
+def bind(
+    cfg: DictConfig,
+    written: Collection[str] = (),
+) -> tuple[Experiment, Any]:
     """Return (experiment, method), each built from its own keys alone, and checked together.
 
     Args:

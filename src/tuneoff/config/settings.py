@@ -31,6 +31,7 @@ from tuneoff.config.options import (
     setting,
 )
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.measure.cards import CPU, list_cards
 from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
@@ -173,6 +174,12 @@ class EvaluationSettings:
     """Rows to generate answers for; null takes the whole split."""
     max_new_tokens: int = at_least(256, 1)
     """Tokens of a generated answer at most."""
+    measure_serving: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Measure at the end what answering takes: prefill, decoding and memory, with the adapter and merged."""
+    serving_prompt_tokens: int = at_least(128, 1, JUDGING | NOT_PREDICTED)
+    """Tokens of the prompt that measure_serving asks with."""
+    serving_new_tokens: int = at_least(64, 2, JUDGING | NOT_PREDICTED)
+    """Tokens of each answer that measure_serving generates."""
     forgetting: Forgetting = field(default_factory=Forgetting)
     """A second data set whose loss is measured before and after training."""
 
@@ -213,6 +220,8 @@ class LimitSettings:
 
     gib: float | None = above(None, 0, INCIDENTAL)
     """GiB for which a prediction finds the largest batch_size that fits."""
+    device: str | None = one_of(None, *list_cards(), CPU, role=INCIDENTAL)
+    """The device for which a prediction says how long a run takes: a card by its published rates, or this CPU."""
     skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
     """Predict first, and do not start a run that would need more GiB."""
     job_memory_gib: float | None = above(None, 0, INCIDENTAL)

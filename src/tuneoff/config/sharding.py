@@ -40,6 +40,9 @@ def check_sharding(experiment: Any) -> None:
             "has the model that would answer; lm-eval can ask the saved one"
         )
         raise ConfigError("exact_match", experiment.exact_match, allowed)
+    if experiment.measure_serving:
+        allowed = f"must be false under {sharding}, where no process has the model that would serve"
+        raise ConfigError("measure_serving", True, allowed)
     if experiment.quantised:
         key, value = experiment.quantised
         raise ConfigError(key, value, f"was never tried under {sharding}; DDP takes it")

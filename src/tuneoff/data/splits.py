@@ -109,7 +109,10 @@ def _parse_answered(
             result.dropped[split] += 1
 
 
-def group_by_question(examples: list[Example], seed: int) -> dict[bytes, list[int]]:
+def group_by_question(
+    examples: list[Example],
+    seed: int,
+) -> dict[bytes, list[int]]:
     """Return the indices of examples that ask the same, by a hash whose order is a draw."""
     groups: dict[bytes, list[int]] = {}
     for index, example in enumerate(examples):

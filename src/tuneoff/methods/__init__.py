@@ -80,6 +80,11 @@ class Method:
         """What an export holds, in words."""
         return "an adapter, which merges" if self.keeps_base else "the model"
 
+    @property
+    def merges(self) -> bool | None:
+        """Whether what was trained can become a part of the base's weights; None where there is no adapter."""
+        return True if self.keeps_base else None
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
@@ -99,7 +104,7 @@ class Method:
         - `refresh_interval`: the number of steps after which its memory repeats; set to 1, the next step refreshes.
         - `extra_state_tensors()`: the tensors that it keeps outside `state`.
         - `costly_phases()` and `enter_phase(phase)`: where what trains changes in turn, the phases that may need the
-          most memory, and a switch to one of them.
+          most memory, and a switch to one of them; `phases_of_cycle()`: all of them, in the model's order.
         """
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
@@ -133,7 +138,12 @@ class Method:
         parameters = [one for name, one in model.named_parameters() if name in names]
         return sum(map(count_weights, parameters))
 
-    def count_parameters(self, model: Any, optimizer: Any, steps: float) -> dict[str, int]:
+    def count_parameters(
+        self,
+        model: Any,
+        optimizer: Any,
+        steps: float,
+    ) -> dict[str, int]:
         """Return the numbers of weights as a record has them; `steps` is that of `count_reached`."""
         from tuneoff.models.layers import count_all_weights
 
@@ -193,7 +203,12 @@ class Method:
         model.save_pretrained(folder)
         return {}
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
 
         Args:
@@ -215,6 +230,16 @@ class Method:
             Facts for the record.
         """
         return {}
+
+    def merge_into_base(self, model: Any) -> Any:
+        """Return the trained model without adapters, where it `merges`; `model` is taken apart."""
+        from tuneoff.methods._lora_export import merge_trained
+
+        return merge_trained(model)
+
+    def find_plain_lora_rank(self, model: Any) -> int | None:
+        """Return the rank of a plain LoRA on the untouched base that is the trained model; None where none is."""
+        return None
 
 
 def register(cls: type) -> type:

@@ -73,8 +73,7 @@ def save_merged(model: Any, folder: Path) -> dict:
     allowed = allow_rounding(model, trained_logits)
     if is_quantized(model.get_base_model()):
         model = PeftModel.from_pretrained(dequantize(model.unload()), folder)
-    share_tied_adapter(model)
-    merged = merge_adapter(model)
+    merged = merge_trained(model)
     merged_logits = compute_logits(merged, ids)
     allowed_in_reading = allow_rounding(merged, merged_logits)
     merged.save_pretrained(folder / "merged")
@@ -88,6 +87,12 @@ def save_merged(model: Any, folder: Path) -> dict:
             f"where rounding makes {allowed:.2g} at most"
         ]
     return facts
+
+
+def merge_trained(model: Any) -> Any:
+    """Return the model with its adapter in the weights; a copy, or a loaded model, has parted what was tied."""
+    share_tied_adapter(model)
+    return merge_adapter(model)
 
 
 def dequantize(base: Any) -> Any:
@@ -134,7 +139,11 @@ def list_base_weights(base: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder: Path) -> None:
+def save_converted(
+    model: Any,
+    initial_adapter: dict[str, torch.Tensor],
+    folder: Path,
+) -> None:
     """Save an ordinary adapter of rank 2r for the untouched base: W + s(BA - B0 A0) = W + s [B, -B0] [A; A0].
 
     Args:
@@ -160,5 +169,7 @@ def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder:
     config.inference_mode = True
     config.save_pretrained(folder)
     # Copies, since tied weights among `additional_target` are one, which safetensors does not save.
-    tensors = {name: value.detach().clone().contiguous() for name, value in weights.items()}
+    tensors = {}
+    for name, value in weights.items():
+        tensors[name] = value.detach().clone().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")

@@ -57,7 +57,12 @@ def is_norm(module: nn.Module) -> bool:
     return is_vector and "norm" in type(module).__name__.lower()
 
 
-def wrap_model(model: Any, tuner: str, options: dict[str, Any], targets: list[str] | None) -> Any:
+def wrap_model(
+    model: Any,
+    tuner: str,
+    options: dict[str, Any],
+    targets: list[str] | None,
+) -> Any:
     """Return a `PeftModel` with a new adapter.
 
     Raises:
@@ -123,3 +128,25 @@ def share_of_adapted(model: Any, added: set[str]) -> float:
         if name not in added and (id(weight) in reached or weight.requires_grad):
             covered.add(name)
     return share_of_weights(model, covered, added)
+
+
+def find_converted_rank(model: Any) -> int | None:
+    """Return the rank of the plain LoRA that PEFT converts an adapter to without loss; None where it cannot.
+
+    One layer of each shape is converted, by a singular value decomposition of its change in float32: what that rounds
+    away does not count.
+    """
+    layers = {}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            weight = getattr(module.get_base_layer(), "weight", None)
+            layers[str(getattr(weight, "shape", ""))] = module
+    if not layers or not all(layer.supports_lora_conversion() for layer in layers.values()):
+        return None
+    try:
+        from peft import convert_to_lora  # PEFT 0.18 has none
+
+        _, weights = convert_to_lora(nn.ModuleList(layers.values()), rank=1.0)
+    except (ImportError, TypeError, ValueError, NotImplementedError, RuntimeError):
+        return None
+    return max(weight.shape[0] for name, weight in weights.items() if "lora_A" in name)

@@ -144,16 +144,20 @@ class GaLore(Method):
 
         targets = find_targets(model, self.galore_target, "galore_target")
         check_rank(self.galore_rank, "galore_rank", targets, "galore_target")
-        # How many matrices each targeted parameter holds, by the parameter.
-        matrices = {id(layer.weight): 1 for layer in targets.linears.values()}
+        # How many experts' matrices each targeted parameter holds, by the parameter; 0: it is one matrix, and no stack.
+        experts = {id(layer.weight): 0 for layer in targets.linears.values()}
         for stack in targets.experts.values():
-            matrices[id(stack.parameter)] = stack.experts
-        named_by_count: dict[int, list] = {0: []}  # 0: not projected
+            experts[id(stack.parameter)] = stack.experts
+        ordinary = []
+        named_by_count: dict[int, list] = {}
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                count = matrices.get(id(parameter), 0)
+            if not parameter.requires_grad:
+                continue
+            if id(parameter) in experts:
+                count = experts[id(parameter)]
                 named_by_count.setdefault(count, []).append((name, parameter))
-        ordinary = named_by_count.pop(0)
+            else:
+                ordinary.append((name, parameter))
         lr = experiment.lr
         decay = experiment.weight_decay
         groups = []
@@ -161,8 +165,8 @@ class GaLore(Method):
             groups += parameter_groups(named, lr, decay, **self._describe_projection(count))
         return [*groups, *parameter_groups(ordinary, lr, decay)]
 
-    def _describe_projection(self, matrices: int) -> dict:
-        """Return the options as galore-torch names them, for parameters that hold so many matrices."""
+    def _describe_projection(self, experts: int) -> dict:
+        """Return the options as galore-torch names them, for stacks of so many experts, or for matrices (0)."""
         projection = {
             "rank": self.galore_rank,
             "update_proj_gap": self.galore_update_interval,
@@ -170,10 +174,9 @@ class GaLore(Method):
             "proj_type": self.galore_proj_type.name,
             "iterates_subspace": self.galore_svd is Decomposition.subspace,
         }
-        if matrices > 1:
-            projection["experts"] = (
-                matrices  # ours: each expert's matrix has a projection of its own
-            )
+        if experts:
+            # Ours: each expert's matrix has a projection of its own.
+            projection["experts"] = experts
         return projection
 
     def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:

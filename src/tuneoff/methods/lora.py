@@ -260,9 +260,8 @@ class LoRA(Method):
     def export(self, model: Any, folder: Path, merged: bool) -> dict:
         """Save the adapter, with PiSSA also what it applies to, and with `merged` the model without adapters.
 
-        Returns:
-            Facts for the record: the rank of a converted adapter, the size of a residual base, a failed conversion,
-            and the largest difference that merging makes to a logit (bfloat16 rounds the merged weights).
+        The facts are the rank of a converted adapter, the size of a residual base, a failed conversion, and what
+        merging makes of the logits.
         """
         from tuneoff.methods import _lora_export
 
@@ -294,3 +293,10 @@ class LoRA(Method):
         from tuneoff.methods import _lora_export
 
         return _lora_export.save_merged(model, folder)
+
+    def find_plain_lora_rank(self, model: Any) -> int | None:
+        """Return the adapter's own rank, or twice that where it applies to a base without its first components."""
+        config = model.peft_config["default"]
+        if config.use_dora or self.create_new_adapter:
+            return None
+        return config.r * (2 if self.changes_base else 1)

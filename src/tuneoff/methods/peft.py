@@ -61,7 +61,12 @@ class Peft(Method):
     @property
     def saves(self) -> str:
         """What an export holds, in words."""
-        return "an adapter" if self.peft.type in NOT_MERGED else super().saves
+        return super().saves if self.merges else "an adapter"
+
+    @property
+    def merges(self) -> bool | None:
+        """Whether the tuner's changes can become a part of the base's weights."""
+        return self.peft.type not in NOT_MERGED
 
     def prepare(self, model: Any) -> Any:
         """Return a `PeftModel` around `model`.
@@ -99,7 +104,12 @@ class Peft(Method):
 
         return get_peft_model_state_dict(model, save_embedding_layers=False)
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load the saved adapter on the base, loaded anew: some tuners have changed the one in memory."""
         from tuneoff.methods._lora_export import load_saved_adapter
         from tuneoff.models.reading_back import make_room
@@ -112,3 +122,9 @@ class Peft(Method):
         from tuneoff.methods import _lora_export
 
         return _lora_export.save_merged(model, folder)
+
+    def find_plain_lora_rank(self, model: Any) -> int | None:
+        """Return the rank that a plain LoRA needs, as PEFT converts one layer of each shape."""
+        from tuneoff.methods._peft_model import find_converted_rank
+
+        return find_converted_rank(model)

@@ -42,6 +42,7 @@ INCIDENTAL = (
     "dry_run",
     "fail_fast",
     "gib",
+    "device",
     "skip_if_over_gib",
     "job_memory_gib",
     "job_timeout_seconds",
@@ -60,6 +61,9 @@ NOT_PREDICTED = (
     "tf32",
     "deterministic",
     "test",
+    "measure_serving",
+    "serving_prompt_tokens",
+    "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
 COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}

@@ -22,6 +22,7 @@ def write_caption(comparison: Comparison) -> str:
         *_describe_shared(comparison),
         *_describe_judgement(comparison),
         *_describe_measurement(comparison),
+        *_describe_serving(comparison),
         *_describe_prediction(comparison),
         *comparison.notes,
     ]
@@ -198,6 +199,17 @@ def _describe_measured_steps(comparison: Comparison) -> str:
     if min(counts) < LEAST_MEASURED_STEPS:
         text += f" (†: fewer than {LEAST_MEASURED_STEPS}, too few for a rate)"
     return text
+
+
+def _describe_serving(comparison: Comparison) -> Iterator[str]:
+    """How answering was measured."""
+    prompt = as_number(first_known(comparison.rows, "serving.prompt_tokens"))
+    new = as_number(first_known(comparison.rows, "serving.new_tokens"))
+    if prompt is not None and new is not None:
+        yield (
+            f"Prefill and decoding: one greedy answer of {new:.0f} tokens to a prompt of {prompt:.0f}, after a "
+            "warm-up; not merged where it does not say so."
+        )
 
 
 def _describe_prediction(comparison: Comparison) -> Iterator[str]:

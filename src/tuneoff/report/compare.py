@@ -11,6 +11,7 @@ from tuneoff.report import comparability, stats
 from tuneoff.report.notes import make_notes
 from tuneoff.report.records import ReportError, Run, as_number, phase_order
 from tuneoff.report.rows import Row, make_rows
+from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import show_line
 
 MOST_NAMES = 60  # in a message
@@ -39,6 +40,7 @@ OTHER_COLUMNS = frozenset(
         "precision",
         "tokens_seen",
         "tuning",
+        *(column.key for column in SERVING_COLUMNS),
         *COLUMNS,
     )
 )

@@ -25,6 +25,7 @@ from tuneoff.report.compare import DERIVED, LOSS_TITLES, Comparison, Quality
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
+from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import cut_name
 
 
@@ -55,6 +56,7 @@ def _make_all_columns(comparison: Comparison) -> list[Column]:
         *_name_columns(comparison),
         *_quality_columns(comparison),
         *_cost_columns(comparison),
+        *_serving_columns(comparison),
         *_labelled_columns(comparison),
         *_tuning_columns(comparison),
     ]
@@ -200,6 +202,12 @@ def _largest_batch_cell(row: Row) -> Cell:
         return Cell(MISSING, batch_size, figures=figures)
     text = f"{format_figure(batch_size, '.0f')} in {gib:g} GiB"
     return Cell(text, batch_size, figures=figures)
+
+
+def _serving_columns(comparison: Comparison) -> Iterator[Column]:
+    """What the trained model costs afterwards."""
+    for key, title, make_cell in SERVING_COLUMNS:
+        yield _make_column(comparison, key, title, make_cell)
 
 
 def _labelled_columns(comparison: Comparison) -> Iterator[Column]:

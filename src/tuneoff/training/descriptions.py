@@ -24,6 +24,7 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
         "metrics": {},
         "metric_facts": {},
         "throughput": Throughput().facts(),
+        "serving": {},
         "facts": facts,
     }
 

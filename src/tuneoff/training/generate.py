@@ -28,16 +28,9 @@ def generate_answers(
     The model is left as it was: its mode, and its generation config, of which nothing else has an effect.
     """
     ends = _end_tokens(model, tokenizer, also_ends)
-    greedy = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        use_cache=True,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    greedy = make_greedy_config(max_new_tokens, ends, tokenizer.pad_token_id)
     input_ids, mask = _pad_left(prompts, tokenizer.pad_token_id)
-    with torch.no_grad(), _only_config(model, greedy):
+    with torch.no_grad(), only_config(model, greedy):
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -45,6 +38,20 @@ def generate_answers(
         )  # (rows, prompt and answer)
     answers = output[:, input_ids.shape[1] :].tolist()  # (rows, at most max_new_tokens)
     return [_cut_at_end(ids, ends) for ids in answers]
+
+
+def make_greedy_config(
+    max_new_tokens: int, ends: list[int] | None, pad_token_id: Any
+) -> GenerationConfig:
+    """Return the settings of greedy answers; without `ends` each has `max_new_tokens` exactly."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        use_cache=True,
+        eos_token_id=ends,
+        pad_token_id=pad_token_id,
+    )
 
 
 def _end_tokens(
@@ -57,7 +64,10 @@ def _end_tokens(
     return sorted(ends - {None})
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_left(
+    prompts: Sequence[Sequence[int]],
+    pad: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (input ids, mask), each (rows, longest prompt); the mask is 0 where there is padding."""
     length = max(map(len, prompts))
     input_ids = torch.full((len(prompts), length), pad)
@@ -78,7 +88,7 @@ def _cut_at_end(ids: list[int], ends: list[int]) -> Answer:
 
 
 @contextmanager
-def _only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+def only_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Evaluation mode and `config` alone: what that leaves open, `generate` would fill from the model's own config."""
     was_training = model.training
     # More than one where a wrapper has its own.

@@ -34,6 +34,7 @@ from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_mo
 from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.run_state import restore_run_state
+from tuneoff.training.serving import measure_serving
 from tuneoff.training.session import Session, open_session
 from tuneoff.training.setup import Parts, build
 from tuneoff.training.trainer import Trainer
@@ -99,6 +100,7 @@ class Run:
         self.prepared = False
         self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
+        self.serving: dict = {}
         self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
     def prepare(self, start: dict) -> None:
@@ -172,6 +174,7 @@ class Run:
         try:
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
+            self.serving = measure_serving(parts)
         except StopSignal:
             raise
         except BaseException:
@@ -231,6 +234,7 @@ class Run:
             "metrics": parts.metrics.values(),
             "metric_facts": parts.metrics.facts(),
             "throughput": parts.throughput.facts(),
+            "serving": self.serving,
             "facts": facts,
         }
 

@@ -19,6 +19,7 @@ from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.model_setup import ModelFacts, prepare_model
 from tuneoff.training.schedule import Schedule
+from tuneoff.training.serving_prompt import check_positions
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine
 from tuneoff.training.task_metrics import TaskMetrics, judged_split
@@ -84,7 +85,7 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        order = _make_order(session, dataset)
+        order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
@@ -92,6 +93,7 @@ def build(session: Session) -> Parts:
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
+    check_positions(experiment, model)
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
@@ -228,20 +230,6 @@ def refuse_unjudged(
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
     raise ConfigError(f"{prefix}path", settings.path, allowed)
-
-
-def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:
-    """The order of the training rows, packed where the run asks for it."""
-    experiment = session.experiment
-    rows: Any = dataset.splits["train"]
-    if experiment.packing:
-        rows = data.pack_rows(rows, experiment.max_length)
-    rows_per_step = (
-        experiment.batch_size * experiment.gradient_accumulation_steps * session.ranks.count
-    )
-    kind, value = experiment.budget
-    epochs = value if kind == "epochs" else None
-    return data.StepOrder(rows, experiment.seed, rows_per_step, epochs, experiment.group_by_length)
 
 
 def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:

@@ -29,6 +29,7 @@ from tuneoff.report.charts.style import (
 )
 from tuneoff.report.compare import Comparison, Quality
 from tuneoff.report.rows import Row
+from tuneoff.report.serving import DECODING, saved_mib
 from tuneoff.report.text import cut_name
 
 # The page's first chart: as wide as a page, with larger type.
@@ -98,6 +99,8 @@ def _list_costs(comparison: Comparison) -> list[Cost]:
     return [
         Cost("memory", f"Peak memory while training (GiB{measure})", _peak_of_row, True),
         Cost("speed", "Training speed (tokens/s)", _speed_of_row, False),
+        Cost("saved", "Saved (MiB)", _saved_size_of_row, True),
+        Cost("decoding", "Decoding speed, not merged (tokens/s)", _decoding_of_row, False),
     ]
 
 
@@ -107,6 +110,16 @@ def _peak_of_row(row: Row) -> tuple[float, None] | None:
 
 def _speed_of_row(row: Row) -> tuple[float, float | None] | None:
     speed = row.estimate("throughput.tokens_per_second")
+    return (speed.mean, speed.half) if speed else None
+
+
+def _saved_size_of_row(row: Row) -> tuple[float, None] | None:
+    size = saved_mib(row)
+    return None if size is None else (size, None)
+
+
+def _decoding_of_row(row: Row) -> tuple[float, float | None] | None:
+    speed = row.estimate(DECODING)
     return (speed.mean, speed.half) if speed else None
 
 
@@ -134,7 +147,12 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
     return points
 
 
-def draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
+def draw_trade_off(
+    points: list[Point],
+    quality: Quality,
+    cost: Cost,
+    size: Size,
+) -> Figure:
     """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means."""
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
@@ -178,7 +196,12 @@ def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point
     return [points[index] for index in front]
 
 
-def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> list[Box]:
+def _front_boxes(
+    front: list[Point],
+    x_axis: Axis,
+    y_axis: Axis,
+    cost: Cost,
+) -> list[Box]:
     """Where the front's line runs, for labels to keep away from."""
     boxes = []
     ordered = sorted(front, key=lambda point: point["x"])
