@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, SingleSet
 from tuneoff.config.templates import NAMED_TEMPLATES
 from tuneoff.data.chat_template import ChatTemplate
 from tuneoff.data.named_template import NamedTemplate
@@ -11,7 +11,7 @@ from tuneoff.data.plain_template import PlainTemplate
 Template = PlainTemplate | ChatTemplate | NamedTemplate
 
 
-def choose_template(data: Data, tokenizer: PreTrainedTokenizerBase) -> Template:
+def choose_template(data: SingleSet, tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return the template that `data.template` means with this tokenizer.
 
     Raises:

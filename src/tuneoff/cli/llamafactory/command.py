@@ -71,13 +71,18 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
+def write_choice(value: str) -> str:
+    """Return a choice as Hydra has it inside: several sets are one word."""
+    return value.strip("[]").replace(",", "+")
+
+
 def write_yaml(words: dict[str, str]) -> str:
     """Return the words as a YAML of ours: python train.py -cd FOLDER -cn NAME."""
     defaults: list[Any] = ["config"]
     content: dict[str, Any] = {"defaults": defaults}
     for key, value in words.items():
         if key in CHOICES:
-            defaults.append({f"override {key}": value})
+            defaults.append({f"override {key}": write_choice(value)})
             continue
         *parents, name = key.split(".")
         place = content

@@ -1,5 +1,7 @@
 """The data of a YAML of LLaMA-Factory: sets, template, what is trained of them, packing, and validation rows."""
 
+import re
+
 from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
 from tuneoff.cli.llamafactory.keys import OFF
 from tuneoff.cli.llamafactory.translation import Translation
@@ -7,7 +9,6 @@ from tuneoff.config.templates import NAMED_TEMPLATES
 
 # Templates that put an empty thought before each answer without one.
 THINKING = ("qwen3", "qwen3_5", "qwen3_vl", "deepseekr1", "glm4_moe", "hunyuan", "mimo")
-TAKES_SEVERAL = False  # until several sets can train in one run
 # How several sets become one, with ours.
 MIXING = {
     "concat": "concatenate",
@@ -42,20 +43,21 @@ def _for_each(prefixes: list[str], *words: str) -> list[str]:
 
 def _take_sets(result: Translation) -> list[str]:
     """Take the sets; returns their names."""
-    names = result.get("dataset")
+    written = result.get("dataset")
     folder = result.get("dataset_dir", "data")
     result.ignore("dataset_dir", "is where the files are looked for")
-    if names is None:
+    if written is None:
         result.refuse("dataset", "must be given")
         return []
-    listed = names if isinstance(names, list) else str(names).split(",")
+    listed = written if isinstance(written, list) else str(written).split(",")
     listed = [str(name).strip() for name in listed]
+    names = [re.sub(r"\W", "_", name) for name in listed]
     try:
         info, place = find_info(folder, result.source)
         sets = [translate_set(name, info, place, result.stage) for name in listed]
     except UnusableSet as error:
         result.refuse("dataset", str(error))
-        return listed
+        return names
     if any("columns.messages" not in each for each in sets) and result.stage == "sft":
         result.warn("an input follows its instruction after one line break there, after two here")
     if len(sets) == 1:
@@ -64,16 +66,15 @@ def _take_sets(result: Translation) -> list[str]:
         result.take("dataset", *words)
         for key in ("mix_strategy", "interleave_probs"):
             result.ignore(key, "there is one set")
-    elif not TAKES_SEVERAL:
-        result.refuse("dataset", "needs several sets in one run")
     else:
-        _take_several(result, listed, sets)
-    return listed
+        _take_several(result, names, sets)
+    return names
 
 
 def _take_several(result: Translation, names: list[str], sets: list[dict[str, str]]) -> None:
     """Take sets that train together."""
-    words = ["data=sets"]
+    listed = ",".join(f"{name}:json" for name in names)
+    words = [f"data=[{listed}]"]
     for name, settings in zip(names, sets, strict=True):
         for key, value in settings.items():
             if key != "name":

@@ -4,7 +4,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneoff.cli.llamafactory.command import list_words, quote, write_command
+from tuneoff.cli.llamafactory.command import (
+    CHOICES,
+    list_words,
+    quote,
+    write_choice,
+    write_command,
+)
 from tuneoff.cli.llamafactory.translate import translate
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config import BUDGETS, ConfigError, find_method_options
@@ -98,7 +104,8 @@ def write_grid(words: dict[str, str]) -> str:
     entries = []
     for key, value in words.items():
         if not key.startswith("hydra."):
-            entries.append(f"{key}:{quote_text(quote(value))}")
+            written = write_choice(value) if key in CHOICES else quote(value)
+            entries.append(f"{key}:{quote_text(written)}")
     return "{" + ",".join(entries) + "}"
 
 
