@@ -31,7 +31,8 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Columns, Data, Forgetting, Splits
+from tuneoff.config.data import Columns, SingleSet, Splits
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.experiment import BUDGETS, Experiment, derive_seed
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
@@ -78,6 +79,7 @@ __all__ = [
     "Optimizer",
     "Role",
     "Scheduler",
+    "SingleSet",
     "Splits",
     "Task",
     "Tracker",

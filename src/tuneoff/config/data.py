@@ -1,4 +1,4 @@
-"""Data settings: where rows come from, which columns count, and how they become splits and text."""
+"""Settings of a data set: where rows come from, which columns count, and how they become splits and text."""
 
 from dataclasses import dataclass, field, fields
 
@@ -96,11 +96,11 @@ class Splits:
 
 
 @dataclass
-class Data:
+class SingleSet:
     """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (`tuneoff:NAME`)."""
 
-    name: str = MISSING
-    """The set's name in tables and records."""
+    name: str = ""
+    """The set's name in tables and records; among several sets it is its key in data.sets."""
     path: str = MISSING
     """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (tuneoff:NAME)."""
     subset: str | None = None
@@ -139,6 +139,8 @@ class Data:
     """The same in optimizer steps, instead of epochs."""
     default_max_length: int = at_least(1024, 2)
     """max_length on this set where none is given."""
+    weight: float = above(1.0, 0)
+    """Rows of this set for each row of one of weight 1, where several are interleaved."""
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""
@@ -211,11 +213,3 @@ class Data:
     def on_hub(self) -> bool:
         """Whether `path` names a set of the hub."""
         return not is_shipped(self.path) and not exists(expand_user(self.path))
-
-
-@dataclass
-class Forgetting:
-    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
-
-    data: Data | None = None
-    """The second set: the name of a YAML in conf/data, and the keys in it; null measures none."""

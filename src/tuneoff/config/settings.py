@@ -17,7 +17,7 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Data, Forgetting
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import (

@@ -2,14 +2,14 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, SingleSet
 from tuneoff.data.chat_template import ChatTemplate
 from tuneoff.data.plain_template import PlainTemplate
 
 Template = PlainTemplate | ChatTemplate
 
 
-def choose_template(data: Data, tokenizer: PreTrainedTokenizerBase) -> Template:
+def choose_template(data: SingleSet, tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return the template that `data.template` means with this tokenizer.
 
     Raises:
