@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import (
     BASIC,
@@ -53,6 +53,20 @@ class GaLore(Method):
 
     packages = ("galore-torch",)
     own_family = "projection"
+    elsewhere: ClassVar[dict[str, str]] = {
+        "use_galore=true": "galore",
+        "galore_layerwise=true": "galore_layerwise",
+    }
+    foreign_defaults: ClassVar[dict[str, str]] = {
+        "galore_scale": "2.0"
+    }  # 0.25 in its documentation
+    # Its layer-wise mode clips nothing, since the gradients are gone when it would.
+    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {
+        "galore_layerwise": {"max_grad_norm": "null"}
+    }
+    foreign_notes: ClassVar[dict[str, str]] = {
+        "galore_layerwise": "layer-wise GaLore there ignores schedule, warm-up and clip, and here the first two count"
+    }
     optimizers = BASIC
     galore_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import (
     ConfigError,
@@ -28,6 +28,19 @@ class LoRA(Method):
     keeps_base = True
     own_family = "low_rank"
     packages = ("peft",)
+    elsewhere: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("finetuning_type=lora", "adapter=lora", "peft_type=lora"), "lora"),
+        "use_rslora=true": "rslora",
+        "loraplus_lr_ratio": "loraplus",
+        "use_dora=true": "dora",
+        **dict.fromkeys(("pissa_init=true", "use_pissa=true", "init_lora_weights=pissa"), "pissa"),
+    }
+    foreign_options: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
+        **dict.fromkeys(("target_modules", "lora_target_modules"), "lora_target"),
+        **dict.fromkeys(("modules_to_save", "lora_modules_to_save"), "additional_target"),
+        "adapter_name_or_path": "adapter_path",
+    }
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
     lora_alpha: float | None = above(None, 0)

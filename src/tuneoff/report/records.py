@@ -29,6 +29,7 @@ class Curve:
 
     train: np.ndarray
     validation: np.ndarray
+    not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
 
 
 @dataclass(frozen=True)
