@@ -13,7 +13,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,14 +33,23 @@ from tuneoff.jobs.work import TrainWork
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
+
+
+def has_tuner(method: str) -> bool:
+    """Whether a choice's YAML names one of PEFT's tuners."""
+    return "/peft_type@peft" in (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
+
+
 # Every choice of `method`, and those of README's first table: tests over METHODS run through each of these.
 FOUND = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 METHODS = sorted(re.findall(r"^\| (\w+) \| [\d.]+ %", (ROOT / "README.md").read_text(), re.M))
-# The others have a matrix of their own, tests/test_shelf.py. Slow tests run it for all of them; a normal run would be
-# minutes longer, and takes a tenth: those whose name's hash falls on the part that the environment names. The hash
-# keeps a choice in its part when others come, and .ci/run goes on to the next part with each commit.
-SHELF = sorted(set(FOUND) - set(METHODS))
-PARTS = 10
+# The others have matrices of their own: PEFT's tuners in tests/test_shelf.py, and what trains otherwise in
+# tests/test_shelf_optimizers.py. Slow tests run them for all; a normal run would be minutes longer, and takes a sixteenth:
+# those whose name's hash falls on the part that the environment names. The hash keeps a choice in its part when others
+# come, and .ci/run goes on to the next part with each commit.
+SHELF = sorted(name for name in set(FOUND) - set(METHODS) if has_tuner(name))
+FURTHER = sorted(set(FOUND) - set(METHODS) - set(SHELF))
+PARTS = 16
 PART = int(os.environ.get("TUNEOFF_TESTS_PART", "0")) % PARTS
 QUICK = [
     "tracker=none",
@@ -54,6 +64,14 @@ QUICK = [
 def in_this_part(method: str) -> bool:
     """Whether a normal run tests a choice of the shelf."""
     return zlib.crc32(method.encode()) % PARTS == PART
+
+
+def quick_of(cases: Iterable[str], *quick: str) -> list:
+    """The cases of a family of tests: those that are named run each time, the others with the slow tests."""
+    listed = list(cases)
+    assert set(quick) <= set(listed)
+    slow = pytest.mark.slow
+    return [pytest.param(case, marks=() if case in quick else slow) for case in listed]
 
 
 CHOICES = ("method", "model", "data", "forgetting.data")  # keys that choose a file of conf

@@ -1,5 +1,7 @@
 """Chat: a saved model answers as it was trained to, alone or beside another; a folder without one is a line."""
 
+import argparse
+import io
 import json
 import shutil
 import subprocess
@@ -46,6 +48,21 @@ def test_a_run_is_asked_as_it_was_trained(runs):
     assert type(SavedModel(runs[0]).model).__name__.startswith("Peft")
 
 
+class Echo:
+    """Answers with how many turns it was given."""
+
+    def answer(self, conversation, max_new_tokens):
+        return f"{len(conversation)} of {max_new_tokens}"
+
+
+def test_a_line_is_a_turn_and_new_forgets_those_before(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/new\nthree\n"))
+    options = argparse.Namespace(folders=["a"], prompt=None, max_new_tokens=8)
+    chat.chat([Echo()], options)
+    assert capsys.readouterr().out.splitlines() == ["1 of 8", "3 of 8", "1 of 8"]
+
+
+@pytest.mark.slow
 def test_one_model_answers_each_line_and_two_stand_side_by_side(runs, monkeypatch):
     alone = ask(TINY, "--max-new-tokens", 8, typed="def f(): return 1\n\n/new\n")
     assert (alone.returncode, alone.stderr) == (0, "") and alone.stdout.strip()

@@ -1,7 +1,7 @@
 """Contracts 2, 4 and 5: the same command gives the same bits, micro-batches change nothing, a seed's methods share."""
 
 import pytest
-from helpers import METHODS, apart, trajectory
+from helpers import METHODS, apart, quick_of, trajectory
 
 OWN = {
     "galore": ["galore_rank=8"],
@@ -11,11 +11,15 @@ OWN = {
 }
 
 
+# Layer-wise GaLore steps within each micro-batch.
+WHOLE_STEPS = [method for method in METHODS if method != "galore_layerwise"]
+
+
 def own(method):
     return [f"method={method}", *OWN.get(method, [])]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "lora", "galore", "badam"))
 def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method):
     for name in ("first", "second"):
         run(*own(method), "max_steps=5", folder=tmp_path / name)
@@ -24,7 +28,7 @@ def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method)
     assert len(first) == 7 and first == second
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "galore_layerwise"])
+@pytest.mark.parametrize("method", quick_of(WHOLE_STEPS, "lora", "badam_ratio"))
 def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_run, tmp_path, method):
     """16 rows, 2 times 8, 4 times 4, of unequal lengths. (What Adam makes of the last bits is its own affair: its first
     step divides each by itself; with SGD weights agree to 1e-6, as test_step.py shows.)

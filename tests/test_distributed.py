@@ -12,7 +12,16 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from helpers import METHODS, ROOT, hanging_launcher, left_of_session, session, trajectory, wait_for
+from helpers import (
+    METHODS,
+    ROOT,
+    hanging_launcher,
+    left_of_session,
+    quick_of,
+    session,
+    trajectory,
+    wait_for,
+)
 from test_metrics import LEARN, SECOND, SUMS, sums  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -109,6 +118,9 @@ def uneven(tmp_path_factory):
     return path
 
 
+TOGETHER = [method for method in METHODS if method not in ALONE]
+
+
 def choose_uneven(rows) -> list[str]:
     """The options of one epoch over rows of uneven lengths, with clipping."""
     return [
@@ -121,7 +133,7 @@ def choose_uneven(rows) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ALONE])
+@pytest.mark.parametrize("method", quick_of(TOGETHER, "full", "lora"))
 def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method):
     options = [f"method={method}", *choose_uneven(uneven), *OPTIONS.get(method, [])]
     one = run(*options, "batch_size=4")
@@ -437,6 +449,7 @@ def test_sigkill_of_torchrun_leaves_nothing(launch, tmp_path):
     assert psutil.wait_procs(ranks, timeout=10)[1] == []
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_when_a_rank_of_one_job_is_killed(launch, tmp_path):
     process = launch(
         "-m", "method=full,lora", "num_processes=2", "hydra.sweep.dir=sweep", "max_steps=20"

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import METHODS, bound, prepare_run
+from helpers import METHODS, bound, prepare_run, quick_of
 
 from tuneoff.config import ConfigError
 
@@ -28,6 +28,10 @@ CASES |= {
     "untied_converted": ["method=pissa", "pissa_convert=true", "pissa_iter=-1"],
     "bf16_converted": ["method=pissa", "pissa_convert=true", "pure_bf16=true"],
 }
+IN_BF16 = [case for case in CASES if case.startswith("bf16")]
+PRECISE = [case for case in CASES if case not in IN_BF16]
+QUICK_PRECISE = ("full", "lora", "pissa", "converted", "untied_galore", "extra_embeddings")
+QUICK_IN_BF16 = ("bf16_full", "bf16_lora")
 
 # Beside logits, for a merged model: by how many roundings its weights differ from the adapter merged in float32.
 LOAD = """
@@ -119,7 +123,7 @@ def difference(one, other):
     return float((one.float() - other.float()).abs().max())
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("bf16")])
+@pytest.mark.parametrize("case", quick_of(PRECISE, *QUICK_PRECISE))
 def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
     method, trained, loaded, _, _ = exported(case)
     largest = max(difference(logits, trained) for logits in loaded.values())
@@ -128,7 +132,7 @@ def test_a_fresh_process_gives_the_trained_logits(exported, measured, case):
     assert ("merged" in loaded) == ("once" in loaded and "twice" in loaded)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("bf16")])
+@pytest.mark.parametrize("case", quick_of(IN_BF16, *QUICK_IN_BF16))
 def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported, measured, case):
     method, trained, loaded, roundings, facts = exported(case)
     assert trained.dtype == loaded["once"].dtype == torch.bfloat16
@@ -148,7 +152,7 @@ def test_in_bf16_full_weights_and_adapters_are_exact_and_merging_rounds(exported
         )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick_of(CASES, *QUICK_PRECISE, *QUICK_IN_BF16))
 def test_an_adapter_loaded_twice_is_one_adapter(exported, case):
     _, _, loaded, _, _ = exported(case)
     assert torch.equal(loaded["once"], loaded.get("twice", loaded["once"]))

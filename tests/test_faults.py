@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from helpers import METHODS, finish
+from helpers import METHODS, finish, quick_of
 
 from tuneoff import record
 from tuneoff.training import checkpoint
@@ -157,7 +157,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, train):
     assert losses((folder / "metrics.jsonl").read_text()) == losses(whole)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "full", "galore_layerwise", "lora"))
 def test_a_gradient_that_is_no_number_is_a_record(settings, tmp_path, method):
     """In step 3: said so, with what was trained before in the record and, whole, in the checkpoint."""
     from tuneoff.training.run import train as train_here

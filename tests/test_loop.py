@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from helpers import METHODS, Killed, kill_inside
+from helpers import METHODS, Killed, kill_inside, quick_of
 
 from tuneoff import record
 
@@ -156,7 +156,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(run, tmp_path):
         assert kept[1] < kept[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "lora", "galore"))
 def test_precisions_are_what_they_say(run, quick_run, tmp_path, method):
     extra = ["galore_rank=8"] if "galore" in method else []
     full, _ = quick_run(method)

@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 import torch
-from helpers import METHODS
+from helpers import METHODS, quick_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
@@ -345,7 +345,7 @@ def test_layers_head_and_embeddings_are_found_through_the_model(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "full", "lora", "badam"))
 def test_every_method_trains_every_architecture(settings, architecture, method):
     """Three steps on padded rows: what may train has moved, nothing else has, and the loss is lower."""
     experiment, chosen, _ = settings(
@@ -385,7 +385,7 @@ def test_every_method_trains_every_architecture(settings, architecture, method):
 
 
 # ---------------------------------------------------------------- 8-bit AdamW, on a CPU
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "full", "badam_ratio"))
 def test_eight_bit_adamw_trains_near_adamw_in_less_state(run, quick_run, tmp_path, method):
     more = ["galore_rank=8"] if "galore" in method else []
     if method == "badam_ratio":

@@ -163,7 +163,13 @@ def test_a_torn_gguf_file_is_refused_in_a_line(settings, gguf, tmp_path, size):
 
 # ---------------------------------------------------------------- quantisation
 @pytest.mark.parametrize(
-    ("method", "bits"), [("lora", 4), ("lora", 8), ("dora", 4), ("loraplus", 4)]
+    ("method", "bits"),
+    [
+        ("lora", 4),
+        ("dora", 4),
+        pytest.param("lora", 8, marks=pytest.mark.slow),
+        pytest.param("loraplus", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_adapters_train_on_quantised_weights(trained, debug_model, bits, method):
     training, moved = trained(

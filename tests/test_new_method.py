@@ -60,7 +60,9 @@ def train(folder, model, *overrides):
     )
 
 
-@pytest.mark.parametrize("contract", ["tuneoff.methods", "tuneoff.config"])
+@pytest.mark.parametrize(
+    "contract", ["tuneoff.methods", pytest.param("tuneoff.config", marks=pytest.mark.slow)]
+)
 def test_a_method_from_another_folder_trains(tmp_path, debug_model, contract):
     """The contract is found at its old place for a version too; a file that begins with `_` is no method itself."""
     files = {

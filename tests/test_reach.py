@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import METHODS
+from helpers import METHODS, quick_of
 
 from tuneoff.record import read_json
 
@@ -23,7 +23,7 @@ def count_changed(before: dict, model) -> tuple[int, int]:
     return entries, whole
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "lora", "badam_ratio"))
 def test_the_record_counts_the_weights_that_have_changed(new_run, method):
     options = [*IN_TURN.get(method, []), *BELOW_RANK.get(method, [])]
     training = new_run(f"method={method}", *SHORT, *options)
@@ -102,7 +102,7 @@ def test_a_projection_that_is_never_renewed_is_told_before_and_in_the_record(run
     assert warning.partition("=")[0] not in " ".join(result["facts"]["warnings"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "galore", "badam"))
 def test_the_embedded_budget_lets_every_method_do_all_that_it_does(settings, untied_model, method):
     """The defaults for the model that ships: nothing is told of a budget that is too short."""
     experiment, chosen, _ = settings(

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from helpers import quick_of
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from tuneoff.cli.summary import format_run_summary
 from tuneoff.distributed.stop import StopSignal
@@ -55,24 +57,29 @@ def change_a_setting(file):
 
 SPOILED = [
     ("method=full", WHOLE, lose_a_tensor, "missing weights: model.norm.weight"),
+    ("method=badam", WHOLE, tear, "cannot be read back"),
+    ("method=freeze", WHOLE, change_a_setting, "is another model than the trained one"),
+    ("method=lora", ADAPTER, rename_a_tensor, "missing weights"),
+    ("method=rslora", ADAPTER, change_values, "is another model than the trained one"),
+    ("method=pissa", f"base/{WHOLE}", change_values, "is another model than the trained one"),
+]
+ALSO_SPOILED = [
     ("method=full", WHOLE, rename_a_tensor, "missing weights: model.norm.weight"),
     ("method=full", WHOLE, cut_a_tensor, "cannot be read back"),
     ("method=galore_layerwise", WHOLE, change_values, "is another model than the trained one"),
-    ("method=badam", WHOLE, tear, "cannot be read back"),
-    ("method=freeze", WHOLE, change_a_setting, "is another model than the trained one"),
     ("method=lora", ADAPTER, lose_a_tensor, "missing weights: base_model.model.model.layers.2"),
-    ("method=lora", ADAPTER, rename_a_tensor, "missing weights"),
     ("method=dora", ADAPTER, cut_a_tensor, "cannot be read back"),
-    ("method=rslora", ADAPTER, change_values, "is another model than the trained one"),
     ("method=loraplus", ADAPTER, tear, "cannot be read back"),
     ("method=lora", ADAPTER, change_a_setting, "is another model than the trained one"),
     ("method=pissa", f"base/{WHOLE}", lose_a_tensor, "missing weights: model.norm.weight"),
-    ("method=pissa", f"base/{WHOLE}", change_values, "is another model than the trained one"),
     ("method=pissa pissa_convert=true", ADAPTER, change_values, "is another model than"),
 ]
 
 
-@pytest.mark.parametrize(("words", "name", "spoil", "reason"), SPOILED)
+@pytest.mark.parametrize(
+    ("words", "name", "spoil", "reason"),
+    [*SPOILED, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALSO_SPOILED)],
+)
 def test_a_spoiled_export_fails_the_run_and_stays(
     run, tmp_path, monkeypatch, words, name, spoil, reason
 ):
@@ -120,6 +127,16 @@ def test_an_adapter_on_the_tied_weight_is_read_back_beside_the_trained_model(run
     assert result["facts"]["merged_logits_difference"] <= 1e-4
 
 
+def test_each_part_of_a_model_is_read_back_with_its_own_attention():
+    """Gemma 4's audio tower has no sdpa, which its language model was loaded with."""
+    config = AutoConfig.for_model("llava")
+    config._attn_implementation_internal = "sdpa"
+    config.vision_config._attn_implementation_internal = "eager"
+    attention = reading_back.name_attention(config)
+    assert attention[""] == "sdpa" and attention["vision_config"] == "eager"
+    assert reading_back.name_attention(AutoConfig.for_model("llama")).keys() == {""}
+
+
 def test_no_memory_for_reading_back_is_told_as_that(run, monkeypatch):
     def too_large(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -134,18 +151,18 @@ def every_model_is_large(monkeypatch):
     monkeypatch.setattr(reading_back, "BESIDE_BYTES", 0)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "method=full",
-        "method=galore galore_rank=8",
-        "method=badam",
-        "method=lora export_merged=true",
-        "method=dora additional_target=[norm] export_merged=true",
-        "method=pissa export_merged=true",
-        "method=pissa pissa_convert=true export_merged=true",
-    ],
+LARGE = (
+    "method=full",
+    "method=galore galore_rank=8",
+    "method=badam",
+    "method=lora export_merged=true",
+    "method=dora additional_target=[norm] export_merged=true",
+    "method=pissa export_merged=true",
+    "method=pissa pissa_convert=true export_merged=true",
 )
+
+
+@pytest.mark.parametrize("words", quick_of(LARGE, LARGE[0], LARGE[3], LARGE[6]))
 def test_a_large_model_makes_room_for_its_export(new_run, every_model_is_large, monkeypatch, words):
     """When the export is loaded, nothing of the weights that it brings along is in memory a second time."""
     training = new_run(*words.split(), *SAVED)
@@ -197,9 +214,23 @@ def test_a_stop_while_an_export_is_read_back(run, tmp_path, monkeypatch, every_m
 
 
 # ---------------------------------------------------------------- quantised bases
-@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+QUANTISED = [
+    ("8bit", ["pure_bf16=true"]),
+    ("4bit", []),
+]
+ALSO_QUANTISED = [
+    ("8bit", []),
+    ("8bit", ["mixed_precision=bf16"]),
+    ("8bit", ["dtype=bfloat16"]),
+    ("4bit", ["pure_bf16=true"]),
+    ("4bit", ["mixed_precision=bf16"]),
+    ("4bit", ["dtype=bfloat16"]),
+]
+
+
 @pytest.mark.parametrize(
-    "precision", [[], ["pure_bf16=true"], ["mixed_precision=bf16"], ["dtype=bfloat16"]]
+    ("bits", "precision"),
+    [*QUANTISED, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALSO_QUANTISED)],
 )
 def test_an_adapter_on_quantised_weights_is_read_back_and_merged(run, tmp_path, bits, precision):
     from transformers import AutoModelForCausalLM

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from helpers import QUICK, ROOT
 
 NAMED_BLOCK = re.compile(r"`(mine/\S+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
@@ -72,6 +73,7 @@ def test_the_method_in_readme_trains_as_it_stands(tmp_path, debug_model):
     assert "Biases and norms train" in explained.stdout, explained.stderr
 
 
+@pytest.mark.slow
 def test_the_yaml_in_readme_runs_as_it_stands(tmp_path, debug_model):
     assert write_files(section("Train"), tmp_path) == ["mine/my.yaml"]
     command = "python train.py -cd mine -cn my"

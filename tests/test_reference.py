@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import METHODS
+from helpers import METHODS, quick_of
 from torch import nn
 
 from tuneoff.config import derive_seed
@@ -374,7 +374,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick_of(METHODS, "loraplus", "galore_layerwise", "badam"))
 def test_the_logged_rate_is_the_applied_one(settings, tmp_path, monkeypatch, method):
     """For every weight of every group at every step, read where the step is computed: in the class furthest down.
 

@@ -33,6 +33,8 @@ OWN = {
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
+    *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
+    ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
     ("lora", ["mixed_precision=bf16"]),
@@ -60,9 +62,10 @@ def options(method, parts=2):
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        *((method, []) for method in METHODS),
+        ("full", []),
+        ("galore_layerwise", []),
+        ("lora", []),
         ("badam", BF16),
-        ("full", EIGHT_BIT),
         ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],

@@ -163,6 +163,7 @@ def test_a_launcher_that_passes_ctrl_c_on_is_no_second_one():
     assert request.is_set() and request.name == "Ctrl-C"
 
 
+@pytest.mark.slow
 def test_the_command_that_a_stopped_run_prints_goes_on(launch, tmp_path):
     """Typed in a terminal: Ctrl-C, and then what its last line says."""
     process = launch("method=lora", "max_steps=200", 'tags=["two words"]')

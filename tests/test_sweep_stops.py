@@ -59,6 +59,7 @@ def test_a_memory_limit_and_a_killed_job(launch_sweep, sweep, tmp_path):
     assert code == 1
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_sweep_and_its_resume(launch_sweep, sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1", "max_steps=40", "save_every=2"]
     process = launch_sweep(*words)
@@ -95,6 +96,7 @@ def test_ctrl_c_once_and_the_same_command_goes_on(launch_sweep, sweep, tmp_path)
     assert read_json(folder / "result.json")["resumed_at_step"] >= 5
 
 
+@pytest.mark.slow
 def test_two_launchers_share_a_sweep(launch_sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1,2,3"]
     both = [launch_sweep(*words), launch_sweep(*words)]

@@ -15,6 +15,7 @@ from tuneoff.record import read_json
 from tuneoff.sweeps.progress import JobRow, describe_unfinished
 
 
+@pytest.mark.slow
 def test_a_failed_job_stops_nothing_and_is_tried_again_alone(sweep, tmp_path):
     hook = tmp_path / "hook"
     hook.mkdir()
@@ -131,6 +132,7 @@ def test_a_job_that_cannot_begin_keeps_what_is_there_and_is_done_again_alone(
     )
 
 
+@pytest.mark.slow
 def test_predictions_leave_results_alone(sweep, tmp_path):
     assert sweep("-m", "method=full")[0] == 0
     result = next((tmp_path / "sweep").rglob("result.json"))
@@ -142,6 +144,7 @@ def test_predictions_leave_results_alone(sweep, tmp_path):
     assert result.stat().st_mtime_ns == stamp and (result.parent / "prediction.json").exists()
 
 
+@pytest.mark.slow
 def test_jobs_that_would_not_fit_are_not_started(sweep, tmp_path):
     code, out, _err = sweep(
         "-m", "method=full", "batch_size=4,256", "max_steps=1", "skip_if_over_gib=0.8"
@@ -172,6 +175,7 @@ def test_fail_fast_stops_at_the_first_failure(sweep, tmp_path):
     assert err.splitlines()[-1].startswith("error: fail_fast=true: failed:")
 
 
+@pytest.mark.slow
 def test_no_secret_is_written(sweep, tmp_path):
     """Neither by Hydra, nor in a record, nor by a tracker, nor in what the user sees."""
     secret = "s3cr3tOfMine"
@@ -212,6 +216,7 @@ def test_a_damaged_record_is_a_failed_job_that_is_done_again(tmp_path, content):
     assert not TrainWork.is_done(tmp_path, Mock(rerun=False))
 
 
+@pytest.mark.slow
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
     common = ["-m", "method=full", "max_steps=4", "data.path=tuneoff:docstrings", "data.limit=200"]

@@ -121,6 +121,7 @@ def test_other_releases_are_refused(tmp_path):
     ".".join(map(str, sys.version_info[:3])) != RELEASE,
     reason=f"the corpus is rebuilt from the library of CPython {RELEASE}",
 )
+@pytest.mark.slow
 def test_rebuilding_gives_the_same_bytes(tmp_path):
     build_corpus.build(Path(sysconfig.get_path("stdlib")), tmp_path)
     for name in FILES:

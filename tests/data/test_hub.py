@@ -80,6 +80,7 @@ def test_a_model_and_a_set_of_the_hub_are_fetched_without_a_word(hub, home):
     assert any("/resolve/" in request for request in hub.requests)
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_is_told_with_what_helps(hub, tmp_path):
     asked = {
         ("models", "gated/tiny"): "model.path=gated/tiny: is gated: ask for access at "

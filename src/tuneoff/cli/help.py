@@ -138,7 +138,10 @@ def _write_choices(
     yield ""
 
 
-def _find_owners(key: str, methods: dict[str, Choice]) -> tuple[list[str], Option] | None:
+def _find_owners(
+    key: str,
+    methods: dict[str, Choice],
+) -> tuple[list[str], Option] | None:
     """The methods that have an option, and the option with its default in the first of them."""
     names = []
     first = None

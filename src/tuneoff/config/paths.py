@@ -107,7 +107,13 @@ def _is_data_file(file: Path, root: Path) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _hash_content(path: Path, inode: int, size: int, mtime_ns: int, ctime_ns: int) -> str:
+def _hash_content(
+    path: Path,
+    inode: int,
+    size: int,
+    mtime_ns: int,
+    ctime_ns: int,
+) -> str:
     """A hash of a file's content; read once as long as the file is the same, since each point of a sweep asks.
 
     The time of the last change (ctime) tells what size and age do not: nobody can set it.

@@ -17,7 +17,7 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Data, Forgetting
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.keeping import KeepingSettings
 from tuneoff.config.model import Model
@@ -32,6 +32,7 @@ from tuneoff.config.options import (
     setting,
 )
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.measure.cards import CPU, list_cards
 from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
@@ -75,6 +76,8 @@ class RunSettings:
     """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
     rerun: bool = setting(False, INCIDENTAL)
     """Replace a finished run that is in the folder already."""
+    llamafactory: str | None = setting(None, INCIDENTAL)
+    """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
     """Show a progress line in the terminal."""
 
@@ -220,6 +223,8 @@ class LimitSettings:
 
     gib: float | None = above(None, 0, INCIDENTAL)
     """GiB for which a prediction finds the largest batch_size that fits."""
+    device: str | None = one_of(None, *list_cards(), CPU, role=INCIDENTAL)
+    """The device for which a prediction says how long a run takes: a card by its published rates, or this CPU."""
     skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
     """Predict first, and do not start a run that would need more GiB."""
     job_memory_gib: float | None = above(None, 0, INCIDENTAL)

@@ -46,7 +46,12 @@ class DeepSpeed(Sharding):
         """Return the model as it is: the engine brings its parts to the device."""
         return model
 
-    def join(self, model: Any, optimizer: Any, settings: StepSettings) -> tuple[Any, Any]:
+    def join(
+        self,
+        model: Any,
+        optimizer: Any,
+        settings: StepSettings,
+    ) -> tuple[Any, Any]:
         """Return the engine, and an optimizer whose step is the engine's and so does nothing."""
         self.plugin.deepspeed_config.update(describe_engine(settings))
         with quiet_logger():

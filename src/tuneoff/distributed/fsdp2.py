@@ -79,7 +79,12 @@ class Fsdp2(Sharding):
         whole = whole.detach().to(self.ranks.device)
         return distribute_tensor(whole, like.device_mesh, like.placements)
 
-    def join(self, model: Any, optimizer: Any, settings: StepSettings) -> tuple[Any, Any]:
+    def join(
+        self,
+        model: Any,
+        optimizer: Any,
+        settings: StepSettings,
+    ) -> tuple[Any, Any]:
         """Return both as they are: the optimizer was made over the split parameters."""
         return model, optimizer
 

@@ -51,7 +51,8 @@ class RankWatch:
     def __enter__(self) -> "RankWatch":
         if self.ranks.count > 1:
             self._store = connect_to_store()
-            self._store.set(self._key("process"), json.dumps([_machine(), os.getpid()]))
+            process = json.dumps([_machine(), os.getpid()])
+            self._store.set(self._key("process"), process)
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 

@@ -42,7 +42,12 @@ class Sharding:
         """Return the prepared model where it trains, split where it is split."""
         return model.to(self.ranks.device)
 
-    def join(self, model: Any, optimizer: Any, settings: StepSettings) -> tuple[Any, Any]:
+    def join(
+        self,
+        model: Any,
+        optimizer: Any,
+        settings: StepSettings,
+    ) -> tuple[Any, Any]:
         """Return model and optimizer as a step calls them. With DDP, gradients are averaged over the ranks."""
         if self.accelerator.scaler is not None:
             optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)

@@ -147,7 +147,11 @@ def start_process(job: worker.Job) -> RankProcess:
     return RankProcess(process, ours)
 
 
-def describe_rank(rank: int, ranks: int, rendezvous: socket.socket) -> dict[str, str]:
+def describe_rank(
+    rank: int,
+    ranks: int,
+    rendezvous: socket.socket,
+) -> dict[str, str]:
     """What torchrun would put into a rank's environment."""
     host, port = rendezvous.getsockname()
     return {
@@ -191,7 +195,8 @@ def exit_with_the_pool() -> None:
             time.sleep(POLL_SECONDS)
         os._exit(1)  # our job and the forkserver watch us in their turn
 
-    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    watcher = threading.Thread(target=watch, args=(os.getppid(),), daemon=True)
+    watcher.start()
 
 
 @contextmanager

@@ -135,7 +135,8 @@ def log_as_rank(level: int, *more: logging.Handler) -> None:
 
 def limit_threads() -> None:
     """Set the threads that this job's environment says: OpenMP read another when the forkserver imported torch."""
-    values = [os.environ[name] for name in THREADS if os.environ.get(name, "").isdigit()]
+    given = [os.environ.get(name, "") for name in THREADS]
+    values = [value for value in given if value.isdigit()]
     if values:
         import torch
 

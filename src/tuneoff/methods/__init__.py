@@ -34,6 +34,16 @@ class Method:
     optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
+    # Words of other programs that stand for a choice of its family, the more particular below: `key=value`, where the
+    # value may go on, or a key alone. And their names of its options.
+    elsewhere: ClassVar[dict[str, str]] = {}
+    foreign_options: ClassVar[dict[str, str]] = {}
+    # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
+    # know of a choice, and the type of its weights under `bf16: true` (null: float32, of adapters' bases bfloat16).
+    foreign_defaults: ClassVar[dict[str, str]] = {}
+    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
+    foreign_notes: ClassVar[dict[str, str]] = {}
+    foreign_dtype: ClassVar[str | None] = None
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 
@@ -104,7 +114,7 @@ class Method:
         - `refresh_interval`: the number of steps after which its memory repeats; set to 1, the next step refreshes.
         - `extra_state_tensors()`: the tensors that it keeps outside `state`.
         - `costly_phases()` and `enter_phase(phase)`: where what trains changes in turn, the phases that may need the
-          most memory, and a switch to one of them.
+          most memory, and a switch to one of them; `phases_of_cycle()`: all of them, in the model's order.
         """
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 
@@ -138,7 +148,12 @@ class Method:
         parameters = [one for name, one in model.named_parameters() if name in names]
         return sum(map(count_weights, parameters))
 
-    def count_parameters(self, model: Any, optimizer: Any, steps: float) -> dict[str, int]:
+    def count_parameters(
+        self,
+        model: Any,
+        optimizer: Any,
+        steps: float,
+    ) -> dict[str, int]:
         """Return the numbers of weights as a record has them; `steps` is that of `count_reached`."""
         from tuneoff.models.layers import count_all_weights
 
@@ -198,7 +213,12 @@ class Method:
         model.save_pretrained(folder)
         return {}
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
 
         Args:

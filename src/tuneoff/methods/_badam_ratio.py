@@ -100,7 +100,8 @@ class BlockOptimizerRatio(badam.BlockOptimizerRatio):
             masks = min(1, masks)
         elif math.isfinite(masks):
             masks = math.ceil(masks / self.refresh_interval)
-        return sum(int(min(size, masks * self._count_chosen(size))) for size in self._sizes())
+        reached = [min(size, masks * self._count_chosen(size)) for size in self._sizes()]
+        return sum(map(int, reached))
 
     def _sizes(self) -> list[int]:
         """Return the size of every weight that trains."""

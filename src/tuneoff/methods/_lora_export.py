@@ -139,7 +139,11 @@ def list_base_weights(base: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder: Path) -> None:
+def save_converted(
+    model: Any,
+    initial_adapter: dict[str, torch.Tensor],
+    folder: Path,
+) -> None:
     """Save an ordinary adapter of rank 2r for the untouched base: W + s(BA - B0 A0) = W + s [B, -B0] [A; A0].
 
     Args:
@@ -165,5 +169,7 @@ def save_converted(model: Any, initial_adapter: dict[str, torch.Tensor], folder:
     config.inference_mode = True
     config.save_pretrained(folder)
     # Copies, since tied weights among `additional_target` are one, which safetensors does not save.
-    tensors = {name: value.detach().clone().contiguous() for name, value in weights.items()}
+    tensors = {}
+    for name, value in weights.items():
+        tensors[name] = value.detach().clone().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")

@@ -57,7 +57,12 @@ def is_norm(module: nn.Module) -> bool:
     return is_vector and "norm" in type(module).__name__.lower()
 
 
-def wrap_model(model: Any, tuner: str, options: dict[str, Any], targets: list[str] | None) -> Any:
+def wrap_model(
+    model: Any,
+    tuner: str,
+    options: dict[str, Any],
+    targets: list[str] | None,
+) -> Any:
     """Return a `PeftModel` with a new adapter.
 
     Raises:

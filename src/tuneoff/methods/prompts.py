@@ -50,7 +50,12 @@ class Prompts(Peft):
         leave_out_virtual_tokens(model, tokens)
         return model
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load the saved virtual tokens; the logits are those of the row alone."""
         from tuneoff.methods._peft_model import leave_out_virtual_tokens
 

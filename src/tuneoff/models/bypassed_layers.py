@@ -85,7 +85,13 @@ class _WeightWatch(TorchFunctionMode):
         self.running.append(path)
         self.entered.add(path)
 
-    def leave(self, path: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(
+        self,
+        path: str,
+        layer: nn.Module,
+        inputs: Any,
+        output: Any,
+    ) -> None:
         """Note that its call has ended."""
         self.running.remove(path)
 

@@ -28,7 +28,13 @@ def split_matrices(groups: list[dict], model: Any) -> list[dict]:
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` and `torch.optim.AdamW`, each on its own groups, which share rates and state with this one."""
 
-    def __init__(self, groups: list[dict], lr: float, weight_decay: float, **adamw_settings: Any):
+    def __init__(
+        self,
+        groups: list[dict],
+        lr: float,
+        weight_decay: float,
+        **adamw_settings: Any,
+    ):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self.halves: list[tuple[bool, torch.optim.Optimizer]] = []
         matrices = self._list_groups(True)

@@ -135,7 +135,11 @@ def _split_into_pages(columns: Sequence[Column]) -> list[Page]:
     return [[*names, *page] for page in pages]
 
 
-def _fill_pages(together: Sequence[Page], widths: Sequence[int], limit: int) -> list[Page]:
+def _fill_pages(
+    together: Sequence[Page],
+    widths: Sequence[int],
+    limit: int,
+) -> list[Page]:
     """Pages of at most `limit` characters, or of one entry of `together` where that alone is wider."""
     pages: list[Page] = [[]]
     filled = 0

@@ -138,5 +138,6 @@ def _align(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     for row in rows:
         first, *others = row
         cells = [first.ljust(widths[0])]
-        cells += [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        for text, width in zip(others, widths[1:], strict=True):
+            cells.append(text.rjust(width))
         yield "  ".join(cells)

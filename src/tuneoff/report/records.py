@@ -30,6 +30,7 @@ class Curve:
 
     train: np.ndarray
     validation: np.ndarray
+    not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
     second_set: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 

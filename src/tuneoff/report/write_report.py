@@ -59,7 +59,11 @@ def write_report(
     return problems
 
 
-def _write_charts(charts: dict[str, list[Chart]], folder: Path, by_comparison: bool) -> list[str]:
+def _write_charts(
+    charts: dict[str, list[Chart]],
+    folder: Path,
+    by_comparison: bool,
+) -> list[str]:
     """Write the charts of all comparisons, and remove others; returns a line for each that could not be drawn.
 
     Args:

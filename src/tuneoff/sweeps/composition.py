@@ -98,7 +98,10 @@ class Composer:
             config.pop("hydra")
         return Base(pickle.dumps(config), folder, names["subdir"])
 
-    def _split(self, overrides: list[str]) -> tuple[tuple[str, ...], list[Override]]:
+    def _split(
+        self,
+        overrides: list[str],
+    ) -> tuple[tuple[str, ...], list[Override]]:
         """The overrides that Hydra must compose with, and the plain values."""
         choices = []
         values = []

@@ -76,7 +76,10 @@ def keep_methods(grid_method: Override, given_method: Override) -> list[str]:
     return [value for value in list_swept_values(grid_method) if value in wanted]
 
 
-def refuse_other_methods(given: Mapping[str, Override], grids: list[dict[str, Override]]) -> None:
+def refuse_other_methods(
+    given: Mapping[str, Override],
+    grids: list[dict[str, Override]],
+) -> None:
     """Refuse a method of the command line that none of the grids has, where each names its methods.
 
     Raises:

@@ -9,10 +9,19 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, Experiment, Task, check_task, find_method_options
-from tuneoff.jobs.data_check import DataCheck, plan_check
+from tuneoff.config import (
+    ABSENT,
+    ConfigError,
+    Experiment,
+    Task,
+    bind,
+    check_task,
+    find_method_options,
+)
+from tuneoff.config.set_lists import write_as_choices
+from tuneoff.jobs.data_check import DataCheck, plan_checks
 from tuneoff.jobs.devices import check_enough_devices
-from tuneoff.jobs.work import WORKS, Work
+from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
@@ -41,6 +50,7 @@ class Point:
     work_type: type[Work]
     rerun: bool = False
     budget: Budget | None = None  # of a training
+    prediction: PredictWork | None = None  # of a training whose device is named
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -120,13 +130,24 @@ class Plan:
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
-            self.add_data_check(plan_check(experiment, self.needs))
-        budget = find_budget(experiment) if experiment.task is Task.train else None
-        return Point(overrides, folder, is_done, work_type, experiment.rerun, budget)
+            for check in plan_checks(experiment, self.needs):
+                self.add_data_check(check)
+        point = Point(overrides, folder, is_done, work_type, experiment.rerun)
+        if experiment.task is Task.train:
+            point.budget = find_budget(experiment)
+            if experiment.device is not None and not is_done:
+                point.prediction = self._plan_prediction(task, folder)
+        return point
 
-    def add_data_check(self, check: DataCheck | None) -> None:
+    def _plan_prediction(self, task: DictConfig, folder: Path) -> PredictWork:
+        """The work of predicting what a job takes."""
+        task.task = Task.predict
+        experiment, method = bind(task)
+        return PredictWork(experiment, method, folder, {})
+
+    def add_data_check(self, check: DataCheck) -> None:
         """Keep each look at a set once."""
-        if check is not None and check not in self.data_checks:
+        if check not in self.data_checks:
             self.data_checks.append(check)
 
     def add_notes(self, notes: list[str]) -> None:
@@ -137,7 +158,8 @@ class Plan:
     def expand(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each point, with `around` worked out: factors of the value that a key has without them."""
         parser = self.composer.parser
-        points = [list(point) for point in expand_grids(parser, self.grids, self.params, arguments)]
+        expanded = expand_grids(parser, self.grids, self.params, arguments)
+        points = [write_as_choices(point) for point in expanded]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
         if "method" not in given:
@@ -160,7 +182,11 @@ class Plan:
         for values in itertools.product(*axes):
             yield [*point, *values]
 
-    def drop_foreign_options(self, points: list[list[str]], given: set[str]) -> list[list[str]]:
+    def drop_foreign_options(
+        self,
+        points: list[list[str]],
+        given: set[str],
+    ) -> list[list[str]]:
         """The points without those of the `given` options that their method does not have, but others of them do."""
         if not given:
             return points
@@ -179,7 +205,11 @@ class Plan:
             kept_points.append([text for text in point if not override_keys([text]) & foreign])
         return kept_points
 
-    def note_owners(self, known: list[str], options: Mapping[str, set[str]]) -> None:
+    def note_owners(
+        self,
+        known: list[str],
+        options: Mapping[str, set[str]],
+    ) -> None:
         """Note which methods an option is for, where not all of the sweep's have it."""
         for option in known:
             owners = [

@@ -23,6 +23,7 @@ from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
+from tuneoff.sweeps.time_forecast import forecast_sweep
 
 
 class GridSweeper(BasicSweeper):
@@ -84,6 +85,9 @@ class GridSweeper(BasicSweeper):
         for check in self.data_checks:
             run_check(check)
         print(describe_plan(points), file=sys.stderr)
+        if self.config.get("device") is not None:
+            for line in forecast_sweep(points):
+                print(line, file=sys.stderr)
         if self.config.get("dry_run"):
             print("\n".join(list_jobs(points)))
             return
@@ -113,7 +117,11 @@ class GridSweeper(BasicSweeper):
         if unfinished:
             raise RunFailed(unfinished)
 
-    def launch_jobs(self, jobs: list[list[str]], rows: list[JobRow]) -> None:
+    def launch_jobs(
+        self,
+        jobs: list[list[str]],
+        rows: list[JobRow],
+    ) -> None:
         """Give the launcher the jobs' overrides, and keep in their rows what went wrong outside the runs."""
         assert self.launcher is not None
         first = 0
@@ -126,7 +134,10 @@ class GridSweeper(BasicSweeper):
             first += len(batch)
 
 
-def add_sweep_facts(points: list[Point], varied: list[str]) -> list[list[str]]:
+def add_sweep_facts(
+    points: list[Point],
+    varied: list[str],
+) -> list[list[str]]:
     """The overrides of each point, and what its job should know of its sweep.
 
     Overrides of Hydra's own part reach a job under any launcher.

@@ -25,7 +25,11 @@ Differences = dict[
 ]  # by key: the tuned value and the one here, as they are written
 
 
-def find_differences(tuned: dict[str, Any], here: dict[str, Any], space: dict) -> Differences:
+def find_differences(
+    tuned: dict[str, Any],
+    here: dict[str, Any],
+    space: dict,
+) -> Differences:
     """Return the settings in which a comparison's config differs from that of a tuning's trials.
 
     Args:

@@ -151,7 +151,8 @@ def mean_final_loss(trials: Iterable[dict]) -> float:
 
 def read_results(folder: str) -> list[dict]:
     """The results below a folder that a tuning can be read from; one that is damaged is passed over."""
-    results = [read_json(path) or {} for path in sorted(Path(folder).rglob(RESULT))]
+    paths = sorted(Path(folder).rglob(RESULT))
+    results = [read_json(path) or {} for path in paths]
     return [result for result in results if is_trial(result)]
 
 
@@ -223,7 +224,10 @@ def write_tuning_command(command: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def find_tuned_overrides(task: DictConfig, given: Iterable[str]) -> tuple[list[str], list[str]]:
+def find_tuned_overrides(
+    task: DictConfig,
+    given: Iterable[str],
+) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
     tuning = find_tuning(task)
     if not task.tuned_anyway:

@@ -1,10 +1,18 @@
 """The best step: which evaluation of a run was the best so far, and how long ago that was."""
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.config.keeping import BEST, FORGETTING_AWARE
+
+
+class Losses(NamedTuple):
+    """The loss per label token of rows, and of several sets that of each."""
+
+    mean: float
+    by_set: dict[str, float]
 
 
 def check_judged_rows(experiment: Experiment, has_rows: bool) -> None:
@@ -31,17 +39,17 @@ class BestStep:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.step: int | None = None
-        self.losses: dict[
-            str, float
-        ] = {}  # at that step: validation, and second_set where there is one
+        # At that step: validation, and second_set where there is one.
+        self.losses: dict[str, float] = {}
+        self.by_set: dict[str, dict[str, float]] = {}  # the same of each of several sets
         self.score = math.inf
         self.evaluations_since = 0
         self.stopped_at: int | None = None  # the step at which patience ended the run
 
     def note(
         self, step: int, loss: float | None, second: float | None, before: float | None
-    ) -> None:
-        """Take an evaluation into account.
+    ) -> bool:
+        """Take an evaluation into account; return whether it is the best so far.
 
         Args:
             step: after so many optimizer steps.
@@ -50,13 +58,10 @@ class BestStep:
             before: the same before the first step.
         """
         if loss is None:
-            return
+            return False
         score = loss
-        if (
-            self.experiment.save_best == FORGETTING_AWARE
-            and second is not None
-            and before is not None
-        ):
+        counts_forgetting = self.experiment.save_best == FORGETTING_AWARE
+        if counts_forgetting and second is not None and before is not None:
             score += max(0.0, second - before)
         if score < self.score:
             self.step = step
@@ -65,11 +70,24 @@ class BestStep:
             if second is not None:
                 self.losses["second_set"] = second
             self.evaluations_since = 0
-            return
+            return True
         self.evaluations_since += 1
         patience = self.experiment.patience
         if patience is not None and self.evaluations_since >= patience:
             self.stopped_at = step
+        return False
+
+    def keep_by_set(self, validation: Losses | None, second: Losses | None) -> None:
+        """Keep what the losses of the best step are on each of several sets."""
+        self.by_set = {}
+        for stage, losses in (("validation", validation), ("second_set", second)):
+            if losses is not None:
+                self.by_set[stage] = losses.by_set
+
+    def list_losses(self) -> Iterator[tuple[str, Losses]]:
+        """Yield the losses of the best step: on the validation rows, and on the second set where there is one."""
+        for stage, loss in self.losses.items():
+            yield stage, Losses(loss, self.by_set.get(stage, {}))
 
     @property
     def used(self) -> bool:
@@ -81,6 +99,7 @@ class BestStep:
         return {
             "step": self.step,
             "losses": self.losses,
+            "by_set": self.by_set,
             "score": self.score if self.step is not None else None,
             "evaluations_since": self.evaluations_since,
             "stopped_at": self.stopped_at,
@@ -90,6 +109,7 @@ class BestStep:
         """Go on from what `state()` gave."""
         self.step = state["step"]
         self.losses = state["losses"]
+        self.by_set = state["by_set"]
         self.score = math.inf if state["score"] is None else state["score"]
         self.evaluations_since = state["evaluations_since"]
         self.stopped_at = state["stopped_at"]

@@ -64,7 +64,10 @@ def _end_tokens(
     return sorted(ends - {None})
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_left(
+    prompts: Sequence[Sequence[int]],
+    pad: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (input ids, mask), each (rows, longest prompt); the mask is 0 where there is padding."""
     length = max(map(len, prompts))
     input_ids = torch.full((len(prompts), length), pad)

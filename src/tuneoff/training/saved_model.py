@@ -76,7 +76,10 @@ class SavedModel:
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         return {ids[end - 1]} & special
 
-    def _encode(self, conversation: list[Message]) -> tuple[list[int], int, int]:
+    def _encode(
+        self,
+        conversation: list[Message],
+    ) -> tuple[list[int], int, int]:
         """A conversation with an answer: its tokens, and the answer's [start, end) among them."""
         answer: Message = {"role": "assistant", "content": PLACEHOLDER}
         example = Example([*conversation, answer], "", "the prompt")

@@ -42,7 +42,9 @@ class Session:
         Raises:
             StopSignal: in every rank.
         """
-        if self.ranks.count > 1 and any(self.ranks.gather(self.stop.is_set())):
+        if self.ranks.count == 1:
+            return
+        if any(self.ranks.gather(self.stop.is_set())):
             raise StopSignal(f"stopped by {self.stop.name}")
 
     @property

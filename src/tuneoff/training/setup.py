@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
-from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.config import ConfigError, Experiment, SingleSet, derive_seed
 from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.throughput import Throughput
@@ -86,7 +86,7 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        order = _make_order(session, dataset)
+        order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
@@ -165,12 +165,7 @@ def _make_metrics(
             the second set.
     """
     experiment = session.experiment
-    if experiment.test and not dataset.splits["test"]:
-        raise ConfigError(
-            "test",
-            True,
-            f"{experiment.data.name} has no test rows; data.test_share takes some",
-        )
+    check_test(experiment, dataset)
     check_validation(experiment, dataset)
     check_judged_rows(experiment, bool(dataset.splits["validation"]))
     exact_match = None
@@ -188,38 +183,55 @@ def _make_metrics(
     return evaluation, TaskMetrics(experiment, evaluation, exact_match)
 
 
+def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
+    """Refuse to judge on test rows where a set has none.
+
+    Raises:
+        ConfigError: no test rows.
+    """
+    if not experiment.test:
+        return
+    judged = dataset.rows_by_set("test")
+    for name in experiment.data.members:
+        prefix = f"data.sets.{name}." if dataset.set_names else "data."
+        if (name if dataset.set_names else "") not in judged:
+            allowed = f"{name} has no test rows; {prefix}test_share takes some"
+            raise ConfigError("test", True, allowed)
+
+
 def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     """Refuse to train what nothing would judge, unless the settings say that nothing shall.
 
     Raises:
         ConfigError: no validation rows.
     """
-    settings = experiment.data
-    takes_rows = settings.takes_training_rows("validation")
-    goes_without = settings.splits.validation is None and not takes_rows
-    if dataset.splits["validation"] or goes_without:
-        return
-    advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
-    dropped = dataset.dropped["validation"]
+    judged = dataset.rows_by_set("validation")
+    for name, settings in experiment.data.members.items():
+        label = name if dataset.set_names else ""
+        takes_rows = settings.takes_training_rows("validation")
+        goes_without = settings.splits.validation is None and not takes_rows
+        if label not in judged and not goes_without:
+            prefix = f"data.sets.{name}." if label else "data."
+            refuse_unjudged(experiment, settings, prefix, dataset.dropped["validation"])
+
+
+def refuse_unjudged(
+    experiment: Experiment, settings: SingleSet, prefix: str, dropped: int
+) -> NoReturn:
+    """Refuse a set without validation rows.
+
+    Raises:
+        ConfigError: always, and says how to get some.
+    """
+    advice = (
+        f"{prefix}validation_share=0.1 takes some of the training rows, "
+        f"{prefix}splits.validation=null trains without any"
+    )
     if dropped:
         allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
-    raise ConfigError("data.path", settings.path, allowed)
-
-
-def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:
-    """The order of the training rows, packed where the run asks for it."""
-    experiment = session.experiment
-    rows: Any = dataset.splits["train"]
-    if experiment.packing:
-        rows = data.pack_rows(rows, experiment.max_length)
-    rows_per_step = (
-        experiment.batch_size * experiment.gradient_accumulation_steps * session.ranks.count
-    )
-    kind, value = experiment.budget
-    epochs = value if kind == "epochs" else None
-    return data.StepOrder(rows, experiment.seed, rows_per_step, epochs, experiment.group_by_length)
+    raise ConfigError(f"{prefix}path", settings.path, allowed)
 
 
 def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:

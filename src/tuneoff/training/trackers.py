@@ -83,7 +83,7 @@ class Trackers:
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
         flat = flatten(values)
-        numbers = {key: value for key, value in flat.items() if isinstance(value, int | float)}
+        numbers = {key: flat[key] for key in flat if isinstance(flat[key], int | float)}
         for tracker in list(self.accelerator.trackers):
             self._guard(partial(tracker.log, numbers, step=step), tracker)
 

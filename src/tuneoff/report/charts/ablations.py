@@ -44,7 +44,12 @@ def chart_ablations(comparison: Comparison) -> Iterator[Chart]:
             yield make_chart(f"ablation_{file_name(key)}", f"{quality.heading} by {key}", figure)
 
 
-def _make_points(comparison: Comparison, method: str, key: str, quality: Quality) -> list[Point]:
+def _make_points(
+    comparison: Comparison,
+    method: str,
+    key: str,
+    quality: Quality,
+) -> list[Point]:
     """Points of the lines of one method: rows that differ in `key` alone belong to one line."""
     rows = []
     for row in comparison.rows:

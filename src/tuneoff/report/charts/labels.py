@@ -13,7 +13,10 @@ MOST_CHARACTERS = 26  # of a label
 LINE_HEIGHT = 1.15  # of the type's size
 MARK = 6.0  # from a mark's middle to its edge
 # Directions from a point: right, left, above, below, then between them.
-DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+BESIDE = ((1, 0), (-1, 0))
+ABOVE_OR_BELOW = ((0, -1), (0, 1))
+AT_A_CORNER = ((1, -1), (-1, -1), (1, 1), (-1, 1))
+DIRECTIONS = (*BESIDE, *ABOVE_OR_BELOW, *AT_A_CORNER)
 RINGS = (9.0, 17.0, 28.0, 42.0, 60.0, 84.0, 110.0)
 FIRST_WITH_LEADER = 2  # from this ring on a thin line leads from the point to its label
 # What a place for a label costs: over another label or a point, over an interval, and a ring further out.
@@ -141,7 +144,11 @@ def _count_near(marks: Sequence[Box], index: int) -> int:
     return sum(map(reach.overlaps, marks))
 
 
-def _candidates(mark: Box, text: str, font: float) -> list[tuple[int, Box]]:
+def _candidates(
+    mark: Box,
+    text: str,
+    font: float,
+) -> list[tuple[int, Box]]:
     """Where a label may stand: the number of the ring, and the box."""
     width = text_width(text, font)
     height = font * LINE_HEIGHT
@@ -198,7 +205,12 @@ def draw_labels(
 
 
 # ---------------------------------------------------------------- at the ends of lines
-def spread_ends(heights: Sequence[float], least: float, most: float, gap: float) -> list[float]:
+def spread_ends(
+    heights: Sequence[float],
+    least: float,
+    most: float,
+    gap: float,
+) -> list[float]:
     """Return heights in pixels that are `gap` apart or more, in the same order, as near to those given as may be.
 
     Heights less their place times `gap` must not fall. Where they would, the mean of those neighbours takes their

@@ -147,7 +147,12 @@ def _make_points(rows: Sequence[Row], quality: Quality, cost: Cost) -> list[Poin
     return points
 
 
-def draw_trade_off(points: list[Point], quality: Quality, cost: Cost, size: Size) -> Figure:
+def draw_trade_off(
+    points: list[Point],
+    quality: Quality,
+    cost: Cost,
+    size: Size,
+) -> Figure:
     """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means."""
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
@@ -191,7 +196,12 @@ def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point
     return [points[index] for index in front]
 
 
-def _front_boxes(front: list[Point], x_axis: Axis, y_axis: Axis, cost: Cost) -> list[Box]:
+def _front_boxes(
+    front: list[Point],
+    x_axis: Axis,
+    y_axis: Axis,
+    cost: Cost,
+) -> list[Box]:
     """Where the front's line runs, for labels to keep away from."""
     boxes = []
     ordered = sorted(front, key=lambda point: point["x"])
