@@ -18,7 +18,6 @@ from tuneoff.config.binding import (
     identify_run,
     method_packages,
     resolve_config,
-    schemas,
 )
 from tuneoff.config.choices import (
     BASIC,
@@ -42,6 +41,7 @@ from tuneoff.config.options import (
     above,
     as_names,
     at_least,
+    check_package,
     check_ranges,
     find_columns,
     find_settings,
@@ -62,6 +62,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.registered import schemas
 from tuneoff.config.sharding import is_split
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "at_least",
     "bind",
     "check_config",
+    "check_package",
     "check_ranges",
     "check_task",
     "data_files",

@@ -77,6 +77,8 @@ class RunSettings:
     """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
     rerun: bool = setting(False, INCIDENTAL)
     """Replace a finished run that is in the folder already."""
+    llamafactory: str | None = setting(None, INCIDENTAL)
+    """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
     """Show a progress line in the terminal."""
 
