@@ -23,6 +23,7 @@ GROUPS = (
     "budget",
     "precision",
     "evaluation",
+    "benchmark",
     "keeping",
     "tracking",
     "sweep",

@@ -100,6 +100,7 @@ def restore_run_state(parts: Parts, checkpoint: Checkpoint) -> None:
     if scaler is not None:
         scaler.load_state_dict(checkpoint.state["scaler"])
     for name, part in parts.stateful().items():
-        part.restore(checkpoint.loop[name])
+        if name in checkpoint.loop:  # one of an earlier version has fewer
+            part.restore(checkpoint.loop[name])
     parts.lr_scheduler.last_epoch = checkpoint.step
     log.info("resumed after step %d", checkpoint.step)
