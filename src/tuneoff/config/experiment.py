@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
+from tuneoff.config.hub_push import check_push
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.settings import (
     BudgetSettings,
@@ -156,6 +157,8 @@ class Experiment(
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.push is not None:
+            check_push(self.push, self.save_model)
         names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
         if not names_run:
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")

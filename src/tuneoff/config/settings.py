@@ -67,6 +67,8 @@ class RunSettings:
     """Save the trained model, or its adapter, in the run's folder model/."""
     export_merged: bool = setting(False, JUDGING)
     """Also save a model without adapters, in model/merged; needs save_model=true."""
+    push: str | None = setting(None, INCIDENTAL)
+    """Upload the saved model, or its adapter, to the hub as owner/name once the run is finished."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)
     """Steps between two checkpoints; null saves one only when the run is stopped."""
     keep_checkpoints: int = at_least(2, 1, INCIDENTAL)

@@ -27,6 +27,7 @@ FAMILIES = {
 INCIDENTAL = (
     "family",
     "task",
+    "push",
     "save_every",
     "keep_checkpoints",
     "resume",

@@ -1,6 +1,7 @@
 """Export: the trained model in a folder that `from_pretrained` loads."""
 
 import copy
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from tuneoff import data
+from tuneoff.config import Model
 from tuneoff.models.loading import load_model
 from tuneoff.models.reading_back import (
     UnreadableExport,
@@ -18,11 +20,13 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
+from tuneoff.record import read_json
 from tuneoff.training.model_setup import seeded
 from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it
+ADAPTER_CONFIG = "adapter_config.json"
 PROBE_ROWS = 2  # of the data, whose logits are compared when an export is read back
 PROBE_TOKENS = 64  # of each
 
@@ -100,11 +104,22 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
         facts = parts.method.export(model, folder, False)
         facts["saved_bytes"] = measure_weight_files(folder)
         parts.tokenizer.save_pretrained(folder)
+        name_revision(folder, parts.experiment.model)
     except BaseException:
         # Half a model is none, and on a full disk it takes the record's room.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return facts
+
+
+def name_revision(folder: Path, model: Model) -> None:
+    """Write into an adapter's config of which revision its base model is, since PEFT writes the name alone."""
+    path = folder / ADAPTER_CONFIG
+    config = read_json(path)
+    if config is None or model.revision is None:
+        return
+    if config.get("base_model_name_or_path") == model.path:
+        path.write_text(json.dumps({**config, "revision": model.revision}, indent=2), "utf-8")
 
 
 def measure_weight_files(folder: Path) -> int:
