@@ -8,9 +8,9 @@ from helpers import bound
 from local_hub import serve
 from sweeping import plan
 
-from tuneoff.config import ConfigError, Model
+from tuneoff.config import ConfigError
 from tuneoff.training import push
-from tuneoff.training.export import name_revision
+from tuneoff.training.export import name_base
 from tuneoff.training.model_card import write_model_card
 
 TOKEN = "hf_" + "a" * 34
@@ -106,10 +106,10 @@ def test_two_jobs_of_a_sweep_do_not_upload_to_one_place(hub):
 def test_an_adapter_says_of_which_revision_its_base_is(tmp_path):
     config = tmp_path / "adapter_config.json"
     config.write_text('{"base_model_name_or_path": "acme/base"}')
-    name_revision(tmp_path, Model(path="acme/other", revision="v1"))
-    assert "revision" not in config.read_text()
-    name_revision(tmp_path, Model(path="acme/base", revision="v1"))
-    assert json.loads(config.read_text())["revision"] == "v1"
+    for path, revision in (("acme/other", None), ("acme/base", "v1")):
+        experiment, _, _ = bound(f"model.path={path}", "model.revision=v1")
+        name_base(tmp_path, experiment)
+        assert json.loads(config.read_text()).get("revision") == revision
 
 
 def test_ctrl_c_while_uploading_leaves_the_run_finished(monkeypatch, tmp_path, caplog, hub):

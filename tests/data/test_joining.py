@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from helpers import composed
 from sets import plain, trained, write_lines
 
 from tuneoff.config import ConfigError, Data, SingleSet
@@ -134,6 +135,9 @@ def test_a_weight_that_gives_no_row_is_refused(tmp_path):
 
 def test_lists_become_choices_on_a_command_line_and_are_refused_in_a_defaults_list():
     words = ["data=[a, b],c", "forgetting.data=['d',e]", "lora_target=[q_proj,v_proj]", "-m"]
+    files = write_as_choices(["data=[talks:json, sums:json]"])
+    assert files == ["data=talks:json+sums:json"]
+    assert list(composed(*files).data.sets) == ["talks", "sums"]
     assert write_as_choices(words) == [
         "data=a+b,c",
         "forgetting.data=d+e",

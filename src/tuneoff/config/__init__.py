@@ -18,7 +18,6 @@ from tuneoff.config.binding import (
     identify_run,
     method_packages,
     resolve_config,
-    schemas,
 )
 from tuneoff.config.choices import (
     BASIC,
@@ -42,6 +41,7 @@ from tuneoff.config.options import (
     above,
     as_names,
     at_least,
+    check_package,
     check_ranges,
     find_columns,
     find_settings,
@@ -58,9 +58,11 @@ from tuneoff.config.paths import (
     data_hash,
     embedded_file,
     format_of,
+    is_hub_name,
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.registered import schemas
 from tuneoff.config.sharding import is_split
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "at_least",
     "bind",
     "check_config",
+    "check_package",
     "check_ranges",
     "check_task",
     "data_files",
@@ -104,6 +107,7 @@ __all__ = [
     "format_of",
     "format_value",
     "identify_run",
+    "is_hub_name",
     "is_shipped",
     "is_split",
     "method_packages",

@@ -14,19 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tuneoff.config.experiment import Experiment
 from tuneoff.config.options import ABSENT, ConfigError, Role, find_settings, suggest_nearest
 from tuneoff.config.paths import data_hash
+from tuneoff.config.registered import schemas
 
 
 # ---------------------------------------------------------------- the methods' options
-def schemas() -> dict[str, Any]:
-    """The composed class of every registered method family, by the module's name."""
-    # Looked at where it lies, since `load` copies it.
-    stored: Any = ConfigStore.instance().repo.get("schema", {})
-    return {
-        file.removesuffix(".yaml"): OmegaConf.get_type(node.node)
-        for file, node in sorted(stored.items())
-    }
-
-
 def method_packages() -> list[str]:
     """The packages that do the registered methods."""
     packages: set[str] = set()

@@ -26,6 +26,7 @@ from tuneoff.config.paths import (
     is_shipped,
     list_shipped_sets,
 )
+from tuneoff.config.templates import NAMED_TEMPLATES
 
 # The columns of a format that has several.
 PAIR_COLUMNS = ("prompt", "input", "completion", "history")
@@ -123,8 +124,9 @@ class SingleSet:
     """Fixes which rows these shares are; never the run's seed, so that all seeds have the same splits."""
     on_bad_row: str = one_of("refuse", "refuse", "skip")
     """Of a row that no format can read, as one with a tool's turn: skip leaves it out, counted and listed."""
-    template: str = one_of("auto", "auto", "chat", "plain")
-    """How a conversation becomes text: by the tokenizer's chat template, plain headings, or auto: chat where it is."""
+    template: str = one_of("auto", "auto", "chat", "plain", *NAMED_TEMPLATES)
+    """How a conversation becomes text: by the tokenizer's chat template, plain headings, a template of this name, or
+    auto: chat where there is one."""
     train_on: str = one_of("answers", "answers", "last_answer", "all")
     """What of a conversation is trained: every answer, the last one, or all, prompts too. It is judged by answers."""
     end_token: bool = True

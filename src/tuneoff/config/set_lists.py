@@ -1,5 +1,6 @@
 """Lists of data sets: `data=[gsm8k,alpaca]` is the choice `data=gsm8k+alpaca`, which composes each set's YAML.
 
+`data=[talks:json,sums:json]` takes a YAML under other names, so that several files can be named on the command line.
 Hydra finds such a choice in a source of configs of ours, on the command line, in a sweep, and in a defaults list.
 """
 
@@ -17,7 +18,8 @@ from tuneoff.config.options import ConfigError
 
 SCHEME = "setlists"
 GROUPS = ("data", "forgetting.data")
-JOINED = re.compile(r"((?:forgetting\.)?data)/([\w-]+(?:\+[\w-]+)+)(?:\.yaml)?")
+ENTRY = r"[\w-]+(?::[\w-]+)?"  # a name, perhaps with that of its YAML
+JOINED = re.compile(rf"((?:forgetting\.)?data)/({ENTRY}(?:\+{ENTRY})+)(?:\.yaml)?")
 LISTED = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -65,13 +67,15 @@ def check_names(group: str, names: Sequence[str]) -> None:
     Raises:
         ConfigError: one of them stands there twice, or is no name of a YAML.
     """
-    for name, count in Counter(names).items():
-        if not re.fullmatch(r"[\w-]+", name):
+    taken = Counter(name.partition(":")[0] for name in names)
+    for name in names:
+        if not re.fullmatch(ENTRY, name):
             allowed = (
-                f"each must be the name of a YAML in conf/data; a file is given by {group}=[json,…] "
-                f"{group}.sets.json.path=FILE, several by {group}.sets in a YAML"
+                f"each must be the name of a YAML in conf/data; files are given by {group}=[a:json,b:json] "
+                f"{group}.sets.a.path=FILE {group}.sets.b.path=FILE, or by {group}.sets in a YAML"
             )
             raise ConfigError(group, list(names), allowed)
+    for name, count in taken.items():
         if count > 1:
             raise ConfigError(
                 group, list(names), f"{name} stands there twice, and a set is taken once"
@@ -113,8 +117,9 @@ class SetListSource(ConfigSource):
         names = match[2].split("+")
         check_names(match[1], names)
         defaults: list = ["sets"]
-        for name in names:
-            defaults.append({f"/data@sets.{name}": name})
+        for entry in names:
+            name, _, choice = entry.partition(":")
+            defaults.append({f"/data@sets.{name}": choice or name})
         config = OmegaConf.create({"defaults": [*defaults, "_self_"]})
         return ConfigResult(
             provider=self.provider, path=self.full_path(), config=config, header={"package": None}

@@ -109,9 +109,11 @@ class DataSet:
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         last_tokens = set()
         for row in self.splits["train"]:
-            _, end = row.spans[-1]
-            last_tokens.add(row.ids[end - 1])
-        return last_tokens & special
+            start, end = row.spans[-1]
+            # A named template may have a line break behind it.
+            ending = row.ids[max(start, end - 2) : end]
+            last_tokens.update(special.intersection(ending[-1:]) or special.intersection(ending))
+        return last_tokens
 
     def facts(self) -> dict:
         """Return what the record says about the data."""

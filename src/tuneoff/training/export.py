@@ -1,7 +1,6 @@
 """Export: the trained model in a folder that `from_pretrained` loads."""
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 
 from tuneoff import data
-from tuneoff.config import Model
-from tuneoff.models.loading import load_model
+from tuneoff.config import Experiment
+from tuneoff.models.loading import load_model, resolve_path
 from tuneoff.models.reading_back import (
     UnreadableExport,
     allow_rounding,
@@ -20,13 +19,14 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
-from tuneoff.record import read_json
+from tuneoff.record import read_json, write_json
 from tuneoff.training.model_setup import seeded
 from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it
 ADAPTER_CONFIG = "adapter_config.json"
+BASE = "base_model_name_or_path"  # in it
 PROBE_ROWS = 2  # of the data, whose logits are compared when an export is read back
 PROBE_TOKENS = 64  # of each
 
@@ -102,9 +102,9 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         facts = parts.method.export(model, folder, False)
+        name_base(folder, parts.experiment)
         facts["saved_bytes"] = measure_weight_files(folder)
         parts.tokenizer.save_pretrained(folder)
-        name_revision(folder, parts.experiment.model)
     except BaseException:
         # Half a model is none, and on a full disk it takes the record's room.
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,14 +112,17 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
     return facts
 
 
-def name_revision(folder: Path, model: Model) -> None:
-    """Write into an adapter's config of which revision its base model is, since PEFT writes the name alone."""
-    path = folder / ADAPTER_CONFIG
-    config = read_json(path)
-    if config is None or model.revision is None:
+def name_base(folder: Path, experiment: Experiment) -> None:
+    """Write `hub_name` for a path here, and `model.revision`, into a saved adapter, unless it brings its base."""
+    file = folder / ADAPTER_CONFIG
+    config = read_json(file)
+    named = {BASE: experiment.hub_name, "revision": experiment.model.revision}
+    given = {key: value for key, value in named.items() if value is not None}
+    path = experiment.model.path
+    if not given or config is None or path is None:
         return
-    if config.get("base_model_name_or_path") == model.path:
-        path.write_text(json.dumps({**config, "revision": model.revision}, indent=2), "utf-8")
+    if config.get(BASE) == resolve_path(path):
+        write_json(file, {**config, **given})
 
 
 def measure_weight_files(folder: Path) -> int:

@@ -41,8 +41,8 @@ def warn(push: str, model: Path, reason: str) -> None:
 
 
 def find_base(experiment: Experiment) -> str | None:
-    """The base model's name on the hub; None for a folder, a shape, and what ships."""
-    path = experiment.model.path
+    """The base model's name on the hub; None for a folder, a shape, and what ships, unless `hub_name` says it."""
+    path = experiment.hub_name or experiment.model.path
     if path is None or not is_hub_name(path) or exists(expand_user(path)):
         return None
     return path
