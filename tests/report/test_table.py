@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, write
 from scipy import stats as reference
+from typesetting import typeset
 
 from tuneoff.report import latex, write_tables
 from tuneoff.report.caption import write_caption
@@ -401,28 +402,12 @@ def test_latex_parts_are_narrow_and_keep_a_difference_beside_its_measure(tmp_pat
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])
 @pytest.mark.parametrize("fill", [comparison, nasty], ids=["comparison", "nasty"])
 def test_latex_compiles(tmp_path, fill, alone):
-    pdflatex, out = program("pdflatex"), tmp_path / "tex"
+    out = tmp_path / "tex"
     out.mkdir()
     made = load(fill(tmp_path / "records" if fill is comparison else tmp_path))
-    (out / "table.tex").write_text(latex.write_latex(made))
-    (out / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
-        "Before. \\input{table} After.\\end{document}"
-    )
-    name = "table" if alone else "paper"
-    done = subprocess.run(
-        [pdflatex, "-interaction=nonstopmode", "-halt-on-error", name],
-        cwd=out,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    document, _ = typeset(out, "table", latex.write_latex(made), alone)
     shown = subprocess.run(
-        [program("pdftotext"), "-layout", f"{name}.pdf", "-"],
-        cwd=out,
+        [program("pdftotext"), "-layout", document, "-"],
         capture_output=True,
         text=True,
     )
