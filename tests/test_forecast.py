@@ -64,3 +64,16 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(sweep, tmp_path):
     assert "method=lora" in lines[0] and "seed=0" in lines[0] and "dry_run=" not in out
     folders = {line.split()[-1] for line in lines}
     assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)
+
+
+def test_a_sweep_says_beforehand_what_it_takes_on_a_card(sweep):
+    words = ["-m", "method=lora,full", "seed=0,1", "lr=1e-3,1e-4", "dry_run=true", "device=a100"]
+    code, _, err = sweep(*words)
+    assert code == 0, err
+    lines = err.splitlines()
+    # Neither seeds nor rates change it: one line a method.
+    for method in ("lora", "full"):
+        own = [line for line in lines if line.startswith(f"  method={method}: ")]
+        assert len(own) == 1 and own[0].endswith("(4 jobs)"), err
+        assert " each, needs " in own[0]
+    assert [line for line in lines if line.startswith("on a100: ")]

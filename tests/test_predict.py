@@ -20,10 +20,11 @@ from tuneoff.measure.memory_peaks import GIB
 from tuneoff.methods import Method
 from tuneoff.models.loading import load_model
 from tuneoff.predict import predict
+from tuneoff.predict.batches import make_worst_batch
 from tuneoff.predict.chart import draw_timeline
 from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.largest_batch import find_largest_batch
-from tuneoff.predict.predictor import Predictor, make_worst_batch
+from tuneoff.predict.predictor import Predictor
 from tuneoff.record import read_json
 from tuneoff.training.step import Engine, summed_loss, train_step
 

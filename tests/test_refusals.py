@@ -33,6 +33,8 @@ CASES = {
     # ---- keys that are not there
     "foo=1": "foo=1: no such option for method=lora",
     "dry_run=true": "dry_run=true: is for sweeps, with -m; …",
+    "device=h100": "device=h100: is for task=predict, and for sweeps; …",
+    "task=predict device=v100": "device=v100: must be one of h100, a100, 4090, l40s, cpu…",
     "-m seed=0,1 dry_run=true hydra/sweeper=basic": "dry_run=true: needs hydra/sweeper=grids, …",
     "learning_rate=1": "learning_rate=1: is written otherwise here; this works: python train.py lr=1 …",
     "val_size=.1": "val_size=.1: is written otherwise here; this works: python train.py data.validation_share=.1 …",

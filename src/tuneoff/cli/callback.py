@@ -17,7 +17,7 @@ from tuneoff.cli.run_folder import (
     describe_resume,
     remove_refused_run,
 )
-from tuneoff.config import ConfigError, check_config
+from tuneoff.config import ConfigError, Task, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
@@ -76,6 +76,11 @@ class PreflightCheck(Callback):
         if task.dry_run:
             allowed = "is for sweeps, with -m; --cfg job --resolve shows a single run's settings"
             raise ConfigError("dry_run", True, allowed)
+        if task.device is not None and task.task is Task.train:
+            allowed = (
+                "is for task=predict, and for sweeps; a run trains on the device that it finds"
+            )
+            raise ConfigError("device", task.device, allowed)
         folder = Path(config.hydra.run.dir)
         if holds_run(folder):
             if task.resume != "never":

@@ -174,6 +174,13 @@ class Experiment(
         return "ddp" if launched == "none" and self.num_processes > 1 else launched
 
     @property
+    def compute_dtype(self) -> str:
+        """The type in which matrices are multiplied: autocast's, or that of the weights."""
+        assert self.dtype  # null is resolved when an experiment is made
+        autocast = {MixedPrecision.bf16: "bfloat16", MixedPrecision.fp16: "float16"}
+        return autocast.get(self.mixed_precision, self.dtype.name)
+
+    @property
     def budget(self) -> tuple[str, float]:
         """The one budget of this run: its kind (epochs, max_steps, max_tokens, max_seconds) and its value.
 

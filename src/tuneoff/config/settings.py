@@ -31,6 +31,7 @@ from tuneoff.config.options import (
     setting,
 )
 from tuneoff.distributed.launch import get_world_size
+from tuneoff.measure.cards import CPU, list_cards
 from tuneoff.record import FAMILIES
 
 # What a setting is for; said beside each, and nowhere else.
@@ -219,6 +220,8 @@ class LimitSettings:
 
     gib: float | None = above(None, 0, INCIDENTAL)
     """GiB for which a prediction finds the largest batch_size that fits."""
+    device: str | None = one_of(None, *list_cards(), CPU, role=INCIDENTAL)
+    """The device for which a prediction says how long a run takes: a card by its published rates, or this CPU."""
     skip_if_over_gib: float | None = above(None, 0, INCIDENTAL)
     """Predict first, and do not start a run that would need more GiB."""
     job_memory_gib: float | None = above(None, 0, INCIDENTAL)

@@ -3,7 +3,7 @@
 from tuneoff.data.batches import Batch, collate, evaluation_batches, split_between_ranks
 from tuneoff.data.dataset import DataSet, Question, Row
 from tuneoff.data.loading import load_dataset
-from tuneoff.data.order import StepOrder
+from tuneoff.data.order import StepOrder, make_order
 from tuneoff.data.packing import PackedRow, example_starts, join_rows, pack_rows
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "example_starts",
     "join_rows",
     "load_dataset",
+    "make_order",
     "pack_rows",
     "split_between_ranks",
 ]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from tuneoff.config import derive_seed
+from tuneoff.config import Experiment, derive_seed
 from tuneoff.data.dataset import Row
-from tuneoff.data.packing import PackedRow
+from tuneoff.data.packing import PackedRow, pack_rows
 
 # Steps whose rows are sorted together; LengthGroupedSampler of transformers takes as many.
 GROUPED_STEPS = 50
@@ -152,3 +152,14 @@ class StepOrder:
         for step in torch.randperm(steps, generator=generator).tolist():
             middle += by_length[step * size : (step + 1) * size]
         return [*order[:begin], *middle, *order[end:]]
+
+
+def make_order(experiment: Experiment, rows: list[Row], processes: int) -> StepOrder:
+    """Return the order of the training rows, packed where the run asks for it; a step's rows are those of all ranks."""
+    packed: Sequence[Row | PackedRow] = rows
+    if experiment.packing:
+        packed = pack_rows(rows, experiment.max_length)
+    rows_per_step = experiment.batch_size * experiment.gradient_accumulation_steps * processes
+    kind, value = experiment.budget
+    epochs = value if kind == "epochs" else None
+    return StepOrder(packed, experiment.seed, rows_per_step, epochs, experiment.group_by_length)

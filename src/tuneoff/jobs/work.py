@@ -21,6 +21,7 @@ from tuneoff.record import (
     read_status,
     write_prediction,
 )
+from tuneoff.record.ranges import format_hours
 from tuneoff.record.secrets import mask_secrets
 
 COMMAND = list(sys.argv)  # as the user wrote it, for the record
@@ -266,6 +267,8 @@ def format_prediction_line(prediction: dict) -> str:
     cuda_gib = cuda["rounding_gib"] + cuda["context_gib"]
     memory = f"peak {needed - cuda_gib:.2f} ({', '.join(parts)}) + CUDA's own {cuda_gib:.2f}"
     line = f"needs {needed:6.2f} GiB = {memory}"
+    if "time" in prediction:
+        line = f"{format_hours(prediction['time'])}, {line}"
     batch = prediction.get("largest_batch")
     if batch is None:
         return line

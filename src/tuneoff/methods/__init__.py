@@ -104,7 +104,7 @@ class Method:
         - `refresh_interval`: the number of steps after which its memory repeats; set to 1, the next step refreshes.
         - `extra_state_tensors()`: the tensors that it keeps outside `state`.
         - `costly_phases()` and `enter_phase(phase)`: where what trains changes in turn, the phases that may need the
-          most memory, and a switch to one of them.
+          most memory, and a switch to one of them; `phases_of_cycle()`: all of them, in the model's order.
         """
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 

@@ -134,6 +134,11 @@ class BlockOptimizer(badam.BlockOptimizer):
         """Return the blocks of which one's turn needs the most memory."""
         return self.costly_blocks
 
+    def phases_of_cycle(self) -> list[int]:
+        """Return the blocks that get a turn, from the embeddings' end of the model to its head's."""
+        never_switches = not self.refresh_interval or self.switch_mode == "fixed"
+        return [self.active_block] if never_switches else list(range(self.block_num))
+
     def enter_phase(self, block: int) -> None:
         """Switch to `block` now."""
         self.current_block_idx = block

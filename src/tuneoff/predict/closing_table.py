@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tuneoff.predict.chart import draw_timeline
 from tuneoff.predict.prediction import category_words
+from tuneoff.record.ranges import format_hours, format_range
 
 
 def show_prediction(prediction: dict, folder: Path) -> None:
@@ -36,6 +37,8 @@ def format_prediction(prediction: dict, folder: Path) -> str:
     if batch:
         answer = str(batch["batch_size"] or "none: a single row does not fit")
         rows.append((f"largest batch in {batch['gib']:g} GiB", answer))
+    if "time" in prediction:
+        rows += list_time_rows(prediction["time"])
     tensors = [_format_tensor(tensor) for tensor in prediction["largest_tensors"]]
     rows += _rows_under("largest tensors", tensors)
     rows += _rows_under("assumed", prediction["assumptions"])
@@ -43,6 +46,24 @@ def format_prediction(prediction: dict, folder: Path) -> str:
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def list_time_rows(time: dict) -> list[tuple[str, str]]:
+    """How long steps and the run take, and what these ranges stand on."""
+    work = time["work_a_step"]
+    rows = [
+        (f"time on {time['device']}", f"{format_range(time['step_seconds'])} s a step"),
+        ("  tokens/s", format_range(time["tokens_per_second"])),
+    ]
+    if time["slowest_step_seconds"] != time["step_seconds"]:
+        rows.append(("  slowest step", f"{format_range(time['slowest_step_seconds'])} s"))
+    rows.append(("  train steps", format_hours(time)))
+    moved = f"{work['tflop']:.4g} TFLOP, {work['gib_moved']:.4g} GiB moved"
+    rows.append(("  work a step", f"{moved}, {work['kernels']:,} kernels"))
+    rows.append(("  rates", time["rates"]))
+    rows.append(("  rows", time["rows"]))
+    rows.append(("  not counted", time["not_counted"]))
+    return rows
 
 
 def _format_peaks(prediction: dict) -> str:

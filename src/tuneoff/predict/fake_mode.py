@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from tuneoff.measure.operations import OperationCounts
+
 DEVICE = torch.ops.prim.device.default
 CPU = torch.device("cpu")
 
@@ -41,6 +43,7 @@ class FakeMode(FakeTensorMode):
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._watchers: list[Callable[[Any, Any], None]] = []  # the innermost last
+        self._counts: OperationCounts | None = None  # where operations are counted
         self._depth = 0
         self._remembered: dict[tuple, list[Origin]] = {}  # of an operation and its arguments
 
@@ -57,6 +60,15 @@ class FakeMode(FakeTensorMode):
         finally:
             self._watchers.pop()
 
+    @contextmanager
+    def count_operations(self) -> Iterator[OperationCounts]:
+        """Count what each operation asks of a device; not those that a fake kernel is made of."""
+        self._counts = OperationCounts()
+        try:
+            yield self._counts
+        finally:
+            self._counts = None
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -71,8 +83,11 @@ class FakeMode(FakeTensorMode):
             result = self._run(func, types, args, kwargs or {})
         finally:
             self._depth -= 1
-        if self._watchers and not self._depth:
-            self._watchers[-1](func, result)
+        if not self._depth:
+            if self._watchers:
+                self._watchers[-1](func, result)
+            if self._counts is not None:
+                self._counts.add(func, args, kwargs, result)
         return result
 
     def dispatch(

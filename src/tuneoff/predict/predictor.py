@@ -5,7 +5,6 @@ No method is described here a second time: a new one is predicted without writin
 
 import gc
 import math
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -18,21 +17,28 @@ from torch._subclasses.fake_tensor import (
 )
 
 from tuneoff.config import ConfigError, Experiment, MixedPrecision, Optimizer
-from tuneoff.data import Batch, Row, collate, join_rows
+from tuneoff.data import Batch
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
+from tuneoff.measure.operations import OperationCounts
 from tuneoff.methods import Method
 from tuneoff.models.checks import find_causal_setting
 from tuneoff.models.loading import build_model
+from tuneoff.predict.batches import TypicalRows, make_worst_batch
 from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
+from tuneoff.predict.forecast import forecast_time
 from tuneoff.predict.largest_batch import find_largest_batch
 from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
+from tuneoff.predict.run_length import find_run_length
+from tuneoff.predict.step_time import TypicalStep, choose_spread
 from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.step import Engine, summed_loss, train_step
 
 FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
 HALF_PRECISION = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
+NEVER = 10**9  # steps between two refreshes
+SAMPLED_PHASES = 3  # of those that a method goes through; their mean stands for all
 # What PyTorch raises where code asks a tensor without storage for its values, or for a size that depends on them.
 NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)
 
@@ -76,6 +82,10 @@ def _predict(experiment: Experiment, method: Method) -> dict:
         if experiment.gib is not None:
             costliest = costliest_moment(moments)
             prediction["largest_batch"] = predictor.largest_batch(experiment.gib, costliest)
+        if experiment.device is not None:
+            length = find_run_length(experiment)
+            steps = list(predictor.typical_steps(length.rows))
+            prediction["time"] = forecast_time(experiment, steps, length)
         return prediction
     finally:
         gc.unfreeze()
@@ -101,6 +111,8 @@ class Predictor:
             with self.watching() as load_live:
                 self.optimizer = method.make_optimizer(self.model, experiment)
                 load_live.optimizer = self.optimizer
+        # Its own, before a moment sets it to 1.
+        self.refresh_interval: int = getattr(self.optimizer, "refresh_interval", 0)
         self.moments_before_training = [
             Moment("prepare", "", prepare_live),
             Moment("load", "", load_live),
@@ -165,6 +177,25 @@ class Predictor:
         else:
             yield self.train("steady step", size)
 
+    def typical_steps(self, rows: TypicalRows) -> Iterator[TypicalStep]:
+        """What a run's steps are made of: each kind of step with its share of all."""
+        optimizer = self.optimizer
+        refreshing = 1 / self.refresh_interval if self.refresh_interval else 0.0
+        phases: list[int] = []
+        if hasattr(optimizer, "phases_of_cycle"):
+            phases = choose_spread(optimizer.phases_of_cycle(), SAMPLED_PHASES)
+        for phase in phases:
+            enter = partial(optimizer.enter_phase, phase)
+            yield TypicalStep(refreshing / len(phases), self.count(rows, enter))
+            yield TypicalStep((1 - refreshing) / len(phases), self.count(rows))
+        if phases:
+            return
+        if refreshing:
+            optimizer.refresh_interval = 1
+            yield TypicalStep(refreshing, self.count(rows))
+            optimizer.refresh_interval = NEVER
+        yield TypicalStep(1 - refreshing, self.count(rows))
+
     def largest_batch(self, limit: float, costliest: Moment) -> dict:
         """The largest `batch_size` that needs at most `limit` GiB; `costliest` is the costliest moment at the run's."""
         start = self.experiment.batch_size
@@ -195,19 +226,30 @@ class Predictor:
     ) -> Moment:
         """One optimizer step; `before` is called where what it allocates counts to the step."""
         batch = self._batch(size, self.experiment.packing)
-        batches = [batch] * self.experiment.gradient_accumulation_steps
         with self.faking(), self.watching() as live:
-            if before is not None:
-                before()
-            train_step(
-                self.model.train(),
-                self.optimizer,
-                batches,
-                batch.label_tokens * len(batches),
-                self.experiment.max_grad_norm,
-                self.engine,
-            )
+            self._take_step(batch, before)
         return Moment("train", name, live)
+
+    def count(self, rows: TypicalRows, before: Callable[[], Any] | None = None) -> OperationCounts:
+        """What one optimizer step on typical rows asks of a device; `before` is called where that counts to it."""
+        batch = fake_batch(rows.make_batch(self.experiment.batch_size), self.mode)
+        with self.faking(), self.mode.count_operations() as counts:
+            self._take_step(batch, before)
+        return counts
+
+    def _take_step(self, batch: Batch, before: Callable[[], Any] | None) -> None:
+        """One optimizer step, on the same batch in each micro-step."""
+        batches = [batch] * self.experiment.gradient_accumulation_steps
+        if before is not None:
+            before()
+        train_step(
+            self.model.train(),
+            self.optimizer,
+            batches,
+            batch.label_tokens * len(batches),
+            self.experiment.max_grad_norm,
+            self.engine,
+        )
 
     @torch.no_grad()
     def evaluate(self, size: int) -> Moment:
@@ -250,16 +292,3 @@ class Predictor:
                 "one rank of several, without the buckets in which gradients stay from step to step"
             )
         return lines
-
-
-def make_worst_batch(size: int, length: int, packed: bool = False) -> Batch:
-    """`size` rows of `length` tokens, all labels. When packed the last holds two examples, so that there is a mask."""
-    full = _blank_row(length)
-    last = join_rows([_blank_row(length - 1), _blank_row(1)]) if packed else full
-    rows = [full] * (size - 1)
-    return collate([*rows, last], pad=0)
-
-
-def _blank_row(tokens: int) -> Row:
-    """A row of so many tokens 0, of which all but the first are labels."""
-    return Row(array("i", [0] * tokens), ((1, tokens),))

@@ -42,6 +42,7 @@ INCIDENTAL = (
     "dry_run",
     "fail_fast",
     "gib",
+    "device",
     "skip_if_over_gib",
     "job_memory_gib",
     "job_timeout_seconds",

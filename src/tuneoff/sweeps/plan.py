@@ -9,10 +9,18 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from tuneoff.config import ABSENT, ConfigError, Experiment, Task, check_task, find_method_options
+from tuneoff.config import (
+    ABSENT,
+    ConfigError,
+    Experiment,
+    Task,
+    bind,
+    check_task,
+    find_method_options,
+)
 from tuneoff.jobs.data_check import DataCheck, plan_check
 from tuneoff.jobs.devices import check_enough_devices
-from tuneoff.jobs.work import WORKS, Work
+from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
@@ -41,6 +49,7 @@ class Point:
     work_type: type[Work]
     rerun: bool = False
     budget: Budget | None = None  # of a training
+    prediction: PredictWork | None = None  # of a training whose device is named
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -121,8 +130,18 @@ class Plan:
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
             self.add_data_check(plan_check(experiment, self.needs))
-        budget = find_budget(experiment) if experiment.task is Task.train else None
-        return Point(overrides, folder, is_done, work_type, experiment.rerun, budget)
+        point = Point(overrides, folder, is_done, work_type, experiment.rerun)
+        if experiment.task is Task.train:
+            point.budget = find_budget(experiment)
+            if experiment.device is not None and not is_done:
+                point.prediction = self._plan_prediction(task, folder)
+        return point
+
+    def _plan_prediction(self, task: DictConfig, folder: Path) -> PredictWork:
+        """The work of predicting what a job takes."""
+        task.task = Task.predict
+        experiment, method = bind(task)
+        return PredictWork(experiment, method, folder, {})
 
     def add_data_check(self, check: DataCheck | None) -> None:
         """Keep each look at a set once."""

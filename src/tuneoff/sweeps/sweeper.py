@@ -23,6 +23,7 @@ from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
+from tuneoff.sweeps.time_forecast import forecast_sweep
 
 
 class GridSweeper(BasicSweeper):
@@ -84,6 +85,9 @@ class GridSweeper(BasicSweeper):
         for check in self.data_checks:
             run_check(check)
         print(describe_plan(points), file=sys.stderr)
+        if self.config.get("device") is not None:
+            for line in forecast_sweep(points):
+                print(line, file=sys.stderr)
         if self.config.get("dry_run"):
             print("\n".join(list_jobs(points)))
             return

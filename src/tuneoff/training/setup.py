@@ -85,7 +85,7 @@ def build(session: Session) -> Parts:
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        order = _make_order(session, dataset)
+        order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset)
         optimizer = method.make_optimizer(model, experiment)
@@ -204,20 +204,6 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
     raise ConfigError("data.path", settings.path, allowed)
-
-
-def _make_order(session: Session, dataset: data.DataSet) -> data.StepOrder:
-    """The order of the training rows, packed where the run asks for it."""
-    experiment = session.experiment
-    rows: Any = dataset.splits["train"]
-    if experiment.packing:
-        rows = data.pack_rows(rows, experiment.max_length)
-    rows_per_step = (
-        experiment.batch_size * experiment.gradient_accumulation_steps * session.ranks.count
-    )
-    kind, value = experiment.budget
-    epochs = value if kind == "epochs" else None
-    return data.StepOrder(rows, experiment.seed, rows_per_step, epochs, experiment.group_by_length)
 
 
 def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:

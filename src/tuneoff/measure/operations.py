@@ -1,0 +1,145 @@
+"""Operations: what each one asks of a device, in floating-point operations, bytes and kernels."""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+MATRIX = "matrix"  # products, attention
+DECOMPOSITION = "decomposition"
+OTHER = "other"  # bound by memory
+
+
+class Operation(NamedTuple):
+    """What one operation asks of a device."""
+
+    kind: str
+    dtype: str  # of its result, without `torch.`
+    flops: int  # of products and decompositions; the others are bound by memory
+    bytes: int  # read and written
+
+
+# ---------------------------------------------------------------- what PyTorch's own list lacks
+def _count_cpu_attention(query: Any, key: Any, value: Any, *rest: Any) -> int:
+    """Attention as PyTorch's CPU kernel does it."""
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _count_cpu_attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any) -> int:
+    """Its backward pass, which computes the scores again."""
+    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
+
+
+def _count_grouped_product(first: Any, second: Any, *rest: Any) -> int:
+    """A product of groups: either side a stack, or one matrix that is divided into groups."""
+    columns = second.shape[-1]
+    if first.dim() == 3 and second.dim() == 2:
+        columns //= first.shape[0]
+    return 2 * first.numel() * columns
+
+
+def _count_svd(matrix: Any, *rest: Any) -> int:
+    """Singular values and the first min(m, n) vectors of both sides: 6 m n² + 20 n³ (Golub & Van Loan, table 8.6.1)."""
+    *stack, rows, columns = matrix.shape
+    small, large = sorted((rows, columns))
+    return prod(stack) * (6 * large * small**2 + 20 * small**3)
+
+
+def _count_qr(matrix: Any, *rest: Any) -> int:
+    """Q and R by Householder's reflections: 4 m n² - 4/3 n³ (Golub & Van Loan, section 5.2)."""
+    *stack, rows, columns = matrix.shape
+    small, large = sorted((rows, columns))
+    return prod(stack) * (4 * large * small**2 - 4 * small**3 // 3)
+
+
+ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _count_cpu_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_cpu_attention_backward,
+    aten._grouped_mm: _count_grouped_product,
+}
+DECOMPOSITIONS = {aten._linalg_svd: _count_svd, aten.linalg_qr: _count_qr}
+# Of a large tensor they read no more than they give.
+LOOK_UPS = (aten.embedding, aten.index_select, aten.gather, aten.index)
+# They give a tensor of other sizes over the same memory, or memory without content: no kernel runs.
+WITHOUT_KERNEL = (
+    aten._unsafe_view,
+    aten._reshape_alias,
+    aten.empty,
+    aten.empty_like,
+    aten.empty_strided,
+    aten.new_empty,
+    aten.new_empty_strided,
+    aten.lift_fresh,
+    aten.set_,
+    aten.resize_,
+)
+
+
+def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operation | None:
+    """What an operation asks of a device; None where no kernel runs."""
+    packet = func.overloadpacket
+    if func.is_view or packet in WITHOUT_KERNEL or func.namespace == "prim":
+        return None
+    outputs = list(_find_tensors((result,)))
+    inputs = list(_find_tensors((*args, *(kwargs or {}).values())))
+    written = sum(tensor.nbytes for tensor in outputs)
+    moved = 2 * written if packet in LOOK_UPS else written + sum(one.nbytes for one in inputs)
+    dtype = str(outputs[0].dtype if outputs else torch.float32).removeprefix("torch.")
+    kind, flops = count_flops(packet, args, kwargs or {}, result)
+    return Operation(kind, dtype, flops, moved)
+
+
+def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
+    """The kind of an operation, and its floating-point operations."""
+    if packet in flop_registry:
+        count: Any = flop_registry[packet]
+        return MATRIX, int(count(*args, **kwargs, out_val=result))
+    if packet in ATTENTION:
+        return MATRIX, int(ATTENTION[packet](*args))
+    if packet in DECOMPOSITIONS:
+        return DECOMPOSITION, int(DECOMPOSITIONS[packet](*args))
+    return OTHER, 0
+
+
+def _find_tensors(items: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, those in lists included."""
+    for item in items:
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, tuple | list):
+            yield from _find_tensors(item)
+
+
+class OperationCounts:
+    """How often each operation came; alike ones are one entry."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Operation] = Counter()
+
+    def add(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Count an operation that was done."""
+        operation = describe_operation(func, args, kwargs, result)
+        if operation is not None:
+            self.counts[operation] += 1
+
+    def total_flops(self, *kinds: str) -> int:
+        """Floating-point operations of these kinds, of all where none is named."""
+        return sum(
+            one.flops * times
+            for one, times in self.counts.items()
+            if not kinds or one.kind in kinds
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes read and written."""
+        return sum(one.bytes * times for one, times in self.counts.items())
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels run."""
+        return sum(self.counts.values())
