@@ -261,7 +261,9 @@ def test_half_precision_is_foreseen_where_there_is_no_device_for_it(settings):
     assert "autocast" in half["assumptions"][-1]
 
 
-@pytest.mark.parametrize("method", ["full", "galore", "galore_layerwise"])
+@pytest.mark.parametrize(
+    "method", quick_of(("full", "galore", "galore_layerwise"), "galore_layerwise")
+)
 def test_eight_bit_states_equal_a_real_step(settings, method):
     run, options, _ = settings(
         f"method={method}", "optimizer=adamw_8bit", *["galore_rank=64"] * ("galore" in method)
@@ -272,7 +274,7 @@ def test_eight_bit_states_equal_a_real_step(settings, method):
     assert 0 < found < 0.4 * predict(run, options)["breakdown_gib"]["optimizer_state"]
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "galore"])
+@pytest.mark.parametrize("method", quick_of(("full", "lora", "galore"), "lora"))
 def test_a_mixture_in_float32_is_predicted(settings, tmp_path, method):
     """PyTorch's fake kernel of a product of groups takes bfloat16 alone."""
     from shrunk_models import shrunk_config
