@@ -17,8 +17,9 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Data, Forgetting
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
+from tuneoff.config.keeping import KeepingSettings
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     Role,
@@ -67,6 +68,8 @@ class RunSettings:
     """Save the trained model, or its adapter, in the run's folder model/."""
     export_merged: bool = setting(False, JUDGING)
     """Also save a model without adapters, in model/merged; needs save_model=true."""
+    hub_name: str | None = setting(None, INCIDENTAL)
+    """The base model's owner/name on the hub, written into a saved adapter in place of a path of this machine."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)
     """Steps between two checkpoints; null saves one only when the run is stopped."""
     keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
@@ -75,6 +78,8 @@ class RunSettings:
     """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
     rerun: bool = setting(False, INCIDENTAL)
     """Replace a finished run that is in the folder already."""
+    llamafactory: str | None = setting(None, INCIDENTAL)
+    """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
     """Show a progress line in the terminal."""
 
@@ -254,6 +259,7 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    KeepingSettings,
     TrackingSettings,
     SweepSettings,
     LimitSettings,

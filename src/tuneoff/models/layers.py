@@ -42,16 +42,20 @@ class Targets(NamedTuple):
 
 
 def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return (path, layers): the module list that holds most of the model's parameters.
+    """Return (path, layers): the module list that holds most of the weights that read text.
 
     Raises:
         ConfigError: where the model has no list of layers.
     """
-    lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module)
-    }
+    inside = _modules_that_read_text(model)
+    lists = {}
+    lists_of_text = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            lists[path] = module
+            if id(module) in inside:
+                lists_of_text[path] = module
+    lists = lists_of_text or lists
     if not lists:
         raise ConfigError(
             "model.path",
@@ -66,6 +70,18 @@ def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
     path = max(lists, key=size)
     return path, lists[path]
+
+
+def _modules_that_read_text(model: nn.Module) -> set[int]:
+    """The modules of the decoder without the models inside it: an image tower may be larger than what reads text."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    if decoder is None:
+        return set()
+    inside = {id(module) for module in decoder.modules()}
+    for part in decoder.modules():
+        if isinstance(part, PreTrainedModel) and part is not decoder:
+            inside -= {id(module) for module in part.modules()}
+    return inside
 
 
 def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> Targets:
@@ -152,8 +168,9 @@ def _experts_in(parameter: nn.Parameter, counts: set[int]) -> int:
     if len(others) == 2:
         return first if first in counts else 0
     if len(others) == 1:
-        # One below the other, as in DBRX. A bias or a router has as many rows as there are experts.
-        fitting = [count for count in counts if first > count and first % count == 0]
+        # One below the other, as in DBRX. A bias or a router has as many rows as there are experts; and of one expert
+        # (a shared one) any matrix would be a stack.
+        fitting = [count for count in counts if 1 < count < first and first % count == 0]
         return max(fitting, default=0)
     return 0
 

@@ -27,10 +27,12 @@ FAMILIES = {
 INCIDENTAL = (
     "family",
     "task",
+    "hub_name",
     "save_every",
     "keep_checkpoints",
     "resume",
     "rerun",
+    "llamafactory",
     "progress",
     "tracker",
     "wandb_mode",
@@ -66,4 +68,4 @@ NOT_PREDICTED = (
     "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
-COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}
+COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip", "patience": "Patience"}

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError
+from tuneoff.training.best_step import BestStep, Losses
 from tuneoff.training.failures import check_evaluation
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine, summed_loss
@@ -20,21 +22,22 @@ class SecondSet:
     """A data set beside the run's own, whose loss before and after training says what was forgotten."""
 
     name: str
-    rows: list[data.Row]
+    rows_by_set: dict[str, list[data.Row]]  # of one set alone under the empty name
     fingerprint: str
 
     def facts(self) -> dict:
         """What the record says about it."""
+        rows = list(chain.from_iterable(self.rows_by_set.values()))
         return {
             "data": self.name,
-            "rows": len(self.rows),
+            "rows": len(rows),
             "fingerprint": self.fingerprint,
-            "tokens": sum(row.labels for row in self.rows),
+            "tokens": sum(row.labels for row in rows),
         }
 
 
 def load_second_set(session: Session, tokenizer: PreTrainedTokenizerBase) -> SecondSet | None:
-    """Read the validation rows of `forgetting.data`, or its test rows where it has none of them.
+    """Read the validation rows of `forgetting.data`, or of a set that has none of them the test rows.
 
     Raises:
         ConfigError: data that cannot be read, or that have neither.
@@ -47,12 +50,13 @@ def load_second_set(session: Session, tokenizer: PreTrainedTokenizerBase) -> Sec
             dataset = data.load_dataset(settings, tokenizer, session.experiment.max_length)
     except ConfigError as error:
         raise ConfigError(f"forgetting.{error.key}", error.value, error.allowed) from error
-    rows = dataset.splits["validation"] or dataset.splits["test"]
-    if not rows:
-        raise ConfigError(
-            "forgetting.data.path", settings.path, "has neither validation nor test rows"
-        )
-    return SecondSet(settings.name, rows, dataset.fingerprint)
+    rows_by_set = dataset.rows_by_set("test") | dataset.rows_by_set("validation")
+    for name, member in settings.members.items():
+        label = name if settings.sets else ""
+        if label not in rows_by_set:
+            key = f"forgetting.data.sets.{name}.path" if settings.sets else "forgetting.data.path"
+            raise ConfigError(key, member.path, "has neither validation nor test rows")
+    return SecondSet(settings.name, rows_by_set, dataset.fingerprint)
 
 
 class Evaluation:
@@ -74,21 +78,31 @@ class Evaluation:
         self.second_set = second_set
         self.pad_token_id = pad_token_id
         self.losses = no_losses()
+        self.losses_by_set: dict[str, dict[str, float]] = {}  # by stage, then by set
         self.second_set_losses: dict[str, float] = {}  # before and after training
+        self.second_set_losses_by_set: dict[str, dict[str, float]] = {}
+        self.best_step = BestStep(session.experiment)
         self.evaluated_at = -1  # the step after which the validation split was last evaluated
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
         return {
             "losses": self.losses,
+            "losses_by_set": self.losses_by_set,
             "second_set_losses": self.second_set_losses,
+            "second_set_losses_by_set": self.second_set_losses_by_set,
+            "best_step": self.best_step.state(),
             "evaluated_at": self.evaluated_at,
         }
 
     def restore(self, state: dict) -> None:
         """Go on from what `state()` gave."""
         self.losses = state["losses"]
+        self.losses_by_set = state.get("losses_by_set", {})
         self.second_set_losses = state["second_set_losses"]
+        self.second_set_losses_by_set = state.get("second_set_losses_by_set", {})
+        if "best_step" in state:  # not in a checkpoint of an earlier version
+            self.best_step.restore(state["best_step"])
         self.evaluated_at = state["evaluated_at"]
 
     def is_due(self, step: int, ended: bool) -> bool:
@@ -96,28 +110,57 @@ class Evaluation:
         interval = self.session.experiment.eval_every
         return ended or step == 0 or (interval is not None and step % interval == 0)
 
-    def evaluate_if_due(self, step: int, ended: bool) -> None:
-        """Evaluate before the first step, at `eval_every`, and when training has `ended`."""
+    def evaluate_if_due(self, step: int, ended: bool) -> bool:
+        """Evaluate before the first step, at `eval_every`, and when training has `ended`.
+
+        Returns:
+            Whether training ends here: it has ended, or patience did.
+        """
         # A resume may stand right behind an evaluation.
         if not self.is_due(step, ended) or self.evaluated_at == step:
-            return
-        loss = self.evaluate_split("validation", step)
+            return ended or self.best_step.stopped_at is not None
+        losses = self.evaluate_split("validation", step)
+        loss = losses.mean if losses else None
         check_evaluation(step, loss)
         self.evaluated_at = step
         if step == 0:
-            self.losses["initial"] = loss
-            self.evaluate_second_set("before", step)
-        if ended:
-            self.losses["final"] = loss
-            self.evaluate_second_set("after", step)
+            self.keep("initial", losses)
+        second = self.evaluate_second_set(step)
+        second_loss = second.mean if second else None
+        before = self.second_set_losses.get("before")
+        if self.best_step.note(step, loss, second_loss, before):
+            self.best_step.keep_by_set(losses, second)
+        if ended or self.best_step.stopped_at is not None:
+            self.keep("final", losses)
+            self.keep_second("after", second)
+            return True
+        return False
 
-    def evaluate_split(self, split: str, step: int) -> float | None:
-        """Return the loss on a split, and write it down; None where the split is empty."""
-        rows = self.dataset.splits[split]
-        if not rows:
+    def judge_best_step(self) -> None:
+        """Let the losses of the best step be those that the run is judged by, where it is."""
+        best = self.best_step
+        if not best.used:
+            return
+        self.losses.setdefault("last", self.losses["final"])  # a resume may stand behind this
+        for stage, losses in best.list_losses():
+            if stage == "validation":
+                self.keep("final", losses)
+            else:
+                self.keep_second("after", losses)
+
+    def keep(self, stage: str, losses: Losses | None) -> None:
+        """Keep the losses of a stage for the record: initial, final or test."""
+        self.losses[stage] = losses.mean if losses else None
+        if losses and losses.by_set:
+            self.losses_by_set[stage] = losses.by_set
+
+    def evaluate_split(self, split: str, step: int) -> Losses | None:
+        """Return the losses on a split, and write them down; None where the split is empty."""
+        if not self.dataset.splits[split]:
             return None
         started = time.perf_counter()
-        loss = self.mean_loss(rows)
+        losses = self.measure_losses(self.dataset.rows_by_set(split))
+        loss = losses.mean
         seconds = time.perf_counter() - started
         if split == "validation":
             best = self.losses["best"] or math.inf
@@ -127,22 +170,48 @@ class Evaluation:
             f"{split}_loss": loss,
             "evaluate_seconds": round(seconds, 3),
         }
+        values: dict = {f"{split}_loss": loss}
+        if losses.by_set:
+            line[f"{split}_loss_by_set"] = losses.by_set
+            values[f"{split}_loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
-        self.session.trackers.log({"evaluate": {f"{split}_loss": loss}}, step)
-        return loss
+        self.session.trackers.log({"evaluate": values}, step)
+        return losses
 
     def evaluate_test(self, step: int) -> None:
         """Evaluate the test split, if the run asks for it."""
         if self.session.experiment.test:
-            self.losses["test"] = self.evaluate_split("test", step)
+            self.keep("test", self.evaluate_split("test", step))
 
-    def evaluate_second_set(self, when: str, step: int) -> None:
-        """Evaluate the second set, if there is one; `when` is before or after."""
+    def evaluate_second_set(self, step: int) -> Losses | None:
+        """Return the losses on the second set, if there is one, and write them down."""
         if self.second_set is None:
+            return None
+        losses = self.measure_losses(self.second_set.rows_by_set)
+        if step == 0:
+            self.keep_second("before", losses)
+        line: dict = {"step": step, "second_set_loss": losses.mean}
+        if losses.by_set:
+            line["second_set_loss_by_set"] = losses.by_set
+        self.session.recorder.log(line)
+        return losses
+
+    def keep_second(self, when: str, losses: Losses | None) -> None:
+        """Keep the losses on the second set, before or after training."""
+        if losses is None:
             return
-        loss = self.mean_loss(self.second_set.rows)
-        self.second_set_losses[when] = loss
-        self.session.recorder.log({"step": step, "second_set_loss": loss})
+        self.second_set_losses[when] = losses.mean
+        if losses.by_set:
+            self.second_set_losses_by_set[when] = losses.by_set
+
+    def measure_losses(self, rows_by_set: dict[str, list[data.Row]]) -> Losses:
+        """The loss on rows, over all ranks, set by set where there are several; all must call."""
+        by_set = {name: self.mean_loss(rows) for name, rows in rows_by_set.items()}
+        if list(by_set) == [""]:
+            return Losses(by_set[""], {})
+        labels = {name: sum(row.labels for row in rows) for name, rows in rows_by_set.items()}
+        summed = sum(by_set[name] * labels[name] for name in by_set)
+        return Losses(summed / sum(labels.values()), by_set)
 
     @torch.no_grad()
     def mean_loss(self, rows: list[data.Row]) -> float:
