@@ -63,7 +63,7 @@ class LoRA(Method):
     create_new_adapter: bool = False
     """Merge the adapter of adapter_path into the base and train a new one; false goes on with it."""
     adapter_path: str | None = None
-    """The folder of an adapter to go on with, as it is: rank, scale and targets are its own."""
+    """An adapter to go on with: a folder, or a hub's owner/name or owner/name@revision; its settings are taken over."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
