@@ -24,7 +24,7 @@ class BenchmarkSettings:
     benchmarks_before: bool = setting(False, ROLE)
     """Also ask the base model, before the first step."""
     benchmark_folder: str | None = setting(None, ROLE)
-    """A folder with tasks of your own, as YAML files of lm-evaluation-harness."""
+    """A folder with tasks of your own, as YAML files of the same form."""
     benchmark_limit: int | None = option(None, "must be at least 1", is_positive, ROLE)
     """Examples of each task; null asks all."""
     benchmark_fewshot: int | None = option(None, "must be at least 0", lambda n: n >= 0, ROLE)
