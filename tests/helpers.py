@@ -151,8 +151,7 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
 
 def foreseen(*overrides: str):
     """(experiment, method) as `train.py task=predict` binds them."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return bind(compose("config", overrides=["task=predict", *overrides]))
+    return bind(composed("task=predict", *overrides))
 
 
 # ---------------------------------------------------------------- training in this process
