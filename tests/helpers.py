@@ -66,7 +66,7 @@ def in_this_part(method: str) -> bool:
     return zlib.crc32(method.encode()) % PARTS == PART
 
 
-def quick_of(cases: Iterable[str], *quick: str) -> list:
+def quick_of(cases: Iterable[object], *quick: object) -> list:
     """The cases of a family of tests: those that are named run each time, the others with the slow tests."""
     listed = list(cases)
     assert set(quick) <= set(listed)
