@@ -87,7 +87,7 @@ def build(session: Session) -> Parts:
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
-        model, model_facts = prepare_model(session, dataset)
+        model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
