@@ -30,6 +30,11 @@ CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
+    # ---- the hub
+    "model.revision=v1": "model.revision=v1: is for models of the hub, …",
+    "push=x save_model=true": "push=x: must be a name on the hub, owner/name",
+    "push=acme/x": "push=acme/x: needs save_model=true, …",
+    "push=acme/x save_model=true": "push=acme/x: needs the hub, and HF_HUB_OFFLINE is set",
     # ---- several sets
     "data=[gsm8k,gsm8k]": "data=[gsm8k,gsm8k]: gsm8k stands there twice, …",
     "data=[gsm8k,nope]": "data=nope: must be one of alpaca, …",
@@ -211,7 +216,7 @@ CASES = {
     "mixed_precision=bf16 model.attention=flash_attention_2": "model.attention=flash_attention_2: needs the package flash-attn…",
     "model.liger=true": "model.liger=true: needs a package that is not installed: pip install 'tuneoff[liger]'",
     "create_new_adapter=true": "create_new_adapter=true: needs adapter_path",
-    "adapter_path=nowhere": "adapter_path=nowhere: must be a folder with an adapter_config.json",
+    "adapter_path=nowhere": "adapter_path=nowhere: must be a folder with an adapter_config.json, or a hub name owner/name",
     "WORLD_SIZE=2 method=badam": "num_processes=2: must be 1 where method=badam: the package…",
     "WORLD_SIZE=2 method=badam_ratio": "num_processes=2: must be 1 where method=badam_ratio: the package…",
     "WORLD_SIZE=2 method=galore_layerwise": "num_processes=2: must be 1 where galore_layerwise=true: each process…",

@@ -27,6 +27,8 @@ FAMILIES = {
 INCIDENTAL = (
     "family",
     "task",
+    "push",
+    "hub_name",
     "save_every",
     "keep_checkpoints",
     "resume",
@@ -67,4 +69,4 @@ NOT_PREDICTED = (
     "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
-COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}
+COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip", "patience": "Patience"}

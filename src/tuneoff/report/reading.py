@@ -220,7 +220,9 @@ def _read_curve(points: Any, content: dict) -> Curve:
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
     train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
-    return Curve(train, validation, train_skipped + validation_skipped)
+    second_set, second_set_skipped = _read_columns(lines, "step", "second_set_loss")
+    not_drawn = train_skipped + validation_skipped + second_set_skipped
+    return Curve(train, validation, not_drawn, second_set)
 
 
 def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:

@@ -24,12 +24,14 @@ class ReportError(ValueError):
 class Curve:
     """A thinned learning curve.
 
-    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` is (evaluations, 2) of step and loss.
+    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` and `second_set` are (evaluations, 2) of step
+    and loss.
     """
 
     train: np.ndarray
     validation: np.ndarray
     not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
+    second_set: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tuneoff.record import (
     set_aside,
 )
 from tuneoff.record import read_status as status_of
+from tuneoff.training.best_weights import use_best_weights
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.descriptions import (
     add_facts,
@@ -33,6 +34,7 @@ from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
 from tuneoff.training.session import Session, open_session
@@ -81,6 +83,8 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
             raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
         run.session.trackers.finish(result)
+        if run.session.ranks.first:
+            push_model(experiment, folder, result)
         return result
 
 
@@ -172,6 +176,8 @@ class Run:
     def _evaluate_and_export(self) -> None:
         parts = self.parts
         try:
+            use_best_weights(parts)
+            parts.evaluation.judge_best_step()
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
             self.serving = measure_serving(parts)
@@ -235,6 +241,7 @@ class Run:
             "metric_facts": parts.metrics.facts(),
             "throughput": parts.throughput.facts(),
             "serving": self.serving,
+            "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }
 
