@@ -219,7 +219,13 @@ def _read_curve(points: Any, content: dict) -> Curve:
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
     train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
-    return Curve(train, _read_columns(lines, "step", "validation_loss"))
+    memory = content.get("memory")
+    on_device = isinstance(memory, dict) and memory.get("measure") == "allocated"
+    return Curve(
+        train,
+        _read_columns(lines, "step", "validation_loss"),
+        _read_columns(lines, "step", "allocated_gib" if on_device else "resident_gib"),
+    )
 
 
 def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:

@@ -24,11 +24,13 @@ class ReportError(ValueError):
 class Curve:
     """A thinned learning curve.
 
-    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` is (evaluations, 2) of step and loss.
+    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` is (evaluations, 2) of step and loss; `memory`
+    is (steps, 2) of step and GiB in use after it, empty in records of before that was written.
     """
 
     train: np.ndarray
     validation: np.ndarray
+    memory: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
 
 @dataclass(frozen=True)

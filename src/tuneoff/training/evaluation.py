@@ -128,7 +128,9 @@ class Evaluation:
             "evaluate_seconds": round(seconds, 3),
         }
         self.session.recorder.log(line)
-        self.session.trackers.log({"evaluate": {f"{split}_loss": loss}}, step)
+        place = "eval" if split == "validation" else split
+        values = {"loss": loss, "runtime": round(seconds, 3)}
+        self.session.trackers.log({place: values}, step)
         return loss
 
     def evaluate_test(self, step: int) -> None:
@@ -143,6 +145,7 @@ class Evaluation:
         loss = self.mean_loss(self.second_set.rows)
         self.second_set_losses[when] = loss
         self.session.recorder.log({"step": step, "second_set_loss": loss})
+        self.session.trackers.log({"eval": {"second_set_loss": loss}}, step)
 
     @torch.no_grad()
     def mean_loss(self, rows: list[data.Row]) -> float:
