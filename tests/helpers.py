@@ -33,13 +33,22 @@ from tuneoff.jobs.work import TrainWork
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "src" / "tuneoff" / "assets" / "tiny"
+
+
+def has_tuner(method: str) -> bool:
+    """Whether a choice's YAML names one of PEFT's tuners."""
+    return "/peft_type@peft" in (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
+
+
 # Every choice of `method`, and those of README's first table: tests over METHODS run through each of these.
 FOUND = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 METHODS = sorted(re.findall(r"^\| (\w+) \| [\d.]+ %", (ROOT / "README.md").read_text(), re.M))
-# The others have a matrix of their own, tests/test_shelf.py. Slow tests run it for all of them; a normal run would be
-# minutes longer, and takes a sixteenth: those whose name's hash falls on the part that the environment names. The hash
-# keeps a choice in its part when others come, and .ci/run goes on to the next part with each commit.
-SHELF = sorted(set(FOUND) - set(METHODS))
+# The others have matrices of their own: PEFT's tuners in tests/test_shelf.py, and what trains otherwise in
+# tests/test_shelf_optimizers.py. Slow tests run them for all; a normal run would be minutes longer, and takes a sixteenth:
+# those whose name's hash falls on the part that the environment names. The hash keeps a choice in its part when others
+# come, and .ci/run goes on to the next part with each commit.
+SHELF = sorted(name for name in set(FOUND) - set(METHODS) if has_tuner(name))
+FURTHER = sorted(set(FOUND) - set(METHODS) - set(SHELF))
 PARTS = 16
 PART = int(os.environ.get("TUNEOFF_TESTS_PART", "0")) % PARTS
 QUICK = [

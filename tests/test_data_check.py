@@ -6,7 +6,7 @@ import pytest
 from sweeping import SWEEPS
 
 from tuneoff.config import ConfigError
-from tuneoff.jobs.data_check import plan_check
+from tuneoff.jobs.data_check import plan_checks
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def data_words(path):
 )
 def test_only_what_no_setting_gives_is_looked_at(settings, rows, words, needs, looked_at):
     experiment, _, _ = settings(*data_words(rows), *words)
-    check = plan_check(experiment, needs)
+    check = next(plan_checks(experiment, needs), None)
     assert (check and check.splits) == looked_at
 
 
 def test_a_set_without_the_rows_is_refused_and_one_with_them_is_not(settings, rows):
     experiment, _, _ = settings(*data_words(rows), "test=true", "data.validation_share=0")
-    check = plan_check(experiment, ())
+    (check,) = plan_checks(experiment, ())
     with pytest.raises(ConfigError, match="has no test rows, by which a comparison is judged"):
         check.run()
     with rows.open("a") as file:

@@ -18,13 +18,19 @@ CASES = {
     "method=qlora": "method=lora quantization=4bit",
     "finetuning_type=lora use_badam=true": "method=badam",
     "use_badam=true badam_mode=ratio": "method=badam badam_mode=ratio",
-    "template=llama3": "data.template=chat",
-    "template=default": "data.template=plain",
-    "bf16=true": "mixed_precision=bf16",
+    "template=llama3": "data.template=llama3",
+    "template=deepseek3": "data.template=chat",
+    "bf16=true": "mixed_precision=bf16 (bf16: weights stay float32; dtype=bfloat16 takes half the memory)",
+    "use_galore=true": "method=galore (use_galore: galore_scale=2.0 there, unless it is given)",
     "bf16=false lr=1": "lr=1",
+    "adapter=vera": "method=vera",
+    "finetuning_type=oft oft_block_size=32": "method=oft peft.oft_block_size=32",
+    "val_size=500": "data.validation_rows=500",
+    "train_on_prompt=true neftune_noise_alpha=5": "data.train_on=all neftune_alpha=5",
+    "lr_scheduler_type=warmup_stable_decay": "scheduler=wsd",
     "learning_rate=1e-4,1e-3 -m": "lr=1e-4,1e-3 -m",
-    "num_train_epochs=3.0 cutoff_len=2048": "epochs=3.0 max_length=2048",
-    "quantization_bit=4": "quantization=4bit",
+    "num_train_epochs=3.0 max_seq_len=2048": "epochs=3.0 max_length=2048",
+    "bits=4": "quantization=4bit",
     "load_in_8bit=true": "quantization=8bit",
     "target_modules=q_proj,v_proj": "'lora_target=[q_proj,v_proj]'",
     "target_modules=all-linear lora_r=16": "lora_target=all lora_rank=16",
@@ -35,6 +41,7 @@ CASES = {
     "val_size=0.1": "data.validation_share=0.1",
     "micro_batch_size=2 sample_packing=true": "batch_size=2 packing=true",
     "init_lora_weights=pissa_niter_16": "method=pissa",
+    "use_badam=true badam_mode=layer": "method=badam badam_mode=layer",
     "report_to=none": "tracker=none",
 }
 
@@ -53,6 +60,19 @@ def test_what_others_write_is_answered_by_what_works_here(typed):
 def test_what_needs_nothing_is_left_out_and_said():
     answer = find_answer("logging_steps=10 lr=1e-3")
     assert answer == "python train.py lr=1e-3 (logging_steps is left out: every step is logged)"
+
+
+@pytest.mark.parametrize(
+    ("typed", "file"),
+    [
+        ("deepspeed=examples/deepspeed/ds_z3_config.json lr=1", "zero3"),
+        ("deepspeed=ds_z2_config.json lr=1", "zero2"),
+        ("fsdp=full_shard lr=1", "fsdp2"),
+    ],
+)
+def test_a_launcher_is_named_in_the_command(typed, file):
+    launched = f"accelerate launch --config_file conf/accelerate/{file}.yaml train.py lr=1"
+    assert find_answer(typed).startswith(launched)
 
 
 @pytest.mark.parametrize(

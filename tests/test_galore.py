@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shrunk_models import shrunk_model
 
 from tuneoff.config import Optimizer
 from tuneoff.methods import _galore_projectors
@@ -155,3 +156,17 @@ def test_staggered_renewals_are_spread_over_the_interval(new_run, monkeypatch):
     renewals.append(0)
     optimizer.step()
     assert renewals[-1] == 3
+
+
+def test_the_matrix_of_one_shared_expert_is_projected(settings):
+    """A stack of one, three-dimensional: taken for a matrix, it would end in an error of its SVD."""
+    torch.manual_seed(0)
+    model = shrunk_model("inkling_text")
+    experiment, method, _ = settings("method=galore", "galore_rank=2")
+    optimizer = method.make_optimizer(model, experiment)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    alone = model.model.layers[1].mlp.shared_experts.down_proj
+    assert alone.shape[0] == 1
+    assert optimizer.state[alone]["exp_avg"].shape[1:] in ((2, 24), (32, 2))

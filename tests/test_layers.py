@@ -210,3 +210,21 @@ def test_layers_whose_weight_is_used_without_their_forward_pass(model_type, bypa
 
 def test_a_tied_head_is_not_bypassed_by_its_embeddings():
     assert not find_bypassed_layers(on_meta("llama", **SIZES, tie_word_embeddings=True))
+
+
+# ---------------------------------------------------------------- models with more than words
+@pytest.mark.parametrize("model_type", ["got_ocr2", "fuyu", "bart", "llama"])
+def test_decoder_layers_are_those_that_read_text(model_type):
+    """Shrunk, GOT-OCR2's image tower is the larger part; no row of text goes through it."""
+    with torch.device("meta"):
+        model = shrunk_model(model_type)
+    path, layers = find_decoder_layers(model)
+    assert "vision" not in path and model.get_submodule(path) is layers
+    assert len(layers) == 2
+
+
+def test_one_shared_expert_makes_no_stack_of_every_matrix():
+    with torch.device("meta"):
+        stacks = find_experts(shrunk_model("inkling_text"))
+    assert "model.layers.1.mlp.gate.weight" not in stacks
+    assert stacks["model.layers.1.mlp.shared_experts.gate_proj"].experts == 1

@@ -40,6 +40,9 @@ def make_reference(name, model, decay):
             {"params": vectors, "weight_decay": 0.0},
         ]
         return [muon, torch.optim.AdamW(groups, fused=True)]
+    if name == Optimizer.adam_mini.name:
+        shape = {"num_embeds": 64, "num_heads": 4}
+        return [pytorch_optimizer.AdamMini(model, lr=1e-3, weight_decay=decay, **shape)]
     groups = [
         {"params": matrices, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import quick_of
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from tuneoff.cli.summary import format_run_summary
 from tuneoff.distributed.stop import StopSignal
@@ -124,6 +125,16 @@ def test_an_adapter_on_the_tied_weight_is_read_back_beside_the_trained_model(run
     result = run(f"method={method}", "lora_target=[q_proj,lm_head]", "export_merged=true", *SAVED)
     assert result["status"] == "finished", result["error"]
     assert result["facts"]["merged_logits_difference"] <= 1e-4
+
+
+def test_each_part_of_a_model_is_read_back_with_its_own_attention():
+    """Gemma 4's audio tower has no sdpa, which its language model was loaded with."""
+    config = AutoConfig.for_model("llava")
+    config._attn_implementation_internal = "sdpa"
+    config.vision_config._attn_implementation_internal = "eager"
+    attention = reading_back.name_attention(config)
+    assert attention[""] == "sdpa" and attention["vision_config"] == "eager"
+    assert reading_back.name_attention(AutoConfig.for_model("llama")).keys() == {""}
 
 
 def test_no_memory_for_reading_back_is_told_as_that(run, monkeypatch):

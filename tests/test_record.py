@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from tuneoff.record import (
     METRICS,
@@ -25,6 +26,7 @@ from tuneoff.record import (
     write_prediction,
 )
 from tuneoff.record.secrets import is_secret_key, mask_secrets
+from tuneoff.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 SECRET = "s3cr3t-9f8e7d6c5b4a"
 ISSUED = [
@@ -209,6 +211,24 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, full_disk, cont
         write_atomically(path, content)
     assert caught.value.filename == str(path)
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_that_outgrows_the_limit_leaves_the_one_before(tmp_path):
+    """As under `ulimit -f`, whose signal Python turns into an error."""
+    kept = Checkpoint(1, {"weight": torch.zeros(2)}, {}, {})
+    save_checkpoint(tmp_path, kept, keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"checkpoint of step 2 could not be written: .*too large"
+        ):
+            large = Checkpoint(2, {"weight": torch.zeros(9000)}, {}, {})
+            save_checkpoint(tmp_path, large, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert load_newest(tmp_path).step == 1
 
 
 def test_a_file_is_whole_whatever_stops_the_writing(tmp_path):

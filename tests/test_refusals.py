@@ -30,6 +30,21 @@ CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
+    # ---- several sets
+    "data=[gsm8k,gsm8k]": "data=[gsm8k,gsm8k]: gsm8k stands there twice, …",
+    "data=[gsm8k,nope]": "data=nope: must be one of alpaca, …",
+    "data=[rows.jsonl,gsm8k]": "data=[rows.jsonl,gsm8k]: each must be the name of a YAML…",
+    "data=[stdlib,gsm8k] data.sets.gsm8k.weight=0": "data.sets.gsm8k.weight=0.0: must be above 0",
+    "data=[stdlib,gsm8k] data.sets.gsm8k.weight=2": "data.sets.gsm8k.weight=2.0: needs data.mixing=…",
+    "data=[stdlib,gsm8k] data.limit=9": "data.limit=9: must be said of each … as data.sets.stdlib.limit",
+    "data=[stdlib,gsm8k] data.columns.text=t": "data.columns.text=t: must be said of each …",
+    "data=[stdlib,docstrings] data.sets.docstrings.path=tuneoff:stdlib": "data.sets.docstrings.path=tuneoff:stdlib: is data.sets.stdlib.path already, …",
+    "data=[json,gsm8k]": "data.sets.json.path: must be given",
+    "data=gsm8k data.mixing=interleave_over": "data.mixing=interleave_over: is for several sets, …",
+    "data=gsm8k data.sets.x.path=a": "data.sets.x.path=a: no such set; …",
+    "data=sets": "data.sets: must hold a set, …",
+    "data=[stdlib,docstrings] data.sets=3": "data.sets=3: must be names, each with keys of its own",
+    "forgetting.data=[stdlib,stdlib]": "forgetting.data=[stdlib,stdlib]: stdlib stands there twice, …",
     # ---- keys that are not there
     "foo=1": "foo=1: no such option for method=lora",
     "dry_run=true": "dry_run=true: is for sweeps, with -m; …",

@@ -12,6 +12,7 @@ COMMANDS = {
     "report": ("tuneoff.report.cli", "tables and charts from records"),
     "power": ("tuneoff.report.power_cli", "how many seeds would tell a difference apart"),
     "methods": ("tuneoff.cli.methods", "every choice of method=, by family"),
+    "import": ("tuneoff.cli.llamafactory.command", "a YAML of LLaMA-Factory as a command of ours"),
     "chat": ("tuneoff.cli.chat", "put prompts to one saved model, or to two side by side"),
 }
 

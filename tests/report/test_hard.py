@@ -69,6 +69,8 @@ def test_a_rate_far_too_high_does_not_end_the_report(tmp_path, losses):
     assert max(map(len, cells(made))) < MOST_CELL
     text = (tmp_path / "out" / "table.md").read_text().replace("\\", "")
     assert METHODS[1] in text and (losses[0] > 1e100 or "e" in text)
+    gaps = "Points of learning curves that are not drawn, since they are no numbers or 1e+15 and more: "
+    assert (gaps in text) == (losses[0] >= 1e15)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from tuneoff.config import Experiment, schemas, shorten
 
@@ -38,6 +38,8 @@ def describe_allowed(cls: Any, name: str) -> str | None:
     if not is_dataclass(cls) or name not in get_type_hints(cls):
         return None
     hint = get_type_hints(cls)[name]
+    if get_origin(hint) is dict:
+        return "must be names, each with keys of its own"
     kinds = get_args(hint) or (hint,)
     words = describe_kind(kinds[0], name)
     if words is None:

@@ -14,6 +14,7 @@ from yaml import MarkedYAMLError
 
 from tuneoff.cli.sweep_folder import DIR, name_sweep_folder
 from tuneoff.config import ABSENT, ConfigError, find_method_options
+from tuneoff.config.set_lists import refuse_listed_choices, write_as_choices
 from tuneoff.distributed.launch import get_rank, get_world_size
 
 # Hydra's part in a rank beside the first: no folder, no file, and a log of what is wrong.
@@ -40,13 +41,17 @@ def check_flags() -> None:
 
 
 def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
-    """The command line of a sweep, with our sweeper and with `galore_rank=choice(128)` for `galore_rank=128`.
+    """The command line with lists of data sets as Hydra's choices; of a sweep ready for our sweeper.
+
+    It is named, and `galore_rank=128` is written `galore_rank=choice(128)` for `galore_rank=128`.
 
     Hydra composes once without the swept values, and so with a method that may not have that option; a choice reaches
     the sweeper alone. Only options that not every method has are written so.
     """
+    arguments = write_as_choices(arguments)
     flags = get_args_parser().parse_args(arguments)
     primary_config = read_primary_config(flags)
+    refuse_listed_choices(primary_config.get("defaults") or [])
     sweeps_by_itself = OmegaConf.select(primary_config, "hydra.mode") == "MULTIRUN"
     is_sweep = flags.multirun or sweeps_by_itself or "hydra.mode=MULTIRUN" in arguments
     if not is_sweep:

@@ -5,7 +5,7 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -87,6 +87,8 @@ def _find_nested_class(cls: type, item: Field) -> Any:
     if cls is Forgetting:
         return None
     hint = get_type_hints(cls)[item.name]
+    if get_origin(hint) is dict:  # of several, whose keys are those of one
+        return None
     kinds = get_args(hint) or (hint,)
     return next((kind for kind in kinds if is_dataclass(kind)), None)
 

@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneoff.cli.llamafactory.launchers import find_launcher_file
 from tuneoff.config import ABSENT, ConfigError, Experiment, find_method_options
-from tuneoff.config.elsewhere import NEEDLESS, list_our_words
+from tuneoff.config.elsewhere import NEEDLESS, describe_assumption, list_our_words
 from tuneoff.config.paths import format_of, is_file, is_folder
 
 FLAGS = re.compile(
@@ -32,16 +33,32 @@ def refuse_foreign_names(arguments: Sequence[str]) -> None:
             words += ours
     if not foreign:
         return
-    command = shlex.join(["python", "train.py", *keep_last_method(words)])
+    program = choose_program(foreign)
+    command = shlex.join([*program, *keep_last_method(words)])
     hints = []
     for word in foreign:
-        key = word.partition("=")[0]
+        written, _, value = word.removeprefix("--").partition("=")
+        key = written.replace("-", "_")
+        assumption = describe_assumption(key, value or "true")
+        is_off = not translate_word(word, known)
         if key in NEEDLESS:
             hints.append(f"{key} is left out: {NEEDLESS[key]}")
+        elif assumption is not None and not is_off:
+            hints.append(f"{key}: {assumption}")
     behind = f" ({'; '.join(hints)})" if hints else ""
     raise ConfigError(
         foreign[0], ABSENT, f"is written otherwise here; this works: {command}{behind}"
     )
+
+
+def choose_program(foreign: Sequence[str]) -> list[str]:
+    """What starts the command: a launcher where `deepspeed=` or `fsdp=` asks for one."""
+    for word in foreign:
+        key, _, value = word.removeprefix("--").partition("=")
+        file = find_launcher_file(key, value)
+        if file is not None:
+            return ["accelerate", "launch", "--config_file", file, "train.py"]
+    return ["python", "train.py"]
 
 
 def join_flags(arguments: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ def one_line(main: Callable[[], None]) -> int:
             return 0
         refuse_foreign_names(written)
         check_flags()
-        sys.argv[1:] = prepare_sweep_arguments(written)
+        sys.argv[1:] = prepare_sweep_arguments(expand_yamls(written))
         with interrupt_on_stop_signals():
             main()
         return 0
@@ -55,6 +55,15 @@ def one_line(main: Callable[[], None]) -> int:
     finally:
         print_open_sweeps()
     return report_error(error, written)
+
+
+def expand_yamls(arguments: list[str]) -> list[str]:
+    """The command line with what YAMLs of LLaMA-Factory say that it names; one that names none waits for nothing."""
+    if not any(word.startswith("llamafactory=") for word in arguments):
+        return arguments
+    from tuneoff.cli.llamafactory.expansion import expand_files
+
+    return expand_files(arguments)
 
 
 def unwrap_warning(error: Exception) -> BaseException:

@@ -39,6 +39,7 @@ def format_run_summary(result: dict, folder: Path) -> str:
     rows += summarize_rows(result)
     rows.append(("validation loss", format_losses(result["loss"])))
     rows += summarize_metrics(result)
+    rows += summarize_sets(result)
     rows.append(("throughput", format_throughput(result["throughput"])))
     memory = result["memory"]
     if memory["peak_gib"]:
@@ -82,6 +83,25 @@ def summarize_rows(result: dict) -> Iterator[tuple[str, str]]:
         yield "rows", ", ".join(parts)
 
 
+def summarize_sets(result: dict) -> Iterator[tuple[str, str]]:
+    """Of several sets a line on each: its rows, and what the run is judged by."""
+    sets = result.get("provenance", {}).get("data", {}).get("sets", {})
+    losses = result.get("loss_by_set", {})
+    metrics = result["metrics"]
+    for name, facts in sets.items():
+        rows = facts["joined_rows"]
+        parts = [f"train {rows['train']:,} rows"]
+        for split, stages in (("validation", ("initial", "final")), ("test", ("test",))):
+            ends = [losses.get(stage, {}).get(name) for stage in stages]
+            if rows[split] and any(end is not None for end in ends):
+                numbers = " → ".join("-" if end is None else f"{end:.4f}" for end in ends)
+                parts.append(f"{split} loss {numbers} ({rows[split]:,} rows)")
+        share = metrics.get("exact_match_by_set", {}).get(name)
+        if share is not None:
+            parts.append(f"exact match {100 * share:.1f} %")
+        yield f"  {name}", ", ".join(parts)
+
+
 def format_throughput(throughput: dict) -> str:
     """`2,478 tokens/s over 175 steps`; a dash where nothing was measured, or the process died."""
     speed = throughput.get("tokens_per_second")
@@ -111,6 +131,8 @@ def summarize_metrics(result: dict) -> Iterator[tuple[str, str]]:
         yield "exact match", format_exact_match(values["exact_match"], facts["exact_match"])
     if "forgetting" in values:
         yield "forgetting", format_forgetting(values["forgetting"], facts["forgetting"])
+    for name, difference in values.get("forgetting_by_set", {}).items():
+        yield f"  {name}", f"forgetting {difference:+.4f} nats per token"
 
 
 def format_exact_match(share: float, facts: dict) -> str:

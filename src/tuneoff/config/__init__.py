@@ -18,7 +18,6 @@ from tuneoff.config.binding import (
     identify_run,
     method_packages,
     resolve_config,
-    schemas,
 )
 from tuneoff.config.choices import (
     BASIC,
@@ -31,7 +30,8 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Columns, Data, Forgetting, Splits
+from tuneoff.config.data import Columns, SingleSet, Splits
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.experiment import BUDGETS, Experiment, derive_seed
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
@@ -41,6 +41,7 @@ from tuneoff.config.options import (
     above,
     as_names,
     at_least,
+    check_package,
     check_ranges,
     find_columns,
     find_settings,
@@ -60,6 +61,7 @@ from tuneoff.config.paths import (
     is_shipped,
     resolve_folder,
 )
+from tuneoff.config.registered import schemas
 from tuneoff.config.sharding import is_split
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "Optimizer",
     "Role",
     "Scheduler",
+    "SingleSet",
     "Splits",
     "Task",
     "Tracker",
@@ -87,6 +90,7 @@ __all__ = [
     "at_least",
     "bind",
     "check_config",
+    "check_package",
     "check_ranges",
     "check_task",
     "data_files",

@@ -14,19 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tuneoff.config.experiment import Experiment
 from tuneoff.config.options import ABSENT, ConfigError, Role, find_settings, suggest_nearest
 from tuneoff.config.paths import data_hash
+from tuneoff.config.registered import schemas
 
 
 # ---------------------------------------------------------------- the methods' options
-def schemas() -> dict[str, Any]:
-    """The composed class of every registered method family, by the module's name."""
-    # Looked at where it lies, since `load` copies it.
-    stored: Any = ConfigStore.instance().repo.get("schema", {})
-    return {
-        file.removesuffix(".yaml"): OmegaConf.get_type(node.node)
-        for file, node in sorted(stored.items())
-    }
-
-
 def method_packages() -> list[str]:
     """The packages that do the registered methods."""
     packages: set[str] = set()
@@ -70,8 +61,18 @@ def find_invalid_keys(cfg: DictConfig, prefix: str = "") -> Iterator[InvalidKey]
         if key not in declared:
             method = OmegaConf.select(cfg, "method")
             yield prefix + key, node, explain_unknown_key(f"{prefix}{key}", declared, method)
-        elif OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node)):
-            yield from find_invalid_keys(cfg[key], f"{prefix}{key}.")
+        elif OmegaConf.is_dict(node):
+            for path, part in _list_typed_parts(node, f"{prefix}{key}"):
+                yield from find_invalid_keys(part, f"{path}.")
+
+
+def _list_typed_parts(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Yield a node where a dataclass declares its keys, or of keys with such values each value, with its path."""
+    if is_dataclass(OmegaConf.get_type(node)):
+        yield path, node
+    elif is_dataclass(node._metadata.element_type) and not node._is_none():
+        for name in node:
+            yield f"{path}.{name}", node[name]
 
 
 def _lost_its_type(node: Any, item: Field) -> bool:
@@ -82,6 +83,8 @@ def _lost_its_type(node: Any, item: Field) -> bool:
 def explain_unknown_key(key: str, declared: list[str], method: str | None) -> str:
     """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
     parent, _, name = key.rpartition(".")
+    if re.search(r"\bdata\.sets$", parent):
+        return "no such set; one is added in a YAML of your own, or in the list data=[gsm8k,alpaca]"
     if parent:
         nearest = suggest_nearest(name, declared) or f"; there are {', '.join(declared)}"
         return f"no such option in {parent}{nearest}"
@@ -211,8 +214,9 @@ def identify_run(cfg: DictConfig) -> str:
         config.pop(key, None)
     text = json.dumps(_sort_keys(config), default=str)
     digest = hashlib.sha256(text.encode())
-    digest.update(_hash_files("data.path", cfg.data))
-    digest.update(_hash_files("forgetting.data.path", cfg.forgetting.data))
+    for prefix, data in (("data", cfg.data), ("forgetting.data", cfg.forgetting.data)):
+        for key, settings in _list_sets(prefix, data):
+            digest.update(_hash_files(f"{key}.path", settings))
     return digest.hexdigest()[:8]
 
 
@@ -226,10 +230,18 @@ def _sort_keys(value: Any) -> Any:
     return value
 
 
-def _hash_files(key: str, data: DictConfig | None) -> bytes:
-    """The hash of a set's files as bytes; empty without a set or without files."""
+def _list_sets(prefix: str, data: DictConfig | None) -> Iterator[tuple[str, DictConfig]]:
+    """Yield each set of data settings, with the key at which it stands."""
     if data is None:
-        return b""
+        return
+    if not data.sets:
+        yield prefix, data
+    for name, settings in data.sets.items():
+        yield f"{prefix}.sets.{name}", settings
+
+
+def _hash_files(key: str, data: DictConfig) -> bytes:
+    """The hash of a set's files as bytes; empty without files."""
     try:
         return data_hash(data.path).encode()
     except OSError as error:

@@ -45,6 +45,7 @@ class Optimizer(Enum):
     ademamix = "ademamix"
     stableadamw = "stableadamw"
     schedulefree = "schedulefree"
+    adam_mini = "adam_mini"
 
 
 # Those of pytorch-optimizer, with the names of their classes.
@@ -55,6 +56,7 @@ PACKAGED = {
     Optimizer.ademamix: "AdEMAMix",
     Optimizer.stableadamw: "StableAdamW",
     Optimizer.schedulefree: "ScheduleFreeAdamW",
+    Optimizer.adam_mini: "AdamMini",
 }
 # Those that a method can take which builds on an optimizer of its own package.
 BASIC = (Optimizer.adamw, Optimizer.adamw_8bit, Optimizer.adafactor)

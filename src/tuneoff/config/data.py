@@ -1,4 +1,4 @@
-"""Data settings: where rows come from, which columns count, and how they become splits and text."""
+"""Settings of a data set: where rows come from, which columns count, and how they become splits and text."""
 
 from dataclasses import dataclass, field, fields
 
@@ -26,6 +26,7 @@ from tuneoff.config.paths import (
     is_shipped,
     list_shipped_sets,
 )
+from tuneoff.config.templates import NAMED_TEMPLATES
 
 # The columns of a format that has several.
 PAIR_COLUMNS = ("prompt", "input", "completion", "history")
@@ -96,11 +97,11 @@ class Splits:
 
 
 @dataclass
-class Data:
+class SingleSet:
     """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (`tuneoff:NAME`)."""
 
-    name: str = MISSING
-    """The set's name in tables and records."""
+    name: str = ""
+    """The set's name in tables and records; among several sets it is its key in data.sets."""
     path: str = MISSING
     """A hub set (owner/name), a file or folder (jsonl, json, csv, parquet), or what ships (tuneoff:NAME)."""
     subset: str | None = None
@@ -123,8 +124,9 @@ class Data:
     """Fixes which rows these shares are; never the run's seed, so that all seeds have the same splits."""
     on_bad_row: str = one_of("refuse", "refuse", "skip")
     """Of a row that no format can read, as one with a tool's turn: skip leaves it out, counted and listed."""
-    template: str = one_of("auto", "auto", "chat", "plain")
-    """How a conversation becomes text: by the tokenizer's chat template, plain headings, or auto: chat where it is."""
+    template: str = one_of("auto", "auto", "chat", "plain", *NAMED_TEMPLATES)
+    """How a conversation becomes text: by the tokenizer's chat template, plain headings, a template of this name, or
+    auto: chat where there is one."""
     train_on: str = one_of("answers", "answers", "last_answer", "all")
     """What of a conversation is trained: every answer, the last one, or all, prompts too. It is judged by answers."""
     end_token: bool = True
@@ -139,6 +141,8 @@ class Data:
     """The same in optimizer steps, instead of epochs."""
     default_max_length: int = at_least(1024, 2)
     """max_length on this set where none is given."""
+    weight: float = above(1.0, 0)
+    """Rows of this set for each row of one of weight 1, where several are interleaved."""
 
     def check(self, prefix: str = "data.") -> None:
         """Refuse ranges, contradictions, and a file that is not there; `prefix` stands before its keys. Asks no hub."""
@@ -211,11 +215,3 @@ class Data:
     def on_hub(self) -> bool:
         """Whether `path` names a set of the hub."""
         return not is_shipped(self.path) and not exists(expand_user(self.path))
-
-
-@dataclass
-class Forgetting:
-    """A second set whose loss, before training and after, says what was lost elsewhere; null: none is measured."""
-
-    data: Data | None = None
-    """The second set: the name of a YAML in conf/data, and the keys in it; null measures none."""

@@ -2,6 +2,14 @@
 
 from collections.abc import Callable
 
+from tuneoff.config.registered import (
+    find_choice,
+    find_foreign_defaults,
+    find_foreign_options,
+    list_method_words,
+)
+from tuneoff.config.templates import NAMED_TEMPLATES
+
 Convert = Callable[[str], list[str]]  # of a value as it was typed: the words that say it here
 
 
@@ -31,19 +39,33 @@ def as_list(ours: str) -> Convert:
 
 
 def as_share(value: str) -> list[str]:
-    """A share of the training rows; a number of rows cannot be said here."""
+    """A share of the training rows, or their number."""
     try:
         is_share = float(value) < 1
     except ValueError:
         is_share = True
-    return [f"data.validation_share={value if is_share else '0.1'}"]
+    if is_share:
+        return [f"data.validation_share={value}"]
+    return [f"data.validation_rows={int(float(value))}"]
 
 
-def as_adapter(value: str) -> list[str]:
-    """The method that an adapter's name stands for."""
-    if value.lower() == "qlora":
-        return ["method=lora", "quantization=4bit"]
-    return [f"method={value.lower()}"]
+def as_method(key: str) -> Convert:
+    """The method that a word stands for, as methods say themselves; an adapter's name may be the method's own."""
+
+    def convert(value: str) -> list[str]:
+        name = value.lower()
+        extra = []
+        if name == "qlora":
+            name = "lora"
+            extra = ["quantization=4bit"]
+        return [f"method={find_choice(key, name) or name}", *extra]
+
+    return convert
+
+
+def as_template(value: str) -> list[str]:
+    """A template that is known by its name, else the tokenizer's own."""
+    return [f"data.template={value if value in NAMED_TEMPLATES else 'chat'}"]
 
 
 def as_bits(value: str) -> list[str]:
@@ -63,17 +85,12 @@ def as_resume(value: str) -> list[str]:
     return [f"resume={'auto' if value.lower() in ('true', 'latest') else value}"]
 
 
-def as_init(value: str) -> list[str]:
-    """The method that an initialisation stands for."""
-    return ["method=pissa"] if value.startswith("pissa") else []
-
-
-METHOD_SWITCHES = {
-    "use_galore": "galore",
-    "use_badam": "badam",
-    "use_pissa": "pissa",
-}
-SCHEDULER = choose("scheduler", cosine_with_min_lr="cosine", constant_with_warmup="constant")
+SCHEDULER = choose(
+    "scheduler",
+    cosine_with_min_lr="cosine",
+    constant_with_warmup="constant",
+    warmup_stable_decay="wsd",
+)
 OPTIMIZER = choose(
     "optimizer",
     adamw_torch="adamw",
@@ -86,7 +103,8 @@ ATTENTION = choose(
     "model.attention", fa2="flash_attention_2", disabled="eager", auto="sdpa", true="sdpa"
 )
 TRACKER = choose("tracker", all="wandb")
-TEMPLATE = {"default": "plain", "alpaca": "plain", "empty": "plain"}
+# Keys whose value is a method's name, here or elsewhere.
+ADAPTERS = ("finetuning_type", "adapter", "peft_type")
 ELSEWHERE: dict[str, Convert] = {
     # ---- rate, batch, length, budget
     **dict.fromkeys(("learning_rate", "lr_rate"), rename("lr")),
@@ -125,21 +143,18 @@ ELSEWHERE: dict[str, Convert] = {
     ),
     "trust_remote_code": rename("model.trust_remote_code"),
     "tokenizer_name": rename("model.tokenizer"),
-    # ---- method
-    **dict.fromkeys(("finetuning_type", "adapter", "peft_type"), as_adapter),
-    **{name: switch(f"method={method}") for name, method in METHOD_SWITCHES.items()},
-    **dict.fromkeys(("lora_r", "r", "rank"), rename("lora_rank")),
-    **dict.fromkeys(("target_modules", "lora_target_modules"), as_list("lora_target")),
+    # ---- method: what else methods are called, and their options, they say themselves
+    **{key: as_method(key) for key in ADAPTERS},
     "lora_target_linear": switch("lora_target=all"),
-    **dict.fromkeys(("modules_to_save", "lora_modules_to_save"), as_list("additional_target")),
-    "init_lora_weights": as_init,
-    "adapter_name_or_path": rename("adapter_path"),
     # ---- data
     **dict.fromkeys(("dataset", "datasets", "dataset_name", "train_file"), as_data),
     "max_samples": rename("data.limit"),
     **dict.fromkeys(("val_size", "val_set_size"), as_share),
-    "template": lambda value: [f"data.template={TEMPLATE.get(value, 'chat')}"],
-    "chat_template": lambda value: [f"data.template={TEMPLATE.get(value, 'chat')}"],
+    **dict.fromkeys(("template", "chat_template"), as_template),
+    "train_on_prompt": switch("data.train_on=all"),
+    "train_on_inputs": switch("data.train_on=all"),
+    "mask_history": switch("data.train_on=last_answer"),
+    **dict.fromkeys(("neftune_noise_alpha", "noise_alpha"), rename("neftune_alpha")),
     **dict.fromkeys(("neat_packing", "sample_packing"), rename("packing")),
     # ---- run
     "output_dir": rename("hydra.run.dir"),
@@ -151,6 +166,14 @@ ELSEWHERE: dict[str, Convert] = {
     "report_to": TRACKER,
     "wandb_name": rename("tags"),
     "predict_with_generate": switch("exact_match=whole"),
+}
+# What is assumed of a name where its value does not say it.
+ASSUMED = {
+    "bf16": "weights stay float32; dtype=bfloat16 takes half the memory",
+    "fp16": "weights stay float32",
+    "cutoff_len": "what is longer is cut at its end",
+    "dataset": "a set's name is that of a YAML in conf/data",
+    "quantization_bit": "4bit is NF4, quantised twice",
 }
 # Names that need nothing here, and why.
 NEEDLESS = {
@@ -168,7 +191,9 @@ NEEDLESS = {
     "remove_unused_columns": "columns are found by name",
     "ddp_timeout": "ranks wait as long as they must",
     "run_name": "method, rate and seed name a run",
-    "warmup_steps": "warmup_ratio is a share of the budget",
+    "deepspeed": "the launcher says it",
+    "fsdp": "the launcher says it",
+    "dataset_dir": "data.path= is a file or a folder, and llamafactory=FILE reads dataset_info.json",
 }
 
 
@@ -179,11 +204,11 @@ def list_our_words(key: str, value: str) -> list[str] | None:
     """
     if key in NEEDLESS:
         return []
-    convert = ELSEWHERE.get(key)
+    convert = ELSEWHERE.get(key) or _find_method_word(key)
     if convert is None:
         return None
     values = value.split(",")
-    if len(values) == 1 or "[" in value or key in ("target_modules", "lora_target_modules"):
+    if len(values) == 1 or "[" in value or key in find_foreign_options():
         return convert(value)
     swept: dict[str, list[str]] = {}
     for one in values:
@@ -191,6 +216,33 @@ def list_our_words(key: str, value: str) -> list[str] | None:
             ours, _, ours_value = word.partition("=")
             swept.setdefault(ours, []).append(ours_value)
     return [f"{ours}={','.join(dict.fromkeys(parts))}" for ours, parts in swept.items()]
+
+
+def describe_assumption(key: str, value: str) -> str | None:
+    """Say what is assumed of a word of another program; None where it says all."""
+    if key in ASSUMED:
+        return ASSUMED[key]
+    differing = find_foreign_defaults(key, value)
+    if not differing:
+        return None
+    written = ", ".join(f"{option}={default}" for option, default in differing.items())
+    return f"{written} there, unless it is given"
+
+
+def _find_method_word(key: str) -> Convert | None:
+    """What a key is that only methods know: one of their options under another name, or a switch that chooses one."""
+    option = find_foreign_options().get(key)
+    if option is not None:
+        return as_list(option)
+    if not any(word.key == key for word in list_method_words()):
+        return None
+
+    def convert(value: str) -> list[str]:
+        is_on = "true" if value.lower() in ("1", "yes", "auto") else value
+        choice = find_choice(key, is_on)
+        return [f"method={choice}"] if choice else []
+
+    return convert
 
 
 def find_our_name(key: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tuneoff.config.data import SingleSet
 from tuneoff.config.paths import is_shipped
 
 
@@ -27,5 +28,19 @@ def name_by_path(path: str) -> str:
     return name.partition(".")[0] or name or path
 
 
+def join_sets(key: str, sets: DictConfig) -> Any:
+    """`${joined_sets:KEY,SETS}`: what several sets have together: their names, or the largest value of `KEY`.
+
+    Where any has none it is None, so that sets with a budget in epochs and in steps are trained in epochs.
+    """
+    if key == "name":
+        return "+".join(map(str, sets))
+    values = [settings[key] for settings in sets.values()]
+    if not values:
+        return SingleSet.__dataclass_fields__[key].default
+    return None if None in values else max(values)
+
+
+OmegaConf.register_new_resolver("joined_sets", join_sets, replace=True)
 OmegaConf.register_new_resolver("file_name", name_by_path, replace=True)
 OmegaConf.register_new_resolver("embedded", choose_by_model, replace=True)

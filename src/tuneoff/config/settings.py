@@ -17,7 +17,7 @@ from tuneoff.config.choices import (
     Tracker,
     WandbMode,
 )
-from tuneoff.config.data import Data, Forgetting
+from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
@@ -75,6 +75,8 @@ class RunSettings:
     """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
     rerun: bool = setting(False, INCIDENTAL)
     """Replace a finished run that is in the folder already."""
+    llamafactory: str | None = setting(None, INCIDENTAL)
+    """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
     """Show a progress line in the terminal."""
 

@@ -20,18 +20,22 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import Data
+from tuneoff.config import SingleSet
 from tuneoff.data.dataset import SPLITS, DataSet, Row, fingerprint_rows
 from tuneoff.record import cache_folder, is_private, make_private_folder, write_atomically
 
 log = logging.getLogger(__name__)
 DIGEST = "digest"  # the name of the tensor that holds the hash of all others
 # Settings on which the rows do not depend, or which stand in the name of the file already.
-LEFT_OUT = ("name", "path", "template")
+LEFT_OUT = ("name", "path", "template", "weight", "sets", "mixing", "mixing_seed")
 
 
 def cache_path(
-    content: str, data: Data, template: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+    content: str,
+    data: SingleSet,
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> Path:
     """Return the file for a set.
 
@@ -46,7 +50,7 @@ def cache_path(
     """
     settings = asdict(data)
     for name in LEFT_OUT:
-        del settings[name]
+        settings.pop(name, None)
     all_that_matters = [
         content,
         settings,
@@ -89,6 +93,7 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
     tensors: dict[str, np.ndarray] = {}
     for split, rows in data_set.splits.items():
         tensors |= rows_to_tensors(split, rows)
+        tensors[f"{split}.asked"] = np.array(data_set.asked[split], np.int64)
     rest = {
         "answers": data_set.answers,
         "cut": data_set.cut,
@@ -120,10 +125,11 @@ def read_cached_set(path: Path) -> DataSet | None:
             raise ValueError("its content has changed since it was written")
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
         splits = {split: list(tensors_to_rows(split, tensors)) for split in SPLITS}
+        asked = {split: array("q", tensors[f"{split}.asked"].tobytes()) for split in SPLITS}
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         log.warning("%s is damaged and made anew: %s", path, error)
         return None
-    return DataSet(splits=splits, fingerprint=fingerprint_rows(splits), **rest)
+    return DataSet(splits=splits, asked=asked, fingerprint=fingerprint_rows(splits), **rest)
 
 
 def hash_tensors(tensors: dict[str, np.ndarray]) -> bytes:

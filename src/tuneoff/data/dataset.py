@@ -2,6 +2,8 @@
 
 import hashlib
 from array import array
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,10 +33,15 @@ class Question(NamedTuple):
 
     prompt: array
     answer: str  # its text, whole also where the row was cut to max_length
+    set_name: str = ""  # among several sets
 
 
 def _no_rows() -> dict[str, list[Row]]:
     return {split: [] for split in SPLITS}
+
+
+def _no_numbers(type_code: str) -> Callable[[], dict[str, array]]:
+    return lambda: {split: array(type_code) for split in SPLITS}
 
 
 def _zero_counts() -> dict[str, int]:
@@ -49,8 +56,13 @@ class DataSet:
     """
 
     splits: dict[str, list[Row]] = field(default_factory=_no_rows)
-    # The text of each row's last answer, of validation and test.
-    answers: dict[str, list[str]] = field(default_factory=dict)
+    # The text of each row's last answer, of validation and test; None for a row of text among several sets.
+    answers: dict[str, list[str | None]] = field(default_factory=dict)
+    # A hash of what each row asks, of conversations.
+    asked: dict[str, array] = field(default_factory=_no_numbers("q"))
+    # Of several sets their names, and for each row the number of its set among them.
+    set_names: tuple[str, ...] = ()
+    set_numbers: dict[str, array] = field(default_factory=_no_numbers("H"))
     # Examples longer than max_length.
     cut: dict[str, int] = field(default_factory=_zero_counts)
     # Examples without an answer, or with none left after the cut.
@@ -69,10 +81,25 @@ class DataSet:
         """
         questions = []
         answers = self.answers.get(split, ())
-        for row, answer in zip(self.splits[split], answers, strict=False):
-            start_of_answer, _ = row.spans[-1]
-            questions.append(Question(row.ids[:start_of_answer], answer))
+        rows = zip(self.splits[split], answers, self.list_set_names(split), strict=False)
+        for row, answer, set_name in rows:
+            if answer is not None:
+                start_of_answer, _ = row.spans[-1]
+                questions.append(Question(row.ids[:start_of_answer], answer, set_name))
         return questions
+
+    def list_set_names(self, split: str) -> list[str]:
+        """Return the name of each row's set; of one set alone the empty name."""
+        if not self.set_names:
+            return [""] * len(self.splits[split])
+        return [self.set_names[number] for number in self.set_numbers[split]]
+
+    def rows_by_set(self, split: str) -> dict[str, list[Row]]:
+        """Return the rows of a split by the name of their set, of those that have any there."""
+        rows_by_set: dict[str, list[Row]] = {}
+        for row, name in zip(self.splits[split], self.list_set_names(split), strict=True):
+            rows_by_set.setdefault(name, []).append(row)
+        return rows_by_set
 
     def answer_end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Return the special tokens that the training rows' answers end with.
@@ -82,9 +109,11 @@ class DataSet:
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         last_tokens = set()
         for row in self.splits["train"]:
-            _, end = row.spans[-1]
-            last_tokens.add(row.ids[end - 1])
-        return last_tokens & special
+            start, end = row.spans[-1]
+            # A named template may have a line break behind it.
+            ending = row.ids[max(start, end - 2) : end]
+            last_tokens.update(special.intersection(ending[-1:]) or special.intersection(ending))
+        return last_tokens
 
     def facts(self) -> dict:
         """Return what the record says about the data."""
@@ -113,9 +142,16 @@ class DataSet:
         """Return in one line the rows of each split, what became of others, and what is not read."""
         parts = []
         for split, rows in self.splits.items():
-            parts.append(f"{split} {len(rows):,} rows{self._describe_losses(split)}")
+            counted = f"{split} {len(rows):,} rows"
+            if self.set_names and rows:
+                counted += f" ({self._count_by_set(split)})"
+            parts.append(counted + self._describe_losses(split))
         unread = describe_unread(self.unread)
         return ", ".join(parts) + (f"; {unread}" if unread else "")
+
+    def _count_by_set(self, split: str) -> str:
+        counts = Counter(self.list_set_names(split))
+        return ", ".join(f"{name} {counts[name]:,}" for name in self.set_names)
 
     def _describe_losses(self, split: str) -> str:
         losses = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Data, data_files, format_of
+from tuneoff.config import ConfigError, SingleSet, data_files, format_of
 from tuneoff.data.hub import as_config_error, open_with_datasets
 from tuneoff.data.printable import list_columns
 from tuneoff.data.source_rows import SourceRow
@@ -36,7 +36,7 @@ SPLIT_WORDS = {
 }
 
 
-def read_by_split(data: Data, path: Path) -> dict[str, Iterable[SourceRow]]:
+def read_by_split(data: SingleSet, path: Path) -> dict[str, Iterable[SourceRow]]:
     """Return the rows of a file or folder by split: the row's own, or else that of its file's name.
 
     Raises:
@@ -102,7 +102,7 @@ def role_from_name(path: Path) -> str:
     return "train"
 
 
-def read_file(data: Data, path: Path) -> Iterator[SourceRow]:
+def read_file(data: SingleSet, path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a file.
 
     Raises:
@@ -124,7 +124,7 @@ def read_file(data: Data, path: Path) -> Iterator[SourceRow]:
         raise ConfigError("data.path", path, first_line) from error
 
 
-def read_parquet(data: Data, path: Path) -> Iterator[SourceRow]:
+def read_parquet(data: SingleSet, path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a parquet file.
 
     Raises:
@@ -137,7 +137,7 @@ def read_parquet(data: Data, path: Path) -> Iterator[SourceRow]:
         yield SourceRow(row.values, f"{path}: row {number}")
 
 
-def refuse_repeated_columns(data: Data, path: Path) -> None:
+def refuse_repeated_columns(data: SingleSet, path: Path) -> None:
     """Refuse a parquet file that has a column twice, or a field of a column, at any depth.
 
     Raises:

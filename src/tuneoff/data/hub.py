@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, SingleSet
 from tuneoff.data.hub_access import explain_hub_error, prepare_hub
 from tuneoff.data.source_rows import Source, SourceRow
 
 
 def open_with_datasets(
-    data: Data,
+    data: SingleSet,
     path: str,
     subset: str | None = None,
     *,
@@ -54,7 +54,7 @@ def open_with_datasets(
     return Source(read, str(builder.cache_dir))
 
 
-def number_rows(data: Data, rows: Iterable[dict], split: str) -> Iterator[SourceRow]:
+def number_rows(data: SingleSet, rows: Iterable[dict], split: str) -> Iterator[SourceRow]:
     """Yield the rows of one split of a set with their places."""
     with as_config_error(data):
         for number, row in enumerate(rows, 1):
@@ -62,7 +62,7 @@ def number_rows(data: Data, rows: Iterable[dict], split: str) -> Iterator[Source
 
 
 @contextmanager
-def as_config_error(data: Data) -> Iterator[None]:
+def as_config_error(data: SingleSet) -> Iterator[None]:
     """Turn what `datasets`, the hub and pyarrow raise into a refusal in one line."""
     try:
         yield

@@ -1,14 +1,16 @@
 """Loading: from settings to tokenised rows, which are kept for the next run."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, Data, SingleSet
 from tuneoff.data import cache
 from tuneoff.data.boundaries import find_begin_tokens, find_label_spans
 from tuneoff.data.dataset import DataSet, Row, fingerprint_rows, show_example
+from tuneoff.data.joining import join_sets
 from tuneoff.data.row_formats import Example
 from tuneoff.data.source_rows import Source
 from tuneoff.data.sources import open_source
@@ -23,6 +25,29 @@ CHUNK_CHARACTERS = 500_000
 
 
 def load_dataset(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataSet:
+    """Read and tokenise a set, or several and join them.
+
+    Raises:
+        ConfigError: as `load_single_set`, naming the set; or no row that several sets can give.
+    """
+    if not data.sets:
+        result = load_single_set(data, tokenizer, max_length)
+    else:
+        parts = {}
+        for name, settings in data.sets.items():
+            try:
+                parts[name] = load_single_set(settings, tokenizer, max_length)
+            except ConfigError as error:
+                key = error.key.replace("data.", f"data.sets.{name}.", 1)
+                raise ConfigError(key, error.value, error.allowed) from error
+        result = join_sets(data, parts)
+    result.example = show_example(result.splits["train"][0], tokenizer)
+    return result
+
+
+def load_single_set(
+    data: SingleSet, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> DataSet:
     """Read and tokenise a set.
 
     Conversations are cut to `max_length` tokens, text is divided into blocks of it. What was
@@ -43,15 +68,16 @@ def load_dataset(data: Data, tokenizer: PreTrainedTokenizerBase, max_length: int
         result = tokenize_dataset(data, source, template, max_length)
         if path is not None:
             cache.write_cached_set(path, result)
-    result.example = show_example(result.splits["train"][0], tokenizer)
     return result
 
 
-def tokenize_dataset(data: Data, source: Source, template: Template, max_length: int) -> DataSet:
+def tokenize_dataset(
+    data: SingleSet, source: Source, template: Template, max_length: int
+) -> DataSet:
     """Make the rows of all splits.
 
     Raises:
-        ConfigError: as `load_dataset`.
+        ConfigError: as `load_single_set`.
     """
     result = DataSet()
     unread = UnreadParts(skips_bad_rows=data.on_bad_row == "skip")
@@ -128,8 +154,15 @@ def add_conversations(
                 continue
             row = Row(array("i", ids[:max_length]), tuple(spans_left))
             result.splits[split].append(row)
+            result.asked[split].append(hash_question(example))
             if split != "train":
                 result.answers.setdefault(split, []).append(last_answer)
+
+
+def hash_question(example: Example) -> int:
+    """Return what an example asks as a number of 64 bits: equal where the questions are."""
+    digest = hashlib.blake2b(example.first_question.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def make_blocks(

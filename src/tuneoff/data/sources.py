@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from tuneoff.config import Data, data_hash, embedded_file, is_shipped, resolve_folder
+from tuneoff.config import SingleSet, data_hash, embedded_file, is_shipped, resolve_folder
 from tuneoff.data.files import read_by_split
 from tuneoff.data.hub import open_with_datasets
 from tuneoff.data.source_rows import Source
 
 
-def open_source(data: Data) -> Source:
+def open_source(data: SingleSet) -> Source:
     """Find the set that `data` names; no row is read yet, nor fetched from the hub.
 
     Raises:

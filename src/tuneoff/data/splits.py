@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-from tuneoff.config import ConfigError, Data, suggest_nearest
+from tuneoff.config import ConfigError, SingleSet, suggest_nearest
 from tuneoff.data.dataset import SPLITS, DataSet
 from tuneoff.data.row_formats import Example, Format, find_format, parse_rows
 from tuneoff.data.source_rows import Source, SourceRow
@@ -12,7 +12,7 @@ from tuneoff.data.unread import UnreadParts
 
 
 def read_examples(
-    data: Data, source: Source, result: DataSet, unread: UnreadParts
+    data: SingleSet, source: Source, result: DataSet, unread: UnreadParts
 ) -> tuple[Format, dict[str, Iterable[Example]]]:
     """Return the set's format, and the examples of each split that there is, in the set's order.
 
@@ -57,7 +57,7 @@ def read_examples(
     return row_format, limited
 
 
-def as_share(data: Data, examples: int) -> float:
+def as_share(data: SingleSet, examples: int) -> float:
     """Return the share of so many training examples that `data.validation_rows` are.
 
     Raises:
@@ -71,7 +71,7 @@ def as_share(data: Data, examples: int) -> float:
 
 
 def assign_splits(
-    data: Data, own_splits: dict[str, Iterable[SourceRow]]
+    data: SingleSet, own_splits: dict[str, Iterable[SourceRow]]
 ) -> dict[str, Iterator[SourceRow]]:
     """Return the rows of the set's own splits under train, validation and test.
 

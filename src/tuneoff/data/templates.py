@@ -2,23 +2,27 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, SingleSet
+from tuneoff.config.templates import NAMED_TEMPLATES
 from tuneoff.data.chat_template import ChatTemplate
+from tuneoff.data.named_template import NamedTemplate
 from tuneoff.data.plain_template import PlainTemplate
 
-Template = PlainTemplate | ChatTemplate
+Template = PlainTemplate | ChatTemplate | NamedTemplate
 
 
-def choose_template(data: Data, tokenizer: PreTrainedTokenizerBase) -> Template:
+def choose_template(data: SingleSet, tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return the template that `data.template` means with this tokenizer.
 
     Raises:
         ConfigError: chat is asked for, and the tokenizer has no template or does not say where its
-            tokens lie in a text; or the tokenizer has no end token.
+            tokens lie in a text; the tokenizer has no end token, or not those of a named template.
     """
     if tokenizer.eos_token_id is None:
         message = "has no token that ends a text"
         raise ConfigError("model.tokenizer", tokenizer.name_or_path, message)
+    if data.template in NAMED_TEMPLATES:
+        return NamedTemplate(tokenizer, data.template)
     has_chat_template = bool(tokenizer.chat_template)
     chat = data.template == "chat" or (data.template == "auto" and has_chat_template)
     if not chat:

@@ -3,10 +3,10 @@
 In a process of the forkserver, since what reads rows imports torch, and whoever launches jobs does not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tuneoff.config import ConfigError, Data, Experiment
+from tuneoff.config import ConfigError, Experiment, SingleSet
 from tuneoff.jobs.failures import Refusal
 from tuneoff.jobs.processes import POLL_SECONDS, start_processes
 
@@ -26,8 +26,9 @@ ADVICE = {
 class DataCheck:
     """A set, and the splits of which it must have rows. An instance is pickled into the process that looks."""
 
-    settings: Data
+    settings: SingleSet
     splits: tuple[str, ...]
+    key: str = "data."  # before the set's keys
 
     ranks = 1
 
@@ -54,27 +55,37 @@ class DataCheck:
             return {"status": "finished"}
         for split, row in first_rows.items():
             if row is None:
-                raise ConfigError("data.path", self.settings.path, ADVICE[split])
+                advice = ADVICE[split].replace("data.", self.key)
+                raise ConfigError(f"{self.key}path", self.settings.path, advice)
         return {"status": "finished"}
 
 
-def plan_check(experiment: Experiment, needs: Iterable[str]) -> DataCheck | None:
-    """Return what to look at before a run; None where its settings say already that the rows are there.
+def plan_checks(experiment: Experiment, needs: Iterable[str]) -> Iterator[DataCheck]:
+    """Yield what to look at before a run; nothing where its settings say already that the rows are there.
 
     Args:
         experiment: the run's settings.
         needs: splits that its sweep needs, beside those of the run itself.
     """
-    settings = experiment.data
+    data = experiment.data
+    for name, settings in data.members.items():
+        key = f"data.sets.{name}." if data.sets else "data."
+        splits = list_open_splits(experiment, settings, needs)
+        if splits and not settings.ships and not settings.streaming:
+            yield DataCheck(settings, splits, key)
+
+
+def list_open_splits(
+    experiment: Experiment, settings: SingleSet, needs: Iterable[str]
+) -> tuple[str, ...]:
+    """The splits of which a set must have rows of its own."""
     splits = dict.fromkeys(needs)
     if settings.splits.validation is not None or settings.takes_training_rows("validation"):
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None
     open_splits = [split for split in splits if not settings.takes_training_rows(split)]
-    if not open_splits or settings.ships or settings.streaming:
-        return None
-    return DataCheck(settings, tuple(sorted(open_splits)))
+    return tuple(sorted(open_splits))
 
 
 def run_check(check: DataCheck) -> None:

@@ -34,6 +34,16 @@ class Method:
     optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
+    # Words of other programs that stand for a choice of its family, the more particular below: `key=value`, where the
+    # value may go on, or a key alone. And their names of its options.
+    elsewhere: ClassVar[dict[str, str]] = {}
+    foreign_options: ClassVar[dict[str, str]] = {}
+    # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
+    # know of a choice, and the type of its weights under `bf16: true` (null: float32, of adapters' bases bfloat16).
+    foreign_defaults: ClassVar[dict[str, str]] = {}
+    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
+    foreign_notes: ClassVar[dict[str, str]] = {}
+    foreign_dtype: ClassVar[str | None] = None
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 

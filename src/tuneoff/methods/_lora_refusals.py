@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment
+from tuneoff.config import ConfigError, Experiment, Optimizer, is_split
 
 
 def check_beginning(method: Any, kind: str) -> None:
@@ -45,3 +45,36 @@ def check_quantised(method: Any, key: str, value: str) -> None:
     if method.create_new_adapter:
         allowed = f"would merge the old one into {weights}"
         raise ConfigError("create_new_adapter", True, allowed)
+
+
+def check_frozen_a(method: Any, experiment: Experiment) -> None:
+    """Refuse what PEFT's LoRA-FA optimizer does not know of."""
+    if experiment.optimizer is not Optimizer.adamw:
+        allowed = "must be adamw where use_lorafa=true, which has an optimizer of its own"
+        raise ConfigError("optimizer", experiment.optimizer, allowed)
+    if is_split(experiment.sharding):
+        allowed = f"does not run under {experiment.sharding}: it would invert shards"
+        raise ConfigError("use_lorafa", True, allowed)
+    if method.use_dora:
+        raise ConfigError("use_dora", True, "must be false where use_lorafa=true")
+    if method.loraplus_lr_ratio is not None:
+        allowed = "must be null where use_lorafa=true, since A does not train"
+        raise ConfigError("loraplus_lr_ratio", method.loraplus_lr_ratio, allowed)
+
+
+def explain_linear_only(method: Any) -> str | None:
+    """Return why PEFT adapts linear layers alone under a LoRA's options; None where it adapts experts too."""
+    kind = None
+    if method.use_dora:
+        kind = "DoRA"
+    elif method.use_lorafa:
+        kind = "LoRA-FA"
+    elif method.pissa_init:
+        kind = "PiSSA"
+    elif method.lora_init is not None:
+        kind = method.lora_init
+    if kind is not None:
+        return f"PEFT's {kind} adapts linear layers alone"
+    if method.lora_dropout:
+        return "PEFT adapts linear layers alone where lora_dropout is above 0"
+    return None

@@ -6,7 +6,7 @@ Built on the `badam` package. `_badam_layer.py` and `_badam_ratio.py` say of eve
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import BASIC, ConfigError, Experiment, Optimizer, at_least, derive_seed, option
 from tuneoff.methods import TIED, Method, register
@@ -23,6 +23,14 @@ class BAdam(Method):
 
     packages = ("badam",)
     own_family = "block"
+    elsewhere: ClassVar[dict[str, str]] = {
+        "use_badam=true": "badam",
+        "badam_mode=ratio": "badam_ratio",
+    }
+    foreign_notes: ClassVar[dict[str, str]] = {
+        "badam": "BAdam there has a weight decay of its own, and the first block is a step short"
+    }
+    foreign_dtype: ClassVar[str | None] = "bfloat16"
     optimizers = BASIC
     badam_mode: Mode = Mode.layer
     """What trains at one time: layer, a block of layers; ratio, a share of every weight."""

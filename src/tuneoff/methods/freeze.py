@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, names, option, suggest_nearest
 from tuneoff.methods import Method, register
@@ -14,6 +14,7 @@ class Freeze(Method):
     """The last n decoder layers train (n < 0: the first). The option names are LLaMA-Factory's."""
 
     own_family = "partial"
+    elsewhere: ClassVar[dict[str, str]] = {"finetuning_type=freeze": "freeze"}
     freeze_trainable_layers: int = option(
         2, "must not be 0: n > 0 trains the last n layers, n < 0 the first", bool
     )

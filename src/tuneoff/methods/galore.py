@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import (
     BASIC,
     ConfigError,
     Experiment,
-    MixedPrecision,
     Optimizer,
     above,
     at_least,
@@ -16,6 +15,8 @@ from tuneoff.config import (
     names,
 )
 from tuneoff.methods import Method, register
+from tuneoff.methods._backward_refusals import check_inside_backward
+from tuneoff.methods._projected import warn_of_interval
 
 
 class Projection(Enum):
@@ -52,6 +53,20 @@ class GaLore(Method):
 
     packages = ("galore-torch",)
     own_family = "projection"
+    elsewhere: ClassVar[dict[str, str]] = {
+        "use_galore=true": "galore",
+        "galore_layerwise=true": "galore_layerwise",
+    }
+    foreign_defaults: ClassVar[dict[str, str]] = {
+        "galore_scale": "2.0"
+    }  # 0.25 in its documentation
+    # Its layer-wise mode clips nothing, since the gradients are gone when it would.
+    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {
+        "galore_layerwise": {"max_grad_norm": "null"}
+    }
+    foreign_notes: ClassVar[dict[str, str]] = {
+        "galore_layerwise": "layer-wise GaLore there ignores schedule, warm-up and clip, and here the first two count"
+    }
     optimizers = BASIC
     galore_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""
@@ -78,42 +93,14 @@ class GaLore(Method):
             allowed = f"does not run under {experiment.sharding}: its SVD would see shards"
             raise ConfigError("method", experiment.method, allowed)
         if self.galore_layerwise:
-            self._check_layerwise(experiment)
+            check_inside_backward(
+                experiment, "galore_layerwise=true", "galore_max_weight_grad_norm"
+            )
         elif self.galore_max_weight_grad_norm is not None:
             raise ConfigError(
                 "galore_max_weight_grad_norm",
                 self.galore_max_weight_grad_norm,
                 "needs galore_layerwise=true; max_grad_norm clips otherwise",
-            )
-
-    @staticmethod
-    def _check_layerwise(experiment: Experiment) -> None:
-        """Refuse what needs all gradients at once, since each is dropped inside the backward pass."""
-        if experiment.num_processes > 1:
-            raise ConfigError(
-                "num_processes",
-                experiment.num_processes,
-                "must be 1 where galore_layerwise=true: each process "
-                "would step on its own gradient before the others' is added",
-            )
-        if experiment.gradient_accumulation_steps > 1:
-            raise ConfigError(
-                "gradient_accumulation_steps",
-                experiment.gradient_accumulation_steps,
-                "must be 1 where galore_layerwise=true, since each backward pass steps",
-            )
-        if experiment.max_grad_norm is not None:
-            raise ConfigError(
-                "max_grad_norm",
-                experiment.max_grad_norm,
-                "must be null where galore_layerwise=true, since no "
-                "global norm exists before the step; galore_max_weight_grad_norm clips each weight",
-            )
-        if experiment.mixed_precision is MixedPrecision.fp16:
-            raise ConfigError(
-                "mixed_precision",
-                experiment.mixed_precision,
-                "must be no or bf16 where galore_layerwise=true, since the loss scale is still on",
             )
 
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
@@ -123,12 +110,17 @@ class GaLore(Method):
             ConfigError: a rank above a targeted matrix's small side, or an unknown target.
         """
         from tuneoff.methods._galore_optimizers import choose_class, choose_settings
+        from tuneoff.methods._projected_state import make_projected_groups
+        from tuneoff.methods._ranks import check_rank
+        from tuneoff.models.layers import find_targets
         from tuneoff.models.optimizers import check_eight_bit
 
         if experiment.optimizer is Optimizer.adamw_8bit:
             check_eight_bit(experiment)
         optimizer_class = choose_class(experiment.optimizer, self.galore_layerwise)
-        groups = self._make_groups(model, experiment)
+        targets = find_targets(model, self.galore_target, "galore_target")
+        check_rank(self.galore_rank, "galore_rank", targets, "galore_target")
+        groups = make_projected_groups(model, experiment, targets, self._describe_projection)
         optimizer = optimizer_class(groups, **choose_settings(experiment))
         if self.galore_refresh is Refresh.staggered:
             optimizer.stagger_refreshes()
@@ -136,33 +128,8 @@ class GaLore(Method):
             optimizer.step_inside_backward(self.galore_max_weight_grad_norm)
         return optimizer
 
-    def _make_groups(self, model: Any, experiment: Experiment) -> list[dict]:
-        """Split what trains into projected groups and ordinary ones, each with and without weight decay."""
-        from tuneoff.methods._ranks import check_rank
-        from tuneoff.models.layers import find_targets
-        from tuneoff.models.optimizers import parameter_groups
-
-        targets = find_targets(model, self.galore_target, "galore_target")
-        check_rank(self.galore_rank, "galore_rank", targets, "galore_target")
-        # How many matrices each targeted parameter holds, by the parameter.
-        matrices = {id(layer.weight): 1 for layer in targets.linears.values()}
-        for stack in targets.experts.values():
-            matrices[id(stack.parameter)] = stack.experts
-        named_by_count: dict[int, list] = {0: []}  # 0: not projected
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                count = matrices.get(id(parameter), 0)
-                named_by_count.setdefault(count, []).append((name, parameter))
-        ordinary = named_by_count.pop(0)
-        lr = experiment.lr
-        decay = experiment.weight_decay
-        groups = []
-        for count, named in sorted(named_by_count.items()):
-            groups += parameter_groups(named, lr, decay, **self._describe_projection(count))
-        return [*groups, *parameter_groups(ordinary, lr, decay)]
-
-    def _describe_projection(self, matrices: int) -> dict:
-        """Return the options as galore-torch names them, for parameters that hold so many matrices."""
+    def _describe_projection(self, experts: int) -> dict:
+        """Return the options as galore-torch names them, for stacks of so many experts, or for matrices (0)."""
         projection = {
             "rank": self.galore_rank,
             "update_proj_gap": self.galore_update_interval,
@@ -170,20 +137,16 @@ class GaLore(Method):
             "proj_type": self.galore_proj_type.name,
             "iterates_subspace": self.galore_svd is Decomposition.subspace,
         }
-        if matrices > 1:
-            projection["experts"] = (
-                matrices  # ours: each expert's matrix has a projection of its own
-            )
+        if experts:
+            # Ours: each expert's matrix has a projection of its own.
+            projection["experts"] = experts
         return projection
 
     def warn_of_budget(self, optimizer: Any, steps: float) -> list[str]:
         """Say where the first projection stays to the end."""
-        interval = self.galore_update_interval
-        if steps > interval or steps == 1 or self.galore_refresh is Refresh.staggered:
+        if self.galore_refresh is Refresh.staggered:
             return []
-        return [
-            f"galore_update_interval={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"
-        ]
+        return warn_of_interval("galore_update_interval", self.galore_update_interval, steps)
 
     def coverage(self, model: Any) -> float:
         """Return the share of the weights whose gradients are projected; the rest is plain Adam."""

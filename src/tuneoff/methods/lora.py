@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import (
     ConfigError,
@@ -16,7 +16,7 @@ from tuneoff.config import (
     option,
 )
 from tuneoff.methods import TIED, Method, register
-from tuneoff.methods._lora_refusals import check_beginning, check_conversion, check_quantised
+from tuneoff.methods import _lora_refusals as refusals
 from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
 
 
@@ -28,6 +28,19 @@ class LoRA(Method):
     keeps_base = True
     own_family = "low_rank"
     packages = ("peft",)
+    elsewhere: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("finetuning_type=lora", "adapter=lora", "peft_type=lora"), "lora"),
+        "use_rslora=true": "rslora",
+        "loraplus_lr_ratio": "loraplus",
+        "use_dora=true": "dora",
+        **dict.fromkeys(("pissa_init=true", "use_pissa=true", "init_lora_weights=pissa"), "pissa"),
+    }
+    foreign_options: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
+        **dict.fromkeys(("target_modules", "lora_target_modules"), "lora_target"),
+        **dict.fromkeys(("modules_to_save", "lora_modules_to_save"), "additional_target"),
+        "adapter_name_or_path": "adapter_path",
+    }
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
     lora_alpha: float | None = above(None, 0)
@@ -46,6 +59,8 @@ class LoRA(Method):
     """Scale adapters by alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)."""
     use_dora: bool = False
     """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
+    use_lorafa: bool = False
+    """Leave A as it is drawn, and correct B's gradient for it (LoRA-FA, Zhang et al. 2023, as PEFT has it)."""
     lora_init: str | None = one_of(None, "gaussian", "olora", "orthogonal")
     """How A and B begin, by PEFT: normal draws, QR of the weight (olora), or orthogonal halves; null draws as LoRA."""
     pissa_init: bool = False
@@ -76,12 +91,14 @@ class LoRA(Method):
             self.refuse_unused("pissa_iter", "needs pissa_init=true")
         if self.loraplus_lr_ratio is None:
             self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
+        if self.use_lorafa:
+            refusals.check_frozen_a(self, experiment)
         if self.lora_init is not None:
-            check_beginning(self, self.lora_init)
+            refusals.check_beginning(self, self.lora_init)
         if self.pissa_convert:
-            check_conversion(self, experiment)
+            refusals.check_conversion(self, experiment)
         if experiment.quantised:
-            check_quantised(self, *experiment.quantised)
+            refusals.check_quantised(self, *experiment.quantised)
         if self.adapter_path is not None:
             self._check_adapter(self.adapter_path, experiment)
         elif self.create_new_adapter:
@@ -146,11 +163,19 @@ class LoRA(Method):
             trainable = not self.create_new_adapter
             model = _lora_model.load_adapter(model, self.adapter_path, trainable)
             if not self.create_new_adapter:
-                return model
+                return self._freeze_a(model)
             model = _lora_model.merge_adapter(model)
         model = _lora_model.wrap_model(model, self.make_peft_config(model))
         if self.pissa_convert:
             self.initial_adapter = _lora_model.copy_adapter(model)
+        return self._freeze_a(model)
+
+    def _freeze_a(self, model: Any) -> Any:
+        """Return the model, in which A does not train under LoRA-FA."""
+        from tuneoff.methods._lora_optimizers import freeze_a
+
+        if self.use_lorafa:
+            freeze_a(model)
         return model
 
     def make_peft_config(self, model: Any) -> Any:
@@ -168,7 +193,7 @@ class LoRA(Method):
         )
         from tuneoff.methods._ranks import check_rank
 
-        targets = choose_targets(model, self.lora_target, self._explain_modules_only())
+        targets = choose_targets(model, self.lora_target, refusals.explain_linear_only(self))
         if self.changes_base:
             modules = select_modules(model, targets)
             check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
@@ -194,39 +219,18 @@ class LoRA(Method):
             init_lora_weights=pissa if self.pissa_init else self.lora_init or True,  # type: ignore[arg-type]
         )
 
-    def _explain_modules_only(self) -> str | None:
-        """Return why PEFT adapts linear layers alone under these options; None where it adapts experts too."""
-        if self.use_dora:
-            return "PEFT's DoRA adapts linear layers alone"
-        if self.pissa_init:
-            return "PEFT's PiSSA adapts linear layers alone"
-        if self.lora_init is not None:
-            return f"PEFT's {self.lora_init} adapts linear layers alone"
-        if self.lora_dropout:
-            return "PEFT adapts linear layers alone where lora_dropout is above 0"
-        return None
-
     # ------------------------------------------------------------ training
     def make_optimizer(self, model: Any, experiment: Experiment) -> Any:
-        """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`."""
-        from tuneoff.models.optimizers import build_optimizer, parameter_groups
+        """Return the shared optimizer; with LoRA+ the B matrices get `lr · loraplus_lr_ratio`; with LoRA-FA PEFT's."""
+        from tuneoff.methods import _lora_optimizers
 
+        if self.use_lorafa:
+            return _lora_optimizers.make_lorafa(model, experiment)
         if self.loraplus_lr_ratio is None:
             return super().make_optimizer(model, experiment)
-        # By name: PEFT's own helper gives every 1-D parameter, DoRA's magnitudes too, the rate of B.
-        rates = {
-            "lora_embedding_B": self.loraplus_lr_embedding,
-            "lora_B": experiment.lr * self.loraplus_lr_ratio,
-            "": experiment.lr,
-        }
-        named_by_mark: dict[str, list] = {mark: [] for mark in rates}
-        for name, parameter in model.named_parameters():
-            mark = next(mark for mark in rates if mark in name)
-            named_by_mark[mark].append((name, parameter))
-        groups = []
-        for mark, named in named_by_mark.items():
-            groups += parameter_groups(named, rates[mark], experiment.weight_decay)
-        return build_optimizer(groups, experiment, model)
+        return _lora_optimizers.make_loraplus(
+            model, experiment, self.loraplus_lr_ratio, self.loraplus_lr_embedding
+        )
 
     def coverage(self, model: Any) -> float:
         """Return the share of the base weights that have an adapter on them, or train in full beside it."""

@@ -7,7 +7,7 @@ stand in `_peft_options.json`, since a refusal must not wait for PEFT; `tests/to
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Task, check_ranges, is_split, names, option
 from tuneoff.methods import Method, register
@@ -25,6 +25,13 @@ class Peft(Method):
 
     keeps_base = True
     packages = ("peft",)
+    elsewhere: ClassVar[dict[str, str]] = {"finetuning_type=oft": "oft"}
+    foreign_options: ClassVar[dict[str, str]] = {
+        "oft_target": "peft_target",
+        "oft_rank": "peft.r",
+        "oft_block_size": "peft.oft_block_size",
+        "module_dropout": "peft.module_dropout",
+    }
     peft_target: Any = names("all")
     """The modules to adapt: all linear layers but the head, norms, PEFT's own choice for the model (own), or names."""
     peft: Any = option(None, ALLOWED, is_dataclass)

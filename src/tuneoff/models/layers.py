@@ -42,16 +42,22 @@ class Targets(NamedTuple):
 
 
 def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return (path, layers): the module list that holds most of the model's parameters.
+    """Return (path, layers): the module list that holds most of the weights that read text.
 
     Raises:
         ConfigError: where the model has no list of layers.
     """
-    lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module)
-    }
+    # Beside a small language model an image tower may be the larger one, and text does not go through it.
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    inside = {id(module) for module in decoder.modules()} if decoder is not None else set()
+    lists = {}
+    lists_of_decoder = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            lists[path] = module
+            if id(module) in inside:
+                lists_of_decoder[path] = module
+    lists = lists_of_decoder or lists
     if not lists:
         raise ConfigError(
             "model.path",
@@ -152,8 +158,9 @@ def _experts_in(parameter: nn.Parameter, counts: set[int]) -> int:
     if len(others) == 2:
         return first if first in counts else 0
     if len(others) == 1:
-        # One below the other, as in DBRX. A bias or a router has as many rows as there are experts.
-        fitting = [count for count in counts if first > count and first % count == 0]
+        # One below the other, as in DBRX. A bias or a router has as many rows as there are experts; and of one expert
+        # (a shared one) any matrix would be a stack.
+        fitting = [count for count in counts if 1 < count < first and first % count == 0]
         return max(fitting, default=0)
     return 0
 

@@ -65,6 +65,10 @@ def build_optimizer(
 
         parted = split_matrices(groups, model)
         return Muon(parted, experiment.lr, experiment.weight_decay, betas=BETAS, eps=EPS)
+    if experiment.optimizer is Optimizer.adam_mini:
+        from tuneoff.models.adam_mini import AdamMini
+
+        return AdamMini(groups, experiment.lr, model, betas=BETAS, eps=EPS)
     if experiment.optimizer in PACKAGED:
         return build_packaged(groups, experiment, model)
     if experiment.optimizer is Optimizer.adamw:

@@ -51,7 +51,7 @@ def load_saved(folder: Path, instead_of: Any) -> Any:
         UnreadableExport: it cannot be loaded, or its names or shapes are not those of the model.
     """
     device = instead_of.device
-    attention = instead_of.config._attn_implementation
+    attention = name_attention(instead_of.config)
     has_own_code = type(instead_of).__module__.startswith("transformers_modules")
     make_room(instead_of)
     with explain_unreadable(folder):
@@ -67,6 +67,16 @@ def load_saved(folder: Path, instead_of: Any) -> Any:
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             check_names(problem.removesuffix("_keys"), report[problem])
         return model.to(device)
+
+
+def name_attention(config: Any) -> dict[str, str]:
+    """The attention of a model and of each of its parts, as `from_pretrained` takes it: a part may lack the whole's."""
+    attention = {"": config._attn_implementation}
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None:
+            attention[name] = part._attn_implementation
+    return attention
 
 
 @contextmanager

@@ -31,6 +31,7 @@ INCIDENTAL = (
     "keep_checkpoints",
     "resume",
     "rerun",
+    "llamafactory",
     "progress",
     "tracker",
     "wandb_mode",

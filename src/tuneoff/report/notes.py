@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tuneoff.report import stats
-from tuneoff.report.records import Run
+from tuneoff.report.records import LARGEST_DRAWN, Run
 from tuneoff.report.rows import Row
 from tuneoff.report.text import cut_name
 
@@ -18,9 +18,26 @@ BATCH_ORDER = "provenance.batch_order_hash"
 def make_notes(rows: Sequence[Row], baseline: Row | None) -> list[str]:
     """Return what a reader must know about the rows of a comparison."""
     notes = [*_note_few_seeds(rows), *_note_other_code(rows), *_note_tuned_otherwise(rows)]
+    notes += _note_points_not_drawn(rows)
     if baseline is not None:
         notes += _note_other_batches(rows, baseline)
     return notes
+
+
+def _note_points_not_drawn(rows: Sequence[Row]) -> Iterator[str]:
+    """Say whose learning curves have gaps."""
+    parts = []
+    for row in rows:
+        points = sum(run.curve.not_drawn for run in row.runs if run.curve is not None)
+        if points:
+            parts.append(f"{cut_name(row.name)} ({points})")
+    if parts:
+        more = f" and {len(parts) - MOST_NAMES} more" if len(parts) > MOST_NAMES else ""
+        listing = ", ".join(parts[:MOST_NAMES])
+        yield (
+            f"Points of learning curves that are not drawn, since they are no numbers or {LARGEST_DRAWN:.0e} "
+            f"and more: {listing}{more}."
+        )
 
 
 def _note_few_seeds(rows: Sequence[Row]) -> Iterator[str]:

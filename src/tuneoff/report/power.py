@@ -112,7 +112,8 @@ def measure_power(
         pairs = len(differences)
         if pairs < LEAST_SEEDS:
             continue
-        spread = float(np.std(differences, ddof=1))
+        with np.errstate(over="ignore"):  # of losses that a rate far too high has left
+            spread = float(np.std(differences, ddof=1))
         if not np.isfinite(spread):
             continue
         smallest = find_smallest_difference(spread, pairs, alpha, POWER)

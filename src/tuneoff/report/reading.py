@@ -212,20 +212,18 @@ def _find_foreign(content: Any) -> str | None:
 
 # ---------------------------------------------------------------- learning curves
 def _read_curve(points: Any, content: dict) -> Curve:
-    """Arrays from the record's lines; a line with a value missing is left out."""
+    """Arrays from the record's lines; a line without a value to draw is left out, and counted."""
     lines = points if isinstance(points, list) else []
     lines = [line for line in lines if isinstance(line, dict)]
-    train = _read_columns(lines, "step", "tokens", "step_seconds", "loss")
+    train, train_skipped = _read_columns(lines, "step", "tokens", "step_seconds", "loss")
+    validation, validation_skipped = _read_columns(lines, "step", "validation_loss")
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
     train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
     memory = content.get("memory")
     on_device = isinstance(memory, dict) and memory.get("measure") == "allocated"
-    return Curve(
-        train,
-        _read_columns(lines, "step", "validation_loss"),
-        _read_columns(lines, "step", "allocated_gib" if on_device else "resident_gib"),
-    )
+    in_use, _ = _read_columns(lines, "step", "allocated_gib" if on_device else "resident_gib")
+    return Curve(train, validation, in_use, train_skipped + validation_skipped)
 
 
 def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:
@@ -241,8 +239,8 @@ def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:
     return seconds
 
 
-def _read_columns(lines: list[dict], *keys: str) -> np.ndarray:
-    """(lines, keys) of the lines that have all keys, the rarest one last; without those that are no numbers."""
+def _read_columns(lines: list[dict], *keys: str) -> tuple[np.ndarray, int]:
+    """(lines, keys) of the lines that have all keys, the rarest one last; how many of them hold what is no number."""
     take = itemgetter(*keys)
     rows = []
     for line in lines:
@@ -255,7 +253,8 @@ def _read_columns(lines: list[dict], *keys: str) -> np.ndarray:
     # Value by value only where it must be: 400,000 points cost a second more.
     if table.dtype.kind not in "if" or not (np.abs(table) < LARGEST_DRAWN).all():
         table = _parse_rows(rows)
-    return table.astype(float).reshape(-1, len(keys))
+    table = table.astype(float).reshape(-1, len(keys))
+    return table, len(rows) - len(table)
 
 
 def _parse_rows(rows: list[tuple]) -> np.ndarray:

@@ -31,6 +31,7 @@ class Curve:
     train: np.ndarray
     validation: np.ndarray
     memory: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
 
 
 @dataclass(frozen=True)

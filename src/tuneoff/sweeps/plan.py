@@ -18,7 +18,8 @@ from tuneoff.config import (
     check_task,
     find_method_options,
 )
-from tuneoff.jobs.data_check import DataCheck, plan_check
+from tuneoff.config.set_lists import write_as_choices
+from tuneoff.jobs.data_check import DataCheck, plan_checks
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
@@ -129,7 +130,8 @@ class Plan:
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
-            self.add_data_check(plan_check(experiment, self.needs))
+            for check in plan_checks(experiment, self.needs):
+                self.add_data_check(check)
         point = Point(overrides, folder, is_done, work_type, experiment.rerun)
         if experiment.task is Task.train:
             point.budget = find_budget(experiment)
@@ -143,9 +145,9 @@ class Plan:
         experiment, method = bind(task)
         return PredictWork(experiment, method, folder, {})
 
-    def add_data_check(self, check: DataCheck | None) -> None:
+    def add_data_check(self, check: DataCheck) -> None:
         """Keep each look at a set once."""
-        if check is not None and check not in self.data_checks:
+        if check not in self.data_checks:
             self.data_checks.append(check)
 
     def add_notes(self, notes: list[str]) -> None:
@@ -156,7 +158,8 @@ class Plan:
     def expand(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each point, with `around` worked out: factors of the value that a key has without them."""
         parser = self.composer.parser
-        points = [list(point) for point in expand_grids(parser, self.grids, self.params, arguments)]
+        expanded = expand_grids(parser, self.grids, self.params, arguments)
+        points = [write_as_choices(point) for point in expanded]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
         if "method" not in given:

@@ -3,7 +3,8 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,21 +21,22 @@ class SecondSet:
     """A data set beside the run's own, whose loss before and after training says what was forgotten."""
 
     name: str
-    rows: list[data.Row]
+    rows_by_set: dict[str, list[data.Row]]  # of one set alone under the empty name
     fingerprint: str
 
     def facts(self) -> dict:
         """What the record says about it."""
+        rows = list(chain.from_iterable(self.rows_by_set.values()))
         return {
             "data": self.name,
-            "rows": len(self.rows),
+            "rows": len(rows),
             "fingerprint": self.fingerprint,
-            "tokens": sum(row.labels for row in self.rows),
+            "tokens": sum(row.labels for row in rows),
         }
 
 
 def load_second_set(session: Session, tokenizer: PreTrainedTokenizerBase) -> SecondSet | None:
-    """Read the validation rows of `forgetting.data`, or its test rows where it has none of them.
+    """Read the validation rows of `forgetting.data`, or of a set that has none of them the test rows.
 
     Raises:
         ConfigError: data that cannot be read, or that have neither.
@@ -47,12 +49,20 @@ def load_second_set(session: Session, tokenizer: PreTrainedTokenizerBase) -> Sec
             dataset = data.load_dataset(settings, tokenizer, session.experiment.max_length)
     except ConfigError as error:
         raise ConfigError(f"forgetting.{error.key}", error.value, error.allowed) from error
-    rows = dataset.splits["validation"] or dataset.splits["test"]
-    if not rows:
-        raise ConfigError(
-            "forgetting.data.path", settings.path, "has neither validation nor test rows"
-        )
-    return SecondSet(settings.name, rows, dataset.fingerprint)
+    rows_by_set = dataset.rows_by_set("test") | dataset.rows_by_set("validation")
+    for name, member in settings.members.items():
+        label = name if settings.sets else ""
+        if label not in rows_by_set:
+            key = f"forgetting.data.sets.{name}.path" if settings.sets else "forgetting.data.path"
+            raise ConfigError(key, member.path, "has neither validation nor test rows")
+    return SecondSet(settings.name, rows_by_set, dataset.fingerprint)
+
+
+class Losses(NamedTuple):
+    """The loss per label token of rows, and of several sets that of each."""
+
+    mean: float
+    by_set: dict[str, float]
 
 
 class Evaluation:
@@ -74,21 +84,27 @@ class Evaluation:
         self.second_set = second_set
         self.pad_token_id = pad_token_id
         self.losses = no_losses()
+        self.losses_by_set: dict[str, dict[str, float]] = {}  # by stage, then by set
         self.second_set_losses: dict[str, float] = {}  # before and after training
+        self.second_set_losses_by_set: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1  # the step after which the validation split was last evaluated
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
         return {
             "losses": self.losses,
+            "losses_by_set": self.losses_by_set,
             "second_set_losses": self.second_set_losses,
+            "second_set_losses_by_set": self.second_set_losses_by_set,
             "evaluated_at": self.evaluated_at,
         }
 
     def restore(self, state: dict) -> None:
         """Go on from what `state()` gave."""
         self.losses = state["losses"]
+        self.losses_by_set = state.get("losses_by_set", {})
         self.second_set_losses = state["second_set_losses"]
+        self.second_set_losses_by_set = state.get("second_set_losses_by_set", {})
         self.evaluated_at = state["evaluated_at"]
 
     def is_due(self, step: int, ended: bool) -> bool:
@@ -101,23 +117,29 @@ class Evaluation:
         # A resume may stand right behind an evaluation.
         if not self.is_due(step, ended) or self.evaluated_at == step:
             return
-        loss = self.evaluate_split("validation", step)
-        check_evaluation(step, loss)
+        losses = self.evaluate_split("validation", step)
+        check_evaluation(step, losses.mean if losses else None)
         self.evaluated_at = step
         if step == 0:
-            self.losses["initial"] = loss
+            self.keep("initial", losses)
             self.evaluate_second_set("before", step)
         if ended:
-            self.losses["final"] = loss
+            self.keep("final", losses)
             self.evaluate_second_set("after", step)
 
-    def evaluate_split(self, split: str, step: int) -> float | None:
-        """Return the loss on a split, and write it down; None where the split is empty."""
-        rows = self.dataset.splits[split]
-        if not rows:
+    def keep(self, stage: str, losses: Losses | None) -> None:
+        """Keep the losses of a stage for the record: initial, final or test."""
+        self.losses[stage] = losses.mean if losses else None
+        if losses and losses.by_set:
+            self.losses_by_set[stage] = losses.by_set
+
+    def evaluate_split(self, split: str, step: int) -> Losses | None:
+        """Return the losses on a split, and write them down; None where the split is empty."""
+        if not self.dataset.splits[split]:
             return None
         started = time.perf_counter()
-        loss = self.mean_loss(rows)
+        losses = self.measure_losses(self.dataset.rows_by_set(split))
+        loss = losses.mean
         seconds = time.perf_counter() - started
         if split == "validation":
             best = self.losses["best"] or math.inf
@@ -127,25 +149,41 @@ class Evaluation:
             f"{split}_loss": loss,
             "evaluate_seconds": round(seconds, 3),
         }
+        values: dict = {"loss": loss, "runtime": round(seconds, 3)}
+        if losses.by_set:
+            line[f"{split}_loss_by_set"] = losses.by_set
+            values["loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
         place = "eval" if split == "validation" else split
-        values = {"loss": loss, "runtime": round(seconds, 3)}
         self.session.trackers.log({place: values}, step)
-        return loss
+        return losses
 
     def evaluate_test(self, step: int) -> None:
         """Evaluate the test split, if the run asks for it."""
         if self.session.experiment.test:
-            self.losses["test"] = self.evaluate_split("test", step)
+            self.keep("test", self.evaluate_split("test", step))
 
     def evaluate_second_set(self, when: str, step: int) -> None:
         """Evaluate the second set, if there is one; `when` is before or after."""
         if self.second_set is None:
             return
-        loss = self.mean_loss(self.second_set.rows)
-        self.second_set_losses[when] = loss
-        self.session.recorder.log({"step": step, "second_set_loss": loss})
-        self.session.trackers.log({"eval": {"second_set_loss": loss}}, step)
+        losses = self.measure_losses(self.second_set.rows_by_set)
+        self.second_set_losses[when] = losses.mean
+        line: dict = {"step": step, "second_set_loss": losses.mean}
+        if losses.by_set:
+            self.second_set_losses_by_set[when] = losses.by_set
+            line["second_set_loss_by_set"] = losses.by_set
+        self.session.recorder.log(line)
+        self.session.trackers.log({"eval": {"second_set_loss": losses.mean}}, step)
+
+    def measure_losses(self, rows_by_set: dict[str, list[data.Row]]) -> Losses:
+        """The loss on rows, over all ranks, set by set where there are several; all must call."""
+        by_set = {name: self.mean_loss(rows) for name, rows in rows_by_set.items()}
+        if list(by_set) == [""]:
+            return Losses(by_set[""], {})
+        labels = {name: sum(row.labels for row in rows) for name, rows in rows_by_set.items()}
+        summed = sum(by_set[name] * labels[name] for name in by_set)
+        return Losses(summed / sum(labels.values()), by_set)
 
     @torch.no_grad()
     def mean_loss(self, rows: list[data.Row]) -> float:

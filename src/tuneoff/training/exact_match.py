@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ class ExactMatch:
         ends: set[int],
         positions: float,
     ):
-        """Take the first `experiment.exact_match_limit` questions.
+        """Take the first `experiment.exact_match_limit` questions, of several sets as many of each.
 
         A prompt that leaves no room for an answer among the model's `positions` is never asked, and counts as wrong.
 
@@ -44,7 +45,7 @@ class ExactMatch:
         self.extractor = experiment.exact_match
         self.split = split
         self.ends = ends
-        self.questions = questions[: experiment.exact_match_limit]
+        self.questions = take_evenly(questions, experiment.exact_match_limit)
         self.scores: dict[int, dict] = {}  # by row, as a line of answers.jsonl
         self.seconds = 0.0  # that answering took
         if not self.questions:
@@ -142,6 +143,15 @@ class ExactMatch:
         correct = sum(score["correct"] for score in self.scores.values())
         return correct / len(self.questions)
 
+    def values_by_set(self) -> dict[str, float]:
+        """Of several sets the share of right answers in each; empty of one set."""
+        right: dict[str, list[bool]] = {}
+        for row, score in self.scores.items():
+            set_name = self.questions[row].set_name
+            if set_name:
+                right.setdefault(set_name, []).append(score["correct"])
+        return {name: sum(scores) / len(scores) for name, scores in sorted(right.items())}
+
     def lines(self) -> list[dict]:
         """The scores in the order of the rows, as answers.jsonl holds them."""
         return [self.scores[row] for row in sorted(self.scores)]
@@ -162,6 +172,19 @@ class ExactMatch:
             "seconds": round(self.seconds, 3),
             "scores": "".join("1" if line["correct"] else "0" for line in lines),
         }
+
+
+def take_evenly(questions: list[data.Question], limit: int | None) -> list[data.Question]:
+    """The first questions, as many of each set as there are for `limit`, in their order."""
+    if limit is None or limit >= len(questions):
+        return questions
+    seen: Counter = Counter()
+    turns = []
+    for place, question in enumerate(questions):
+        turns.append((seen[question.set_name], place))
+        seen[question.set_name] += 1
+    taken = sorted(place for _, place in sorted(turns)[:limit])
+    return [questions[place] for place in taken]
 
 
 def answer_questions(

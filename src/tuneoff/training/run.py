@@ -228,6 +228,7 @@ class Run:
         return {
             "parameters": parameters,
             "loss": parts.evaluation.losses,
+            "loss_by_set": parts.evaluation.losses_by_set,
             "memory": {
                 **parts.peaks.facts(),
                 "train_breakdown_gib": parts.breakdown.facts(),

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
-from tuneoff.config import ConfigError, Experiment, derive_seed
+from tuneoff.config import ConfigError, Experiment, SingleSet, derive_seed
 from tuneoff.distributed.sharding import StepSettings
 from tuneoff.measure.flop_meter import FlopMeter
 from tuneoff.measure.memory_breakdown import BreakdownPeak
@@ -169,12 +169,7 @@ def _make_metrics(
             the second set.
     """
     experiment = session.experiment
-    if experiment.test and not dataset.splits["test"]:
-        raise ConfigError(
-            "test",
-            True,
-            f"{experiment.data.name} has no test rows; data.test_share takes some",
-        )
+    check_test(experiment, dataset)
     check_validation(experiment, dataset)
     exact_match = None
     if experiment.exact_match is not None:
@@ -191,24 +186,55 @@ def _make_metrics(
     return evaluation, TaskMetrics(experiment, evaluation, exact_match)
 
 
+def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
+    """Refuse to judge on test rows where a set has none.
+
+    Raises:
+        ConfigError: no test rows.
+    """
+    if not experiment.test:
+        return
+    judged = dataset.rows_by_set("test")
+    for name in experiment.data.members:
+        prefix = f"data.sets.{name}." if dataset.set_names else "data."
+        if (name if dataset.set_names else "") not in judged:
+            allowed = f"{name} has no test rows; {prefix}test_share takes some"
+            raise ConfigError("test", True, allowed)
+
+
 def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     """Refuse to train what nothing would judge, unless the settings say that nothing shall.
 
     Raises:
         ConfigError: no validation rows.
     """
-    settings = experiment.data
-    takes_rows = settings.takes_training_rows("validation")
-    goes_without = settings.splits.validation is None and not takes_rows
-    if dataset.splits["validation"] or goes_without:
-        return
-    advice = "data.validation_share=0.1 takes some of the training rows, data.splits.validation=null trains without any"
-    dropped = dataset.dropped["validation"]
+    judged = dataset.rows_by_set("validation")
+    for name, settings in experiment.data.members.items():
+        label = name if dataset.set_names else ""
+        takes_rows = settings.takes_training_rows("validation")
+        goes_without = settings.splits.validation is None and not takes_rows
+        if label not in judged and not goes_without:
+            prefix = f"data.sets.{name}." if label else "data."
+            refuse_unjudged(experiment, settings, prefix, dataset.dropped["validation"])
+
+
+def refuse_unjudged(
+    experiment: Experiment, settings: SingleSet, prefix: str, dropped: int
+) -> NoReturn:
+    """Refuse a set without validation rows.
+
+    Raises:
+        ConfigError: always, and says how to get some.
+    """
+    advice = (
+        f"{prefix}validation_share=0.1 takes some of the training rows, "
+        f"{prefix}splits.validation=null trains without any"
+    )
     if dropped:
         allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
-    raise ConfigError("data.path", settings.path, allowed)
+    raise ConfigError(f"{prefix}path", settings.path, allowed)
 
 
 def make_flop_meter(session: Session, optimizer: Any) -> FlopMeter:

@@ -1,0 +1,176 @@
+"""The data of a YAML of LLaMA-Factory: sets, template, what is trained of them, packing, and validation rows."""
+
+import re
+
+from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
+from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.translation import Translation
+from tuneoff.config.templates import NAMED_TEMPLATES
+
+# Templates that put an empty thought before each answer without one.
+THINKING = ("qwen3", "qwen3_5", "qwen3_vl", "deepseekr1", "glm4_moe", "hunyuan", "mimo")
+# How several sets become one, with ours.
+MIXING = {
+    "concat": "concatenate",
+    "interleave_under": "interleave_under",
+    "interleave_over": "interleave_over",
+}
+
+
+def take_data(result: Translation) -> None:
+    """Take all keys about data."""
+    names = _take_sets(result)
+    # Of several sets each has keys of its own.
+    prefixes = [f"data.sets.{name}" for name in names] if len(names) > 1 else ["data"]
+    if result.stage == "sft":
+        _take_template(result, prefixes)
+    else:
+        result.ignore("template", "stage: pt trains text as it is")
+    _take_trained_part(result, prefixes)
+    _take_packing(result)
+    _take_validation(result, prefixes)
+    limit = result.get("max_samples")
+    if limit is None:
+        result.ignore("max_samples", "is off")
+    else:
+        result.take("max_samples", *_for_each(prefixes, f"limit={limit}"))
+
+
+def _for_each(prefixes: list[str], *words: str) -> list[str]:
+    """Return words of a set for each of the sets."""
+    return [f"{prefix}.{word}" for prefix in prefixes for word in words]
+
+
+def _take_sets(result: Translation) -> list[str]:
+    """Take the sets; returns their names."""
+    written = result.get("dataset")
+    folder = result.get("dataset_dir", "data")
+    result.ignore("dataset_dir", "is where the files are looked for")
+    if written is None:
+        result.refuse("dataset", "must be given")
+        return []
+    listed = written if isinstance(written, list) else str(written).split(",")
+    listed = [str(name).strip() for name in listed]
+    names = [re.sub(r"\W", "_", name) for name in listed]
+    try:
+        info, place = find_info(folder, result.source)
+        sets = [translate_set(name, info, place, result.stage) for name in listed]
+    except UnusableSet as error:
+        result.refuse("dataset", str(error))
+        return names
+    if any("columns.messages" not in each for each in sets) and result.stage == "sft":
+        result.warn("an input follows its instruction after one line break there, after two here")
+    if len(sets) == 1:
+        words = ["data=json"]
+        words += [f"data.{key}={value}" for key, value in sets[0].items()]
+        result.take("dataset", *words)
+        for key in ("mix_strategy", "interleave_probs"):
+            result.ignore(key, "there is one set")
+    else:
+        _take_several(result, names, sets)
+    return names
+
+
+def _take_several(result: Translation, names: list[str], sets: list[dict[str, str]]) -> None:
+    """Take sets that train together."""
+    listed = ",".join(f"{name}:json" for name in names)
+    words = [f"data=[{listed}]"]
+    for name, settings in zip(names, sets, strict=True):
+        for key, value in settings.items():
+            if key != "name":
+                words.append(f"data.sets.{name}.{key}={value}")
+    result.take("dataset", *words)
+    strategy = str(result.get("mix_strategy", "concat"))
+    if strategy not in MIXING:
+        result.refuse("mix_strategy", f"there are {', '.join(MIXING)}")
+    else:
+        result.take("mix_strategy", f"data.mixing={MIXING[strategy]}")
+    weights = result.get("interleave_probs")
+    if weights is None:
+        result.ignore("interleave_probs", "is off")
+        return
+    shares = weights if isinstance(weights, list) else str(weights).split(",")
+    pairs = zip(names, shares, strict=False)
+    result.take("interleave_probs", *(f"data.sets.{name}.weight={share}" for name, share in pairs))
+
+
+def _take_template(result: Translation, prefixes: list[str]) -> None:
+    name = result.get("template")
+    if name is None:
+        words = _for_each(prefixes, "template=auto")
+        result.take("template", *words, note="the tokenizer's own where it has one")
+    elif name in NAMED_TEMPLATES:
+        words = _for_each(prefixes, f"template={name}")
+        result.take("template", *words, note="its text, token by token")
+    else:
+        words = _for_each(prefixes, "template=chat")
+        result.take("template", *words, note="the tokenizer's own chat template")
+        result.warn(
+            f"template: {name} is not known here by its text; the tokenizer's own chat template is taken"
+        )
+        if name in THINKING and result.get("enable_thinking", True):
+            result.warn(
+                f"template: {name} begins answers with an empty thought there, and not here"
+            )
+    for key in ("enable_thinking", "preserve_thinking"):
+        result.ignore(key, "the chat template says what becomes of thoughts")
+    if result.get("default_system"):
+        result.refuse("default_system", "needs the words of the system in the rows")
+    result.warn(
+        "rows longer than cutoff_len lose parts of prompt and answer there, and their end here"
+    )
+
+
+def _take_trained_part(result: Translation, prefixes: list[str]) -> None:
+    note = "the loss on validation rows is that of all answers"
+    if result.is_on("train_on_prompt"):
+        result.take("train_on_prompt", *_for_each(prefixes, "train_on=all"), note=note)
+    if result.is_on("mask_history"):
+        result.take("mask_history", *_for_each(prefixes, "train_on=last_answer"), note=note)
+    for key in ("train_on_prompt", "mask_history"):
+        if not result.is_on(key):
+            result.ignore(key, "is off")
+
+
+def _take_packing(result: Translation) -> None:
+    packs = result.is_on("packing")
+    if result.stage == "pt":
+        result.ignore("packing", "text is divided into blocks of max_length tokens")
+        result.ignore("neat_packing", "text is divided into blocks of max_length tokens")
+        if "packing" in result.values and not packs:
+            result.warn(
+                "without packing each text is a row there; here rows are blocks of all texts"
+            )
+        return
+    if result.is_on("neat_packing"):
+        result.take("neat_packing", "packing=true")
+        result.ignore("packing", "neat_packing goes before it")
+        return
+    result.ignore("neat_packing", "is off")
+    if packs:
+        result.take("packing", "packing=true")
+        result.warn(
+            "packing without neat_packing lets examples see each other there, and never here"
+        )
+    else:
+        result.ignore("packing", "is off")
+
+
+def _take_validation(result: Translation, prefixes: list[str]) -> None:
+    size = result.number("val_size", 0)
+    if result.get("eval_dataset") not in OFF:
+        needed = "needs validation rows in the set itself (a folder with train.jsonl and validation.jsonl), or val_size"
+        result.refuse("eval_dataset", needed)
+        return
+    result.ignore("eval_dataset", "is off")
+    if size >= 1 and len(prefixes) > 1:
+        result.refuse(
+            "val_size", "must be a share where there are several sets: each gives its own"
+        )
+    elif size >= 1:
+        result.take("val_size", f"data.validation_rows={int(size)}", "data.validation_share=0")
+    elif size > 0:
+        result.take("val_size", *_for_each(prefixes, f"validation_share={size:g}"))
+    else:
+        words = _for_each(prefixes, "validation_share=0", "splits.validation=null")
+        result.take("val_size", *words, note="nothing but the training loss judges the run")

@@ -1,0 +1,252 @@
+"""Rate, budget, precision, optimizer and launcher, where several keys of LLaMA-Factory's together decide."""
+
+import json
+from typing import Any
+
+from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.launchers import find_launcher_file
+from tuneoff.cli.llamafactory.translation import Translation
+
+# LLaMA-Factory's, of what a file does not say; each taken as the key would be.
+UNSAID: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "cutoff_len": 2048,
+    "per_device_train_batch_size": 8,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+    "seed": 42,
+    "save_steps": 500,
+    "disable_gradient_checkpointing": False,
+    "report_to": "none",
+}
+SCHEDULERS = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine_with_min_lr": "cosine",
+    "cosine_with_restarts": "cosine_with_restarts",
+    "polynomial": "polynomial",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+    "inverse_sqrt": "inverse_sqrt",
+    "warmup_stable_decay": "wsd",
+}
+OPTIMIZERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "paged_adamw_32bit": "adamw",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "lion_32bit": "lion",
+    "schedule_free_adamw": "schedulefree",
+}
+LOWEST_POLYNOMIAL = 1e-7  # the rate at which transformers' polynomial ends
+
+
+def take_budget(result: Translation) -> None:
+    """Steps where there are any, else epochs."""
+    steps = result.number("max_steps", -1)
+    if steps > 0:
+        result.take("max_steps", f"max_steps={int(steps)}")
+        result.ignore("num_train_epochs", "max_steps goes before it")
+        return
+    result.ignore("max_steps", "is off")
+    epochs = result.number("num_train_epochs", 3.0)
+    result.take("num_train_epochs", f"epochs={epochs:g}")
+
+
+def take_schedule(result: Translation) -> None:
+    """The schedule with its warm-up and its options."""
+    name = str(result.get("lr_scheduler_type", "linear"))
+    if name not in SCHEDULERS:
+        result.refuse("lr_scheduler_type", f"there are {', '.join(SCHEDULERS)}")
+        return
+    note = "takes the rate at the middle of each step, there at its beginning"
+    result.take("lr_scheduler_type", f"scheduler={SCHEDULERS[name]}", note=note)
+    warmup = _take_warmup(result, name)
+    options = result.get("lr_scheduler_kwargs", {})
+    if isinstance(options, str):
+        options = json.loads(options)
+    rate = result.number("learning_rate", 5e-5)
+    words = []
+    unknown = []
+    if name == "polynomial":
+        options = {"lr_end": LOWEST_POLYNOMIAL, **options}
+    for key, value in options.items():
+        if key in ("min_lr_rate", "min_lr_ratio"):
+            words.append(f"min_lr_ratio={value}")
+        elif key in ("min_lr", "lr_end"):
+            words.append(f"min_lr_ratio={float(value) / rate:g}")
+        elif key == "power":
+            words.append(f"scheduler_power={value}")
+        elif key == "num_cycles" and name == "cosine_with_restarts":
+            words.append(f"scheduler_cycles={value}")
+        else:
+            unknown.append(key)
+    if unknown:
+        result.refuse(
+            "lr_scheduler_kwargs", f"has {', '.join(unknown)}, which no schedule here has"
+        )
+    elif name == "warmup_stable_decay":
+        # What follows the warm-up stays for a third and falls for two.
+        words.append(f"decay_ratio={2 / 3 * (1 - warmup):.6g}")
+        result.take("lr_scheduler_kwargs", *words)
+    elif words:
+        result.take("lr_scheduler_kwargs", *words)
+    else:
+        result.ignore("lr_scheduler_kwargs", "is empty")
+
+
+def _take_warmup(result: Translation, scheduler: str) -> float:
+    """Take the warm-up; returns its share, 0 where it is counted in steps."""
+    steps = result.number("warmup_steps", 0)
+    ratio = result.number("warmup_ratio", 0)
+    if scheduler == "constant":
+        result.words["warmup_ratio"] = "0"
+        for key in ("warmup_steps", "warmup_ratio"):
+            result.ignore(key, "constant has none; constant_with_warmup has")
+        return 0.0
+    if steps >= 1:
+        result.take("warmup_steps", f"warmup_steps={int(steps)}")
+        result.ignore("warmup_ratio", "warmup_steps goes before it")
+        return 0.0
+    result.ignore("warmup_steps", "is off" if not steps else "is a share")
+    share = steps or ratio
+    result.take("warmup_ratio", f"warmup_ratio={share:g}")
+    return share
+
+
+def take_precision(result: Translation, options: Any) -> None:
+    """The types of weights and of what is computed."""
+    if result.is_on("pure_bf16"):
+        result.take("pure_bf16", "pure_bf16=true")
+        for key in ("bf16", "fp16"):
+            result.ignore(key, "pure_bf16 goes before it")
+        return
+    result.ignore("pure_bf16", "is off")
+    adapts = options is not None and options.keeps_base
+    kind = "bf16" if result.is_on("bf16") else "fp16" if result.is_on("fp16") else None
+    for key in ("bf16", "fp16"):
+        if key != kind:
+            result.ignore(key, "is off")
+    if kind is None:
+        result.words["dtype"] = "float32"
+        result.warn(
+            "without bf16, fp16 or pure_bf16, LLaMA-Factory holds what is frozen in the checkpoint's type "
+            "on a GPU; here it is float32, and dtype= says otherwise"
+        )
+        return
+    dtype = "float32"
+    if kind == "bf16" and options is not None:
+        dtype = options.foreign_dtype or ("bfloat16" if adapts else "float32")
+    trained = "what trains is float32" if adapts else f"all weights are {dtype}"
+    result.take(kind, f"mixed_precision={kind}", f"dtype={dtype}", note=trained)
+
+
+def take_quantization(result: Translation) -> None:
+    """Bitsandbytes' 4 and 8 bits."""
+    bits = result.get("quantization_bit")
+    details = {
+        "quantization_method": ("bnb", "bitsandbytes is what quantises here"),
+        "quantization_type": ("nf4", "4 bits are nf4 here"),
+        "double_quantization": (True, "4 bits are quantised twice here"),
+    }
+    if bits is None:
+        for key in ("quantization_bit", *details):
+            result.ignore(key, "nothing is quantised")
+        return
+    if bits not in (4, 8):
+        result.refuse("quantization_bit", "needs another quantisation than 4bit and 8bit")
+        return
+    result.take("quantization_bit", f"quantization={bits}bit")
+    for key, (ours, needed) in details.items():
+        if result.get(key, ours) != ours:
+            result.refuse(key, f"{needed}, and no other way")
+        else:
+            result.ignore(key, needed)
+
+
+def take_optimizer(result: Translation) -> None:
+    """AdamW and others; Muon has a switch of its own."""
+    name = str(result.get("optim", "adamw_torch"))
+    if result.is_on("use_muon"):
+        result.take("use_muon", "optimizer=muon", note="torch's; there it is a copy")
+        result.ignore("optim", "use_muon goes before it")
+        return
+    result.ignore("use_muon", "is off")
+    if name not in OPTIMIZERS:
+        result.refuse("optim", f"there are {', '.join(OPTIMIZERS)}")
+        return
+    result.take("optim", f"optimizer={OPTIMIZERS[name]}")
+
+
+def take_launcher(result: Translation) -> None:
+    """DeepSpeed and FSDP are the launcher's, whose file is named."""
+    for key in ("deepspeed", "fsdp"):
+        value = result.get(key)
+        file = find_launcher_file(key, value)
+        if value in OFF:
+            result.ignore(key, "is off")
+        elif file is None:
+            result.refuse(key, "has no stage of ZeRO that is known here: 0, 1, 2 or 3")
+        else:
+            result.launcher = file
+            result.take(key, note=f"accelerate launch --config_file {file} train.py …")
+            if "offload" in str(value):
+                result.warn(f"{key}: offload to the host is not in {file}: put it in there")
+
+
+def take_run(result: Translation) -> None:
+    """What is kept of a run, evaluated and shown."""
+    result.words["save_model"] = "true"
+    strategy = str(result.get("save_strategy", "steps"))
+    if strategy == "steps":
+        result.ignore("save_strategy", "save_every says it")
+        result.take("save_steps", f"save_every={int(result.number('save_steps', 500))}")
+    else:
+        result.ignore("save_strategy", "what was trained is saved at the end")
+        result.ignore("save_steps", f"save_strategy is {strategy}")
+    _take_evaluation(result)
+    _take_tracker(result)
+    resume = result.get("resume_from_checkpoint", False)
+    if str(resume).lower() == "true":
+        result.take("resume_from_checkpoint", "resume=auto")
+    elif resume in OFF or str(resume).lower() == "false":
+        result.ignore("resume_from_checkpoint", "is off")
+    else:
+        result.refuse(
+            "resume_from_checkpoint", "needs a checkpoint of ours; resume=auto goes on with one"
+        )
+    if result.is_on("predict_with_generate"):
+        result.take("predict_with_generate", "exact_match=whole", note="in place of BLEU and ROUGE")
+    else:
+        result.ignore("predict_with_generate", "is off")
+
+
+def _take_evaluation(result: Translation) -> None:
+    """How often the loss on validation rows is measured."""
+    strategy = str(result.get("eval_strategy", result.get("evaluation_strategy", "no")))
+    steps = result.get("eval_steps")
+    if strategy == "steps" and steps is not None:
+        result.take("eval_steps", f"eval_every={int(result.number('eval_steps', 500))}")
+    else:
+        result.ignore("eval_steps", "eval_strategy is not steps")
+    for key in ("eval_strategy", "evaluation_strategy"):
+        result.ignore(key, "eval_every says it, beside the evaluations at start and end")
+
+
+def _take_tracker(result: Translation) -> None:
+    """The tracker; those that are not here are left out, since the record has every figure."""
+    written = result.get("report_to", "none")
+    names = written if isinstance(written, list) else [written]
+    for name in names:
+        if name in ("wandb", "all"):
+            result.take("report_to", "tracker=wandb", "wandb_mode=online")
+            return
+        if name == "tensorboard":
+            result.take("report_to", "tracker=tensorboard")
+            return
+    note = "" if names == ["none"] else "the record has every figure"
+    result.take("report_to", "tracker=none", note=note)

@@ -1,0 +1,108 @@
+"""Translate: a YAML of LLaMA-Factory, key by key, into words of our command line."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tuneoff.cli.llamafactory import data_keys, training_keys
+from tuneoff.cli.llamafactory.keys import DEFAULTS, IGNORED, OFF, PREFIXES, REFUSED, TAKEN
+from tuneoff.cli.llamafactory.method_choice import choose_method, take_options
+from tuneoff.cli.llamafactory.translation import Translation, read_yaml
+from tuneoff.config import Model
+
+STAGES = {
+    "rm": "a reward model",
+    "ppo": "reinforcement by a reward model",
+    "dpo": "preferences",
+    "kto": "judged answers",
+}
+ATTENTION = {
+    "sdpa": "sdpa",
+    "fa2": "flash_attention_2",
+    "disabled": "eager",
+}
+
+
+def translate(path: Path) -> Translation:
+    """Return what a file of LLaMA-Factory's is here.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    result = Translation(path, read_yaml(path))
+    if "model" in result.values and "model_name_or_path" not in result.values:
+        result.refuse("model", "is of LLaMA-Factory's version 1, whose YAMLs have other keys")
+        return result
+    options = choose_method(result)
+    _take_stage(result)
+    _take_model(result)
+    data_keys.take_data(result)
+    training_keys.take_budget(result)
+    training_keys.take_schedule(result)
+    training_keys.take_precision(result, options)
+    training_keys.take_quantization(result)
+    training_keys.take_optimizer(result)
+    training_keys.take_launcher(result)
+    training_keys.take_run(result)
+    _take_single_keys(result)
+    take_options(result, options)
+    for key in result.unsaid:
+        result.refuse(key, "is no key of LLaMA-Factory that is known here")
+    order = list(result.values)
+    result.lines.sort(key=lambda line: order.index(line.key) if line.key in order else len(order))
+    return result
+
+
+def _take_stage(result: Translation) -> None:
+    if result.stage in STAGES:
+        result.refuse("stage", f"trains by {STAGES[result.stage]}, which nothing here does")
+    elif result.stage not in ("pt", "sft"):
+        result.refuse("stage", "must be pt or sft")
+    else:
+        result.ignore("stage", "the columns of the data say it")
+
+
+def _take_model(result: Translation) -> None:
+    path = result.get("model_name_or_path")
+    if path is None:
+        result.refuse("model_name_or_path", "must be given")
+    else:
+        result.take("model_name_or_path", f"model.path={path}", f"model.name={Path(path).name}")
+    revision = result.get("model_revision", "main")
+    if revision == "main":
+        result.ignore("model_revision", "is the default")
+    elif any(item.name == "revision" for item in fields(Model)):
+        result.take("model_revision", f"model.revision={revision}")
+    else:
+        result.refuse("model_revision", "needs that revision in a folder of this machine")
+    attention = str(result.get("flash_attn", "auto"))
+    if attention == "auto":
+        result.ignore("flash_attn", "takes the model's own, as here")
+    elif attention in ATTENTION:
+        result.take("flash_attn", f"model.attention={ATTENTION[attention]}")
+    else:
+        result.refuse("flash_attn", f"there are auto, {', '.join(ATTENTION)}")
+
+
+def _take_single_keys(result: Translation) -> None:
+    """The keys that are decided alone, and those of which the file says nothing."""
+    unsaid: dict[str, Any] = training_keys.UNSAID
+    for key in [*result.unsaid, *(key for key in unsaid if key not in result.values)]:
+        if key in TAKEN:
+            value = result.values.get(key, unsaid.get(key))
+            words = TAKEN[key](value)
+            if words:
+                result.take(key, *words)
+            else:
+                result.ignore(key, "is the default")
+        elif key in IGNORED:
+            result.ignore(key, IGNORED[key])
+        elif key not in REFUSED and key.startswith(tuple(PREFIXES)):
+            beginning = next(one for one in PREFIXES if key.startswith(one))
+            result.ignore(key, PREFIXES[beginning])
+        elif key in REFUSED:
+            value = result.values[key]
+            if value in OFF or value in DEFAULTS.get(key, ()):
+                result.ignore(key, "is off, or the default")
+            else:
+                result.refuse(key, REFUSED[key])

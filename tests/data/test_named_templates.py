@@ -1,0 +1,85 @@
+"""Templates by name: their texts token by token, with the answers in them, as LLaMA-Factory has them."""
+
+import pytest
+from sets import new_tokenizer, plain, trained, write_lines
+
+from tuneoff.config import ConfigError, Data
+from tuneoff.config.templates import NAMED_TEMPLATES
+from tuneoff.data import load_dataset
+
+LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "one {} {eos}?"},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": "two?"},
+    {"role": "assistant", "content": "2"},
+]
+
+
+def encode(tmp_path, tokenizer, name: str, talk: list[dict]):
+    path = write_lines(tmp_path / "rows.jsonl", [{"messages": talk}])
+    data = load_dataset(Data("test", str(path), template=name), tokenizer, 256)
+    (row,) = data.splits["train"]
+    return tokenizer.decode(list(row.ids)), trained(row, tokenizer), data
+
+
+def test_llama3_is_written_as_its_name_says(tmp_path):
+    tokenizer = new_tokenizer("{{ messages }}", *LLAMA3)
+    tokenizer.bos_token = None
+    text, answers, data = encode(tmp_path, tokenizer, "llama3", TALK)
+    assert text == (
+        "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\none {} {eos}?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n1<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\ntwo?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n2<|eot_id|>"
+    )
+    assert answers == ["1<|eot_id|>", "2<|eot_id|>"]
+    assert data.recipe["template"] == "llama3"
+    ends = {tokenizer.convert_tokens_to_ids("<|eot_id|>")}
+    assert data.answer_end_tokens(tokenizer) == ends
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answers"),
+    [
+        (
+            "alpaca",
+            "Below is an instruction that describes a task. Write a response that appropriately completes the "
+            "request.\n\n### Instruction:\none?\n\n### Response:\n1<|end|>\n\n",
+            ["1<|end|>\n\n"],
+        ),
+        ("default", "Human: one?<|end|>\nAssistant:1<|end|>\n", ["1<|end|>\n"]),
+        ("mistral", "[INST] one?[/INST] 1<|end|>", [" 1<|end|>"]),
+        ("deepseek", "User: one?\n\nAssistant:1<|end|>", ["1<|end|>"]),
+        ("empty", "one?1", ["1"]),
+    ],
+)
+def test_templates_in_words(tmp_path, name, text, answers):
+    tokenizer = new_tokenizer()
+    tokenizer.bos_token = None
+    written, labels, data = encode(
+        tmp_path, tokenizer, name, [TALK[1] | {"content": "one?"}, TALK[2]]
+    )
+    assert (written, labels) == (text, answers)
+    if "<|end|>" in text:
+        assert data.answer_end_tokens(tokenizer) == {tokenizer.eos_token_id}
+
+
+def test_the_system_stands_in_the_first_question_where_the_template_has_no_place_for_it(tmp_path):
+    tokenizer = new_tokenizer()
+    tokenizer.bos_token = None
+    text, _, _ = encode(tmp_path, tokenizer, "mistral", [TALK[0], *TALK[3:]])
+    assert text == "[INST] Be brief.\n\ntwo?[/INST] 2<|end|>"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(NAMED_TEMPLATES) - {"alpaca", "default", "empty", "vicuna"})
+)
+def test_control_tokens_that_a_tokenizer_has_not_are_refused(tmp_path, name):
+    if "<" not in "".join(map(str, NAMED_TEMPLATES[name])):
+        encode(tmp_path, plain(), name, TALK)
+        return
+    with pytest.raises(ConfigError, match=f"data.template={name}: this tokenizer has no token <"):
+        encode(tmp_path, plain(), name, TALK)
