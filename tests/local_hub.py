@@ -16,7 +16,7 @@ GATED = "Access to {} is restricted and you are not in the authorized list."
 
 
 class LocalHub(ThreadingHTTPServer):
-    """Serves `folders`, by kind and owner/name; an owner called gated, broken or cut fails so."""
+    """Serves `folders`, by kind and owner/name; an owner called gated, broken or cut fails so, and so does the revision `gone`."""
 
     daemon_threads = True
 
@@ -96,6 +96,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def describe(self, folder: Path, name: str, about: str | None, below: str):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
+        if about == "revision" and below == "gone":
+            return self.refuse(404, "RevisionNotFound", "Invalid rev id: gone")
         if about == "tree":
             place = folder.joinpath(*below.split("/")[1:])
             if not place.is_dir():

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import METHODS, bound, prepare_run, quick_of
 
 from tuneoff.config import ConfigError
+from tuneoff.training.export import name_base
 
 CASES = {method: [f"method={method}"] for method in METHODS}
 CASES |= {
@@ -192,6 +194,19 @@ def test_training_goes_on_from_a_saved_adapter(run, tmp_path, method, fresh):
     assert second["status"] == "finished", second["error"]
     assert second["loss"]["initial"] == pytest.approx(first["loss"]["final"], abs=2e-6)
     assert second["loss"]["final"] != second["loss"]["initial"]
+
+
+def test_a_saved_adapter_names_its_base_as_the_hub_does(settings, tmp_path):
+    """A path of this machine means nothing to whom the adapter is given; a base that is saved beside stays a path."""
+    experiment, _, _ = settings("method=lora", "save_model=true", "hub_name=acme/base")
+    path = str(Path(experiment.model.path).absolute())
+    config = tmp_path / "adapter_config.json"
+    for base, named in ((path, "acme/base"), (f"{tmp_path}/base", f"{tmp_path}/base")):
+        config.write_text(json.dumps({"r": 4, "base_model_name_or_path": base}))
+        name_base(tmp_path, experiment)
+        assert json.loads(config.read_text()) == {"r": 4, "base_model_name_or_path": named}
+    with pytest.raises(ConfigError, match="hub_name=base: must be a hub name owner/name"):
+        settings("hub_name=base")
 
 
 def test_pissas_adapter_is_refused_on_other_weights_than_its_own(run, settings, tmp_path):

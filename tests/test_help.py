@@ -23,6 +23,7 @@ GROUPS = (
     "budget",
     "precision",
     "evaluation",
+    "keeping",
     "tracking",
     "sweep",
     "limits",

@@ -29,7 +29,6 @@ NO_TEXT = "dataset"  # of images
 REFUSED = {
     "ascend/qwen3vlmoe_full_sft_fsdp2.yaml": {NO_TEXT},
     "extras/adam_mini/qwen2_full_sft.yaml": {"use_adam_mini"},
-    "extras/apollo/llama3_full_sft.yaml": {"use_apollo"},
     "extras/asft/llama2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/asft/qwen2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/dft/qwen2_full_sft.yaml": {"use_dft_loss"},
@@ -218,6 +217,11 @@ def test_what_a_file_does_not_say_is_written_out(read):
         ),
         ({"finetuning_type": "full", "use_badam": True}, {"method": "badam"}),
         (
+            {"finetuning_type": "full", "use_apollo": True, "apollo_layerwise": True},
+            {"method": "apollo"},
+        ),
+        ({"apollo_rank": 4, "apollo_scale_front": True}, {"method": "lora"}),
+        (
             {"finetuning_type": "full", "use_badam": True, "badam_mode": "ratio"},
             {"method": "badam_ratio"},
         ),
@@ -293,6 +297,11 @@ def test_what_has_another_meaning_is_warned_of(read, values, said):
         ({"stage": "dpo"}, "stage", "preferences"),
         ({"use_galore": True}, "use_galore", "one method a run"),
         ({"use_dft_loss": True}, "use_dft_loss", "another loss"),
+        (
+            {"finetuning_type": "full", "use_apollo": True, "apollo_scale_front": True},
+            "apollo_scale_front",
+            "limiter",
+        ),
         ({"quantization_bit": 2}, "quantization_bit", "4bit and 8bit"),
         ({"lr_scheduler_type": "greedy"}, "lr_scheduler_type", "there are linear"),
         ({"learning_rate": "fast"}, "learning_rate", "must be a number"),

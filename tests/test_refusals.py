@@ -211,7 +211,7 @@ CASES = {
     "mixed_precision=bf16 model.attention=flash_attention_2": "model.attention=flash_attention_2: needs the package flash-attn…",
     "model.liger=true": "model.liger=true: needs a package that is not installed: pip install 'tuneoff[liger]'",
     "create_new_adapter=true": "create_new_adapter=true: needs adapter_path",
-    "adapter_path=nowhere": "adapter_path=nowhere: must be a folder with an adapter_config.json",
+    "adapter_path=nowhere": "adapter_path=nowhere: must be a folder with an adapter_config.json, or a hub name owner/name",
     "WORLD_SIZE=2 method=badam": "num_processes=2: must be 1 where method=badam: the package…",
     "WORLD_SIZE=2 method=badam_ratio": "num_processes=2: must be 1 where method=badam_ratio: the package…",
     "WORLD_SIZE=2 method=galore_layerwise": "num_processes=2: must be 1 where galore_layerwise=true: each process…",

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers import ROOT, TINY
 from local_hub import serve
+from safetensors.torch import save_file
 from sets import pairs
 
 # Loads what it is asked for, and prints what came of each.
@@ -17,6 +19,7 @@ import json, logging, sys, time
 logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 from tuneoff.config import ConfigError, Data, Model
 from tuneoff.data.sources import open_source
+from tuneoff.methods._lora_stored import read_adapter
 from tuneoff.models.loading import load_config
 from tuneoff.models.tokenizer import load_tokenizer
 started = time.monotonic()
@@ -26,6 +29,8 @@ for kind, name in json.loads(sys.argv[1]):
         if kind == "datasets":
             rows = open_source(Data("t", name)).read()
             answers.append(len(list(rows["train"])))
+        elif kind == "adapters":
+            answers.append(read_adapter(name)["r"])
         else:
             model = Model(name="t", path=name)
             load_config(model)
@@ -54,13 +59,24 @@ def load_in_child(endpoint: str, home, asked: list[tuple[str, str]], **environme
     return seconds, answers, done.stderr
 
 
+def save_adapter(folder):
+    """A LoRA of rank 4, as PEFT writes one."""
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(4, 64)}, folder / "adapter_model.safetensors")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     import datasets
 
     folder = tmp_path_factory.mktemp("pairs")
     datasets.Dataset.from_list(pairs(20)).to_parquet(folder / "train-0.parquet")
+    adapter = save_adapter(tmp_path_factory.mktemp("adapter"))
     folders = {("models", "acme/tiny"): TINY, ("models", "cut/tiny"): TINY}
+    folders[("models", "acme/adapter")] = adapter
     with serve({**folders, ("datasets", "acme/pairs"): folder}) as hub:
         yield hub
 
@@ -119,3 +135,24 @@ def test_without_a_network_what_is_cached_is_used_at_once(home, tmp_path):
     assert answers[3].startswith("data.path=acme/other: Couldn't reach 'acme/other' on the Hub")
     assert log.count(f"the hub ({endpoint}) cannot be reached") == 1
     assert "Retrying" not in log
+
+
+def test_an_adapter_of_the_hub_is_fetched_and_its_refusals_help(hub, tmp_path):
+    asked = {
+        "acme/adapter": 4,
+        "acme/adapter@main": 4,
+        "acme/adapter@gone": f"adapter_path=acme/adapter@gone: {hub.endpoint} has no such revision of acme/adapter",
+        "acme/tiny": "adapter_path=acme/tiny: holds no adapter_config.json, so that it is no adapter",
+        "acme/none": f"adapter_path=acme/none: {hub.endpoint} has no acme/none, "
+        "or it is private and needs a token in HF_TOKEN",
+        "gated/adapter": "adapter_path=gated/adapter: is gated: ask for access at "
+        f"{hub.endpoint}/gated/adapter, and give a token in HF_TOKEN or by `hf auth login`",
+    }
+    _, answers, log = load_in_child(hub.endpoint, tmp_path, [("adapters", name) for name in asked])
+    assert answers == list(asked.values())
+    assert hub.endpoint not in log
+    seconds, answers, _ = load_in_child(
+        "http://127.0.0.1:1", tmp_path, [("adapters", "acme/adapter"), ("adapters", "acme/other")]
+    )
+    assert answers[0] == 4  # from the cache
+    assert answers[1].startswith("adapter_path=acme/other: acme/other is not in the cache, and")

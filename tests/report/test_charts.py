@@ -418,3 +418,23 @@ def test_without_memory_in_the_curves_there_is_no_such_chart(tmp_path):
         line.pop("allocated_gib", None)
     write(tmp_path / "one", content)
     assert "memory_over_time" not in drawn(load(tmp_path)[0])
+
+
+def test_the_target_is_drawn_against_retention(tmp_path):
+    for place, method in enumerate(METHODS[:2]):
+        for seed in range(3):
+            content = record(method, seed, loss=3.0, noise=0.001)
+            content["metrics"] = {"forgetting": 0.1 * (place + 1) + 0.001 * seed}
+            evaluations = [line["step"] for line in content["curve"] if "validation_loss" in line]
+            last = evaluations[-1]
+            for step in evaluations:
+                rise = 0.1 * (place + 1) * step / last
+                content["curve"].append({"step": step, "second_set_loss": 2.0 + rise})
+            write(tmp_path / method / str(seed), content)
+    chart = drawn(load(tmp_path)[0])["retention"]
+    ends = {point["name"]: point for point in rows(chart, 1)}
+    assert ends[METHODS[0]]["x"] == pytest.approx(0.101)
+    assert ends[METHODS[1]]["x_low"] < ends[METHODS[1]]["x"] == pytest.approx(0.201)
+    path = [point for point in rows(chart) if point["name"] == METHODS[1]]
+    assert [point["step"] for point in path] == sorted(point["step"] for point in path)
+    assert path[-1]["x"] == pytest.approx(0.2)

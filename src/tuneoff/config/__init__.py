@@ -58,6 +58,7 @@ from tuneoff.config.paths import (
     data_hash,
     embedded_file,
     format_of,
+    is_hub_name,
     is_shipped,
     resolve_folder,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "format_of",
     "format_value",
     "identify_run",
+    "is_hub_name",
     "is_shipped",
     "is_split",
     "method_packages",

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
+from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
+from tuneoff.config.paths import is_hub_name
 from tuneoff.config.settings import (
     BudgetSettings,
     EvaluationSettings,
@@ -28,6 +30,7 @@ class Experiment(
     LimitSettings,
     SweepSettings,
     TrackingSettings,
+    KeepingSettings,
     EvaluationSettings,
     PrecisionSettings,
     BudgetSettings,
@@ -52,6 +55,7 @@ class Experiment(
         self._check_attention()
         self._check_processes()
         check_sharding(self)
+        check_keeping(self)
         self._check_export_and_resume()
 
     def _check_weights_to_train(self) -> None:
@@ -156,6 +160,8 @@ class Experiment(
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.hub_name is not None and not is_hub_name(self.hub_name):
+            raise ConfigError("hub_name", self.hub_name, "must be a hub name owner/name")
         names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
         if not names_run:
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")

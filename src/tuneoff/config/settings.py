@@ -19,6 +19,7 @@ from tuneoff.config.choices import (
 )
 from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
+from tuneoff.config.keeping import KeepingSettings
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     Role,
@@ -67,6 +68,8 @@ class RunSettings:
     """Save the trained model, or its adapter, in the run's folder model/."""
     export_merged: bool = setting(False, JUDGING)
     """Also save a model without adapters, in model/merged; needs save_model=true."""
+    hub_name: str | None = setting(None, INCIDENTAL)
+    """The base model's owner/name on the hub, written into a saved adapter in place of a path of this machine."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)
     """Steps between two checkpoints; null saves one only when the run is stopped."""
     keep_checkpoints: int = at_least(2, 1, INCIDENTAL)
@@ -256,6 +259,7 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    KeepingSettings,
     TrackingSettings,
     SweepSettings,
     LimitSettings,

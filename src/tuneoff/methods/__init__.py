@@ -44,6 +44,9 @@ class Method:
     foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
     foreign_notes: ClassVar[dict[str, str]] = {}
     foreign_dtype: ClassVar[str | None] = None
+    # Options of LLaMA-Factory's that are none here: why one changes no step, or its default and what it would need.
+    foreign_ignored: ClassVar[dict[str, str]] = {}
+    foreign_refused: ClassVar[dict[str, tuple[Any, str]]] = {}
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 

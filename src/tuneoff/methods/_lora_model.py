@@ -16,6 +16,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._lora_stored import find_adapter
 from tuneoff.models.layers import share_of_weights
 
 SMALL = 1e-3  # entries of B where DoRA has a zero row
@@ -60,7 +61,7 @@ def wrap_model(model: Any, config: Any) -> Any:
 
 
 def load_adapter(model: Any, path: str, trainable: bool) -> Any:
-    """Return a `PeftModel` with the adapter at `path`.
+    """Return a `PeftModel` with the adapter at `path`, a folder or a hub name.
 
     Raises:
         ConfigError: an adapter that does not fit the model.
@@ -68,7 +69,8 @@ def load_adapter(model: Any, path: str, trainable: bool) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+            folder = find_adapter(path)
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = next((line for line in lines if "mismatch" in line), lines[0])

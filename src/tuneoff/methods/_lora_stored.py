@@ -2,25 +2,65 @@
 
 import json
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, resolve_folder
+from tuneoff.config import ConfigError, is_hub_name, resolve_folder
 
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
+def find_adapter(path: str) -> Path:
+    """Return the folder of an adapter: a local one, or of a hub's OWNER/NAME or OWNER/NAME@REVISION its copy.
+
+    Raises:
+        ConfigError: neither, or what the hub has against it.
+    """
+    folder = Path(path).expanduser()
+    name, _, revision = path.partition("@")
+    if (folder / CONFIG).is_file():
+        return folder
+    if not is_hub_name(name) or folder.exists():
+        raise ConfigError(KEY, path, f"must be a folder with an {CONFIG}, or a hub name owner/name")
+    return fetch_adapter(path, name, revision or None)
+
+
+@cache
+def fetch_adapter(path: str, name: str, revision: str | None) -> Path:
+    """Fetch an adapter's files from the hub, or find them in its cache; once a process.
+
+    Raises:
+        ConfigError: what the hub has against it, or that it holds no adapter.
+    """
+    from huggingface_hub import snapshot_download
+
+    from tuneoff.data.hub_access import explain_hub_error, prepare_hub
+
+    prepare_hub()
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=[CONFIG, *WEIGHTS])
+    except (
+        Exception
+    ) as error:  # the hub's clients have types of their own, which differ between versions
+        reason = explain_hub_error(error, name)
+        if reason is None:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(KEY, path, reason) from error
+    if not (Path(folder) / CONFIG).is_file():
+        raise ConfigError(KEY, path, f"holds no {CONFIG}, so that it is no adapter")
+    return Path(folder)
+
+
 def read_adapter(path: str) -> dict[str, Any]:
-    """Return the configuration of the adapter in a folder.
+    """Return the configuration of an adapter.
 
     Raises:
         ConfigError: no adapter, one of another kind than LoRA's, or one that is not whole.
     """
-    folder = Path(path).expanduser()
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(KEY, path, f"must be a folder with an {CONFIG}")
+    folder = find_adapter(path)
     try:
         config = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
@@ -67,7 +107,7 @@ def check_base(path: str, model_path: str | None) -> None:
     Raises:
         ConfigError: it brings weights of its own, or its matrices do not fit.
     """
-    own_base = Path(path).expanduser() / "base"
+    own_base = find_adapter(path) / "base"
     base = resolve_folder(model_path or "")
     if own_base.is_dir() and base.resolve() != own_base.resolve():
         allowed = f"must be {own_base}, the weights that this adapter applies to"
@@ -81,7 +121,7 @@ def check_width(path: str, base: Path) -> None:
     Raises:
         ConfigError: naming the first matrix that does not fit.
     """
-    adapter = read_shapes(Path(path).expanduser() / WEIGHTS[0], path)
+    adapter = read_shapes(find_adapter(path) / WEIGHTS[0], path)
     weights: dict[str, list[int]] = {}
     for file in sorted(base.glob("*.safetensors")):
         try:

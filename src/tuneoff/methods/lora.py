@@ -15,7 +15,7 @@ from tuneoff.config import (
     one_of,
     option,
 )
-from tuneoff.methods import TIED, Method, register
+from tuneoff.methods import TIED, Method, _lora_elsewhere, register
 from tuneoff.methods import _lora_refusals as refusals
 from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
 
@@ -28,19 +28,8 @@ class LoRA(Method):
     keeps_base = True
     own_family = "low_rank"
     packages = ("peft",)
-    elsewhere: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("finetuning_type=lora", "adapter=lora", "peft_type=lora"), "lora"),
-        "use_rslora=true": "rslora",
-        "loraplus_lr_ratio": "loraplus",
-        "use_dora=true": "dora",
-        **dict.fromkeys(("pissa_init=true", "use_pissa=true", "init_lora_weights=pissa"), "pissa"),
-    }
-    foreign_options: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
-        **dict.fromkeys(("target_modules", "lora_target_modules"), "lora_target"),
-        **dict.fromkeys(("modules_to_save", "lora_modules_to_save"), "additional_target"),
-        "adapter_name_or_path": "adapter_path",
-    }
+    elsewhere: ClassVar[dict[str, str]] = _lora_elsewhere.CHOICES
+    foreign_options: ClassVar[dict[str, str]] = _lora_elsewhere.OPTIONS
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
     lora_alpha: float | None = above(None, 0)
@@ -74,7 +63,7 @@ class LoRA(Method):
     create_new_adapter: bool = False
     """Merge the adapter of adapter_path into the base and train a new one; false goes on with it."""
     adapter_path: str | None = None
-    """The folder of an adapter to go on with, as it is: rank, scale and targets are its own."""
+    """An adapter to go on with: a folder, or a hub's owner/name or owner/name@revision; its settings are taken over."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,17 +47,15 @@ def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises:
         ConfigError: where the model has no list of layers.
     """
-    # Beside a small language model an image tower may be the larger one, and text does not go through it.
-    decoder = getattr(model, "get_decoder", lambda: None)()
-    inside = {id(module) for module in decoder.modules()} if decoder is not None else set()
+    inside = _modules_that_read_text(model)
     lists = {}
-    lists_of_decoder = {}
+    lists_of_text = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):
             lists[path] = module
             if id(module) in inside:
-                lists_of_decoder[path] = module
-    lists = lists_of_decoder or lists
+                lists_of_text[path] = module
+    lists = lists_of_text or lists
     if not lists:
         raise ConfigError(
             "model.path",
@@ -72,6 +70,18 @@ def find_decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
     path = max(lists, key=size)
     return path, lists[path]
+
+
+def _modules_that_read_text(model: nn.Module) -> set[int]:
+    """The modules of the decoder without the models inside it: an image tower may be larger than what reads text."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    if decoder is None:
+        return set()
+    inside = {id(module) for module in decoder.modules()}
+    for part in decoder.modules():
+        if isinstance(part, PreTrainedModel) and part is not decoder:
+            inside -= {id(module) for module in part.modules()}
+    return inside
 
 
 def find_targets(model: PreTrainedModel, wanted: list[str] | None, key: str) -> Targets:

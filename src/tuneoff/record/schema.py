@@ -27,6 +27,7 @@ FAMILIES = {
 INCIDENTAL = (
     "family",
     "task",
+    "hub_name",
     "save_every",
     "keep_checkpoints",
     "resume",
@@ -67,4 +68,4 @@ NOT_PREDICTED = (
     "serving_new_tokens",
 )
 # Settings that methods imply, with the headings of their columns.
-COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip"}
+COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip", "patience": "Patience"}

@@ -9,7 +9,15 @@ from tuneoff.record import flatten
 
 # What says which problem a rate was tuned on, and is compared before; and what changes no training.
 PROBLEM = ("method", "model", "data")
-WITHOUT_EFFECT = ("seed", "save_model", "export_merged", "pure_bf16", *BUDGETS)
+WITHOUT_EFFECT = (
+    "seed",
+    "save_model",
+    "export_merged",
+    "pure_bf16",
+    "save_best",
+    "which",
+    *BUDGETS,
+)
 BUDGET = "budget"
 
 Differences = dict[

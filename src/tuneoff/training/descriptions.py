@@ -25,6 +25,7 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
         "metric_facts": {},
         "throughput": Throughput().facts(),
         "serving": {},
+        "kept": {},
         "facts": facts,
     }
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from tuneoff import data
-from tuneoff.models.loading import load_model
+from tuneoff.config import Experiment
+from tuneoff.models.loading import load_model, resolve_path
 from tuneoff.models.reading_back import (
     UnreadableExport,
     allow_rounding,
@@ -18,11 +19,14 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
+from tuneoff.record import read_json, write_json
 from tuneoff.training.model_setup import seeded
 from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it
+ADAPTER_CONFIG = "adapter_config.json"
+BASE = "base_model_name_or_path"  # in it
 PROBE_ROWS = 2  # of the data, whose logits are compared when an export is read back
 PROBE_TOKENS = 64  # of each
 
@@ -98,6 +102,7 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         facts = parts.method.export(model, folder, False)
+        name_base(folder, parts.experiment)
         facts["saved_bytes"] = measure_weight_files(folder)
         parts.tokenizer.save_pretrained(folder)
     except BaseException:
@@ -105,6 +110,18 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return facts
+
+
+def name_base(folder: Path, experiment: Experiment) -> None:
+    """Write `hub_name` into a saved adapter that names its base by a path here, unless it brings its own base."""
+    file = folder / ADAPTER_CONFIG
+    config = read_json(file)
+    path = experiment.model.path
+    if experiment.hub_name is None or config is None or path is None:
+        return
+    if config.get(BASE) == resolve_path(path):
+        config[BASE] = experiment.hub_name
+        write_json(file, config)
 
 
 def measure_weight_files(folder: Path) -> int:

@@ -21,6 +21,7 @@ from tuneoff.record import (
     set_aside,
 )
 from tuneoff.record import read_status as status_of
+from tuneoff.training.best_weights import use_best_weights
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.descriptions import (
     add_facts,
@@ -172,6 +173,8 @@ class Run:
     def _evaluate_and_export(self) -> None:
         parts = self.parts
         try:
+            use_best_weights(parts)
+            parts.evaluation.judge_best_step()
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
             self.serving = measure_serving(parts)
@@ -237,6 +240,7 @@ class Run:
             "metric_facts": parts.metrics.facts(),
             "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
+            "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }
 

@@ -17,6 +17,7 @@ from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
+from tuneoff.training.best_step import check_judged_rows
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.model_setup import ModelFacts, prepare_model
@@ -171,6 +172,7 @@ def _make_metrics(
     experiment = session.experiment
     check_test(experiment, dataset)
     check_validation(experiment, dataset)
+    check_judged_rows(experiment, bool(dataset.splits["validation"]))
     exact_match = None
     if experiment.exact_match is not None:
         split = judged_split(experiment)

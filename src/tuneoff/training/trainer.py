@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 
 from tuneoff.distributed.stop import StopSignal
+from tuneoff.training.best_weights import save_best_weights
 from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
@@ -57,7 +58,9 @@ class Trainer:
             ended = parts.schedule.ended(self.step)
             if parts.evaluation.is_due(self.step, ended):
                 self.finish_step()
-            parts.evaluation.evaluate_if_due(self.step, ended)
+            ended = parts.evaluation.evaluate_if_due(self.step, ended)
+            if self._best_is_due():
+                save_best_weights(parts, self.step)
             if ended:
                 return
             # A step that is cut in two leaves weights that no checkpoint can go on from.
@@ -89,6 +92,11 @@ class Trainer:
     def _save_is_due(self) -> bool:
         interval = self.parts.experiment.save_every
         return interval is not None and self.step % interval == 0
+
+    def _best_is_due(self) -> bool:
+        """Whether this step is the best so far, of a run that keeps it."""
+        keeps_best = self.parts.experiment.save_best is not None
+        return keeps_best and self.parts.evaluation.best_step.step == self.step
 
     def take_step(self, step: int) -> None:
         """Take one optimizer step on the rows of `step` (from 0); write it down, or the one before where it runs on."""
