@@ -34,6 +34,7 @@ from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
 from tuneoff.training.session import Session, open_session
@@ -82,6 +83,8 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
             raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
         run.session.trackers.finish(result)
+        if run.session.ranks.first:
+            push_model(experiment, folder, result)
         return result
 
 
