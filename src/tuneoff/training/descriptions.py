@@ -17,6 +17,7 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
     return {
         "parameters": {},
         "loss": no_losses(),
+        "loss_by_set": {},
         "memory": {
             **session.peaks.facts(),
             "train_breakdown_gib": BreakdownPeak().facts(),
