@@ -25,13 +25,14 @@ class Curve:
     """A thinned learning curve.
 
     `train` is (steps, 4) of step, tokens, seconds and loss; `validation` and `second_set` are (evaluations, 2) of step
-    and loss.
+    and loss; `memory` is (steps, 2) of step and GiB in use after it, empty in records of before that was written.
     """
 
     train: np.ndarray
     validation: np.ndarray
     not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
     second_set: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    memory: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)
