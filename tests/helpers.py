@@ -186,9 +186,14 @@ def kill_inside(training, due: Callable[[], bool]) -> None:
 def trajectory(folder: Path) -> list[dict]:
     """Everything a run has measured that does not depend on the clock."""
     return [
-        {key: value for key, value in line.items() if "seconds" not in key}
+        {key: value for key, value in line.items() if not is_of_the_machine(key)}
         for line in record.read_metrics(folder)
     ]
+
+
+def is_of_the_machine(key: str) -> bool:
+    """Whether a figure of a step says how fast or full the machine was, and so differs from run to run."""
+    return "second" in key or key.endswith("_gib") or key == "mfu"
 
 
 def apart(one, other) -> float:

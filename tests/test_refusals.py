@@ -30,6 +30,11 @@ CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
+    # ---- the hub
+    "model.revision=v1": "model.revision=v1: is for models of the hub, …",
+    "push=x save_model=true": "push=x: must be a name on the hub, owner/name",
+    "push=acme/x": "push=acme/x: needs save_model=true, …",
+    "push=acme/x save_model=true": "push=acme/x: needs the hub, and HF_HUB_OFFLINE is set",
     # ---- several sets
     "data=[gsm8k,gsm8k]": "data=[gsm8k,gsm8k]: gsm8k stands there twice, …",
     "data=[gsm8k,nope]": "data=nope: must be one of alpaca, …",

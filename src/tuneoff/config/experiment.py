@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
+from tuneoff.config.hub_push import check_push
 from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
 from tuneoff.config.paths import is_hub_name
@@ -160,6 +161,8 @@ class Experiment(
         """Refuse an export of what is not saved, and a run to go on with that is not there."""
         if self.export_merged and not self.save_model:
             raise ConfigError("export_merged", True, "needs save_model=true")
+        if self.push is not None:
+            check_push(self.push, self.save_model)
         if self.hub_name is not None and not is_hub_name(self.hub_name):
             raise ConfigError("hub_name", self.hub_name, "must be a hub name owner/name")
         names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))

@@ -68,6 +68,8 @@ class RunSettings:
     """Save the trained model, or its adapter, in the run's folder model/."""
     export_merged: bool = setting(False, JUDGING)
     """Also save a model without adapters, in model/merged; needs save_model=true."""
+    push: str | None = setting(None, INCIDENTAL)
+    """Upload the saved model, or its adapter, to the hub as owner/name once the run is finished."""
     hub_name: str | None = setting(None, INCIDENTAL)
     """The base model's owner/name on the hub, written into a saved adapter in place of a path of this machine."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)

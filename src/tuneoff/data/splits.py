@@ -31,6 +31,8 @@ def read_examples(
     if first_row is None:
         raise ConfigError("data.path", data.path, "no training rows")
     row_format = find_format(data.columns, first_row)
+    if data.input_break == "line":
+        row_format = row_format._replace(input_break="\n")
     rows["train"] = chain([first_row], rows["train"])
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():

@@ -27,6 +27,7 @@ FAMILIES = {
 INCIDENTAL = (
     "family",
     "task",
+    "push",
     "hub_name",
     "save_every",
     "keep_checkpoints",

@@ -34,6 +34,7 @@ from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
 from tuneoff.training.session import Session, open_session
@@ -82,6 +83,8 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
             raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
         run.session.trackers.finish(result)
+        if run.session.ranks.first:
+            push_model(experiment, folder, result)
         return result
 
 
@@ -203,7 +206,9 @@ class Run:
         if exact_match is None:
             return
         answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
-        parts.recorder.keep_answers(exact_match.lines())
+        lines = exact_match.lines()
+        parts.recorder.keep_answers(lines)
+        parts.trackers.log_lines("answers", lines, self.trainer.step)
         line = {
             "step": self.trainer.step,
             "exact_match": exact_match.value,
@@ -236,7 +241,7 @@ class Run:
             },
             "metrics": parts.metrics.values(),
             "metric_facts": parts.metrics.facts(),
-            "throughput": parts.throughput.facts(),
+            "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
             "kept": parts.evaluation.best_step.facts(),
             "facts": facts,

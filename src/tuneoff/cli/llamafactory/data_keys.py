@@ -58,8 +58,9 @@ def _take_sets(result: Translation) -> list[str]:
     except UnusableSet as error:
         result.refuse("dataset", str(error))
         return names
-    if any("columns.messages" not in each for each in sets) and result.stage == "sft":
-        result.warn("an input follows its instruction after one line break there, after two here")
+    for each in sets:
+        if result.stage == "sft" and "columns.messages" not in each:
+            each["input_break"] = "line"
     if len(sets) == 1:
         words = ["data=json"]
         words += [f"data.{key}={value}" for key, value in sets[0].items()]
