@@ -23,7 +23,7 @@ GROUPS = (
     "budget",
     "precision",
     "evaluation",
-    "benchmark",
+    "benchmarks",
     "keeping",
     "tracking",
     "sweep",

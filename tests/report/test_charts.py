@@ -50,6 +50,7 @@ def test_all_charts_are_there_and_valid(everything):
         "curve_second",
         "learning_rate",
         "memory_breakdown",
+        "memory_over_time",
         "ablation_some_rank",
         "ablation_some_interval",
     }
@@ -212,6 +213,7 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
         "quality_speed": "tokens/s",
         "curve_second": "(s)",
         "memory_breakdown": "GiB",
+        "memory_over_time": "GiB",
     }
     for name, chart in everything.items():
         titles = [
@@ -399,6 +401,23 @@ def write_two(folder):
     for method in METHODS[:2]:
         write(folder / method, record(method))
     return folder
+
+
+def test_memory_over_time_is_the_mean_over_seeds(everything):
+    points = rows(everything["memory_over_time"])
+    for method in {point["method"] for point in points}:
+        own = [point["y"] for point in points if point["method"] == method]
+        # The records' memory rises from 0.5 GiB by a fifth.
+        assert own == sorted(own) and own[-1] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_without_memory_in_the_curves_there_is_no_such_chart(tmp_path):
+    content = record(METHODS[0], 1)
+    for line in content["curve"]:
+        line.pop("resident_gib", None)
+        line.pop("allocated_gib", None)
+    write(tmp_path / "one", content)
+    assert "memory_over_time" not in drawn(load(tmp_path)[0])
 
 
 def test_the_target_is_drawn_against_retention(tmp_path):

@@ -170,12 +170,13 @@ class Evaluation:
             f"{split}_loss": loss,
             "evaluate_seconds": round(seconds, 3),
         }
-        values: dict = {f"{split}_loss": loss}
+        values: dict = {"loss": loss, "runtime": round(seconds, 3)}
         if losses.by_set:
             line[f"{split}_loss_by_set"] = losses.by_set
-            values[f"{split}_loss_by_set"] = losses.by_set
+            values["loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
-        self.session.trackers.log({"evaluate": values}, step)
+        place = "eval" if split == "validation" else split
+        self.session.trackers.log({place: values}, step)
         return losses
 
     def evaluate_test(self, step: int) -> None:
@@ -194,6 +195,7 @@ class Evaluation:
         if losses.by_set:
             line["second_set_loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
+        self.session.trackers.log({"eval": {"second_set_loss": losses.mean}}, step)
         return losses
 
     def keep_second(self, when: str, losses: Losses | None) -> None:

@@ -213,7 +213,9 @@ class Run:
         if exact_match is None:
             return
         answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
-        parts.recorder.keep_answers(exact_match.lines())
+        lines = exact_match.lines()
+        parts.recorder.keep_answers(lines)
+        parts.trackers.log_lines("answers", lines, self.trainer.step)
         line = {
             "step": self.trainer.step,
             "exact_match": exact_match.value,
@@ -250,7 +252,7 @@ class Run:
             },
             "metrics": parts.metrics.values(),
             "metric_facts": parts.metrics.facts(),
-            "throughput": parts.throughput.facts(),
+            "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
             "benchmarks": parts.benchmarks.facts(),
             "kept": parts.evaluation.best_step.facts(),

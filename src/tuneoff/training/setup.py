@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment, SingleSet, derive_seed
 from tuneoff.distributed.sharding import StepSettings
+from tuneoff.measure.flop_meter import FlopMeter
 from tuneoff.measure.memory_breakdown import BreakdownPeak
+from tuneoff.measure.rates import find_matrix_rate
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
@@ -51,6 +53,7 @@ class Parts(Session):
     counted_steps: set[int]  # whose memory is broken down, outside the throughput figures
     throughput: Throughput
     breakdown: BreakdownPeak
+    flop_meter: FlopMeter
     evaluation: Evaluation
     metrics: TaskMetrics
     benchmarks: Benchmarks
@@ -65,6 +68,7 @@ class Parts(Session):
             "schedule": self.schedule,
             "throughput": self.throughput,
             "breakdown": self.breakdown,
+            "flop_meter": self.flop_meter,
             "peaks": self.peaks,
             "evaluation": self.evaluation,
             "benchmarks": self.benchmarks,
@@ -93,7 +97,7 @@ def build(session: Session) -> Parts:
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
-        model, model_facts = prepare_model(session, dataset)
+        model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
@@ -119,6 +123,7 @@ def build(session: Session) -> Parts:
         counted_steps=_choose_counted_steps(optimizer, order, schedule),
         throughput=Throughput(),
         breakdown=BreakdownPeak(),
+        flop_meter=make_flop_meter(session, optimizer),
         evaluation=evaluation,
         metrics=metrics,
         benchmarks=benchmarks,
@@ -239,6 +244,13 @@ def refuse_unjudged(
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
     raise ConfigError(f"{prefix}path", settings.path, allowed)
+
+
+def make_flop_meter(session: Session, optimizer: Any) -> FlopMeter:
+    """What counts the operations of a run, beside the rate at which its device could do them."""
+    experiment = session.experiment
+    rate, source = find_matrix_rate(session.ranks.device, experiment.compute_dtype, experiment.tf32)
+    return FlopMeter(rate, source, optimizer)
 
 
 def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:

@@ -8,7 +8,7 @@ from tuneoff.training.best_weights import save_best_weights
 from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
-from tuneoff.training.step_log import StepLog
+from tuneoff.training.step_log import StepLog, StepNumbers
 from tuneoff.training.step_under_way import (
     StepBatches,
     StepReport,
@@ -136,9 +136,12 @@ class Trainer:
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)
         loss = sum(one.loss for one in reports) / parts.ranks.count
         self.stopping = any(one.stop_requested for one in reports)
-        self.log.count(launched.prepared, reports)
+        figures = self.log.count(launched, reports)
         number = launched.prepared.step + 1
+        numbers = StepNumbers(number, loss, norm, launched.rates)
+        self.log.write(numbers, figures, self.batches.collect_wait())
         if launched.breakdown is not None:
-            parts.breakdown.add(launched.breakdown.peak(), number)
-        self.log.write(number, loss, norm, launched.rates, reports[0].seconds)
+            peak = launched.breakdown.peak()
+            parts.breakdown.add(peak, number)
+            self.log.write_breakdown(peak, number)
         check_finite(parts.experiment, number, loss, norm)
