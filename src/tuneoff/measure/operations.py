@@ -1,9 +1,9 @@
 """Operations: what each one asks of a device, in floating-point operations, bytes and kernels."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -96,7 +96,7 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
 def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
     """The kind of an operation, and its floating-point operations."""
     if packet in flop_registry:
-        count: Any = flop_registry[packet]
+        count = cast(Callable[..., int], flop_registry[packet])
         return MATRIX, int(count(*args, **kwargs, out_val=result))
     if packet in ATTENTION:
         return MATRIX, int(ATTENTION[packet](*args))
