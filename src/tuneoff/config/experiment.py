@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tuneoff.config.benchmarks import BenchmarkSettings, check_benchmarks
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
 from tuneoff.config.hub_push import check_push
 from tuneoff.config.keeping import KeepingSettings, check_keeping
@@ -35,6 +36,7 @@ class Experiment(
     SweepSettings,
     TrackingSettings,
     KeepingSettings,
+    BenchmarkSettings,
     EvaluationSettings,
     PrecisionSettings,
     BudgetSettings,
@@ -60,6 +62,7 @@ class Experiment(
         self._check_processes()
         check_sharding(self)
         check_keeping(self)
+        check_benchmarks(self)
         self._check_export_and_resume()
 
     def _check_weights_to_train(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from tuneoff.config.benchmarks import BenchmarkSettings
 from tuneoff.config.choices import (
     Dtype,
     MixedPrecision,
@@ -261,6 +262,7 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    BenchmarkSettings,
     KeepingSettings,
     TrackingSettings,
     SweepSettings,

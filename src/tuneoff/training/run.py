@@ -23,6 +23,7 @@ from tuneoff.record import (
     set_aside,
 )
 from tuneoff.record import read_status as status_of
+from tuneoff.training.benchmarks import AFTER, BEFORE
 from tuneoff.training.best_weights import use_best_weights
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.descriptions import (
@@ -157,6 +158,11 @@ class Run:
         if self.session.ranks.count > 1:
             # From now on they wait for each other: none may leave alone.
             self.session.stop.hold()
+        if self.trainer.step == 0 and self.session.experiment.benchmarks_before:
+            try:
+                self._run_benchmarks(BEFORE)
+            except StopSignal:
+                raise self.trainer.interrupt("before the first step") from None
         self.trainer.fit()
 
     def conclude(self) -> None:
@@ -185,6 +191,7 @@ class Run:
             parts.evaluation.judge_best_step()
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
+            self._run_benchmarks(AFTER)
             self.serving = measure_serving(parts)
         except StopSignal:
             raise
@@ -221,6 +228,10 @@ class Run:
         }
         parts.recorder.log(line)
 
+    def _run_benchmarks(self, when: str) -> None:
+        parts = self.parts
+        parts.benchmarks.run(when, parts.model, parts.tokenizer, parts.engine)
+
     def record_lost_rank(self, status: str, error: dict) -> None:
         """Write the result of a run that waits for a rank which will not come; called beside its main thread."""
         recorder = self.session.recorder
@@ -248,6 +259,7 @@ class Run:
             "metric_facts": parts.metrics.facts(),
             "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
+            "benchmarks": parts.benchmarks.facts(),
             "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }
