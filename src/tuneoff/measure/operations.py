@@ -1,7 +1,7 @@
 """Operations: what each one asks of a device, in floating-point operations, bytes and kernels."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -95,8 +95,8 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
 
 def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
     """The kind of an operation, and its floating-point operations."""
-    if packet in flop_registry:
-        count = cast(Callable[..., int], flop_registry[packet])
+    count = cast(dict[Any, Any], flop_registry).get(packet)
+    if count is not None:
         return MATRIX, int(count(*args, **kwargs, out_val=result))
     if packet in ATTENTION:
         return MATRIX, int(ATTENTION[packet](*args))
