@@ -56,12 +56,22 @@ def _count_qr(matrix: Any, *rest: Any) -> int:
     return prod(stack) * (4 * large * small**2 - 4 * small**3 // 3)
 
 
+def _count_eigh(matrix: Any, *rest: Any) -> int:
+    """Eigenvalues and vectors of a symmetric matrix: 9 n³ (Golub & Van Loan, section 8.3)."""
+    *stack, rows, _ = matrix.shape
+    return prod(stack) * 9 * rows**3
+
+
 ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu: _count_cpu_attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_cpu_attention_backward,
     aten._grouped_mm: _count_grouped_product,
 }
-DECOMPOSITIONS = {aten._linalg_svd: _count_svd, aten.linalg_qr: _count_qr}
+DECOMPOSITIONS = {
+    aten._linalg_svd: _count_svd,
+    aten.linalg_qr: _count_qr,
+    aten._linalg_eigh: _count_eigh,
+}
 # Of a large tensor they read no more than they give.
 LOOK_UPS = (aten.embedding, aten.index_select, aten.gather, aten.index)
 # They give a tensor of other sizes over the same memory, or memory without content: no kernel runs.
