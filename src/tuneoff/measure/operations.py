@@ -96,8 +96,8 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
         return None
     outputs = list(_find_tensors((result,)))
     inputs = list(_find_tensors((*args, *(kwargs or {}).values())))
-    written = sum(tensor.nbytes for tensor in outputs)
-    moved = 2 * written if packet in LOOK_UPS else written + sum(one.nbytes for one in inputs)
+    written = sum(map(_count_bytes, outputs))
+    moved = 2 * written if packet in LOOK_UPS else written + sum(map(_count_bytes, inputs))
     dtype = str(outputs[0].dtype if outputs else torch.float32).removeprefix("torch.")
     kind, flops = count_flops(packet, args, kwargs or {}, result)
     return Operation(kind, dtype, flops, moved)
@@ -113,6 +113,15 @@ def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, 
     if packet in DECOMPOSITIONS:
         return DECOMPOSITION, int(DECOMPOSITIONS[packet](*args))
     return OTHER, 0
+
+
+def _count_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements; of a sparse one, of its indices and values."""
+    if tensor.layout is torch.strided:
+        return tensor.nbytes
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices().nbytes + tensor._values().nbytes
+    return 0
 
 
 def _find_tensors(items: Any) -> Iterator[torch.Tensor]:
