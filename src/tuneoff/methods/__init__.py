@@ -98,6 +98,18 @@ class Method:
         """Whether what was trained can become a part of the base's weights; None where there is no adapter."""
         return True if self.keeps_base else None
 
+    @property
+    def initial_steps(self) -> int:
+        """How many steps' training rows `initialise` looks at; 0 where nothing begins from data."""
+        return 0
+
+    def initialise(self, model: Any, batches: Any) -> None:
+        """Look at training batches through the base `model`, before `prepare`: a phase of the run with its own figures.
+
+        Args:
+            batches: `training.initialisation.InitialBatches`; not called for a prediction.
+        """
+
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.
 
