@@ -123,7 +123,7 @@ CASES = {
     "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant, …",
     "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, paged_adamw_8bit, adafactor, muon, …",
     "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
-    "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
+    "mixed_precision=true": "mixed_precision=true: must be one of auto, no, bf16, fp16",
     "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
     "data.template=llama": "data.template=llama: must be one of auto, chat, plain",
     "model.attention=foo": "model.attention=foo: must be one of sdpa, eager, flash_attention_2, flex_attention",
