@@ -1,5 +1,6 @@
 """A hub on 127.0.0.1 for the real clients, with repositories from folders and every way of failing."""
 
+import base64
 import hashlib
 import json
 import re
@@ -10,8 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+REVISIONS = ("main", "v1", COMMIT)
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs)(?:/(.*))?)?")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+UPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main")
 GATED = "Access to {} is restricted and you are not in the authorized list."
 
 
@@ -24,6 +27,8 @@ class LocalHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.folders = folders
         self.requests: list[str] = []
+        # What was pushed: by owner/name, then by the file's name.
+        self.uploads: dict[str, dict[str, bytes]] = {}
 
     @property
     def endpoint(self) -> str:
@@ -90,9 +95,44 @@ class Answer(BaseHTTPRequestHandler):
             return self.refuse(500, "", "Internal Error")
         if folder is None:  # as the real hub answers somebody without a token
             return self.refuse(401, "RepoNotFound", "Invalid username or password.")
+        revision = asked_file[3] if asked_file else "main"
+        if asked_api and about in ("revision", "tree"):
+            revision = (below or "main").partition("/")[0]
+        if revision not in REVISIONS:
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if asked_api:
             return self.describe(folder, name, about, below or "")
         return self.give(folder / asked_file[4], owner == "cut")
+
+    def do_POST(self):
+        """What an upload asks for; every file goes as text into the commit itself."""
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = unquote(urlsplit(self.path).path)
+        if path == "/api/validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        if "Authorization" not in self.headers:
+            return self.refuse(401, "", "Invalid username or password.")
+        if path == "/api/repos/create":
+            asked = json.loads(content)
+            name = f"{asked['organization']}/{asked['name']}"
+            if asked["organization"] == "broken":
+                return self.refuse(500, "", "Internal Error")
+            self.server.uploads.setdefault(name, {})
+            return self.send_json({"url": f"{self.server.endpoint}/{name}"})
+        asked_upload = UPLOAD.fullmatch(path)
+        if asked_upload is None:
+            return self.refuse(404, "", "no such page")
+        name, what = asked_upload.groups()
+        if what == "preupload":
+            files = [{**file, "uploadMode": "regular", "shouldIgnore": False}
+                     for file in json.loads(content)["files"]]  # fmt: skip
+            return self.send_json({"files": files})
+        for line in map(json.loads, content.splitlines()):
+            if line["key"] == "file":
+                file = base64.b64decode(line["value"]["content"])
+                self.server.uploads[name][line["value"]["path"]] = file
+        address = f"{self.server.endpoint}/{name}/commit/{COMMIT}"
+        return self.send_json({"commitUrl": address, "commitOid": COMMIT, "hookOutput": ""})
 
     def describe(self, folder: Path, name: str, about: str | None, below: str):
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -10,6 +10,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
 
 from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.record import read_json
@@ -58,6 +59,8 @@ def plan(*words: str) -> list[list[str]]:
         sweeper = Plugins.instance().instantiate_sweeper(
             config=config, hydra_context=context, task_function=print
         )
-        return [point.overrides for point in sweeper.points(list(config.hydra.overrides.task))]
+        # As Hydra gives them to a sweeper: what they interpolate is each job's own.
+        arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        return [point.overrides for point in sweeper.points(arguments)]
     finally:
         GlobalHydra.instance().clear()

@@ -23,6 +23,8 @@ GROUPS = (
     "budget",
     "precision",
     "evaluation",
+    "benchmarks",
+    "keeping",
     "tracking",
     "sweep",
     "limits",

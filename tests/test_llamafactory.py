@@ -6,6 +6,7 @@ keys and values are in `llamafactory_examples.json`: those of version 0.9.5 and 
 
 import json
 import shlex
+import subprocess
 import sys
 import tempfile
 from functools import cache
@@ -18,7 +19,7 @@ from helpers import ROOT, composed
 from tuneoff.cli.llamafactory.command import describe, list_words, write_command, write_yaml
 from tuneoff.cli.llamafactory.expansion import expand_files
 from tuneoff.cli.llamafactory.translate import translate
-from tuneoff.config import ConfigError, resolve_config
+from tuneoff.config import ConfigError, check_task, resolve_config
 from tuneoff.config.set_lists import write_as_choices
 
 FACTS = json.loads((ROOT / "tests" / "llamafactory_examples.json").read_text("utf-8"))
@@ -29,7 +30,6 @@ NO_TEXT = "dataset"  # of images
 REFUSED = {
     "ascend/qwen3vlmoe_full_sft_fsdp2.yaml": {NO_TEXT},
     "extras/adam_mini/qwen2_full_sft.yaml": {"use_adam_mini"},
-    "extras/apollo/llama3_full_sft.yaml": {"use_apollo"},
     "extras/asft/llama2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/asft/qwen2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/dft/qwen2_full_sft.yaml": {"use_dft_loss"},
@@ -218,6 +218,11 @@ def test_what_a_file_does_not_say_is_written_out(read):
         ),
         ({"finetuning_type": "full", "use_badam": True}, {"method": "badam"}),
         (
+            {"finetuning_type": "full", "use_apollo": True, "apollo_layerwise": True},
+            {"method": "apollo"},
+        ),
+        ({"apollo_rank": 4, "apollo_scale_front": True}, {"method": "lora"}),
+        (
             {"finetuning_type": "full", "use_badam": True, "badam_mode": "ratio"},
             {"method": "badam_ratio"},
         ),
@@ -249,6 +254,11 @@ def test_what_a_file_does_not_say_is_written_out(read):
             {"scheduler": "wsd", "decay_ratio": "0.6"},
         ),
         ({"val_size": 500}, {"data.validation_rows": "500"}),
+        (
+            {"val_size": 0.1, "max_samples": 1000},
+            {"data.limit": "900", "data.eval_limit": "100", "data.validation_share": "0.1"},
+        ),
+        ({"max_samples": 1000}, {"data.limit": "1000", "data.eval_limit": None}),
         ({"val_size": 0.1}, {"data.validation_share": "0.1"}),
         ({"train_on_prompt": True}, {"data.train_on": "all"}),
         ({"mask_history": True}, {"data.train_on": "last_answer"}),
@@ -293,8 +303,14 @@ def test_what_has_another_meaning_is_warned_of(read, values, said):
         ({"stage": "dpo"}, "stage", "preferences"),
         ({"use_galore": True}, "use_galore", "one method a run"),
         ({"use_dft_loss": True}, "use_dft_loss", "another loss"),
+        (
+            {"finetuning_type": "full", "use_apollo": True, "apollo_scale_front": True},
+            "apollo_scale_front",
+            "limiter",
+        ),
         ({"quantization_bit": 2}, "quantization_bit", "4bit and 8bit"),
         ({"lr_scheduler_type": "greedy"}, "lr_scheduler_type", "there are linear"),
+        ({"lr_scheduler_kwargs": "{"}, "lr_scheduler_kwargs", "must be numbers by name"),
         ({"learning_rate": "fast"}, "learning_rate", "must be a number"),
         ({"no_such_key": 1}, "no_such_key", "no key of LLaMA-Factory"),
         ({"dataset": "suns"}, "dataset", "no suns; did you mean sums?"),
@@ -388,6 +404,19 @@ def test_import_prints_a_line_for_each_key_the_command_and_a_yaml(read, tmp_path
     assert config["data"]["path"] == content["data"]["path"]
 
 
+def test_an_import_needs_no_torch(tmp_path):
+    """In a process of its own: exit code 0, or 2 where a key is refused; and the shell sees the command."""
+    code = (
+        "import sys; from tuneoff.__main__ import main; sys.argv = ['tuneoff', 'import', sys.argv[1]]; "
+        "exit_code = main(); assert not {'torch', 'transformers', 'peft'} & set(sys.modules); sys.exit(exit_code)"
+    )
+    for values, expected in ((LEAST, 0), ({**LEAST, "stage": "dpo"}, 2)):
+        file = str(write_file(tmp_path, values))
+        done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True)
+        assert done.returncode == expected, done.stderr
+        assert "python train.py method=lora" in done.stdout
+
+
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         expand_files([f"llamafactory={tmp_path / 'no.yaml'}"])
@@ -408,6 +437,11 @@ def test_what_is_typed_goes_before_the_file(tmp_path):
         word.partition("=")[0] for word in expand_files([f"llamafactory={file}", "method=full"])
     ]
     assert "lora_rank" not in keys and keys.count("method") == 1
+
+
+def test_a_yaml_of_ours_names_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="llamafactory=a.yaml: is for the command line"):
+        check_task(composed("llamafactory=a.yaml"), [])
 
 
 def test_several_files_are_a_sweep(tmp_path):

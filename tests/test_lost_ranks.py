@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import finish, python_path
-from test_distributed import TORCHRUN
+from test_torchrun import TORCHRUN
 
 from tuneoff.record import read_json
 

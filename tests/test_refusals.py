@@ -30,6 +30,11 @@ CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
+    # ---- the hub
+    "model.revision=v1": "model.revision=v1: is for models of the hub, …",
+    "push=x save_model=true": "push=x: must be a name on the hub, owner/name",
+    "push=acme/x": "push=acme/x: needs save_model=true, …",
+    "push=acme/x save_model=true": "push=acme/x: needs the hub, and HF_HUB_OFFLINE is set",
     # ---- several sets
     "data=[gsm8k,gsm8k]": "data=[gsm8k,gsm8k]: gsm8k stands there twice, …",
     "data=[gsm8k,nope]": "data=nope: must be one of alpaca, …",
@@ -118,7 +123,7 @@ CASES = {
     "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant, …",
     "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, paged_adamw_8bit, adafactor, muon, …",
     "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
-    "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
+    "mixed_precision=true": "mixed_precision=true: must be one of auto, no, bf16, fp16",
     "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
     "data.template=llama": "data.template=llama: must be one of auto, chat, plain",
     "model.attention=foo": "model.attention=foo: must be one of sdpa, eager, flash_attention_2, flex_attention",

@@ -38,7 +38,6 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
 from tuneoff.methods import _host_reads
-from tuneoff.models.loading import load_model
 
 # What suits a model of three layers, 64 wide, and lets 24 steps do all that a method does in turn.
 SMALL = {
@@ -161,6 +160,53 @@ def reference_lorafa(training, model):
     return model
 
 
+def wrap_from_data(training, model, kind, **settings):
+    """PEFT's documented calls for an adapter that begins from the rows of a run's first eight steps."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.corda import preprocess_corda
+    from peft.tuners.lora.eva import initialize_lora_eva_weights
+    from peft.tuners.lora.loraga import preprocess_loraga
+
+    config = LoraConfig(
+        r=8, lora_alpha=16, target_modules=TARGETS, init_lora_weights=kind, **settings
+    )
+    steps = [training.parts.order.step_rows(step) for step in range(8)]
+    batches = [collate(rows, 0) for rows in steps]
+    if kind == "lora_ga":
+        preprocess_loraga(
+            model, config, lambda: [loss_of(model, batch).backward() for batch in batches]
+        )
+    elif kind == "corda":
+        rows = [collate([row], 0) for step in steps for row in step]
+        preprocess_corda(model, config, lambda: [model(input_ids=row.input_ids) for row in rows])
+        model.train()
+    wrapped = get_peft_model(model, config)
+    if kind == "eva":
+        inputs = []
+        for batch in batches:
+            labels = torch.full_like(batch.input_ids, -100)
+            labels.view(-1)[batch.keep + 1] = batch.labels
+            inputs.append({"input_ids": batch.input_ids, "labels": labels})
+        initialize_lora_eva_weights(wrapped, inputs, show_progress_bar=False)
+    return wrapped
+
+
+def reference_from_data(training, model):
+    from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
+
+    kind = training.parts.experiment.method
+    settings = {
+        "eva": {"eva_config": EvaConfig()},
+        "lora_ga": {"lora_ga_config": LoraGAConfig()},
+        "corda": {"corda_config": CordaConfig()},
+    }
+    model = wrap_from_data(training, model, kind, **settings[kind])
+    optimizer = adamw(model.parameters())
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    return descend(training, model, optimizer)
+
+
 REFERENCES = {
     "apollo": reference_apollo,
     "apollo_mini": reference_apollo,
@@ -169,6 +215,9 @@ REFERENCES = {
     "adalomo": reference_adalomo,
     "lisa": reference_lisa,
     "lorafa": reference_lorafa,
+    "eva": reference_from_data,
+    "lora_ga": reference_from_data,
+    "corda": reference_from_data,
 }
 
 
@@ -220,7 +269,9 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
     training, _, _ = trained(method)
     training.parts.method.export(training.parts.model, tmp_path, False)
     if training.parts.method.keeps_base:
-        loaded = PeftModel.from_pretrained(load_model(training.parts.experiment), tmp_path)
+        residual = tmp_path / "base"
+        origin = residual if residual.exists() else training.parts.experiment.model.path
+        loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(origin), tmp_path)
     else:
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     largest = apart(*[dict(one.named_parameters()) for one in (loaded, training.parts.model)])
@@ -231,7 +282,27 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
 @pytest.mark.parametrize("method", CASES)
 def test_a_prediction_equals_a_real_step(further_settings, method):
     experiment, options, _ = further_settings(method)
+    if options.initial_steps:
+        with pytest.raises(ConfigError, match="cannot be predicted: what it computes from data"):
+            further_settings(method, "task=predict")
+        return
     compare(experiment, options)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_its_first_loss_is_the_bases(trained, method):
+    """Of the first step; where it begins from data, what that took is in the record."""
+    training, _, _ = trained(method)
+    parts = training.parts
+    first = next(line["loss"] for line in parts.recorder.curve if "loss" in line)
+    expected = loss_of(base(training), collate(parts.order.step_rows(0), 0))
+    assert first == pytest.approx(expected.item(), abs=2e-5)
+    measured = training.measured()
+    begins = bool(parts.method.initial_steps)
+    assert ("initialise" in measured["memory"]["peak_gib"]) == begins
+    assert ("initialise" in measured["facts"]) == begins
+    if begins:
+        assert measured["facts"]["initialise"]["tokens"] > 0
 
 
 # ---------------------------------------------------------------- each one's own ways
@@ -245,6 +316,9 @@ def test_a_prediction_equals_a_real_step(further_settings, method):
         (["method=lorafa", "use_dora=true"], "use_dora=true: must be false"),
         (["method=lorafa", "loraplus_lr_ratio=4"], "loraplus_lr_ratio=4.0: must be null"),
         (["method=lisa", "num_processes=2"], "num_processes=2: must be 1 where method=lisa"),
+        (["method=eva", "adapter_path=x"], "lora_init=eva: must be null where adapter_path"),
+        (["method=corda", "skip_if_over_gib=9"], "lora_init=corda: cannot be predicted"),
+        (["method=lora", "lora_init_steps=4"], "lora_init_steps=4: needs lora_init=eva"),
         (["method=lisa", "lisa_layers=0"], "lisa_layers=0: must be at least 1"),
         (["method=apollo", "apollo_rank=0"], "apollo_rank=0: must be at least 1"),
         (["method=fira", "fira_scale=0"], "fira_scale=0.0: must be above 0"),
@@ -260,6 +334,11 @@ def test_what_they_cannot_do_is_refused(settings, words, match):
     [
         (["method=lisa", "lisa_layers=4"], "lisa_layers=4: this model has 3 decoder layers"),
         (["method=apollo", "apollo_rank=65"], "apollo_rank=65: .* is 64x64, so at most 64"),
+        (["method=lora_ga", "lora_rank=33"], "lora_rank=33: .* is 64x64, so at most 32"),
+        (
+            ["method=eva", "lora_rank=32", "lora_init_steps=1", "batch_size=1"],
+            "lora_init=eva: EVA's directions have not settled after 20 passes over the rows",
+        ),
         (["method=fira", "fira_target=[nothing]"], "fira_target=nothing: no such linear layer"),
     ],
 )

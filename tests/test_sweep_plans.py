@@ -171,11 +171,12 @@ def test_a_ready_sweep_has_its_jobs(name):
     assert len(jobs) == COUNTS[name]
 
 
-def test_every_sweep_is_composed_by_a_test():
-    """Those of `sweeps` that are not counted above are composed here."""
-    others = {path.stem for path in SWEEPS.glob("*.yaml")} - {*COUNTS, "wandb"}
-    for name in others:
-        assert plan("-cd", str(SWEEPS), "-cn", name), name
+UNCOUNTED = sorted({path.stem for path in SWEEPS.glob("*.yaml")} - {*COUNTS, "wandb"})
+
+
+@pytest.mark.parametrize("name", quick_of(UNCOUNTED, "galore_svd"))
+def test_every_other_sweep_is_composed(name):
+    assert plan("-cd", str(SWEEPS), "-cn", name)
 
 
 # Accelerate's files are not Hydra's; every method is composed for the sweep `methods`, too.

@@ -6,6 +6,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -97,15 +98,108 @@ def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
     assert config["lora_rank"] == 8 and config["model/name"] == "debug"
     steps = [row for row in history if "train/loss" in row]
     lines = [line for line in result["curve"] if "loss" in line]
+    check_series(steps, lines, result["provenance"]["data"]["rows"]["train"])
+    check_evaluations(history, result)
+    check_axes(tmp_path / "run")
     assert [row["train/loss"] for row in steps] == [line["loss"] for line in lines]
-    assert [row["lr"] for row in steps] == [line["lr"][0] for line in lines]
-    assert [row["train/gradient_norm"] for row in steps] == [
-        line["gradient_norm"] for line in lines
-    ]
+    assert [row["train/learning_rate"] for row in steps] == [line["lr"][0] for line in lines]
+    assert [row["train/grad_norm"] for row in steps] == [line["gradient_norm"] for line in lines]
     assert steps[-1]["train/tokens_per_second"] > 0
     assert summary["memory/peak_gib/train"] == result["memory"]["peak_gib"]["train"]
     assert summary["memory/train_breakdown_gib/optimizer_state"] > 0
     assert summary["loss/final"] == result["loss"]["final"] and summary["status"] == "finished"
+
+
+# What W&B calls a series, and what metrics.jsonl calls it.
+SERIES = {
+    "train/loss": "loss",
+    "train/grad_norm": "gradient_norm",
+    "train/num_input_tokens_seen": "tokens",
+    "train/tokens_per_second": "tokens_per_second",
+    "train/step_seconds": "step_seconds",
+    "train/data_wait_seconds": "data_wait_seconds",
+    "train/mfu": "mfu",
+    "memory/resident_gib": "resident_gib",
+    "memory/peak_resident_gib": "peak_resident_gib",
+}
+
+
+def check_series(steps: list[dict], lines: list[dict], rows: int) -> None:
+    """Each step's figures are in W&B as in metrics.jsonl."""
+    assert len(steps) == len(lines) == 4
+    for row, line in zip(steps, lines, strict=True):
+        for name, key in SERIES.items():
+            if line[key] is not None:
+                assert row[name] == pytest.approx(line[key], rel=1e-4, abs=1e-5), name
+        assert line["data_wait_seconds"] < line["step_seconds"]
+        assert 0.05 < line["resident_gib"] <= line["peak_resident_gib"] + 0.01
+    assert steps[-1]["train/epoch"] == pytest.approx(4 * 4 / rows, abs=1e-3)
+    assert 0 < steps[-1]["train/mfu"] < 1.5
+    parts = [name for name in steps[0] if name.startswith("memory/breakdown_gib/")]
+    assert len(parts) == 4
+    assert any(name.startswith("memory/breakdown/") for name in steps[0])  # the table
+
+
+def check_evaluations(history: list[dict], result: dict) -> None:
+    """An evaluation stands over tokens as well as over steps."""
+    evaluations = [row for row in history if "eval/loss" in row]
+    expected = [line["validation_loss"] for line in result["curve"] if "validation_loss" in line]
+    assert [row["eval/loss"] for row in evaluations] == expected
+    assert all("train/num_input_tokens_seen" in row for row in evaluations)
+
+
+def check_axes(folder: Path) -> None:
+    """Tokens are the axis of every series, and a summary keeps the least loss and the highest memory."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    metrics = {}
+    for record in records(path):
+        if record.WhichOneof("record_type") == "metric":
+            metric = record.metric
+            metrics[metric.name or metric.glob_name] = metric
+    assert metrics["eval/loss"].summary.min and metrics["memory/*"].summary.max
+    for name in ("eval/loss", "memory/*", "train/loss"):
+        assert metrics[name].step_metric == "train/num_input_tokens_seen"
+
+
+def test_answers_are_a_table(tmp_path):
+    """Of lines whose keys differ, cells of one kind a column."""
+    tables = []
+
+    class Tracker:
+        name = "wandb"
+
+        def log_table(self, *arguments, **named):
+            tables.append((arguments, named))
+
+    sent = trackers.Trackers(SimpleNamespace(trackers=[Tracker()]))
+    sent.log_lines("answers", [{"row": 0, "found": "4"}, {"row": 1, "tokens": [1]}], step=7)
+    named = {"columns": ["row", "found", "tokens"], "step": 7}
+    rows = [[0, "4", None], [1, None, "[1]"]]
+    assert tables == [(("answers",), {**named, "data": rows})]
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_its_series_up_to_its_last_step(tmp_path, launch):
+    folder = tmp_path / "run"
+    process = launch("tracker=wandb", RUN, "max_steps=5000")
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 9,' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    written = [json.loads(line) for line in metrics.read_text().splitlines()]
+    last = max(line["step"] for line in written if "loss" in line)
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 30
+    steps: list[int] = []
+    while time.monotonic() < until and last not in steps:
+        rows = [record.history for record in records(path) if record.HasField("history")]
+        steps = [row.step.num for row in rows]
+        time.sleep(0.2)
+    # A step is in W&B's file when the next one begins it.
+    assert last - 1 in steps
+    assert "peak_resident_gib" in written[-1]
 
 
 def test_a_resume_goes_on_in_the_same_wandb_run(run, tmp_path):
@@ -183,8 +277,8 @@ def test_rates_that_differ_are_named_by_their_group(new_run):
     assert any("lora_A" in name for name in names) and any("lora_B" in name for name in names)
     assert len(set(names)) == len(names) == len(parts.optimizer.param_groups)
     rates = [group["lr"] for group in parts.optimizer.param_groups]
-    assert set(training.trainer.log._name_rates(rates)["lr"]) == set(names)
-    assert training.trainer.log._name_rates([0.1] * len(names)) == {"lr": 0.1}
+    assert set(training.trainer.log._name_rates(rates)["learning_rate"]) == set(names)
+    assert training.trainer.log._name_rates([0.1] * len(names)) == {"learning_rate": 0.1}
     training.session.recorder.close()
 
 

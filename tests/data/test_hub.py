@@ -32,7 +32,8 @@ for kind, name in json.loads(sys.argv[1]):
         elif kind == "adapters":
             answers.append(read_adapter(name)["r"])
         else:
-            model = Model(name="t", path=name)
+            path, _, revision = name.partition("@")
+            model = Model(name="t", path=path, revision=revision or None)
             load_config(model)
             answers.append(len(load_tokenizer(model)))
     except ConfigError as error:
@@ -97,6 +98,14 @@ def test_a_model_and_a_set_of_the_hub_are_fetched_without_a_word(hub, home):
 
 
 @pytest.mark.slow
+def test_a_revision_is_what_is_fetched_and_one_that_is_not_there_is_told(hub, tmp_path):
+    asked = [("models", "acme/tiny@v1"), ("models", "acme/tiny@nope")]
+    _, answers, _ = load_in_child(hub.endpoint, tmp_path, asked)
+    assert answers[0] == 4096
+    assert any("/acme/tiny/resolve/v1/" in request for request in hub.requests)
+    assert answers[1] == f"model.revision=nope: {hub.endpoint} has no such revision of acme/tiny"
+
+
 def test_what_the_hub_refuses_is_told_with_what_helps(hub, tmp_path):
     asked = {
         ("models", "gated/tiny"): "model.path=gated/tiny: is gated: ask for access at "

@@ -61,3 +61,12 @@ def test_validation_rows_leave_some_to_train_on(tmp_path, rows):
     path = str(write_lines(tmp_path / "rows.jsonl", pairs(30)))
     with pytest.raises(ConfigError, match="data.validation_rows=.*: must leave rows to train on"):
         load_dataset(Data("test", path, validation_rows=rows), plain(), 64)
+
+
+@pytest.mark.parametrize(("name", "between"), [("empty_line", "\n\n"), ("line", "\n")])
+def test_an_input_stands_below_its_instruction(tmp_path, name, between):
+    row = {"instruction": "Add.", "input": "1 + 1", "output": "2"}
+    path = str(write_lines(tmp_path / "rows.jsonl", [row]))
+    data = load_dataset(Data("test", path, template="empty", input_break=name), plain(), 64)
+    text = plain().decode(list(data.splits["train"][0].ids))
+    assert f"Add.{between}1 + 12" in text

@@ -173,6 +173,8 @@ def curve(
                 "gradient_norm": 1.0,
                 "tokens": 650 * step,
                 "step_seconds": 650 / speed,
+                "resident_gib": 0.5 + 0.1 * step / steps,
+                "allocated_gib": 0.4 + 0.1 * step / steps,
             }
         )
     lines += [

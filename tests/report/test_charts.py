@@ -50,6 +50,7 @@ def test_all_charts_are_there_and_valid(everything):
         "curve_second",
         "learning_rate",
         "memory_breakdown",
+        "memory_over_time",
         "ablation_some_rank",
         "ablation_some_interval",
     }
@@ -212,6 +213,7 @@ def test_axes_have_units_and_type_is_legible_in_one_column(everything, tmp_path)
         "quality_speed": "tokens/s",
         "curve_second": "(s)",
         "memory_breakdown": "GiB",
+        "memory_over_time": "GiB",
     }
     for name, chart in everything.items():
         titles = [
@@ -399,3 +401,40 @@ def write_two(folder):
     for method in METHODS[:2]:
         write(folder / method, record(method))
     return folder
+
+
+def test_memory_over_time_is_the_mean_over_seeds(everything):
+    points = rows(everything["memory_over_time"])
+    for method in {point["method"] for point in points}:
+        own = [point["y"] for point in points if point["method"] == method]
+        # The records' memory rises from 0.5 GiB by a fifth.
+        assert own == sorted(own) and own[-1] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_without_memory_in_the_curves_there_is_no_such_chart(tmp_path):
+    content = record(METHODS[0], 1)
+    for line in content["curve"]:
+        line.pop("resident_gib", None)
+        line.pop("allocated_gib", None)
+    write(tmp_path / "one", content)
+    assert "memory_over_time" not in drawn(load(tmp_path)[0])
+
+
+def test_the_target_is_drawn_against_retention(tmp_path):
+    for place, method in enumerate(METHODS[:2]):
+        for seed in range(3):
+            content = record(method, seed, loss=3.0, noise=0.001)
+            content["metrics"] = {"forgetting": 0.1 * (place + 1) + 0.001 * seed}
+            evaluations = [line["step"] for line in content["curve"] if "validation_loss" in line]
+            last = evaluations[-1]
+            for step in evaluations:
+                rise = 0.1 * (place + 1) * step / last
+                content["curve"].append({"step": step, "second_set_loss": 2.0 + rise})
+            write(tmp_path / method / str(seed), content)
+    chart = drawn(load(tmp_path)[0])["retention"]
+    ends = {point["name"]: point for point in rows(chart, 1)}
+    assert ends[METHODS[0]]["x"] == pytest.approx(0.101)
+    assert ends[METHODS[1]]["x_low"] < ends[METHODS[1]]["x"] == pytest.approx(0.201)
+    path = [point for point in rows(chart) if point["name"] == METHODS[1]]
+    assert [point["step"] for point in path] == sorted(point["step"] for point in path)
+    assert path[-1]["x"] == pytest.approx(0.2)

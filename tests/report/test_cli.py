@@ -291,3 +291,29 @@ def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
         [sys.executable, script, tmp_path / "records"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "budget value" in done.stderr and readme.read_text() == text
+
+
+def test_a_report_is_an_artifact_in_wandb(tmp_path):
+    pytest.importorskip("wandb")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from test_trackers import records as read_offline
+
+    folder = write(tmp_path / "sweep" / "one", record(METHODS[0], 1)).parent
+    code, out, err = run(folder, "--wandb")
+    assert (code, err) == (0, "")
+    assert "wandb sync" in out
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    kinds = list(read_offline(path))
+    (started,) = [one.run for one in kinds if one.WhichOneof("record_type") == "run"]
+    assert (started.job_type, started.run_group) == ("report", "sweep")
+    requests = [one.request for one in kinds if one.WhichOneof("record_type") == "request"]
+    artifacts = [one.artifact for one in kinds if one.WhichOneof("record_type") == "artifact"]
+    artifacts += [one.log_artifact.artifact for one in requests if one.HasField("log_artifact")]
+    (artifact,) = [one for one in artifacts if one.type == "report"]
+    names = {entry.path for entry in artifact.manifest.contents}
+    assert {"report.html", "table.csv"} <= names
+
+
+def test_watching_and_uploading_do_not_go_together(tmp_path):
+    code, _, err = run(tmp_path, "--watch", "--wandb")
+    assert code == 2 and "--wandb is for a report that is written once" in err

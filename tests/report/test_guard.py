@@ -39,6 +39,7 @@ def two_kinds(root, path: str, value) -> None:
         ("provenance/num_processes", 2, "processes"),
         ("provenance/sharding", "zero3", "sharding"),
         ("config/model/path", "other", "model"),
+        ("config/model/revision", "v1", "model"),
         ("config/neftune_alpha", 5.0, "NEFTune"),
     ],
 )

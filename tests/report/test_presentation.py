@@ -1,10 +1,10 @@
 """Columns, order and names: chosen once, for LaTeX, Markdown, page and charts alike; the summary fits a column."""
 
 import re
-import subprocess
 
 import pytest
-from records import METHODS, comparison, load, program
+from records import METHODS, comparison, load
+from typesetting import typeset
 
 from tuneoff.report import latex, write_tables
 from tuneoff.report.charts import make_charts
@@ -89,22 +89,7 @@ def test_the_summary_compiles_and_fits_one_column(made, tmp_path, alone):
     assert r"\begin{table}[t]" in text and "out of memory 3" in text
     # TeX says how wide the table was before it was fitted.
     shown = text.replace(r"\ifdim\wd0", r"\typeout{WIDE \the\wd0 OF \the\columnwidth}\ifdim\wd0")
-    (tmp_path / "summary.tex").write_text(shown)
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
-        "Before. \\input{summary} After.\\end{document}"
-    )
-    name = "summary" if alone else "paper"
-    done = subprocess.run(
-        [program("pdflatex"), "-interaction=nonstopmode", "-halt-on-error", name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
-    wide, column = map(float, re.search(r"WIDE ([\d.]+)ptOF ([\d.]+)pt", done.stdout).groups())
+    _, said = typeset(tmp_path, "summary", shown, alone)
+    wide, column = map(float, re.search(r"WIDE ([\d.]+)ptOF ([\d.]+)pt", said).groups())
     assert alone or 8 * min(1, column / wide) >= 7
     assert METHODS[0] in text

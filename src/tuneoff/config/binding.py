@@ -154,6 +154,11 @@ def check_task(task: DictConfig, overrides: list[str]) -> tuple[Experiment, Any]
         ConfigError: a setting that cannot be used.
     """
     bound = _bind_unless_added(task, overrides)
+    experiment, _ = bound
+    named = any(override.startswith("llamafactory=") for override in overrides)
+    if experiment.llamafactory is not None and not named:
+        allowed = "is for the command line, which reads the file before anything else"
+        raise ConfigError("llamafactory", experiment.llamafactory, allowed)
     # OmegaConf takes any number, and much else, for a boolean.
     for override in overrides:
         key, _, value = override.partition("=")

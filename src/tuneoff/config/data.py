@@ -112,6 +112,8 @@ class SingleSet:
     """Fetch no more than data.limit rows of a split from the hub."""
     columns: Columns = field(default_factory=Columns)
     """Which columns count; where none is given, the format is found by the usual names."""
+    input_break: str = one_of("empty_line", "empty_line", "line")
+    """What stands between a prompt and its input: an empty line, or a line break alone."""
     splits: Splits = field(default_factory=Splits)
     """The names of the set's own splits."""
     validation_share: float = fraction(0.0)

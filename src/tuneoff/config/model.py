@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from tuneoff.config.options import ConfigError, check_package, check_ranges, one_of
 from tuneoff.config.paths import (
     exists,
+    expand_user,
     is_file,
     is_folder,
     is_hub_name,
@@ -32,6 +33,8 @@ class Model:
     """The model's name in tables and records."""
     path: str | None = None
     """A hub name (owner/name), a folder, or tuneoff:tiny, which ships; null takes the shape in model.config."""
+    revision: str | None = None
+    """A commit, branch or tag of a hub model; null takes its newest."""
     gguf_file: str | None = None
     """A GGUF file in model.path; its weights become ordinary ones when they are loaded."""
     config: dict[str, Any] | None = None
@@ -55,12 +58,22 @@ class Model:
             raise ConfigError("model.path", None, allowed)
         if self.liger:
             check_package("model.liger", True, "liger_kernel", "liger")
+        self._check_revision()
         self._check_gguf()
         if self.tokenizer is not None:
             _check_place("model.tokenizer", self.tokenizer)
         if self.path is not None:
             _check_place("model.path", self.path, holds=self.gguf_file or CONFIG)
             self._check_weights(self.path)
+
+    def _check_revision(self) -> None:
+        """Refuse a revision of what is not on the hub."""
+        on_hub = (
+            self.path is not None and is_hub_name(self.path) and not exists(expand_user(self.path))
+        )
+        if self.revision is not None and not on_hub:
+            allowed = "is for models of the hub, as model.path=owner/name"
+            raise ConfigError("model.revision", self.revision, allowed)
 
     def _check_weights(self, path: str) -> None:
         """Refuse a folder without weights where they are asked for."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from tuneoff.config.benchmarks import BenchmarkSettings
 from tuneoff.config.choices import (
     Dtype,
     MixedPrecision,
@@ -19,6 +20,7 @@ from tuneoff.config.choices import (
 )
 from tuneoff.config.data_sets import Data, Forgetting
 from tuneoff.config.extractors import EXTRACTORS, is_extractor
+from tuneoff.config.keeping import KeepingSettings
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     Role,
@@ -67,6 +69,8 @@ class RunSettings:
     """Save the trained model, or its adapter, in the run's folder model/."""
     export_merged: bool = setting(False, JUDGING)
     """Also save a model without adapters, in model/merged; needs save_model=true."""
+    push: str | None = setting(None, INCIDENTAL)
+    """Upload the saved model, or its adapter, to the hub as owner/name once the run is finished."""
     hub_name: str | None = setting(None, INCIDENTAL)
     """The base model's owner/name on the hub, written into a saved adapter in place of a path of this machine."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)
@@ -143,8 +147,8 @@ class PrecisionSettings:
 
     dtype: Dtype | None = setting(None)
     """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
-    mixed_precision: MixedPrecision = setting(MixedPrecision.no)
-    """The type of autocast, beside weights of dtype; no computes in dtype."""
+    mixed_precision: MixedPrecision = setting(MixedPrecision.auto)
+    """The type of autocast; no computes in dtype, auto takes bf16 on a GPU that has it, unless tuneoff:tiny trains."""
     pure_bf16: bool = setting(False)
     """Weights, gradients and activations in bfloat16: the same as dtype=bfloat16 mixed_precision=no."""
     quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
@@ -258,6 +262,8 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    BenchmarkSettings,
+    KeepingSettings,
     TrackingSettings,
     SweepSettings,
     LimitSettings,

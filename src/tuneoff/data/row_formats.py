@@ -33,11 +33,16 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
 OPTIONAL = ("input", "history", "system")
 
 
+EMPTY_LINE = "\n\n"
+
+
 class Format(NamedTuple):
     """A format's name, and its columns by what they hold."""
 
     name: str
     columns: dict[str, str]
+    # What stands between a prompt and its input.
+    input_break: str = EMPTY_LINE
 
     def recorded_columns(self, used: set[str]) -> dict[str, str]:
         """Return the columns for the record: of history and system only those that were used."""
@@ -147,7 +152,7 @@ def parse_rows(
             if "text" in columns:
                 example = Example([], read_text(row, columns["text"]), row.location)
             else:
-                turns = parse_conversation(row, columns, unread)
+                turns = parse_conversation(row, row_format, unread)
                 example = make_example(turns, row.location, unread)
         except ConfigError as error:
             if not unread.skips_bad_rows:
@@ -159,7 +164,7 @@ def parse_rows(
 
 def parse_conversation(
     row: SourceRow,
-    columns: dict[str, str],
+    row_format: Format,
     unread: UnreadParts,
 ) -> list[Turn]:
     """Return all turns of a row, whether they are given as a list or in columns.
@@ -167,13 +172,14 @@ def parse_conversation(
     Raises:
         ConfigError: as `parse_rows`, or two different words of the system.
     """
+    columns = row_format.columns
     if "messages" in columns:
         turns = parse_turns(row, columns["messages"], unread)
     else:
         turns = parse_history(row, columns.get("history"))
         if turns:
             unread.used_columns.add("history")
-        turns += parse_pair(row, columns)
+        turns += parse_pair(row, row_format)
     system = read_optional_text(row, columns.get("system"))
     if not system:
         return turns
@@ -186,12 +192,13 @@ def parse_conversation(
     return [Turn("system", system), *turns]
 
 
-def parse_pair(row: SourceRow, columns: dict[str, str]) -> list[Turn]:
+def parse_pair(row: SourceRow, row_format: Format) -> list[Turn]:
     """Return a prompt, with its input below it, and a completion as two turns."""
+    columns = row_format.columns
     prompt = read_text(row, columns["prompt"])
     input_text = read_optional_text(row, columns.get("input"))
     if input_text:
-        prompt += f"\n\n{input_text}"
+        prompt += row_format.input_break + input_text
     completion = read_text(row, columns["completion"])
     return [Turn("user", prompt), Turn("assistant", completion)]
 

@@ -31,6 +31,8 @@ def read_examples(
     if first_row is None:
         raise ConfigError("data.path", data.path, "no training rows")
     row_format = find_format(data.columns, first_row)
+    if data.input_break == "line":
+        row_format = row_format._replace(input_break="\n")
     rows["train"] = chain([first_row], rows["train"])
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():
@@ -42,10 +44,10 @@ def read_examples(
             shares[split] = getattr(data, f"{split}_share")
     takes_rows = "validation" in shares and data.validation_rows is not None
     if takes_rows or any(shares.values()):
-        members = list(examples["train"])
+        training_examples = list(examples["train"])
         if takes_rows:
-            shares["validation"] = as_share(data, len(members))
-        examples |= split_examples(members, shares, data.split_seed)
+            shares["validation"] = as_share(data, len(training_examples))
+        examples |= split_examples(training_examples, shares, data.split_seed)
     # The limits come last, so that a smaller training set is judged by the same rows.
     limited: dict[str, Iterable[Example]] = {}
     for split in SPLITS:

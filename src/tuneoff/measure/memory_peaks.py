@@ -123,6 +123,23 @@ class PhasePeaks:
         self.by_rank = state
         self.peaks = state[self.rank]
 
+    def snapshot(self) -> dict[str, float]:
+        """GiB in use now and at the highest point of this phase so far, by kind: what a line of metrics.jsonl has."""
+        peaks = self.so_far()
+        now = {"resident": self.host.resident()}
+        if self.device.type == "cuda":
+            # One call for both: each of torch's own functions would make this one again.
+            statistics = torch.cuda.memory_stats_as_nested_dict(self.device)
+            now["allocated"] = statistics["allocated_bytes"]["all"]["current"]
+            now["reserved"] = statistics["reserved_bytes"]["all"]["current"]
+        sizes = {}
+        for kind, size in now.items():
+            sizes[f"{kind}_gib"] = to_gib(size)
+            peak = peaks.get(self.phase_name, {}).get(kind)
+            if peak is not None:
+                sizes[f"peak_{kind}_gib"] = to_gib(peak)
+        return sizes
+
     def current_gib(self) -> float:
         """Memory in use now, for the progress bar."""
         if self.device.type == "cuda":

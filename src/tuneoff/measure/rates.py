@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ def measure_matrix_rate(device: torch.device, dtype: str) -> float:
     return 2 * size**3 / _time_fastest(multiply)
 
 
+@cache
 def find_matrix_rate(device: torch.device, dtype: str, tf32: bool) -> tuple[float, str]:
     """Floating-point operations a second in products that a device can do at best, and whose figure that is.
 

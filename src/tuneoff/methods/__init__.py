@@ -44,6 +44,9 @@ class Method:
     foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
     foreign_notes: ClassVar[dict[str, str]] = {}
     foreign_dtype: ClassVar[str | None] = None
+    # Options of LLaMA-Factory's that are none here: why one changes no step, or its default and what it would need.
+    foreign_ignored: ClassVar[dict[str, str]] = {}
+    foreign_refused: ClassVar[dict[str, tuple[Any, str]]] = {}
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 
@@ -94,6 +97,18 @@ class Method:
     def merges(self) -> bool | None:
         """Whether what was trained can become a part of the base's weights; None where there is no adapter."""
         return True if self.keeps_base else None
+
+    @property
+    def initial_steps(self) -> int:
+        """How many steps' training rows `initialise` looks at; 0 where nothing begins from data."""
+        return 0
+
+    def initialise(self, model: Any, batches: Any) -> None:
+        """Look at training batches through the base `model`, before `prepare`: a phase of the run with its own figures.
+
+        Args:
+            batches: `training.initialisation.InitialBatches`; not called for a prediction.
+        """
 
     def prepare(self, model: Any) -> Any:
         """Freeze or wrap `model`; return the model to train.

@@ -26,11 +26,12 @@ def make_loraplus(model: Any, experiment: Experiment, ratio: float, embedding_ra
     return build_optimizer(groups, experiment, model)
 
 
-def freeze_a(model: Any) -> None:
-    """Leave the A matrices as they are drawn."""
+def freeze_a(model: Any, use_lorafa: bool) -> Any:
+    """Return the model, in which the A matrices stay as they are drawn under LoRA-FA."""
     for name, parameter in model.named_parameters():
-        if "lora_A" in name:
+        if use_lorafa and "lora_A" in name:
             parameter.requires_grad_(False)
+    return model
 
 
 def make_lorafa(model: Any, experiment: Experiment) -> torch.optim.Optimizer:
@@ -48,7 +49,7 @@ def make_lorafa(model: Any, experiment: Experiment) -> torch.optim.Optimizer:
         pairs["params"].append(parameter)
         pairs["names"].append(name)
         pairs["scaling_factors"].append(scaling)
-    groups = [{**pairs, "weight_decay": experiment.weight_decay}]
+    groups: Any = [{**pairs, "weight_decay": experiment.weight_decay}]
     names = {parameter: name for name, parameter in others}
     for group in parameter_groups(others, experiment.lr, experiment.weight_decay):
         # Its state lies under the names.

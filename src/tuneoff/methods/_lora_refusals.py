@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment, Optimizer, is_split
+from tuneoff.config import ConfigError, Experiment, Optimizer, Task, is_split
 
 
 def check_beginning(method: Any, kind: str) -> None:
@@ -19,6 +19,23 @@ def check_beginning(method: Any, kind: str) -> None:
     if kind == "orthogonal" and method.lora_rank % 2:
         allowed = "must be even where lora_init=orthogonal"
         raise ConfigError("lora_rank", method.lora_rank, allowed)
+
+
+def check_data_beginning(method: Any, experiment: Experiment) -> None:
+    """Refuse data for an adapter on weights that are not those loaded whole, and a prediction without data."""
+    kind = method.lora_init
+    if method.adapter_path is not None:
+        allowed = f"must be null where lora_init={kind}, which looks at data through the base alone"
+        raise ConfigError("adapter_path", method.adapter_path, allowed)
+    if is_split(experiment.sharding):
+        allowed = f"does not run under {experiment.sharding}: it needs the whole model"
+        raise ConfigError("lora_init", kind, allowed)
+    if experiment.quantised:
+        allowed = f"was never tried on quantised weights ({experiment.quantised[0]})"
+        raise ConfigError("lora_init", kind, allowed)
+    if experiment.task is Task.predict or experiment.skip_if_over_gib is not None:
+        allowed = "cannot be predicted: what it computes from data before training is not foreseen"
+        raise ConfigError("lora_init", kind, allowed)
 
 
 def check_conversion(method: Any, experiment: Experiment) -> None:

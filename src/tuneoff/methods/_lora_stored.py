@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, is_hub_name, resolve_folder
+from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, resolve_folder
 
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
@@ -157,3 +157,42 @@ def read_settings(config: dict[str, Any]) -> dict[str, Any]:
         "use_rslora": bool(config.get("use_rslora")),
         "use_dora": bool(config.get("use_dora")),
     }
+
+
+def take_adapter(method: Any, path: str, experiment: Experiment) -> None:
+    """Refuse a folder that is no adapter, and base weights other than those the adapter applies to.
+
+    An adapter that is gone on with gives its settings to the method.
+
+    Args:
+        method: the LoRA whose `adapter_path` is `path`.
+    """
+    if method.pissa_init and not method.create_new_adapter:
+        allowed = "needs create_new_adapter=true where pissa_init=true, which begins a new adapter"
+        raise ConfigError("adapter_path", path, allowed)
+    config = read_adapter(path)
+    check_base(path, experiment.model.path)
+    if not method.create_new_adapter:
+        _take_settings(method, path, read_settings(config))
+
+
+def _take_settings(method: Any, path: str, settings: dict[str, Any]) -> None:
+    """Take over the settings of the adapter that is gone on with.
+
+    Raises:
+        ConfigError: an option that was given, and contradicts them.
+    """
+    for key, value in settings.items():
+        given = getattr(method, key)
+        same = given == value
+        if isinstance(given, list) and isinstance(value, list):
+            same = sorted(given) == sorted(value)
+        if method.is_given(key) and given is not None and not same:
+            allowed = (
+                f"the adapter in {path} has {format_value(value)}, and is gone on with as it is; "
+                "create_new_adapter=true begins a new one"
+            )
+            raise ConfigError(key, given, allowed)
+    for key, value in settings.items():
+        setattr(method, key, value)
+    method.adapter_settings = settings

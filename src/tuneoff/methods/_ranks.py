@@ -4,7 +4,13 @@ from tuneoff.config import ConfigError
 from tuneoff.models.layers import Targets
 
 
-def check_rank(rank: int, rank_key: str, targets: Targets, target_key: str) -> None:
+def check_rank(
+    rank: int,
+    rank_key: str,
+    targets: Targets,
+    target_key: str,
+    times: int = 1,
+) -> None:
     """Refuse a rank above the small side of a targeted matrix.
 
     Args:
@@ -12,14 +18,15 @@ def check_rank(rank: int, rank_key: str, targets: Targets, target_key: str) -> N
         rank_key: the option that asks for it.
         targets: the targeted matrices.
         target_key: the option that names them, which can leave a matrix out.
+        times: a matrix must give so many times the rank.
 
     Raises:
         ConfigError: naming the first such matrix, and the targets that can give the rank.
     """
     shapes = list_shapes(targets)
-    too_small = {name: shape for name, shape in shapes.items() if rank > min(shape)}
+    too_small = {name: shape for name, shape in shapes.items() if times * rank > min(shape)}
     for name, (rows, columns) in too_small.items():
-        allowed = f"{name} is {rows}x{columns}, so at most {min(rows, columns)}"
+        allowed = f"{name} is {rows}x{columns}, so at most {min(rows, columns) // times}"
         remaining = sorted(_find_leaves(shapes) - _find_leaves(too_small))
         if remaining:
             allowed += f"; {target_key}=[{','.join(remaining)}] leaves it out"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from tuneoff.config import above, at_least, names
 from tuneoff.methods import register
@@ -32,6 +32,14 @@ class Apollo(Projected):
     prefix = "apollo"
     module = "apollo_torch"
     extra = "apollo"
+    elsewhere: ClassVar[dict[str, str]] = {"use_apollo=true": "apollo"}
+    foreign_ignored: ClassVar[dict[str, str]] = {
+        "apollo_layerwise": "saves gradients there, and ignores schedule and clip; here the step is a whole one"
+    }
+    foreign_refused: ClassVar[dict[str, tuple[Any, str]]] = {
+        "apollo_scale_front": (False, "needs the limiter of growth before the factors"),
+        "apollo_proj_type": ("std", "is std here, which projects the longer side"),
+    }
     apollo_target: Any = names("all")
     """The linear layers whose gradients are projected; all leaves out the output head."""
     apollo_rank: int = at_least(16, 1)

@@ -28,7 +28,7 @@ class BAdam(Method):
         "badam_mode=ratio": "badam_ratio",
     }
     foreign_notes: ClassVar[dict[str, str]] = {
-        "badam": "BAdam there has a weight decay of its own, and the first block is a step short"
+        "badam": "BAdam there ignores schedule and weight decay, and its first block is a step short; here all count"
     }
     foreign_dtype: ClassVar[str | None] = "bfloat16"
     optimizers = BASIC

@@ -57,9 +57,8 @@ class GaLore(Method):
         "use_galore=true": "galore",
         "galore_layerwise=true": "galore_layerwise",
     }
-    foreign_defaults: ClassVar[dict[str, str]] = {
-        "galore_scale": "2.0"
-    }  # 0.25 in its documentation
+    # 0.25 in its documentation, 2.0 in its code.
+    foreign_defaults: ClassVar[dict[str, str]] = {"galore_scale": "2.0"}
     # Its layer-wise mode clips nothing, since the gradients are gone when it would.
     foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {
         "galore_layerwise": {"max_grad_norm": "null"}

@@ -10,14 +10,13 @@ from tuneoff.config import (
     Experiment,
     above,
     at_least,
-    format_value,
     names,
     one_of,
     option,
 )
-from tuneoff.methods import TIED, Method, register
+from tuneoff.methods import TIED, Method, _lora_elsewhere, register
 from tuneoff.methods import _lora_refusals as refusals
-from tuneoff.methods._lora_stored import check_base, read_adapter, read_settings
+from tuneoff.methods._lora_stored import take_adapter
 
 
 @register
@@ -28,19 +27,8 @@ class LoRA(Method):
     keeps_base = True
     own_family = "low_rank"
     packages = ("peft",)
-    elsewhere: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("finetuning_type=lora", "adapter=lora", "peft_type=lora"), "lora"),
-        "use_rslora=true": "rslora",
-        "loraplus_lr_ratio": "loraplus",
-        "use_dora=true": "dora",
-        **dict.fromkeys(("pissa_init=true", "use_pissa=true", "init_lora_weights=pissa"), "pissa"),
-    }
-    foreign_options: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
-        **dict.fromkeys(("target_modules", "lora_target_modules"), "lora_target"),
-        **dict.fromkeys(("modules_to_save", "lora_modules_to_save"), "additional_target"),
-        "adapter_name_or_path": "adapter_path",
-    }
+    elsewhere: ClassVar[dict[str, str]] = _lora_elsewhere.CHOICES
+    foreign_options: ClassVar[dict[str, str]] = _lora_elsewhere.OPTIONS
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
     lora_alpha: float | None = above(None, 0)
@@ -61,8 +49,12 @@ class LoRA(Method):
     """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
     use_lorafa: bool = False
     """Leave A as it is drawn, and correct B's gradient for it (LoRA-FA, Zhang et al. 2023, as PEFT has it)."""
-    lora_init: str | None = one_of(None, "gaussian", "olora", "orthogonal")
-    """How A and B begin, by PEFT: normal draws, QR of the weight (olora), or orthogonal halves; null draws as LoRA."""
+    lora_init: str | None = one_of(
+        None, "gaussian", "olora", "orthogonal", "eva", "lora_ga", "corda"
+    )
+    """How A and B begin, by PEFT; null draws as LoRA. The last three begin from training data (`lora_init_steps`)."""
+    lora_init_steps: int = at_least(8, 1)
+    """The training rows of so many steps are looked at first, where lora_init is eva, lora_ga or corda."""
     pissa_init: bool = False
     """Start adapters from the principal singular components of the weights (PiSSA, Meng et al. 2024)."""
     pissa_iter: int = option(
@@ -79,6 +71,7 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
+        self.directions: dict | None = None  # from data, that adapters begin from, by path
         self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
 
     # ------------------------------------------------------------ refusals
@@ -95,58 +88,49 @@ class LoRA(Method):
             refusals.check_frozen_a(self, experiment)
         if self.lora_init is not None:
             refusals.check_beginning(self, self.lora_init)
+        if self.begins_from_data:
+            refusals.check_data_beginning(self, experiment)
+        else:
+            self.refuse_unused("lora_init_steps", "needs lora_init=eva, lora_ga or corda")
         if self.pissa_convert:
             refusals.check_conversion(self, experiment)
         if experiment.quantised:
             refusals.check_quantised(self, *experiment.quantised)
         if self.adapter_path is not None:
-            self._check_adapter(self.adapter_path, experiment)
+            take_adapter(self, self.adapter_path, experiment)
         elif self.create_new_adapter:
             raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
     @property
     def changes_base(self) -> bool:
         """Whether a new adapter begins with a part of the weights, which it takes out of them."""
-        return self.pissa_init or self.lora_init == "olora"
+        return self.pissa_init or self.lora_init in ("olora", "lora_ga", "corda")
 
-    def _check_adapter(self, path: str, experiment: Experiment) -> None:
-        """Refuse a folder that is no adapter, and base weights other than those the adapter applies to."""
-        if self.pissa_init and not self.create_new_adapter:
-            allowed = (
-                "needs create_new_adapter=true where pissa_init=true, which begins a new adapter"
-            )
-            raise ConfigError("adapter_path", path, allowed)
-        config = read_adapter(path)
-        check_base(path, experiment.model.path)
-        if not self.create_new_adapter:
-            self._take_settings(path, read_settings(config))
+    @property
+    def begins_from_data(self) -> bool:
+        """Whether a new adapter begins from training data."""
+        return self.lora_init in ("eva", "lora_ga", "corda")
 
-    def _take_settings(self, path: str, settings: dict[str, Any]) -> None:
-        """Take over the settings of the adapter that is gone on with.
-
-        Raises:
-            ConfigError: an option that was given, and contradicts them.
-        """
-        for key, value in settings.items():
-            given = getattr(self, key)
-            same = given == value
-            if isinstance(given, list) and isinstance(value, list):
-                same = sorted(given) == sorted(value)
-            if self.is_given(key) and given is not None and not same:
-                allowed = (
-                    f"the adapter in {path} has {format_value(value)}, and is gone on with as it is; "
-                    "create_new_adapter=true begins a new one"
-                )
-                raise ConfigError(key, given, allowed)
-        for key, value in settings.items():
-            setattr(self, key, value)
-        self.adapter_settings = settings
+    @property
+    def initial_steps(self) -> int:
+        """How many steps' training rows a new adapter begins from."""
+        return self.lora_init_steps if self.begins_from_data else 0
 
     def settled_options(self) -> dict[str, Any]:
         """Return the settings of the adapter that is gone on with; none for a new one."""
         return self.adapter_settings
 
     # ------------------------------------------------------------ the adapted model
+    def initialise(self, model: Any, batches: Any) -> None:
+        """Find what the adapters begin from.
+
+        Raises:
+            ConfigError: as `make_peft_config`, or directions that do not settle.
+        """
+        from tuneoff.methods._lora_from_data import look_at_data
+
+        self.directions = look_at_data(model, self.make_peft_config(model), batches)
+
     def prepare(self, model: Any) -> Any:
         """Return a `PeftModel` around `model`.
 
@@ -155,6 +139,8 @@ class LoRA(Method):
                 give, or an adapter that does not fit.
         """
         from tuneoff.methods import _lora_model
+        from tuneoff.methods._lora_from_data import begin_from
+        from tuneoff.methods._lora_optimizers import freeze_a
         from tuneoff.models.layers import is_quantized
 
         if is_quantized(model):
@@ -163,25 +149,20 @@ class LoRA(Method):
             trainable = not self.create_new_adapter
             model = _lora_model.load_adapter(model, self.adapter_path, trainable)
             if not self.create_new_adapter:
-                return self._freeze_a(model)
+                return freeze_a(model, self.use_lorafa)
             model = _lora_model.merge_adapter(model)
         model = _lora_model.wrap_model(model, self.make_peft_config(model))
+        if self.directions is not None:
+            begin_from(model, self.directions)
         if self.pissa_convert:
             self.initial_adapter = _lora_model.copy_adapter(model)
-        return self._freeze_a(model)
-
-    def _freeze_a(self, model: Any) -> Any:
-        """Return the model, in which A does not train under LoRA-FA."""
-        from tuneoff.methods._lora_optimizers import freeze_a
-
-        if self.use_lorafa:
-            freeze_a(model)
-        return model
+        return freeze_a(model, self.use_lorafa)
 
     def make_peft_config(self, model: Any) -> Any:
         """Return PEFT's description of a new adapter for `model`."""
         from peft import LoraConfig
 
+        from tuneoff.methods._lora_from_data import describe_beginning
         from tuneoff.methods._lora_targets import (
             check_tied_weight,
             choose_targets,
@@ -194,9 +175,11 @@ class LoRA(Method):
         from tuneoff.methods._ranks import check_rank
 
         targets = choose_targets(model, self.lora_target, refusals.explain_linear_only(self))
-        if self.changes_base:
+        if self.changes_base or self.begins_from_data:
             modules = select_modules(model, targets)
-            check_rank(self.lora_rank, "lora_rank", modules, "lora_target")
+            # Of twice as many directions LoRA-GA takes two halves, and EVA gives each layer some.
+            times = 2 if self.lora_init in ("lora_ga", "eva") else 1
+            check_rank(self.lora_rank, "lora_rank", modules, "lora_target", times)
         additional = find_additional_modules(model, self.additional_target or [])
         names_tied_weight = check_tied_weight(
             model, targets, self.lora_target, additional, self.use_dora
@@ -205,7 +188,6 @@ class LoRA(Method):
             additional = name_tied_head(model, additional)
         leave_out_additional(targets, self.lora_target, additional)
         self.left_out = targets.left_out
-        pissa = "pissa" if self.pissa_iter == -1 else f"pissa_niter_{self.pissa_iter}"
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.lora_rank,
@@ -216,7 +198,7 @@ class LoRA(Method):
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
             ensure_weight_tying=names_tied_weight,
-            init_lora_weights=pissa if self.pissa_init else self.lora_init or True,  # type: ignore[arg-type]
+            **describe_beginning(self),
         )
 
     # ------------------------------------------------------------ training
@@ -303,4 +285,5 @@ class LoRA(Method):
         config = model.peft_config["default"]
         if config.use_dora or self.create_new_adapter:
             return None
-        return config.r * (2 if self.changes_base else 1)
+        rank = max([config.r, *config.rank_pattern.values()])
+        return rank * (2 if self.changes_base else 1)

@@ -93,20 +93,24 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
             reason = reason.partition(" Please request")[0]
         elif hub_reason:
             reason = hub_reason
+            if model.revision is not None and "no such revision" in hub_reason:
+                key = "revision"
         elif model.gguf_file and key == "path":
             key = "gguf_file"
             reason = f"cannot be read: {reason}"
         raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
 
 
-def loading_options(model: Model, gguf: bool = True) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the path to find and read what is at `model.path`.
+def loading_options(model: Model, at_path: bool = True) -> dict[str, Any]:
+    """What `from_pretrained` needs beside the path.
 
     Args:
-        gguf: whether the GGUF file, where there is one, is what is read.
+        at_path: whether what is read is at `model.path`, of the revision and from the GGUF file that are given there.
     """
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
-    if gguf and model.gguf_file is not None:
+    if at_path and model.revision is not None:
+        options["revision"] = model.revision
+    if at_path and model.gguf_file is not None:
         # The whole path: a file of this name in the working directory would come before the one in the folder.
         file = Path(resolve_path(model.path or "")) / model.gguf_file
         options["gguf_file"] = str(file) if file.exists() else model.gguf_file
@@ -250,6 +254,8 @@ def runtime_facts(model: PreTrainedModel, experiment: Experiment) -> dict[str, A
             key: value for key, value in stored.to_dict().items() if not key.startswith("_")
         }
     return {
+        # Of a hub's model; its newest may be another one tomorrow.
+        "model_commit": getattr(model.config, "_commit_hash", None),
         "attention": model.config._attn_implementation,
         "liger": experiment.model.liger,
         "quantization": quantization,

@@ -35,7 +35,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     key = "tokenizer" if model.tokenizer else "path"
     with explain_loading_errors(model, key):
         tokenizer = AutoTokenizer.from_pretrained(
-            resolve_path(path), **loading_options(model, gguf=model.tokenizer is None)
+            resolve_path(path), **loading_options(model, at_path=model.tokenizer is None)
         )
     if config and model.path is None and len(tokenizer) > config.vocab_size:
         raise ConfigError(

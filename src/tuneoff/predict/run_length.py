@@ -67,7 +67,7 @@ def _assume_full_rows(experiment: Experiment, seconds: float | None) -> RunLengt
 def _is_at_hand(experiment: Experiment) -> bool:
     """Whether data and tokenizer are on this machine."""
     model = experiment.model
-    places = [experiment.data.path]
+    places = [settings.path for settings in experiment.data.members.values()]
     places += [place for place in (model.tokenizer or model.path,) if place]
     return all(is_shipped(place) or resolve_folder(place).exists() for place in places)
 

@@ -16,10 +16,11 @@ from tuneoff.report.presentation import Presentation, parse_names, split_words
 from tuneoff.report.reading import RECORD_FILES, find_run_folders, read_records
 from tuneoff.report.records import ReportError
 from tuneoff.report.text import show_line, show_path
+from tuneoff.report.wandb_report import MODES, check_wandb, upload_report
 from tuneoff.report.write_report import write_report
 
 WATCH_SECONDS = 2.0
-NOT_WITH_PEFT = ("strict", "columns", "order", "names", "watch")
+NOT_WITH_PEFT = ("strict", "columns", "order", "names", "watch", "wandb")
 WATCHED_FILES = sorted(RECORD_FILES | {record.METRICS})
 
 
@@ -53,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what tables and charts call a method: --names lora="LoRA (r=8)"',
     )
     parser.add_argument(
+        "--wandb",
+        nargs="?",
+        const="offline",
+        choices=MODES,
+        help="also log the report's folder to W&B as an artifact: offline (for wandb sync), or online",
+    )
+    parser.add_argument(
         "--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C"
     )
     parser.add_argument(
@@ -79,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     try:
+        if options.watch and options.wandb:
+            raise ReportError("--wandb is for a report that is written once, not with --watch")
         if options.peft:
             report_others(options)
         elif options.watch:
@@ -111,6 +121,8 @@ def report_once(options: argparse.Namespace) -> None:
     """
     if options.examples is not None:
         raise ReportError("--examples is for --peft")
+    if options.wandb:
+        check_wandb()
     started = time.perf_counter()
     runs, skipped = read_records(options.folders)
     for line in skipped:
@@ -137,6 +149,8 @@ def report_once(options: argparse.Namespace) -> None:
     rows = sum(len(comparison.rows) for comparison in comparisons)
     seconds = time.perf_counter() - started
     print(f"{show_path(folder)}/report.html: {len(runs)} runs, {rows} rows, {seconds:.1f} s")
+    if options.wandb:
+        print(upload_report(folder, runs, options.wandb))
 
 
 def report_others(options: argparse.Namespace) -> None:

@@ -95,14 +95,15 @@ def canonical_json(value: object) -> str:
 
 
 def _guarded_value(run: Run, path: str) -> Any:
-    """The value of a guarded field. Of a model its path; of one that is built from a config alone, that config."""
+    """The value of a guarded field. Of a model its path and revision; of a shape without a path, its config."""
     value = run.get(path)
     if value is None and run.section("provenance"):
         value = BEFORE_RECORDED.get(path)
     if path != FIELDS["model"] or not isinstance(value, dict):
         return value
     if value.get("path"):
-        return value["path"]
+        revision = value.get("revision")
+        return f"{value['path']}@{revision}" if revision else value["path"]
     built = value.get("config")
     return {"": value.get("name"), **built} if isinstance(built, dict) else None
 

@@ -220,7 +220,12 @@ def _read_curve(points: Any, content: dict) -> Curve:
     throughput = content.get("throughput")
     seconds = throughput.get("train_seconds") if isinstance(throughput, dict) else None
     train[:, 2] = _sum_seconds(train, _drawable_number(seconds))
-    return Curve(train, validation, train_skipped + validation_skipped)
+    memory = content.get("memory")
+    on_device = isinstance(memory, dict) and memory.get("measure") == "allocated"
+    in_use, _ = _read_columns(lines, "step", "allocated_gib" if on_device else "resident_gib")
+    second_set, second_set_skipped = _read_columns(lines, "step", "second_set_loss")
+    not_drawn = train_skipped + validation_skipped + second_set_skipped
+    return Curve(train, validation, not_drawn, second_set, in_use)
 
 
 def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:

@@ -10,7 +10,17 @@ import numpy as np
 from tuneoff import record
 
 # The order in which a reader expects the phases of a run.
-PHASES = ("load", "train", "evaluate", "generate", "serve", "serve_merged", "export")
+PHASES = (
+    "load",
+    "initialise",
+    "train",
+    "evaluate",
+    "generate",
+    "benchmark",
+    "serve",
+    "serve_merged",
+    "export",
+)
 # Larger numbers are no losses, rates, tokens or seconds, and no axis can show them beside others.
 LARGEST_DRAWN = 1e15
 MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")
@@ -24,12 +34,15 @@ class ReportError(ValueError):
 class Curve:
     """A thinned learning curve.
 
-    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` is (evaluations, 2) of step and loss.
+    `train` is (steps, 4) of step, tokens, seconds and loss; `validation` and `second_set` are (evaluations, 2) of step
+    and loss; `memory` is (steps, 2) of step and GiB in use after it, empty in records of before that was written.
     """
 
     train: np.ndarray
     validation: np.ndarray
     not_drawn: int = 0  # points whose values are no numbers, or too large for an axis
+    second_set: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    memory: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class Plan:
         self.needs = needs
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
+        self._pushing: dict[str, Path] = {}  # which job's folder is uploaded to a name on the hub
         launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
         # Of another one's jobs nothing is known of the machine that they come to.
         self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
@@ -127,6 +128,7 @@ class Plan:
         if self.is_local:
             check_enough_devices(experiment.num_processes)
         folder = self.composer.name_folder(overrides, task)
+        self.refuse_shared_push(experiment.push, folder)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
@@ -144,6 +146,18 @@ class Plan:
         task.task = Task.predict
         experiment, method = bind(task)
         return PredictWork(experiment, method, folder, {})
+
+    def refuse_shared_push(self, push: str | None, folder: Path) -> None:
+        """Refuse that two jobs upload to one place.
+
+        Raises:
+            ConfigError: another job's model would be replaced.
+        """
+        if push is not None and self._pushing.setdefault(push, folder) != folder:
+            allowed = (
+                "two jobs would upload to it; push='OWNER/NAME-${method}-${seed}' tells them apart"
+            )
+            raise ConfigError("push", push, allowed)
 
     def add_data_check(self, check: DataCheck) -> None:
         """Keep each look at a set once."""

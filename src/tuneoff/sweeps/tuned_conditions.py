@@ -4,12 +4,21 @@ from dataclasses import fields
 from typing import Any
 
 from tuneoff.config import BUDGETS, ConfigError, Experiment, Role, find_settings, format_value
+from tuneoff.config.benchmarks import BenchmarkSettings
 from tuneoff.config.settings import EvaluationSettings
 from tuneoff.record import flatten
 
 # What says which problem a rate was tuned on, and is compared before; and what changes no training.
 PROBLEM = ("method", "model", "data")
-WITHOUT_EFFECT = ("seed", "save_model", "export_merged", "pure_bf16", *BUDGETS)
+WITHOUT_EFFECT = (
+    "seed",
+    "save_model",
+    "export_merged",
+    "pure_bf16",
+    "save_best",
+    "which",
+    *BUDGETS,
+)
 BUDGET = "budget"
 
 Differences = dict[
@@ -30,7 +39,8 @@ def find_differences(
         space: the keys that were tuned, whose values are taken over.
     """
     left_out = {*PROBLEM, *WITHOUT_EFFECT, *space, *find_settings(Experiment, Role.INCIDENTAL)}
-    left_out.update(item.name for item in fields(EvaluationSettings))
+    for group in (EvaluationSettings, BenchmarkSettings):
+        left_out.update(item.name for item in fields(group))
     tuned = settle(tuned)
     here = settle(here)
     differences = {}

@@ -17,6 +17,7 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
     return {
         "parameters": {},
         "loss": no_losses(),
+        "loss_by_set": {},
         "memory": {
             **session.peaks.facts(),
             "train_breakdown_gib": BreakdownPeak().facts(),
@@ -25,6 +26,8 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
         "metric_facts": {},
         "throughput": Throughput().facts(),
         "serving": {},
+        "benchmarks": {},
+        "kept": {},
         "facts": facts,
     }
 
@@ -55,6 +58,7 @@ def describe_parts(parts: Parts, provenance: dict) -> dict:
     """What run.json holds once the run is set up; the provenance is now whole."""
     facts = parts.method.facts(parts.model)
     facts["saved_bytes"] = parts.model_facts.saved_bytes
+    facts.update(parts.model_facts.initialisation)
     add_facts(facts, {"warnings": find_warnings(parts)})
     return {
         "provenance": {

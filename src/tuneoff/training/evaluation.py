@@ -4,13 +4,14 @@ import math
 import time
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuneoff import data
 from tuneoff.config import ConfigError
+from tuneoff.training.best_step import BestStep, Losses
 from tuneoff.training.failures import check_evaluation
 from tuneoff.training.session import Session
 from tuneoff.training.step import Engine, summed_loss
@@ -58,13 +59,6 @@ def load_second_set(session: Session, tokenizer: PreTrainedTokenizerBase) -> Sec
     return SecondSet(settings.name, rows_by_set, dataset.fingerprint)
 
 
-class Losses(NamedTuple):
-    """The loss per label token of rows, and of several sets that of each."""
-
-    mean: float
-    by_set: dict[str, float]
-
-
 class Evaluation:
     """Losses per label token, and what they were at the stages of the run."""
 
@@ -87,6 +81,7 @@ class Evaluation:
         self.losses_by_set: dict[str, dict[str, float]] = {}  # by stage, then by set
         self.second_set_losses: dict[str, float] = {}  # before and after training
         self.second_set_losses_by_set: dict[str, dict[str, float]] = {}
+        self.best_step = BestStep(session.experiment)
         self.evaluated_at = -1  # the step after which the validation split was last evaluated
 
     def state(self) -> dict:
@@ -96,6 +91,7 @@ class Evaluation:
             "losses_by_set": self.losses_by_set,
             "second_set_losses": self.second_set_losses,
             "second_set_losses_by_set": self.second_set_losses_by_set,
+            "best_step": self.best_step.state(),
             "evaluated_at": self.evaluated_at,
         }
 
@@ -105,6 +101,8 @@ class Evaluation:
         self.losses_by_set = state.get("losses_by_set", {})
         self.second_set_losses = state["second_set_losses"]
         self.second_set_losses_by_set = state.get("second_set_losses_by_set", {})
+        if "best_step" in state:  # not in a checkpoint of an earlier version
+            self.best_step.restore(state["best_step"])
         self.evaluated_at = state["evaluated_at"]
 
     def is_due(self, step: int, ended: bool) -> bool:
@@ -112,20 +110,43 @@ class Evaluation:
         interval = self.session.experiment.eval_every
         return ended or step == 0 or (interval is not None and step % interval == 0)
 
-    def evaluate_if_due(self, step: int, ended: bool) -> None:
-        """Evaluate before the first step, at `eval_every`, and when training has `ended`."""
+    def evaluate_if_due(self, step: int, ended: bool) -> bool:
+        """Evaluate before the first step, at `eval_every`, and when training has `ended`.
+
+        Returns:
+            Whether training ends here: it has ended, or patience did.
+        """
         # A resume may stand right behind an evaluation.
         if not self.is_due(step, ended) or self.evaluated_at == step:
-            return
+            return ended or self.best_step.stopped_at is not None
         losses = self.evaluate_split("validation", step)
-        check_evaluation(step, losses.mean if losses else None)
+        loss = losses.mean if losses else None
+        check_evaluation(step, loss)
         self.evaluated_at = step
         if step == 0:
             self.keep("initial", losses)
-            self.evaluate_second_set("before", step)
-        if ended:
+        second = self.evaluate_second_set(step)
+        second_loss = second.mean if second else None
+        before = self.second_set_losses.get("before")
+        if self.best_step.note(step, loss, second_loss, before):
+            self.best_step.keep_by_set(losses, second)
+        if ended or self.best_step.stopped_at is not None:
             self.keep("final", losses)
-            self.evaluate_second_set("after", step)
+            self.keep_second("after", second)
+            return True
+        return False
+
+    def judge_best_step(self) -> None:
+        """Let the losses of the best step be those that the run is judged by, where it is."""
+        best = self.best_step
+        if not best.used:
+            return
+        self.losses.setdefault("last", self.losses["final"])  # a resume may stand behind this
+        for stage, losses in best.list_losses():
+            if stage == "validation":
+                self.keep("final", losses)
+            else:
+                self.keep_second("after", losses)
 
     def keep(self, stage: str, losses: Losses | None) -> None:
         """Keep the losses of a stage for the record: initial, final or test."""
@@ -144,17 +165,18 @@ class Evaluation:
         if split == "validation":
             best = self.losses["best"] or math.inf
             self.losses["best"] = min(loss, best)
-        line = {
+        line: dict = {
             "step": step,
             f"{split}_loss": loss,
             "evaluate_seconds": round(seconds, 3),
         }
-        values: dict = {f"{split}_loss": loss}
+        values: dict = {"loss": loss, "runtime": round(seconds, 3)}
         if losses.by_set:
             line[f"{split}_loss_by_set"] = losses.by_set
-            values[f"{split}_loss_by_set"] = losses.by_set
+            values["loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
-        self.session.trackers.log({"evaluate": values}, step)
+        place = "eval" if split == "validation" else split
+        self.session.trackers.log({place: values}, step)
         return losses
 
     def evaluate_test(self, step: int) -> None:
@@ -162,17 +184,27 @@ class Evaluation:
         if self.session.experiment.test:
             self.keep("test", self.evaluate_split("test", step))
 
-    def evaluate_second_set(self, when: str, step: int) -> None:
-        """Evaluate the second set, if there is one; `when` is before or after."""
+    def evaluate_second_set(self, step: int) -> Losses | None:
+        """Return the losses on the second set, if there is one, and write them down."""
         if self.second_set is None:
-            return
+            return None
         losses = self.measure_losses(self.second_set.rows_by_set)
-        self.second_set_losses[when] = losses.mean
+        if step == 0:
+            self.keep_second("before", losses)
         line: dict = {"step": step, "second_set_loss": losses.mean}
         if losses.by_set:
-            self.second_set_losses_by_set[when] = losses.by_set
             line["second_set_loss_by_set"] = losses.by_set
         self.session.recorder.log(line)
+        self.session.trackers.log({"eval": {"second_set_loss": losses.mean}}, step)
+        return losses
+
+    def keep_second(self, when: str, losses: Losses | None) -> None:
+        """Keep the losses on the second set, before or after training."""
+        if losses is None:
+            return
+        self.second_set_losses[when] = losses.mean
+        if losses.by_set:
+            self.second_set_losses_by_set[when] = losses.by_set
 
     def measure_losses(self, rows_by_set: dict[str, list[data.Row]]) -> Losses:
         """The loss on rows, over all ranks, set by set where there are several; all must call."""

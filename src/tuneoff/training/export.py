@@ -113,15 +113,16 @@ def _save(parts: Parts, model: Any, folder: Path) -> dict:
 
 
 def name_base(folder: Path, experiment: Experiment) -> None:
-    """Write `hub_name` into a saved adapter that names its base by a path here, unless it brings its own base."""
+    """Write `hub_name` for a path here, and `model.revision`, into a saved adapter, unless it brings its base."""
     file = folder / ADAPTER_CONFIG
     config = read_json(file)
+    named = {BASE: experiment.hub_name, "revision": experiment.model.revision}
+    given = {key: value for key, value in named.items() if value is not None}
     path = experiment.model.path
-    if experiment.hub_name is None or config is None or path is None:
+    if not given or config is None or path is None:
         return
     if config.get(BASE) == resolve_path(path):
-        config[BASE] = experiment.hub_name
-        write_json(file, config)
+        write_json(file, {**config, **given})
 
 
 def measure_weight_files(folder: Path) -> int:

@@ -12,6 +12,7 @@ from tuneoff.models.checks import check_causality, check_embeddings, check_packi
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
 from tuneoff.training.embedding_noise import add_embedding_noise
+from tuneoff.training.initialisation import initialise_from_data
 from tuneoff.training.provenance import hash_weights
 from tuneoff.training.session import Session
 
@@ -22,9 +23,15 @@ class ModelFacts(NamedTuple):
     base_weights_hash: str | None  # None on a rank that loads no weights
     runtime: dict[str, Any]
     saved_bytes: int  # of what the run would save
+    initialisation: dict[str, Any]  # what was computed from data before
 
 
-def prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+def prepare_model(
+    session: Session,
+    dataset: data.DataSet,
+    order: data.StepOrder,
+    pad: int,
+) -> tuple[Any, ModelFacts]:
     """The model as the method trains it, on its device, split over the ranks where they split it.
 
     Raises:
@@ -32,7 +39,7 @@ def prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFa
     """
     sharding = session.sharding
     with refuse_together(session):
-        model, facts = _load_prepared(session, dataset)
+        model, facts = _load_prepared(session, dataset, order, pad)
         if sharding.splits and sharding.loads_weights:
             # Whole it is here alone.
             _check_model(model, session.experiment)
@@ -42,7 +49,12 @@ def prepare_model(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFa
     return model, facts
 
 
-def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelFacts]:
+def _load_prepared(
+    session: Session,
+    dataset: data.DataSet,
+    order: data.StepOrder,
+    pad: int,
+) -> tuple[Any, ModelFacts]:
     """The model as the method has prepared it, on the CPU, or without values where another rank has them."""
     experiment = session.experiment
     sharding = session.sharding
@@ -55,10 +67,11 @@ def _load_prepared(session: Session, dataset: data.DataSet) -> tuple[Any, ModelF
             weights_hash = None
         runtime = runtime_facts(base_model, experiment)
         check_embeddings(base_model, experiment, *dataset.extent())
+        initialisation = initialise_from_data(session, base_model, order, pad)
         model = session.method.prepare(base_model)
         add_embedding_noise(model, experiment.neftune_alpha)
         saved_bytes = count_bytes(session.method.weights_to_save(model).values())
-        return model, ModelFacts(weights_hash, runtime, saved_bytes)
+        return model, ModelFacts(weights_hash, runtime, saved_bytes, initialisation)
 
 
 def _check_model(model: Any, experiment: Experiment) -> None:

@@ -13,14 +13,18 @@ from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_sign
 from tuneoff.methods import Method
 from tuneoff.record import (
     RESULTS,
+    RUN,
     AlreadyDone,
     NeverBegan,
     Recorder,
     ResumePoint,
     SilentRecorder,
+    read_json,
     set_aside,
 )
 from tuneoff.record import read_status as status_of
+from tuneoff.training.benchmarks import AFTER, BEFORE
+from tuneoff.training.best_weights import use_best_weights
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.descriptions import (
     add_facts,
@@ -29,10 +33,12 @@ from tuneoff.training.descriptions import (
     describe_start,
     measured_before_set_up,
 )
+from tuneoff.training.device_settings import refuse_other_precision
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
 from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
 from tuneoff.training.session import Session, open_session
@@ -81,6 +87,8 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
             raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
         run.session.trackers.finish(result)
+        if run.session.ranks.first:
+            push_model(experiment, folder, result)
         return result
 
 
@@ -119,6 +127,8 @@ class Run:
                 session.ranks.index,
                 experiment.sharding,
             )
+        if checkpoint is not None:
+            refuse_other_precision(experiment, read_json(session.folder / RUN))
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
@@ -148,6 +158,11 @@ class Run:
         if self.session.ranks.count > 1:
             # From now on they wait for each other: none may leave alone.
             self.session.stop.hold()
+        if self.trainer.step == 0 and self.session.experiment.benchmarks_before:
+            try:
+                self._run_benchmarks(BEFORE)
+            except StopSignal:
+                raise self.trainer.interrupt("before the first step") from None
         self.trainer.fit()
 
     def conclude(self) -> None:
@@ -172,8 +187,11 @@ class Run:
     def _evaluate_and_export(self) -> None:
         parts = self.parts
         try:
+            use_best_weights(parts)
+            parts.evaluation.judge_best_step()
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
+            self._run_benchmarks(AFTER)
             self.serving = measure_serving(parts)
         except StopSignal:
             raise
@@ -200,13 +218,19 @@ class Run:
         if exact_match is None:
             return
         answer_questions(exact_match, parts, parts.model, parts.tokenizer, parts.engine)
-        parts.recorder.keep_answers(exact_match.lines())
+        lines = exact_match.lines()
+        parts.recorder.keep_answers(lines)
+        parts.trackers.log_lines("answers", lines, self.trainer.step)
         line = {
             "step": self.trainer.step,
             "exact_match": exact_match.value,
             "generate_seconds": round(exact_match.seconds, 3),
         }
         parts.recorder.log(line)
+
+    def _run_benchmarks(self, when: str) -> None:
+        parts = self.parts
+        parts.benchmarks.run(when, parts.model, parts.tokenizer, parts.engine)
 
     def record_lost_rank(self, status: str, error: dict) -> None:
         """Write the result of a run that waits for a rank which will not come; called beside its main thread."""
@@ -233,8 +257,10 @@ class Run:
             },
             "metrics": parts.metrics.values(),
             "metric_facts": parts.metrics.facts(),
-            "throughput": parts.throughput.facts(),
+            "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
+            "benchmarks": parts.benchmarks.facts(),
+            "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }
 

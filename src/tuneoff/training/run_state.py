@@ -100,6 +100,8 @@ def restore_run_state(parts: Parts, checkpoint: Checkpoint) -> None:
     if scaler is not None:
         scaler.load_state_dict(checkpoint.state["scaler"])
     for name, part in parts.stateful().items():
-        part.restore(checkpoint.loop[name])
+        # A checkpoint may be older than a measurement.
+        if name in checkpoint.loop:
+            part.restore(checkpoint.loop[name])
     parts.lr_scheduler.last_epoch = checkpoint.step
     log.info("resumed after step %d", checkpoint.step)

@@ -10,14 +10,18 @@ from transformers import PreTrainedTokenizerBase
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment, SingleSet, derive_seed
 from tuneoff.distributed.sharding import StepSettings
+from tuneoff.measure.flop_meter import FlopMeter
 from tuneoff.measure.memory_breakdown import BreakdownPeak
+from tuneoff.measure.rates import find_matrix_rate
 from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
+from tuneoff.training.benchmarks import Benchmarks
+from tuneoff.training.best_step import check_judged_rows
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
-from tuneoff.training.model_setup import ModelFacts, prepare_model
+from tuneoff.training.model_setup import ModelFacts, prepare_model, refuse_together
 from tuneoff.training.schedule import Schedule
 from tuneoff.training.serving_prompt import check_positions
 from tuneoff.training.session import Session
@@ -49,8 +53,10 @@ class Parts(Session):
     counted_steps: set[int]  # whose memory is broken down, outside the throughput figures
     throughput: Throughput
     breakdown: BreakdownPeak
+    flop_meter: FlopMeter
     evaluation: Evaluation
     metrics: TaskMetrics
+    benchmarks: Benchmarks
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
@@ -62,8 +68,10 @@ class Parts(Session):
             "schedule": self.schedule,
             "throughput": self.throughput,
             "breakdown": self.breakdown,
+            "flop_meter": self.flop_meter,
             "peaks": self.peaks,
             "evaluation": self.evaluation,
+            "benchmarks": self.benchmarks,
             "recorder": self.recorder,
         }
 
@@ -82,12 +90,14 @@ def build(session: Session) -> Parts:
     experiment = session.experiment
     method = session.method
     with session.peaks.phase("load"):
+        with refuse_together(session):
+            benchmarks = Benchmarks(session)
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
-        model, model_facts = prepare_model(session, dataset)
+        model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
@@ -95,7 +105,7 @@ def build(session: Session) -> Parts:
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     check_positions(experiment, model)
     engine = _make_engine(session, model, wrapped_model, stepper)
-    evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
+    evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer, benchmarks)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
@@ -113,8 +123,10 @@ def build(session: Session) -> Parts:
         counted_steps=_choose_counted_steps(optimizer, order, schedule),
         throughput=Throughput(),
         breakdown=BreakdownPeak(),
+        flop_meter=make_flop_meter(session, optimizer),
         evaluation=evaluation,
         metrics=metrics,
+        benchmarks=benchmarks,
         parameters=parameters,
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
@@ -156,6 +168,7 @@ def _make_metrics(
     engine: Engine,
     dataset: data.DataSet,
     tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Benchmarks,
 ) -> tuple[Evaluation, TaskMetrics]:
     """What a run is judged by.
 
@@ -166,6 +179,7 @@ def _make_metrics(
     experiment = session.experiment
     check_test(experiment, dataset)
     check_validation(experiment, dataset)
+    check_judged_rows(experiment, bool(dataset.splits["validation"]))
     exact_match = None
     if experiment.exact_match is not None:
         split = judged_split(experiment)
@@ -178,7 +192,7 @@ def _make_metrics(
         )
     second_set = load_second_set(session, tokenizer)
     evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
-    return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+    return evaluation, TaskMetrics(experiment, evaluation, exact_match, benchmarks)
 
 
 def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
@@ -230,6 +244,13 @@ def refuse_unjudged(
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
     raise ConfigError(f"{prefix}path", settings.path, allowed)
+
+
+def make_flop_meter(session: Session, optimizer: Any) -> FlopMeter:
+    """What counts the operations of a run, beside the rate at which its device could do them."""
+    experiment = session.experiment
+    rate, source = find_matrix_rate(session.ranks.device, experiment.compute_dtype, experiment.tf32)
+    return FlopMeter(rate, source, optimizer)
 
 
 def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tuneoff import data
+from tuneoff.measure.flop_meter import FlopCounter
 from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.training.setup import Parts
 from tuneoff.training.step import StepResult, train_step
@@ -51,19 +52,33 @@ class StepBatches:
     def __init__(self, parts: Parts):
         self.parts = parts
         self._next: PreparedStep | None = None
+        self._overlaps = computes_beside_host(parts.ranks.device)
+        self._waited_seconds = 0.0  # of the device, for batches
 
     def take(self, step: int) -> PreparedStep:
         """Return the batches of `step` (from 0), which may be there already."""
+        started = time.perf_counter()
         prepared = self._next
         self._next = None
-        if prepared is not None and prepared.step == step:
-            return prepared
-        return self._make(step)
+        if prepared is None or prepared.step != step:
+            prepared = self._make(step)
+        self._waited_seconds += time.perf_counter() - started
+        return prepared
 
     def prepare(self, step: int) -> None:
         """Make the batches of `step` beforehand, unless the budget ends before it."""
-        if not self.parts.schedule.ended(step):
-            self._next = self._make(step)
+        if self.parts.schedule.ended(step):
+            return
+        started = time.perf_counter()
+        self._next = self._make(step)
+        if not self._overlaps:
+            self._waited_seconds += time.perf_counter() - started
+
+    def collect_wait(self) -> float:
+        """Seconds since the last call in which no step was computed, because batches were being made."""
+        seconds = self._waited_seconds
+        self._waited_seconds = 0.0
+        return seconds
 
     def _make(self, step: int) -> PreparedStep:
         parts = self.parts
@@ -110,12 +125,14 @@ class StepUnderWay:
         rates: the learning rate of each parameter group, as it was applied.
         started: when the host began with it, by `time.perf_counter`.
         breakdown: of its memory, where it is counted.
+        flop_counter: of its operations, where they are counted.
     """
 
     prepared: PreparedStep
     rates: list[float]
     started: float
     breakdown: MemoryBreakdown | None
+    flop_counter: FlopCounter | None
     reading: Reading
 
 
@@ -135,7 +152,8 @@ def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
     rates = [group["lr"] for group in parts.optimizer.param_groups]
     parts.model.train()
     breakdown = _start_breakdown(parts, step)
-    with breakdown or nullcontext():
+    flop_counter = None if parts.sharding.splits else parts.flop_meter.start(step)
+    with breakdown or nullcontext(), flop_counter or nullcontext():
         result = train_step(
             parts.wrapped_model,
             parts.stepper,
@@ -146,7 +164,7 @@ def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
         )
     whole_norm = parts.sharding.gather_norm(result.gradient_norm)
     reading = Reading(result._replace(gradient_norm=whole_norm))
-    return StepUnderWay(prepared, rates, started, breakdown, reading)
+    return StepUnderWay(prepared, rates, started, breakdown, flop_counter, reading)
 
 
 def _start_breakdown(parts: Parts, step: int) -> MemoryBreakdown | None:

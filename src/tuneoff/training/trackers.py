@@ -16,6 +16,21 @@ log = logging.getLogger(__name__)
 LONGEST_REASON = 200  # characters of what a tracker raised
 LONGEST_NAME = 128  # W&B's own limits
 LONGEST_TAG = 64
+MOST_TABLE_ROWS = 1000
+# Names follow transformers' trainer, where it has one.
+TOKENS = "train/num_input_tokens_seen"
+SUMMARIES = {
+    "train/*": "last",
+    "train/loss": "min",
+    "train/tokens_per_second": "mean",
+    "train/step_seconds": "mean",
+    "eval/*": "last",
+    "eval/loss": "min",
+    "test/*": "last",
+    "memory/*": "max",
+    "metrics/*": "last",
+    "metrics/exact_match": "max",
+}
 
 
 def available_trackers(experiment: Experiment) -> list[str]:
@@ -34,6 +49,7 @@ class Trackers:
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
+        self.tokens_seen = 0  # so that every series can be shown over tokens, too
 
     def start(self, experiment: Experiment, started: dict, folder: Path) -> None:
         """Begin, or go on with the run of `started["tracker_id"]`: group is the sweep, job type the method."""
@@ -62,6 +78,9 @@ class Trackers:
         self.accelerator.init_trackers(
             experiment.wandb_project, flatten(started["config"]), settings_by_tracker
         )
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "wandb":
+                define_axes(tracker.run)
 
     def _go_online_or_stay_offline(
         self, experiment: Experiment, started: dict, settings: dict
@@ -82,10 +101,26 @@ class Trackers:
 
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
-        flat = flatten(values)
+        flat = flatten({**values, TOKENS: self.tokens_seen})
         numbers = {key: flat[key] for key in flat if isinstance(flat[key], int | float)}
         for tracker in list(self.accelerator.trackers):
             self._guard(partial(tracker.log, numbers, step=step), tracker)
+
+    def log_table(self, name: str, columns: list[str], rows: list[list], step: int) -> None:
+        """Send a table to the trackers that have such a thing."""
+        for tracker in list(self.accelerator.trackers):
+            if hasattr(tracker, "log_table"):
+                send = partial(tracker.log_table, name, columns=columns, data=rows, step=step)
+                self._guard(send, tracker)
+
+    def log_lines(self, name: str, lines: list[dict], step: int) -> None:
+        """Send objects as a table, of which each key is a column; the first of very many."""
+        shown = lines[:MOST_TABLE_ROWS]
+        columns: dict[str, None] = {}
+        for line in shown:
+            columns |= dict.fromkeys(line)
+        rows = [[_as_cell(line.get(column)) for column in columns] for line in shown]
+        self.log_table(name, list(columns), rows, step)
 
     def finish(self, result: dict) -> None:
         """Send the final record as summary, and end: without it the next run would go on in this one."""
@@ -109,6 +144,18 @@ class Trackers:
             if tracker is not None:
                 left = [other for other in self.accelerator.trackers if other is not tracker]
             self.accelerator.trackers = left
+
+
+def define_axes(run: Any) -> None:
+    """Tell W&B to show each series over tokens (steps are a click away), and what its summary keeps of it."""
+    run.define_metric(TOKENS)
+    for series, summary in SUMMARIES.items():
+        run.define_metric(series, step_metric=TOKENS, summary=summary)
+
+
+def _as_cell(value: Any) -> Any:
+    """A value as a table's cell: of a column all must be alike."""
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def shorten_reason(error: Exception) -> str:

@@ -4,10 +4,11 @@ import time
 from contextlib import suppress
 
 from tuneoff.distributed.stop import StopSignal
+from tuneoff.training.best_weights import save_best_weights
 from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
-from tuneoff.training.step_log import StepLog
+from tuneoff.training.step_log import StepLog, StepNumbers
 from tuneoff.training.step_under_way import (
     StepBatches,
     StepReport,
@@ -57,7 +58,9 @@ class Trainer:
             ended = parts.schedule.ended(self.step)
             if parts.evaluation.is_due(self.step, ended):
                 self.finish_step()
-            parts.evaluation.evaluate_if_due(self.step, ended)
+            ended = parts.evaluation.evaluate_if_due(self.step, ended)
+            if self._best_is_due():
+                save_best_weights(parts, self.step)
             if ended:
                 return
             # A step that is cut in two leaves weights that no checkpoint can go on from.
@@ -89,6 +92,11 @@ class Trainer:
     def _save_is_due(self) -> bool:
         interval = self.parts.experiment.save_every
         return interval is not None and self.step % interval == 0
+
+    def _best_is_due(self) -> bool:
+        """Whether this step is the best so far, of a run that keeps it."""
+        keeps_best = self.parts.experiment.save_best is not None
+        return keeps_best and self.parts.evaluation.best_step.step == self.step
 
     def take_step(self, step: int) -> None:
         """Take one optimizer step on the rows of `step` (from 0); write it down, or the one before where it runs on."""
@@ -128,9 +136,12 @@ class Trainer:
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)
         loss = sum(one.loss for one in reports) / parts.ranks.count
         self.stopping = any(one.stop_requested for one in reports)
-        self.log.count(launched.prepared, reports)
+        figures = self.log.count(launched, reports)
         number = launched.prepared.step + 1
+        numbers = StepNumbers(number, loss, norm, launched.rates)
+        self.log.write(numbers, figures, self.batches.collect_wait())
         if launched.breakdown is not None:
-            parts.breakdown.add(launched.breakdown.peak(), number)
-        self.log.write(number, loss, norm, launched.rates, reports[0].seconds)
+            peak = launched.breakdown.peak()
+            parts.breakdown.add(peak, number)
+            self.log.write_breakdown(peak, number)
         check_finite(parts.experiment, number, loss, norm)

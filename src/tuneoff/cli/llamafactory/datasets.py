@@ -90,6 +90,8 @@ def translate_set(
     if name not in info:
         raise UnusableSet(f"{INFO} has no {name}{suggest_nearest(name, info)}")
     entry = info[name]
+    if not isinstance(entry, Mapping):
+        raise UnusableSet(f"{INFO} says nothing of {name}")
     settings = {"name": name, "path": find_place(entry, folder)}
     for key, ours in (("subset", "subset"), ("split", "splits.train")):
         if entry.get(key) is not None:

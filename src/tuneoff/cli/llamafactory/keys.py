@@ -113,7 +113,6 @@ IGNORED: dict[str, str] = {
 }
 # Beginnings of keys that are for something else, which is refused where it is on.
 PREFIXES: dict[str, str] = {
-    "apollo_": "is for use_apollo",
     "pref_": "is for another stage",
     "dpo_": "is for another stage",
     "kto_": "is for another stage",
@@ -145,7 +144,6 @@ REFUSED: dict[str, str] = {
     "use_eaft_loss": OTHER_LOSS,
     "eaft_alpha": OTHER_LOSS,
     "use_adam_mini": "needs the optimizer Adam-mini; optimizer=adamw_8bit, adafactor or another saves memory here",
-    "use_apollo": "needs APOLLO",
     "use_llama_pro": "needs a model with added blocks, of which only those train",
     "use_unsloth": "needs unsloth's models; model.liger=true has kernels of Liger",
     "use_kt": KTRANSFORMERS,

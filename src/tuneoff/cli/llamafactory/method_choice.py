@@ -75,7 +75,10 @@ def take_options(result: Translation, options: Any) -> None:
     if options is None:
         return
     entries = _list_entries()
-    of_methods = find_method_options() | set(find_foreign_options()) | entries
+    only_there: set[str] = set()
+    for schema in schemas().values():
+        only_there.update(schema.options.foreign_ignored, schema.options.foreign_refused)
+    of_methods = find_method_options() | set(find_foreign_options()) | entries | only_there
     for key in result.unsaid:
         value = result.values[key]
         if _is_option(options, key):
@@ -84,6 +87,14 @@ def take_options(result: Translation, options: Any) -> None:
                 result.ignore(key, "is the default")
             else:
                 result.take(key, f"{ours}={_format_option(value)}")
+        elif key in options.foreign_ignored:
+            result.ignore(key, options.foreign_ignored[key])
+        elif key in options.foreign_refused:
+            default, needed = options.foreign_refused[key]
+            if value == default:
+                result.ignore(key, "is the default")
+            else:
+                result.refuse(key, needed)
         elif key in of_methods and (value in OFF or key not in entries):
             result.ignore(key, "is for another method")
     defaults = options.foreign_defaults

@@ -66,9 +66,9 @@ def take_schedule(result: Translation) -> None:
     note = "takes the rate at the middle of each step, there at its beginning"
     result.take("lr_scheduler_type", f"scheduler={SCHEDULERS[name]}", note=note)
     warmup = _take_warmup(result, name)
-    options = result.get("lr_scheduler_kwargs", {})
-    if isinstance(options, str):
-        options = json.loads(options)
+    options = _read_options(result)
+    if options is None:
+        return
     rate = result.number("learning_rate", 5e-5)
     words = []
     unknown = []
@@ -76,13 +76,13 @@ def take_schedule(result: Translation) -> None:
         options = {"lr_end": LOWEST_POLYNOMIAL, **options}
     for key, value in options.items():
         if key in ("min_lr_rate", "min_lr_ratio"):
-            words.append(f"min_lr_ratio={value}")
+            words.append(f"min_lr_ratio={value:g}")
         elif key in ("min_lr", "lr_end"):
-            words.append(f"min_lr_ratio={float(value) / rate:g}")
+            words.append(f"min_lr_ratio={value / rate:g}")
         elif key == "power":
-            words.append(f"scheduler_power={value}")
+            words.append(f"scheduler_power={value:g}")
         elif key == "num_cycles" and name == "cosine_with_restarts":
-            words.append(f"scheduler_cycles={value}")
+            words.append(f"scheduler_cycles={value:g}")
         else:
             unknown.append(key)
     if unknown:
@@ -97,6 +97,17 @@ def take_schedule(result: Translation) -> None:
         result.take("lr_scheduler_kwargs", *words)
     else:
         result.ignore("lr_scheduler_kwargs", "is empty")
+
+
+def _read_options(result: Translation) -> dict[str, float] | None:
+    """Return the schedule's own options as numbers; what cannot be read is refused, and None."""
+    written = result.get("lr_scheduler_kwargs", {})
+    try:
+        options = json.loads(written) if isinstance(written, str) else written
+        return {key: float(value) for key, value in options.items()}
+    except (ValueError, TypeError, AttributeError):
+        result.refuse("lr_scheduler_kwargs", "must be numbers by name")
+        return None
 
 
 def _take_warmup(result: Translation, scheduler: str) -> float:

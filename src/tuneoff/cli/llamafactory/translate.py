@@ -48,9 +48,14 @@ def translate(path: Path) -> Translation:
     take_options(result, options)
     for key in result.unsaid:
         result.refuse(key, "is no key of LLaMA-Factory that is known here")
-    order = list(result.values)
-    result.lines.sort(key=lambda line: order.index(line.key) if line.key in order else len(order))
+    _sort_lines(result)
     return result
+
+
+def _sort_lines(result: Translation) -> None:
+    """Put the lines into the file's order, and behind them those of what it does not say."""
+    places = {key: place for place, key in enumerate(result.values)}
+    result.lines.sort(key=lambda line: places.get(line.key, len(places)))
 
 
 def _take_stage(result: Translation) -> None:

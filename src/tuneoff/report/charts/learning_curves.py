@@ -105,14 +105,14 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
             y=y,
             color=style.colour,
             detail="method:N",
-            strokeDash=_dash_by_method(points),
+            strokeDash=dash_by_method(points),
             tooltip=tips,
         ),
         *draw_ends(ends, x, y, style, width),
     ).properties(width=width, height=height)
 
 
-def _dash_by_method(points: Sequence[Point]) -> alt.StrokeDash:
+def dash_by_method(points: Sequence[Point]) -> alt.StrokeDash:
     """A dash for each method, so that lines of one family can be followed where they cross."""
     methods = sorted({point["method"] for point in points})
     scale = alt.Scale(domain=methods, range=[choose_dash(method) for method in methods])

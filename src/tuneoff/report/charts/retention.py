@@ -1,0 +1,133 @@
+"""Chart of the target against retention: what each method learns, and what it forgets on the way."""
+
+from collections.abc import Iterator
+
+import altair as alt
+import numpy as np
+
+from tuneoff.report.charts.labels import Axis, draw_labels, place_labels
+from tuneoff.report.charts.style import (
+    FONT,
+    HEIGHT,
+    WIDTH,
+    Chart,
+    FamilyStyle,
+    Figure,
+    Point,
+    axis_range,
+    inline_data,
+    interval_ends,
+    keep_drawable,
+    make_chart,
+)
+from tuneoff.report.compare import VALIDATION_LOSS, Comparison
+from tuneoff.report.records import Run
+from tuneoff.report.rows import Row
+
+FORGETTING = "metrics.forgetting"
+TARGET_TITLE = "Validation loss (nats per token)"
+RETENTION_TITLE = "Forgetting: rise of the loss on the second set (nats per token)"
+MOST_ROWS = 45  # more cannot be told apart
+
+
+def chart_retention(comparison: Comparison) -> Iterator[Chart]:
+    """Yield the chart where two rows have both figures: the step that counts, and the path to it."""
+    ends: list[Point] = []
+    paths: list[Point] = []
+    for row in comparison.best_rows[:MOST_ROWS]:
+        end = _make_end(row)
+        if end is not None:
+            ends.append(end)
+            paths += _make_path(row)
+    ends = keep_drawable(ends)
+    if len(ends) < 2:
+        return
+    title = (
+        "Target against retention: each method's path over training (mean over seeds) and the step that counts, "
+        "with 95 % intervals over seeds; best is below, to the left"
+    )
+    yield make_chart("retention", title, _draw(ends, keep_drawable(paths)))
+
+
+def _make_end(row: Row) -> Point | None:
+    """The losses of the step that a row is judged by; None where it has not both."""
+    target = row.estimate(VALIDATION_LOSS)
+    forgetting = row.estimate(FORGETTING)
+    if target is None or forgetting is None:
+        return None
+    return {
+        "method": row.method,
+        "family": row.family,
+        "label": row.title,
+        "name": row.name,
+        "x": forgetting.mean,
+        "y": target.mean,
+        "seeds": target.n,
+        **interval_ends("x", forgetting.mean, forgetting.half),
+        **interval_ends("y", target.mean, target.half),
+    }
+
+
+def _make_path(row: Row) -> list[Point]:
+    """The mean over seeds at each step that all seeds evaluated both sets at."""
+    tables = [table for run in row.finished.values() if len(table := _pair_losses(run)) > 1]
+    if not tables:
+        return []
+    common = set.intersection(*(set(table[:, 0]) for table in tables))
+    points = []
+    for step in sorted(common):
+        at_step = np.array([table[table[:, 0] == step][0] for table in tables])
+        _, forgetting, target = at_step.mean(axis=0)
+        point = {
+            "name": row.name,
+            "family": row.family,
+            "step": float(step),
+            "x": float(forgetting),
+            "y": float(target),
+        }
+        points.append(point)
+    return points
+
+
+def _pair_losses(run: Run) -> np.ndarray:
+    """(evaluations, 3) of step, rise of the second set's loss, and validation loss."""
+    if run.curve is None or not len(run.curve.second_set):
+        return np.zeros((0, 3))
+    steps, second = run.curve.second_set.T
+    by_step = dict(run.curve.validation)
+    rows = []
+    for step, loss in zip(steps, second, strict=True):
+        if step in by_step:
+            rows.append((step, loss - second[0], by_step[step]))
+    return np.array(rows).reshape(-1, 3)
+
+
+def _draw(ends: list[Point], paths: list[Point]) -> Figure:
+    x_domain = axis_range([point[key] for point in ends for key in ("x_low", "x_high")])
+    x_domain = axis_range([*x_domain, 0.0])  # where nothing is forgotten
+    y_domain = axis_range([point[key] for point in ends for key in ("y_low", "y_high")])
+    # The steep start is left out: the ends could not be told apart beside it.
+    shown = [point for point in paths if _is_inside(point, x_domain, y_domain)]
+    height = max(HEIGHT, 15 * len(ends))
+    x = alt.X("x:Q", title=RETENTION_TITLE, scale=alt.Scale(zero=False, domain=x_domain))
+    y = alt.Y("y:Q", title=TARGET_TITLE, scale=alt.Scale(zero=False, domain=y_domain))
+    style = FamilyStyle(ends)
+    base = alt.Chart(inline_data(ends)).encode(color=style.colour)
+    lines = alt.Chart(inline_data(shown)).mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
+    tips = ["name:N", alt.Tooltip("x:Q", format=".4f"), alt.Tooltip("y:Q", format=".4f"), "seeds:Q"]
+    labels = place_labels(
+        ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []
+    )
+    return alt.layer(
+        lines.encode(x=x, y=y, color=style.colour, detail="name:N", order="step:Q"),
+        base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
+        base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
+        base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(
+            x=x, y=y, shape=style.shape, tooltip=tips
+        ),
+        *draw_labels(labels, x, y, style, FONT),
+    ).properties(width=WIDTH, height=height)
+
+
+def _is_inside(point: Point, x_domain: list[float], y_domain: list[float]) -> bool:
+    return x_domain[0] <= point["x"] <= x_domain[1] and y_domain[0] <= point["y"] <= y_domain[1]

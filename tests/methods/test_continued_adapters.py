@@ -1,0 +1,147 @@
+"""Adapters that are gone on with: what they are stays, and what contradicts them is refused."""
+
+import json
+
+import pytest
+import torch
+from adapted_models import LLAMA, UNTIED, assert_exported, build, train
+
+from tuneoff.config import ConfigError
+
+
+@pytest.fixture
+def adapter(run, tmp_path):
+    """A plain LoRA of rank 4 on q_proj."""
+    run(
+        "method=lora",
+        "lora_rank=4",
+        "lora_target=[q_proj]",
+        "max_steps=1",
+        "save_model=true",
+        folder=tmp_path / "first",
+    )
+    return tmp_path / "first" / "model"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["method=lora", "lora_rank=32"], "lora_rank=32: the adapter in .* has 4"),
+        (["method=dora"], "use_dora=true: the adapter in .* has false"),
+        (["method=rslora"], "use_rslora=true: the adapter in .* has false"),
+        (["method=lora", "lora_dropout=0.3"], "lora_dropout=0.3"),
+        (["method=lora", "lora_target=[v_proj]"], r"lora_target=\[v_proj\]: .* has \[q_proj\]"),
+        (["method=lora", "lora_alpha=3"], "lora_alpha=3.0: the adapter in .* has 8"),
+        (["method=lora", "additional_target=[norm]"], r"additional_target=\[norm\]"),
+    ],
+)
+def test_an_adapter_that_is_gone_on_with_refuses_what_contradicts_it(
+    settings, adapter, overrides, key
+):
+    with pytest.raises(ConfigError, match=key):
+        settings(*overrides, f"adapter_path={adapter}")
+
+
+def test_the_record_has_the_settings_of_the_adapter_that_is_gone_on_with(compose_config, adapter):
+    from tuneoff.config import bind
+    from tuneoff.jobs.work import describe_start
+
+    config = compose_config("method=loraplus", f"adapter_path={adapter}")
+    _, method = bind(config)
+    recorded = describe_start(config, method, None)["config"]
+    assert recorded["lora_rank"] == 4 and recorded["lora_alpha"] == 8
+    assert recorded["lora_target"] == ["q_proj"] and recorded["use_dora"] is False
+    assert recorded["loraplus_lr_ratio"] == 16
+    new = compose_config("method=lora", f"adapter_path={adapter}", "create_new_adapter=true")
+    assert describe_start(new, bind(new)[1], None)["config"]["lora_rank"] == 8
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_loaded(
+    settings, adapter, fresh
+):
+    words = ["method=lora", f"adapter_path={adapter}", f"create_new_adapter={fresh}"]
+    weights = adapter / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(ConfigError, match="adapter_model.safetensors is torn"):
+        settings(*words)
+    weights.write_bytes(whole[:5])
+    with pytest.raises(ConfigError, match="adapter_model.safetensors cannot be read"):
+        settings(*words)
+    weights.unlink()
+    with pytest.raises(ConfigError, match="holds no adapter_model.safetensors"):
+        settings(*words)
+    weights.write_bytes(whole)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for kind in ("IA3", "PROMPT_TUNING"):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": kind}))
+        with pytest.raises(ConfigError, match=f"its peft_type is {kind}"):
+            settings(*words)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"adapter_config.json cannot be read"):
+        settings(*words)
+
+
+def test_an_adapter_of_another_width_is_refused(settings, prepare, tmp_path):
+    from safetensors.torch import save_file
+
+    model, options, _ = prepare(LLAMA, "method=lora", "lora_target=[q_proj]")
+    options.export(model, tmp_path, merged=False)
+    with pytest.raises(ConfigError, match=r"adapter_path=.*: does not fit this model.* 64x64"):
+        settings("method=lora", f"adapter_path={tmp_path}")
+    # A base that is not a local folder is checked when it is there.
+    experiment, method, _ = settings("method=lora")
+    method.adapter_path = str(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"adapter_path=.*: does not fit this model: size mismatch"
+    ):
+        method.prepare(build({**LLAMA, "hidden_size": 32}))
+    with pytest.raises(ConfigError, match="which has layers that the adapter lacks"):
+        method.prepare(build({**LLAMA, "num_hidden_layers": 3}))
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="which has layers that the adapter lacks"):
+        method.prepare(build(LLAMA))
+
+
+def test_a_new_adapter_on_a_merged_one_saves_what_it_applies_to(prepare, settings, tmp_path):
+    model, options, experiment = prepare(LLAMA, "method=lora", "lr=1e-2")
+    train(model, options, experiment)
+    options.export(model, tmp_path / "old", merged=False)
+    _, second, _ = settings("method=lora")
+    second.adapter_path = str(tmp_path / "old")
+    second.create_new_adapter = True
+    model = second.prepare(build(LLAMA))
+    train(model, second, experiment)
+    assert_exported(LLAMA, model, second, tmp_path)
+
+
+def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(
+    prepare, tmp_path, monkeypatch
+):
+    from tuneoff.cli.summary import format_run_summary
+    from tuneoff.methods import _lora_export
+
+    model, options, experiment = prepare(LLAMA, "method=lora", "lora_target=[lm_head]", "lr=1e-1")
+    train(model, options, experiment)
+    assert "warnings" not in options.export(model, tmp_path / "right", merged=True)
+    model, options, experiment = prepare(LLAMA, "method=lora", "lora_target=[lm_head]", "lr=1e-1")
+    train(model, options, experiment)
+    monkeypatch.setattr(_lora_export, "merge_adapter", lambda model: model.merge_and_unload())
+    facts = options.export(model, tmp_path / "twice", merged=True)
+    result = {
+        "method": "lora",
+        "status": "finished",
+        "parameters": {},
+        "loss": {"initial": 1.0, "final": 0.5},
+        "metrics": {},
+        "throughput": {},
+        "memory": {"peak_gib": {}},
+        "facts": {**options.facts(build(UNTIED)), **facts, "covered_share": 0.25},
+        "config": {"lr": 3e-3},
+        "lr_source": "default",
+    }
+    table = format_run_summary(result, tmp_path)
+    assert "warning          the merged model's logits differ from the trained ones by" in table
+    assert "covered          25.00 % of the model's weights" in table
+    assert "learning rate    0.003 (the method's default, not tuned on this problem)" in table
