@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -105,7 +105,7 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
 
 def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
     """The kind of an operation, and its floating-point operations."""
-    count = cast(dict[Any, Any], flop_registry).get(packet)
+    count: Any = flop_registry.get(packet)
     if count is not None:
         return MATRIX, int(count(*args, **kwargs, out_val=result))
     if packet in ATTENTION:
