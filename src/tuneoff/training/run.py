@@ -13,11 +13,13 @@ from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_sign
 from tuneoff.methods import Method
 from tuneoff.record import (
     RESULTS,
+    RUN,
     AlreadyDone,
     NeverBegan,
     Recorder,
     ResumePoint,
     SilentRecorder,
+    read_json,
     set_aside,
 )
 from tuneoff.record import read_status as status_of
@@ -31,6 +33,7 @@ from tuneoff.training.descriptions import (
     describe_start,
     measured_before_set_up,
 )
+from tuneoff.training.device_settings import refuse_other_precision
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, Paused, classify_error
@@ -125,6 +128,8 @@ class Run:
                 session.ranks.index,
                 experiment.sharding,
             )
+        if checkpoint is not None:
+            refuse_other_precision(experiment, read_json(session.folder / RUN))
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
