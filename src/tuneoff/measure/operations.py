@@ -1,7 +1,7 @@
 """Operations: what each one asks of a device, in floating-point operations, bytes and kernels."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple
 
@@ -62,12 +62,12 @@ def _count_eigh(matrix: Any, *rest: Any) -> int:
     return prod(stack) * 9 * rows**3
 
 
-ATTENTION = {
+ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _count_cpu_attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_cpu_attention_backward,
     aten._grouped_mm: _count_grouped_product,
 }
-DECOMPOSITIONS = {
+DECOMPOSITIONS: dict[Any, Callable[..., int]] = {
     aten._linalg_svd: _count_svd,
     aten.linalg_qr: _count_qr,
     aten._linalg_eigh: _count_eigh,

@@ -83,7 +83,11 @@ def _take_sets(result: Translation) -> list[str]:
     return names
 
 
-def _take_several(result: Translation, names: list[str], sets: list[dict[str, str]]) -> None:
+def _take_several(
+    result: Translation,
+    names: list[str],
+    sets: list[dict[str, str]],
+) -> None:
     """Take sets that train together."""
     listed = ",".join(f"{name}:json" for name in names)
     words = [f"data=[{listed}]"]
