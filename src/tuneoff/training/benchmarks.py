@@ -93,7 +93,7 @@ class Benchmarks:
                 batch_size=size or experiment.batch_size,
             )
             # Seeds of None: the harness would set the generators that training draws from.
-            return simple_evaluate(
+            answers: Any = simple_evaluate(
                 asked,
                 tasks=experiment.benchmarks,
                 task_manager=self.manager,
@@ -103,6 +103,7 @@ class Benchmarks:
                 numpy_random_seed=None,
                 torch_random_seed=None,
             )
+            return answers
         finally:
             model.train(was_training)
 
@@ -217,7 +218,7 @@ def list_examples(when: str, answers: dict) -> Iterator[dict]:
     for task, samples in answers["samples"].items():
         by_example: dict[int, dict] = {}
         for sample in samples:
-            line = {"when": when, "task": name_key(task), "example": sample["doc_id"]}
+            line: dict = {"when": when, "task": name_key(task), "example": sample["doc_id"]}
             line = by_example.setdefault(sample["doc_id"], {**line, "scores": {}})
             line["answer"] = str(sample["filtered_resps"][:1])
             for name in sample["metrics"]:

@@ -30,7 +30,7 @@ def measure_serving(parts: Parts) -> dict:
     """
     if not parts.experiment.measure_serving:
         return {}
-    facts = {}
+    facts: dict = {}
     if parts.ranks.first:
         log.info("measuring what answering takes")
         facts = _measure(parts)
