@@ -39,6 +39,7 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
 from tuneoff.methods import _host_reads
+from tuneoff.training.step import summed_loss
 
 # What suits a model of three layers, 64 wide, and lets 24 steps do all that a method does in turn.
 SMALL = {
@@ -174,9 +175,15 @@ def wrap_from_data(training, model, kind, **settings):
     steps = [training.parts.order.step_rows(step) for step in range(8)]
     batches = [collate(rows, 0) for rows in steps]
     if kind == "lora_ga":
-        preprocess_loraga(
-            model, config, lambda: [loss_of(model, batch).backward() for batch in batches]
-        )
+
+        def sum_gradients():
+            for rows in steps:
+                labels = sum(row.labels for row in rows)
+                for row in rows:
+                    loss = summed_loss(model, collate([row], 0)) * len(rows) / labels
+                    loss.backward()
+
+        preprocess_loraga(model, config, sum_gradients)
     elif kind == "corda":
         rows = [collate([row], 0) for step in steps for row in step]
         preprocess_corda(model, config, lambda: [model(input_ids=row.input_ids) for row in rows])
