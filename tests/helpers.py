@@ -58,6 +58,7 @@ QUICK = [
     "max_length=96",
     "batch_size=4",
     "max_steps=4",
+    "mixed_precision=no",  # on a GPU, too
 ]
 
 
@@ -66,7 +67,7 @@ def in_this_part(method: str) -> bool:
     return zlib.crc32(method.encode()) % PARTS == PART
 
 
-def quick_of(cases: Iterable[str], *quick: str) -> list:
+def quick_of(cases: Iterable[object], *quick: object) -> list:
     """The cases of a family of tests: those that are named run each time, the others with the slow tests."""
     listed = list(cases)
     assert set(quick) <= set(listed)
@@ -151,8 +152,7 @@ def save_debug_model(folder: Path, tied: bool = True) -> Path:
 
 def foreseen(*overrides: str):
     """(experiment, method) as `train.py task=predict` binds them."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return bind(compose("config", overrides=["task=predict", *overrides]))
+    return bind(composed("task=predict", *overrides))
 
 
 # ---------------------------------------------------------------- training in this process

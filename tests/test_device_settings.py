@@ -6,10 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tuneoff.config import ConfigError
+from tuneoff.config import ConfigError, MixedPrecision
 from tuneoff.record import read_json
 from tuneoff.training import device_settings
-from tuneoff.training.device_settings import apply_device_settings, find_device_warnings
+from tuneoff.training.device_settings import (
+    apply_device_settings,
+    find_device_warnings,
+    refuse_other_precision,
+    settle_precision,
+)
 from tuneoff.training.provenance import collect_provenance
 
 CUDA = torch.device("cuda", 0)
@@ -55,6 +60,46 @@ def test_a_card_without_half_precision_is_told_in_one_line(settings, card, words
     apply_device_settings(settings("method=full", "mixed_precision=fp16")[0])
     card("NVIDIA A10", 8, 6)
     apply_device_settings(settings("method=full", *words)[0])
+
+
+AUTO = ("method=full", "mixed_precision=auto")
+
+
+def test_auto_is_bf16_on_a_card_that_has_it_and_what_it_became_is_recorded(
+    settings, card, monkeypatch
+):
+    assert settings(*AUTO)[0].mixed_precision is MixedPrecision.no, "on a CPU"
+    monkeypatch.setattr("tuneoff.config.experiment.visible_devices", lambda: ["0"])
+    for name, capability, expected in (
+        ("Tesla T4", (7, 5), MixedPrecision.no),
+        ("NVIDIA A10", (8, 6), MixedPrecision.bf16),
+    ):
+        card(name, *capability)
+        experiment = settle_precision(settings(*AUTO)[0])
+        assert experiment.mixed_precision is expected
+        apply_device_settings(experiment)
+        precision = collect_provenance(experiment, CPU)["precision"]
+        assert precision["mixed_precision"] == expected.name
+    for words in (["pure_bf16=true"], ["dtype=bfloat16"], ["model.path=tuneoff:tiny"]):
+        assert settings(*AUTO, *words)[0].mixed_precision is MixedPrecision.no
+
+
+def test_a_prediction_takes_auto_for_what_it_is_on_the_card_it_is_for(settings):
+    words = [*AUTO, "task=predict"]
+    for device, expected in (("h100", "bfloat16"), ("cpu", "float32")):
+        experiment, _, _ = settings(*words, f"device={device}")
+        assert experiment.settle_precision(has_bfloat16=True).compute_dtype == expected
+    assert settings(*words)[0].mixed_precision is MixedPrecision.no
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(settings):
+    experiment, _, _ = settings(*AUTO)
+    began = {"provenance": {"precision": {"mixed_precision": "no"}}}
+    for earlier in (None, {}, began):
+        refuse_other_precision(experiment, earlier)
+    began["provenance"]["precision"]["mixed_precision"] = "bf16"
+    with pytest.raises(ConfigError, match="mixed_precision=no: is what auto becomes on this dev"):
+        refuse_other_precision(experiment, began)
 
 
 @pytest.mark.parametrize("words", [["tf32=true"], ["mixed_precision=fp16"]])

@@ -23,6 +23,7 @@ GROUPS = (
     "budget",
     "precision",
     "evaluation",
+    "benchmarks",
     "keeping",
     "tracking",
     "sweep",

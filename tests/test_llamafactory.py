@@ -254,6 +254,11 @@ def test_what_a_file_does_not_say_is_written_out(read):
             {"scheduler": "wsd", "decay_ratio": "0.6"},
         ),
         ({"val_size": 500}, {"data.validation_rows": "500"}),
+        (
+            {"val_size": 0.1, "max_samples": 1000},
+            {"data.limit": "900", "data.eval_limit": "100", "data.validation_share": "0.1"},
+        ),
+        ({"max_samples": 1000}, {"data.limit": "1000", "data.eval_limit": None}),
         ({"val_size": 0.1}, {"data.validation_share": "0.1"}),
         ({"train_on_prompt": True}, {"data.train_on": "all"}),
         ({"mask_history": True}, {"data.train_on": "last_answer"}),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import ROOT, foreseen
+from helpers import ROOT, foreseen, quick_of
 
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.models.loading import build_model
@@ -39,16 +39,11 @@ def meta_model(*overrides: str):
         return build_model(foreseen(*overrides)[0])
 
 
-# With adapters on embeddings and head the two larger models take half a minute.
-QUICK_FIRST = [
-    "60m",
-    "130m",
-    pytest.param("350m", marks=pytest.mark.slow),
-    pytest.param("1b", marks=pytest.mark.slow),
-]
+# The larger a model, the longer its prediction.
+SIZES = quick_of(PUBLISHED, "60m")
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.parametrize("size", SIZES)
 def test_full_fine_tuning_needs_what_the_galore_paper_says(size):
     _, unit, published = PUBLISHED[size]
     found = kept("method=full", f"model=llama_{size}")
@@ -57,7 +52,7 @@ def test_full_fine_tuning_needs_what_the_galore_paper_says(size):
     )
 
 
-@pytest.mark.parametrize("size", QUICK_FIRST)
+@pytest.mark.parametrize("size", SIZES)
 def test_lora_needs_what_the_galore_paper_says(size):
     """Its LoRA trains a second embedding and head; ours holds adapters and their states in float32, which is named."""
     rank, unit, published = PUBLISHED[size]
@@ -72,7 +67,7 @@ def test_lora_needs_what_the_galore_paper_says(size):
     assert in_bf16 / unit == pytest.approx(published["lora"], rel=0.05)
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.parametrize("size", SIZES)
 def test_galore_needs_what_its_paper_says_and_what_its_estimate_leaves_out(size):
     """Table 1: projector mr and states 2nr for an m x n matrix (m <= n), table 6: three quarters of LoRA's states.
 
@@ -94,7 +89,7 @@ def test_galore_needs_what_its_paper_says_and_what_its_estimate_leaves_out(size)
     assert total / unit > 1.05 * published["galore"]  # without the terms it would not be
 
 
-@pytest.mark.parametrize("depth", [4, 8, 16])
+@pytest.mark.parametrize("depth", quick_of((4, 8, 16), 4))
 def test_badam_needs_two_bytes_a_weight_and_sixteen_a_weight_of_a_block(depth):
     """Luo et al. 2024, section 2.2: 2M + 16M/D bytes for M weights in D blocks."""
     overrides = ["model=llama_60m", f"model.config.num_hidden_layers={depth}"]
@@ -108,6 +103,7 @@ def test_badam_needs_two_bytes_a_weight_and_sixteen_a_weight_of_a_block(depth):
     assert found["moving"] == pytest.approx(16 * layers / depth, rel=0.03)
 
 
+@pytest.mark.slow
 def test_badam_on_llama3_8b_needs_what_its_paper_says():
     """Luo et al. 2024, table 3: gradients 0.9 GB, optimizer 2.6 GB, 23.5 GB in all with what CUDA itself takes."""
     run, method = foreseen(

@@ -1,5 +1,6 @@
 """README's own examples, word for word: a method in a folder of one's own, and a YAML of one's own."""
 
+import importlib.util
 import json
 import os
 import re
@@ -85,3 +86,34 @@ def test_the_yaml_in_readme_runs_as_it_stands(tmp_path, debug_model):
     assert result["method"] == "galore" and result["config"]["max_steps"] == 1
     refused = paste(command, tmp_path, f"model.path={debug_model}", "lora_rank=8")
     assert refused.returncode == 2 and "method=galore" in refused.stderr
+
+
+# ---------------------------------------------------------------- the comparison
+def load_comparison():
+    """The script that renews README's comparison, as a module."""
+    path = ROOT / "sweeps" / "comparison.py"
+    spec = importlib.util.spec_from_file_location("comparison", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_readme_says_is_told_apart_is_what_its_table_marks():
+    script = load_comparison()
+    _, _, rest = (ROOT / "README.md").read_text().partition(script.BEGIN)
+    table, sentence, *_ = rest.strip().split("\n\n")
+    assert " ".join(sentence.split()) == script.describe_table(table)
+
+
+def test_the_sentence_follows_the_marks():
+    script = load_comparison()
+    head = "| Method | Test loss | Δ |\n|:--|--:|--:|\n"
+    rows = [
+        "| full | 3.2 | baseline |",
+        "| lora | **3.0** | -0.2 \\* |",
+        "| dora | **3.0** | -0.1 |",
+    ]
+    assert script.describe_table(head + "\n".join(rows)) == (
+        "By this table's tests lora and dora cannot be told apart as the best. Different from full: lora; "
+        "not told apart from it: dora."
+    )

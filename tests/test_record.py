@@ -1,4 +1,4 @@
-"""The record: secrets that are masked, files that are written whole, and what a setting is for."""
+"""The record: files that are written whole and read however damaged, and private folders."""
 
 import json
 import os

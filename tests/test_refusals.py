@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, python_path
+from helpers import ROOT, python_path, quick_of
 from warm_interpreter import WarmInterpreter
 
 from tuneoff.config import ConfigError
@@ -123,7 +123,7 @@ CASES = {
     "scheduler=foo": "scheduler=foo: must be one of cosine, linear, constant, …",
     "optimizer=sgd": "optimizer=sgd: must be one of adamw, adamw_8bit, paged_adamw_8bit, adafactor, muon, …",
     "dtype=float16": "dtype=float16: must be one of float32, bfloat16, or null",
-    "mixed_precision=true": "mixed_precision=true: must be one of no, bf16, fp16",
+    "mixed_precision=true": "mixed_precision=true: must be one of auto, no, bf16, fp16",
     "tracker=mlflow": "tracker=mlflow: must be one of wandb, tensorboard, none",
     "data.template=llama": "data.template=llama: must be one of auto, chat, plain",
     "model.attention=foo": "model.attention=foo: must be one of sdpa, eager, flash_attention_2, flex_attention",
@@ -303,6 +303,8 @@ CASES = {
     f"{'x' * 5000}=3": "xxx…x…=3: is longer than any name of a config or an option",
     "hydra.job.chdir=true": "hydra.job.chdir=true: must be false: paths are taken from the folder in which…",
     "-m hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
+    "-m hydra/launcher=ray hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
+    "-m hydra/launcher=submitit_local hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
     "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",
     "-m lr=0": "lr=0.0: must be above 0",
     "-m lr=1e-3,0": "lr=0.0: must be above 0",
@@ -441,7 +443,20 @@ def needs_a_process(typed: str) -> bool:
     return typed.startswith("-m ") or re.match(r"[A-Z_]+=", typed) is not None
 
 
-@pytest.mark.parametrize("typed", CASES)
+# Of the commands that need a process, some of each kind run each time.
+QUICK_PROCESSES = (
+    "WORLD_SIZE=2 method=badam",
+    "WORLD_SIZE=2 -m seed=0,1",
+    "CUDA_VISIBLE_DEVICES=4,6 method=full num_processes=3",
+    "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 method=galore",
+    "ACCELERATE_USE_DEEPSPEED=true optimizer=adafactor",
+    "-m lr=1e-3,0",
+    "-m method=full,nope",
+)
+QUICK_CASES = [typed for typed in CASES if not needs_a_process(typed) or typed in QUICK_PROCESSES]
+
+
+@pytest.mark.parametrize("typed", quick_of(CASES, *QUICK_CASES))
 def test_refused_before_torch(warm, tmp_path, typed):
     outcome = outcome_of(typed, tmp_path, in_a_process if needs_a_process(typed) else warm.run)
     check(outcome, CASES[typed])
@@ -450,7 +465,7 @@ def test_refused_before_torch(warm, tmp_path, typed):
     assert "+" not in outcome.err or "+" in typed, "no refusal advises a plus"
 
 
-@pytest.mark.parametrize("typed", REAL)
+@pytest.mark.parametrize("typed", quick_of(REAL, "packing=2", "export_merged=true", REAL[-2]))
 def test_a_process_of_its_own_says_the_same(tmp_path, typed):
     outcome = outcome_of(typed, tmp_path)
     check(outcome, CASES[typed])

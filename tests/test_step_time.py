@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import foreseen
+from helpers import METHODS, foreseen
 
 from tuneoff.measure.cards import find_card, list_cards, read_cards_file
 from tuneoff.measure.operations import DECOMPOSITION, MATRIX, OTHER, Operation, OperationCounts
@@ -55,6 +55,16 @@ def test_operations_of_a_step_equal_the_closed_formula(method):
     counts = predictor.count(ROWS)
     expected = closed_formula(predictor, base_gradients=method == "full")
     assert counts.total_flops() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_counted(settings, method):
+    """Sparse masks, too; and the shares of a method's kinds of steps are all of them."""
+    words = ["galore_rank=8"] if "galore" in method else []
+    predictor = Predictor(*settings(f"method={method}", *words)[:2])
+    steps = list(predictor.typical_steps(ROWS))
+    assert sum(step.share for step in steps) == pytest.approx(1)
+    assert all(step.counts.total_flops(MATRIX) and step.counts.bytes for step in steps)
 
 
 def test_a_refresh_is_a_share_of_the_steps_and_has_its_decompositions():

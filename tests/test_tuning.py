@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, composed
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -21,18 +21,8 @@ def trial(
     """A finished (or, without a loss, diverged) trial's record."""
     place = folder / method / f"{lr}_{seed}_{len(config)}{hash(str(config)) % 999}"
     place.mkdir(parents=True)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = GlobalHydra.instance().hydra.compose_config(
-            "config",
-            [
-                f"method={method}",
-                f"lr={lr}",
-                f"seed={seed}",
-                *(f"{key}={value}" for key, value in config.items()),
-            ],
-            RunMode.RUN,
-            with_log_configuration=False,
-        )
+    values = [f"{key}={value}" for key, value in config.items()]
+    cfg = composed(f"method={method}", f"lr={lr}", f"seed={seed}", *values)
     record.write_json(
         place / "result.json",
         {

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -16,8 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("full", "lora", "galore", "badam")
 
 
-def prepared(method: str, steps: int, folder: Path, tracker: str = "none"):
-    """A run that is set up, without tracker, bar and evaluation."""
+def prepared(
+    method: str,
+    steps: int,
+    folder: Path,
+    tracker: str = "none",
+    words: Sequence[str] = (),
+):
+    """A run that is set up, without tracker, bar and evaluation; `words` are further settings."""
     import tuneoff.cli.main
     import tuneoff.methods  # noqa: F401
     from tuneoff.config import bind, resolve_config
@@ -33,6 +40,7 @@ def prepared(method: str, steps: int, folder: Path, tracker: str = "none"):
                 f"tracker={tracker}",
                 "progress=false",
                 "data.limit=400",
+                *words,
             ],
         )
     made = Run(*bind(cfg), Recorder(folder))

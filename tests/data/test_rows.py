@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, bound
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file, save_file
 from sets import SMOLLM2, chatty, new_tokenizer, pairs, plain, trained, write_lines
@@ -398,6 +398,32 @@ def test_gsm8k_is_read_as_its_yaml_says(tmp_path):
         "test": 5,
     }
     assert data.questions("test")[3].answer == "So.\n#### 3"
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/train.jsonl"])
+def test_gsm8ks_yaml_reads_a_folder_or_a_file_of_ones_own(tmp_path, path):
+    """Such rows have no subset; the columns are those of the YAML."""
+    (tmp_path / "rows").mkdir()
+    rows = [{"question": f"What is {n}?", "answer": f"So.\n#### {n}"} for n in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows" / "train.jsonl").write_text(lines)
+    data, _, config = bound("data=gsm8k", f"data.path={tmp_path / path}")
+    assert data.data.subset is None and config["data"]["subset"] is None
+    dataset = load_dataset(data.data, plain(), 96)
+    assert {split: len(rows) for split, rows in dataset.splits.items()} == {
+        "train": 38,
+        "validation": 2,
+        "test": 0,
+    }
+    assert dataset.questions("validation")[0].answer.startswith("So.\n#### ")
+
+
+def test_c4_of_ones_own_is_not_streamed(tmp_path):
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "words"}) + "\n")
+    local = bound("data=c4", f"data.path={tmp_path / 'text.jsonl'}", "data.validation_share=0.1")
+    assert (local[0].data.subset, local[0].data.streaming) == (None, False)
+    hub = bound("data=c4")
+    assert (hub[0].data.subset, hub[0].data.streaming) == ("en", True)
 
 
 def test_the_identity_of_a_folder_is_that_of_its_files(tmp_path):

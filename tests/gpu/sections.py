@@ -151,18 +151,20 @@ def largest_difference(losses: list[float], others: list[float]) -> float | None
 def precisions(check: Check) -> dict:
     """fp16, bf16, float32 with and without TF32, and 8-bit and Adafactor states."""
     slim = [f"model.path={check.folder / 'slim'}", *full_rows(check, 2)]
+    whole = "mixed_precision=no"
     jobs = {
-        "float32": ["method=full", *slim],
+        "float32": ["method=full", whole, *slim],
         "bf16": ["method=full", "mixed_precision=bf16", *slim],
     }
     jobs["adafactor"] = ["method=full", "optimizer=adafactor", "pure_bf16=true", *slim]
     for method in check.methods:
         few = FEW_MATRICES if "galore" in method else ()
         if method != "badam_ratio":
-            jobs[f"adamw_8bit_{method}"] = [f"method={method}", "optimizer=adamw_8bit", *few, *slim]
+            words = [f"method={method}", "optimizer=adamw_8bit", whole, *few, *slim]
+            jobs[f"adamw_8bit_{method}"] = words
         if method != "galore_layerwise":
             jobs[f"fp16_{method}"] = [f"method={method}", "mixed_precision=fp16", *few, *slim]
-    jobs["tf32"] = ["method=full", "tf32=true", *slim]
+    jobs["tf32"] = ["method=full", "tf32=true", whole, *slim]
     return run_jobs(check, jobs)
 
 

@@ -29,14 +29,16 @@ def rows(chart: Chart, layer: int = 0) -> list[dict]:
     return data["values"] if "values" in data else chart.spec["datasets"][data["name"]]
 
 
-@pytest.fixture
-def everything(tmp_path):
-    comparison(tmp_path / "compare")
-    write(tmp_path / "compare" / "predicted", prediction(METHODS[0]), "prediction.json")
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Every chart, drawn once for all tests that only read them."""
+    folder = tmp_path_factory.mktemp("everything")
+    comparison(folder / "compare")
+    write(folder / "compare" / "predicted", prediction(METHODS[0]), "prediction.json")
     return {
-        **drawn(load(tuning(tmp_path / "tune"))[0]),
-        **drawn(load(ranks(tmp_path / "ranks"))[0]),
-        **drawn(load(tmp_path / "compare")[0]),
+        **drawn(load(tuning(folder / "tune"))[0]),
+        **drawn(load(ranks(folder / "ranks"))[0]),
+        **drawn(load(folder / "compare")[0]),
     }
 
 

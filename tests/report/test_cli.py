@@ -69,6 +69,7 @@ def test_without_torch_and_offline(tmp_path):
     assert "55 runs, 11 rows" in out
 
 
+@pytest.mark.slow
 def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables(tmp_path):
     comparison(tmp_path, seeds=3)
     run(tmp_path)
@@ -112,6 +113,7 @@ def test_a_split_is_written_and_said(tmp_path):
     assert "Comparison B" in (tmp_path / "report" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_charts_of_an_earlier_report_go(tmp_path):
     for seed in range(2):
         write(tmp_path / f"a{seed}", record(METHODS[0], seed))
@@ -163,6 +165,7 @@ def test_a_disk_without_room_is_one_line_that_names_the_file(tmp_path):
     assert not [name for name in left if name.startswith(".")]  # nothing half written
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     write(tmp_path / "run", record(METHODS[0]))
     with open("/dev/full", "w") as full:
@@ -175,7 +178,13 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path):
     assert process.wait(timeout=120) == 1 and err == ""
 
 
-@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=["output", "all"])
+@pytest.mark.parametrize(
+    "locale",
+    [
+        pytest.param({}, id="output"),
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0"}, id="all", marks=pytest.mark.slow),
+    ],
+)
 def test_a_terminal_that_knows_ascii_alone_gets_its_lines(tmp_path, locale):
     folder = tmp_path / "naïve"
     write(folder / "run", record("méthode"))
@@ -258,6 +267,7 @@ def test_two_thousand_records_in_ten_seconds_and_one_gib(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
     (tmp_path / "sweeps").mkdir()
     script, readme = tmp_path / "sweeps" / "comparison.py", tmp_path / "README.md"
@@ -293,6 +303,7 @@ def test_the_readmes_comparison_is_renewed_by_one_command(tmp_path):
     assert done.returncode == 2 and "budget value" in done.stderr and readme.read_text() == text
 
 
+@pytest.mark.slow
 def test_a_report_is_an_artifact_in_wandb(tmp_path):
     pytest.importorskip("wandb")
     sys.path.insert(0, str(Path(__file__).parents[1]))

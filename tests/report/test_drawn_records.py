@@ -57,6 +57,7 @@ def files_below(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @drawn(15)
 @given(DAMAGE)
 def test_a_damaged_record_costs_a_line_and_changes_nothing(damage):

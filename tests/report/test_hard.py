@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers import quick_of
 from records import METHODS, comparison, load, prediction, record, write
 
 from tuneoff.report import write_tables
@@ -54,9 +55,15 @@ def spoil(content: dict, loss: float) -> dict:
     return content
 
 
-@pytest.mark.parametrize(
-    "losses", [(357.0, 400.0, 434.0), (700.0, 709.0, 709.7), (1e15,) * 3, (1e154, 2e300, 1.7e308)]
+FAR_TOO_HIGH = (
+    (357.0, 400.0, 434.0),
+    (700.0, 709.0, 709.7),
+    (1e15,) * 3,
+    (1e154, 2e300, 1.7e308),
 )
+
+
+@pytest.mark.parametrize("losses", quick_of(FAR_TOO_HIGH, FAR_TOO_HIGH[1]))
 def test_a_rate_far_too_high_does_not_end_the_report(tmp_path, losses):
     for seed, loss in enumerate(losses):
         write(tmp_path / "runs" / f"bad{seed}", spoil(record(METHODS[0], seed, lr=0.5), loss))
@@ -149,7 +156,7 @@ def number_places(content, prefix: tuple = ()) -> list[tuple]:
     return found
 
 
-@pytest.mark.parametrize("draw", [1, 2, 100, 102])
+@pytest.mark.parametrize("draw", quick_of((1, 2, 100, 102), 1))
 def test_numbers_of_any_size_anywhere(tmp_path, draw):
     """Ten records with five numbers each that no run measures, beside good ones."""
     rng = random.Random(draw)
@@ -186,7 +193,10 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text)[:16])
+QUICK_TEXTS = (TEXTS[0], TEXTS[1], TEXTS[4])  # what a terminal obeys, half a letter, lines
+
+
+@pytest.mark.parametrize("text", quick_of(TEXTS, *QUICK_TEXTS), ids=lambda text: ascii(text)[:16])
 def test_text_of_any_kind_anywhere(tmp_path, text):
     """As method, setting, value, metric, phase, command, error, measure, hardware."""
     for seed in range(3):

@@ -91,13 +91,18 @@ def translate_word(word: str, known: set[str]) -> list[str] | None:
     is_path = "/" in value and "," not in value
     if key == "model" and is_path:
         return [f"model.path={value}"]
-    if key == "data" and (names_file(value) or (is_path and (is_file(value) or is_folder(value)))):
+    if key == "data" and (names_file(value) or (is_path and is_there(value))):
         return ["data=json", f"data.path={value}"]
     if key == "method" and value == "qlora":
         return ["method=lora", "quantization=4bit"]
     if not equals or key in known:
         return None
     return list_our_words(key, value)
+
+
+def is_there(value: str) -> bool:
+    """Whether a word is the path of a file or a folder."""
+    return is_file(value) or is_folder(value)
 
 
 def names_file(value: str) -> bool:

@@ -24,8 +24,12 @@ class Dtype(Enum):
 
 
 class MixedPrecision(Enum):
-    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false."""
+    """Autocast types. The value of `no` is 0 because YAML reads a bare no as false.
 
+    `auto` is one of the others by the time a run begins: what it becomes depends on the device.
+    """
+
+    auto = "auto"
     no = 0
     bf16 = "bf16"
     fp16 = "fp16"
@@ -67,6 +71,7 @@ class Tracker(Enum):
 
     wandb = "wandb"
     tensorboard = "tensorboard"
+    trackio = "trackio"
     none = "none"
 
 

@@ -1,15 +1,17 @@
 """The experiment: every setting that is not a method's own, checked together."""
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tuneoff.config.benchmarks import BenchmarkSettings, check_benchmarks
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
 from tuneoff.config.hub_push import check_push
 from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
-from tuneoff.config.paths import is_hub_name
+from tuneoff.config.paths import is_hub_name, is_shipped
 from tuneoff.config.settings import (
     BudgetSettings,
     EvaluationSettings,
@@ -23,6 +25,8 @@ from tuneoff.config.settings import (
 )
 from tuneoff.config.sharding import check_sharding
 from tuneoff.distributed.launch import get_sharding, get_world_size
+from tuneoff.distributed.visible import visible_devices
+from tuneoff.measure.cards import CPU
 from tuneoff.record import holds_run
 
 
@@ -32,6 +36,7 @@ class Experiment(
     SweepSettings,
     TrackingSettings,
     KeepingSettings,
+    BenchmarkSettings,
     EvaluationSettings,
     PrecisionSettings,
     BudgetSettings,
@@ -57,6 +62,7 @@ class Experiment(
         self._check_processes()
         check_sharding(self)
         check_keeping(self)
+        check_benchmarks(self)
         self._check_export_and_resume()
 
     def _check_weights_to_train(self) -> None:
@@ -81,6 +87,8 @@ class Experiment(
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""
+        if self.mixed_precision is MixedPrecision.auto and not self._may_autocast():
+            self.mixed_precision = MixedPrecision.no
         mixed = self.mixed_precision
         if self.pure_bf16 and mixed is not MixedPrecision.no:
             raise ConfigError("mixed_precision", mixed, "must be no where pure_bf16=true")
@@ -91,6 +99,26 @@ class Experiment(
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
         if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
             raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
+
+    def _may_autocast(self) -> bool:
+        """Whether mixed_precision=auto may become bf16: float32 weights of a model that does not ship, on a GPU.
+
+        Asks no GPU; `settle_precision` learns whether it has bfloat16.
+        """
+        if self.pure_bf16 or self.dtype is Dtype.bfloat16:
+            return False
+        if self.model.path is not None and is_shipped(self.model.path):
+            return False
+        if self.task is Task.predict and self.device is not None:
+            return self.device != CPU
+        return bool(visible_devices())
+
+    def settle_precision(self, has_bfloat16: bool) -> "Experiment":
+        """Return these settings with what mixed_precision=auto becomes on a device."""
+        settled = copy.copy(self)
+        if self.mixed_precision is MixedPrecision.auto:
+            settled.mixed_precision = MixedPrecision.bf16 if has_bfloat16 else MixedPrecision.no
+        return settled
 
     def _check_what_belongs_together(self) -> None:
         """Refuse a limit of what is not done, and two ways to fill a row at once."""

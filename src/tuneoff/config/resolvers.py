@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config.data import SingleSet
-from tuneoff.config.paths import is_shipped
+from tuneoff.config.paths import exists, expand_user, is_file, is_folder, is_shipped
 
 
 def choose_by_model(embedded: Any, other: Any, *, _root_: DictConfig) -> Any:
@@ -17,7 +17,10 @@ def choose_by_model(embedded: Any, other: Any, *, _root_: DictConfig) -> Any:
 
 
 def describe_by_model(written: str) -> str | None:
-    """Say what `${embedded:A,B}` comes to; None for any other text."""
+    """Say what `${embedded:A,B}` comes to, or `${of_subset:PATH,SUBSET,VALUE}`; None for any other text."""
+    by_source = re.fullmatch(r"\$\{of_subset:.+,(.+)\}", written)
+    if by_source is not None:
+        return by_source[1]
     match = re.fullmatch(r"\$\{embedded:(.+),(.+)\}", written)
     return None if match is None else f"{match[2]} ({match[1]} for tuneoff:tiny)"
 
@@ -26,6 +29,27 @@ def name_by_path(path: str) -> str:
     """`${file_name:PATH}`: a file or folder without its endings, by which a record and its tables call it."""
     name = Path(path).name
     return name.partition(".")[0] or name or path
+
+
+def choose_by_source(path: str, subset: str, value: Any) -> Any:
+    """`${of_subset:PATH,SUBSET,VALUE}`: VALUE where PATH is a set of the hub or a copy that has the subset.
+
+    Files of one's own have no subsets: there it is False in place of True, else None.
+    """
+    root = expand_user(path)
+    if not exists(root) or (is_folder(root) and holds_subset(root, subset)):
+        return value
+    return False if value is True else None
+
+
+def holds_subset(folder: Path, subset: str) -> bool:
+    """Whether a folder is laid out as a set of the hub is, with this subset."""
+    if is_folder(folder / subset):
+        return True
+    card = folder / "README.md"
+    if not is_file(card):
+        return False
+    return f"config_name: {subset}\n" in card.read_text(errors="replace")
 
 
 def join_sets(key: str, sets: DictConfig) -> Any:
@@ -43,4 +67,5 @@ def join_sets(key: str, sets: DictConfig) -> Any:
 
 OmegaConf.register_new_resolver("joined_sets", join_sets, replace=True)
 OmegaConf.register_new_resolver("file_name", name_by_path, replace=True)
+OmegaConf.register_new_resolver("of_subset", choose_by_source, replace=True)
 OmegaConf.register_new_resolver("embedded", choose_by_model, replace=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from tuneoff.config.benchmarks import BenchmarkSettings
 from tuneoff.config.choices import (
     Dtype,
     MixedPrecision,
@@ -146,8 +147,8 @@ class PrecisionSettings:
 
     dtype: Dtype | None = setting(None)
     """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
-    mixed_precision: MixedPrecision = setting(MixedPrecision.no)
-    """The type of autocast, beside weights of dtype; no computes in dtype."""
+    mixed_precision: MixedPrecision = setting(MixedPrecision.auto)
+    """The type of autocast; no computes in dtype, auto takes bf16 on a GPU that has it, unless tuneoff:tiny trains."""
     pure_bf16: bool = setting(False)
     """Weights, gradients and activations in bfloat16: the same as dtype=bfloat16 mixed_precision=no."""
     quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
@@ -261,6 +262,7 @@ GROUPS = (
     BudgetSettings,
     PrecisionSettings,
     EvaluationSettings,
+    BenchmarkSettings,
     KeepingSettings,
     TrackingSettings,
     SweepSettings,

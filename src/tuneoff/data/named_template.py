@@ -65,7 +65,10 @@ class NamedTemplate:
             return []
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    def list_turns(self, messages: list[Message]) -> list[tuple[bool, list[str]]]:
+    def list_turns(
+        self,
+        messages: list[Message],
+    ) -> list[tuple[bool, list[str]]]:
         """Return a conversation's turns: whether each is an answer, and its pieces, texts or slots."""
         texts = self.texts
         system = texts.default_system

@@ -44,11 +44,20 @@ def read_examples(
             shares[split] = getattr(data, f"{split}_share")
     takes_rows = "validation" in shares and data.validation_rows is not None
     if takes_rows or any(shares.values()):
-        members = list(examples["train"])
+        training_examples = list(examples["train"])
         if takes_rows:
-            shares["validation"] = as_share(data, len(members))
-        examples |= split_examples(members, shares, data.split_seed)
-    # The limits come last, so that a smaller training set is judged by the same rows.
+            shares["validation"] = as_share(data, len(training_examples))
+        examples |= split_examples(training_examples, shares, data.split_seed)
+    return row_format, limit_examples(data, examples)
+
+
+def limit_examples(
+    data: SingleSet, examples: dict[str, Iterable[Example]]
+) -> dict[str, Iterable[Example]]:
+    """Return no more of each split than the limits say.
+
+    They come last, so that a smaller training set is judged by the same rows.
+    """
     limited: dict[str, Iterable[Example]] = {}
     for split in SPLITS:
         if split in examples:
@@ -56,7 +65,7 @@ def read_examples(
             if split != "train":
                 limit = data.eval_limit or data.limit
             limited[split] = islice(examples[split], limit)
-    return row_format, limited
+    return limited
 
 
 def as_share(data: SingleSet, examples: int) -> float:

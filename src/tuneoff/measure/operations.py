@@ -1,7 +1,7 @@
 """Operations: what each one asks of a device, in floating-point operations, bytes and kernels."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple
 
@@ -56,12 +56,22 @@ def _count_qr(matrix: Any, *rest: Any) -> int:
     return prod(stack) * (4 * large * small**2 - 4 * small**3 // 3)
 
 
-ATTENTION = {
+def _count_eigh(matrix: Any, *rest: Any) -> int:
+    """Eigenvalues and vectors of a symmetric matrix: 9 n³ (Golub & Van Loan, section 8.3)."""
+    *stack, rows, _ = matrix.shape
+    return prod(stack) * 9 * rows**3
+
+
+ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _count_cpu_attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_cpu_attention_backward,
     aten._grouped_mm: _count_grouped_product,
 }
-DECOMPOSITIONS = {aten._linalg_svd: _count_svd, aten.linalg_qr: _count_qr}
+DECOMPOSITIONS: dict[Any, Callable[..., int]] = {
+    aten._linalg_svd: _count_svd,
+    aten.linalg_qr: _count_qr,
+    aten._linalg_eigh: _count_eigh,
+}
 # Of a large tensor they read no more than they give.
 LOOK_UPS = (aten.embedding, aten.index_select, aten.gather, aten.index)
 # They give a tensor of other sizes over the same memory, or memory without content: no kernel runs.
@@ -86,8 +96,8 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
         return None
     outputs = list(_find_tensors((result,)))
     inputs = list(_find_tensors((*args, *(kwargs or {}).values())))
-    written = sum(tensor.nbytes for tensor in outputs)
-    moved = 2 * written if packet in LOOK_UPS else written + sum(one.nbytes for one in inputs)
+    written = sum(map(_count_bytes, outputs))
+    moved = 2 * written if packet in LOOK_UPS else written + sum(map(_count_bytes, inputs))
     dtype = str(outputs[0].dtype if outputs else torch.float32).removeprefix("torch.")
     kind, flops = count_flops(packet, args, kwargs or {}, result)
     return Operation(kind, dtype, flops, moved)
@@ -95,14 +105,23 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
 
 def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
     """The kind of an operation, and its floating-point operations."""
-    if packet in flop_registry:
-        count: Any = flop_registry[packet]
+    count: Any = flop_registry.get(packet)
+    if count is not None:
         return MATRIX, int(count(*args, **kwargs, out_val=result))
     if packet in ATTENTION:
         return MATRIX, int(ATTENTION[packet](*args))
     if packet in DECOMPOSITIONS:
         return DECOMPOSITION, int(DECOMPOSITIONS[packet](*args))
     return OTHER, 0
+
+
+def _count_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements; of a sparse one, of its indices and values."""
+    if tensor.layout is torch.strided:
+        return tensor.nbytes
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices().nbytes + tensor._values().nbytes
+    return 0
 
 
 def _find_tensors(items: Any) -> Iterator[torch.Tensor]:

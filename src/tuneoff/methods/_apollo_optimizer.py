@@ -26,6 +26,8 @@ class FiniteProjector(GaLoreProjector):
 class RandomProjector(GradientProjector):
     """apollo-torch's random projector, which a prediction can run: a seed is a value also where tensors have none."""
 
+    seed: int
+
     def update_ortho_matrix(self, full_rank_grad: torch.Tensor, proj_type: str) -> None:
         """As upstream."""
         self.ortho_matrix = self.get_orthogonal_matrix(

@@ -7,11 +7,11 @@ from tuneoff.methods._host_reads import NoHostReads
 from tuneoff.methods._inside_backward import LayerWise
 
 
-class Lomo(LayerWise, torch.optim.SGD):
+class Lomo(LayerWise, torch.optim.SGD):  # type: ignore[misc]  # a step of no closure
     """LOMO (Lv et al. 2023): SGD without momentum, and so without a state."""
 
 
-class AdaLomo(LayerWise, NoHostReads, optimization.Adafactor):
+class AdaLomo(LayerWise, NoHostReads, optimization.Adafactor):  # type: ignore[misc]
     """AdaLOMO (Lv et al. 2023): Adafactor at a rate of ours times the size of a weight's entries."""
 
     upstream_module = optimization

@@ -44,7 +44,7 @@ def look_at_data(model: Any, config: LoraConfig, batches: Any) -> dict | None:
     Raises:
         ConfigError: directions that do not settle.
     """
-    kind = config.init_lora_weights
+    kind: Any = config.init_lora_weights  # PEFT's type does not name all of its own words
     if kind == "eva":
         return _find_directions(model, config, batches)
     if kind == "lora_ga":

@@ -49,7 +49,7 @@ def make_lorafa(model: Any, experiment: Experiment) -> torch.optim.Optimizer:
         pairs["params"].append(parameter)
         pairs["names"].append(name)
         pairs["scaling_factors"].append(scaling)
-    groups = [{**pairs, "weight_decay": experiment.weight_decay}]
+    groups: Any = [{**pairs, "weight_decay": experiment.weight_decay}]
     names = {parameter: name for name, parameter in others}
     for group in parameter_groups(others, experiment.lr, experiment.weight_decay):
         # Its state lies under the names.

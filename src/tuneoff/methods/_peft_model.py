@@ -136,7 +136,7 @@ def find_converted_rank(model: Any) -> int | None:
     One layer of each shape is converted, by a singular value decomposition of its change in float32: what that rounds
     away does not count.
     """
-    layers = {}
+    layers: dict[str, Any] = {}
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             weight = getattr(module.get_base_layer(), "weight", None)

@@ -19,7 +19,7 @@ class ProjectedState:
     # What a projector learns as it goes; the rest of it is in its group.
     learned: ClassVar[tuple[str, ...]] = ("ortho_matrix",)
     param_groups: list[dict]
-    state: dict
+    state: Any
 
     def _make_projector(self, group: dict, parameter: torch.Tensor) -> Any:
         """Return a new projector of a weight, as its group describes it."""

@@ -87,8 +87,17 @@ class FakeMode(FakeTensorMode):
             if self._watchers:
                 self._watchers[-1](func, result)
             if self._counts is not None:
-                self._counts.add(func, args, kwargs, result)
+                self._count(func, args, kwargs, result)
         return result
+
+    def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Count an operation; looking at a sparse tensor's parts is none."""
+        assert self._counts is not None
+        self._depth += 1
+        try:
+            self._counts.add(func, args, kwargs, result)
+        finally:
+            self._depth -= 1
 
     def dispatch(
         self,

@@ -65,8 +65,10 @@ def predict(experiment: Experiment, method: Method) -> dict:
     Raises:
         ConfigError: a setting that cannot be predicted, or that the model shows to be wrong.
     """
+    # A prediction asks no GPU, since it would take memory on it: auto is what it becomes on one that has bfloat16.
+    settled = experiment.settle_precision(has_bfloat16=True)
     with refuse_values(experiment):
-        return _predict(experiment, method)
+        return _predict(settled, method)
 
 
 def _predict(experiment: Experiment, method: Method) -> dict:

@@ -30,6 +30,7 @@ from tuneoff.record.recorder import (
 )
 from tuneoff.record.schema import (
     ANSWERS,
+    BENCHMARKS,
     CHECKPOINTS,
     COLUMNS,
     CURVE_POINTS,
@@ -57,6 +58,7 @@ from tuneoff.record.status import (
 
 __all__ = [
     "ANSWERS",
+    "BENCHMARKS",
     "CHECKPOINTS",
     "COLUMNS",
     "CURVE_POINTS",

@@ -23,7 +23,16 @@ from tuneoff.record.files import (
     write_json,
     write_lines,
 )
-from tuneoff.record.schema import ANSWERS, LOCK, METRICS, PREDICTION, RESULT, RUN, SCHEMA_VERSION
+from tuneoff.record.schema import (
+    ANSWERS,
+    BENCHMARKS,
+    LOCK,
+    METRICS,
+    PREDICTION,
+    RESULT,
+    RUN,
+    SCHEMA_VERSION,
+)
 from tuneoff.record.secrets import mask_record, mask_secrets
 from tuneoff.record.status import holds_run
 
@@ -119,7 +128,7 @@ class Recorder:
         write_lines(self.folder / METRICS, self.curve)
         self._metrics = (self.folder / METRICS).open("a", buffering=1)
         write_json(self.folder / RUN, self.run)
-        for old in (ANSWERS, RESULT):
+        for old in (ANSWERS, BENCHMARKS, RESULT):
             (self.folder / old).unlink(missing_ok=True)
         self.begun = True
 
@@ -166,6 +175,10 @@ class Recorder:
     def keep_answers(self, lines: list[dict]) -> None:
         """Write answers.jsonl."""
         write_lines(self.folder / ANSWERS, lines)
+
+    def keep_benchmarks(self, lines: list[dict]) -> None:
+        """Write benchmarks.jsonl."""
+        write_lines(self.folder / BENCHMARKS, lines)
 
     def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
         """Write result.json: all of run.json, the status, and what was measured, however far the run came."""
@@ -242,6 +255,9 @@ class SilentRecorder(Recorder):
         """Write nothing."""
 
     def keep_answers(self, lines: list[dict]) -> None:
+        """Write nothing."""
+
+    def keep_benchmarks(self, lines: list[dict]) -> None:
         """Write nothing."""
 
     def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:

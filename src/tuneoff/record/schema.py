@@ -3,6 +3,9 @@
 SCHEMA_VERSION = 1
 RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
 ANSWERS = "answers.jsonl"  # what a model generated, where it was asked to, a line a row
+BENCHMARKS = (
+    "benchmarks.jsonl"  # the scores of each example of lm-evaluation-harness, a line an example
+)
 PREDICTION = "prediction.json"
 CHECKPOINTS = "checkpoints"  # the folder
 LOOP = "loop.json"  # of a checkpoint: each part's state, as plain values
@@ -67,6 +70,12 @@ NOT_PREDICTED = (
     "measure_serving",
     "serving_prompt_tokens",
     "serving_new_tokens",
+    "benchmarks",
+    "benchmarks_before",
+    "benchmark_folder",
+    "benchmark_limit",
+    "benchmark_fewshot",
+    "benchmark_batch_size",
 )
 # Settings that methods imply, with the headings of their columns.
 COLUMNS = {"quantization": "Quantisation", "max_grad_norm": "Gradient clip", "patience": "Patience"}

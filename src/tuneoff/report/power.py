@@ -117,12 +117,12 @@ def measure_power(
         if not np.isfinite(spread):
             continue
         smallest = find_smallest_difference(spread, pairs, alpha, POWER)
-        counts: list[int | None] = [None, None, None]
+        seeds = None
+        seeds_high = None
+        seeds_cautious = None
         if difference is not None:
             cautious = limit_spread(spread, pairs)
-            counts = [
-                count_seeds(difference, spread, alpha, POWER),
-                count_seeds(difference, spread, alpha, HIGH_POWER),
-                count_seeds(difference, cautious, alpha, POWER),
-            ]
-        yield RowPower(row, pairs, spread, *counts, smallest)
+            seeds = count_seeds(difference, spread, alpha, POWER)
+            seeds_high = count_seeds(difference, spread, alpha, HIGH_POWER)
+            seeds_cautious = count_seeds(difference, cautious, alpha, POWER)
+        yield RowPower(row, pairs, spread, seeds, seeds_high, seeds_cautious, smallest)

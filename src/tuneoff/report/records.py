@@ -10,7 +10,17 @@ import numpy as np
 from tuneoff import record
 
 # The order in which a reader expects the phases of a run.
-PHASES = ("load", "initialise", "train", "evaluate", "generate", "serve", "serve_merged", "export")
+PHASES = (
+    "load",
+    "initialise",
+    "train",
+    "evaluate",
+    "generate",
+    "benchmark",
+    "serve",
+    "serve_merged",
+    "export",
+)
 # Larger numbers are no losses, rates, tokens or seconds, and no axis can show them beside others.
 LARGEST_DRAWN = 1e15
 MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from tuneoff.config import BUDGETS, ConfigError, Experiment, Role, find_settings, format_value
+from tuneoff.config.benchmarks import BenchmarkSettings
 from tuneoff.config.settings import EvaluationSettings
 from tuneoff.record import flatten
 
@@ -38,7 +39,8 @@ def find_differences(
         space: the keys that were tuned, whose values are taken over.
     """
     left_out = {*PROBLEM, *WITHOUT_EFFECT, *space, *find_settings(Experiment, Role.INCIDENTAL)}
-    left_out.update(item.name for item in fields(EvaluationSettings))
+    for group in (EvaluationSettings, BenchmarkSettings):
+        left_out.update(item.name for item in fields(group))
     tuned = settle(tuned)
     here = settle(here)
     differences = {}
@@ -66,6 +68,8 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     settled[BUDGET] = f"{kind}={format_value(value)}"
     if config.get("dtype") is None:
         settled["dtype"] = "bfloat16" if config.get("pure_bf16") else "float32"
+    if config.get("mixed_precision") == "auto" and settled["dtype"] == "bfloat16":
+        settled["mixed_precision"] = "no"
     return settled
 
 

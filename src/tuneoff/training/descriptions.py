@@ -26,6 +26,7 @@ def measured_before_set_up(session: Session, facts: dict) -> dict:
         "metric_facts": {},
         "throughput": Throughput().facts(),
         "serving": {},
+        "benchmarks": {},
         "kept": {},
         "facts": facts,
     }

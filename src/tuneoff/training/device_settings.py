@@ -27,6 +27,27 @@ def apply_device_settings(experiment: Experiment) -> None:
     _set_tf32(experiment.tf32)
 
 
+def settle_precision(experiment: Experiment) -> Experiment:
+    """Return the settings with what mixed_precision=auto becomes on this device."""
+    if experiment.mixed_precision is not MixedPrecision.auto:
+        return experiment
+    return experiment.settle_precision(torch.cuda.is_available() and has_half_precision())
+
+
+def refuse_other_precision(experiment: Experiment, earlier_run: dict | None) -> None:
+    """Let no run go on in another precision than it began with, as mixed_precision=auto may be on another device.
+
+    Raises:
+        ConfigError: `earlier_run`, what run.json holds, says another.
+    """
+    provenance = (earlier_run or {}).get("provenance") or {}
+    before = (provenance.get("precision") or {}).get("mixed_precision")
+    now = experiment.mixed_precision
+    if before is not None and before != now.name:
+        allowed = f"is what auto becomes on this device, and this run began with {before}"
+        raise ConfigError("mixed_precision", now, allowed)
+
+
 def has_half_precision() -> bool:
     """Whether the card of this process has bfloat16 and TF32."""
     return torch.cuda.get_device_capability() >= HALF_PRECISION_CAPABILITY

@@ -165,7 +165,7 @@ class Evaluation:
         if split == "validation":
             best = self.losses["best"] or math.inf
             self.losses["best"] = min(loss, best)
-        line = {
+        line: dict = {
             "step": step,
             f"{split}_loss": loss,
             "evaluate_seconds": round(seconds, 3),

@@ -13,14 +13,17 @@ from tuneoff.distributed.stop import STOP_SIGNALS, StopSignal, call_on_stop_sign
 from tuneoff.methods import Method
 from tuneoff.record import (
     RESULTS,
+    RUN,
     AlreadyDone,
     NeverBegan,
     Recorder,
     ResumePoint,
     SilentRecorder,
+    read_json,
     set_aside,
 )
 from tuneoff.record import read_status as status_of
+from tuneoff.training.benchmarks import AFTER, BEFORE
 from tuneoff.training.best_weights import use_best_weights
 from tuneoff.training.checkpoint import Checkpoint, load_newest
 from tuneoff.training.descriptions import (
@@ -30,6 +33,7 @@ from tuneoff.training.descriptions import (
     describe_start,
     measured_before_set_up,
 )
+from tuneoff.training.device_settings import refuse_other_precision
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, classify_error
@@ -123,6 +127,8 @@ class Run:
                 session.ranks.index,
                 experiment.sharding,
             )
+        if checkpoint is not None:
+            refuse_other_precision(experiment, read_json(session.folder / RUN))
         provenance = collect_provenance(experiment, session.ranks.device)
         resume_point = None
         if checkpoint is not None:
@@ -152,6 +158,11 @@ class Run:
         if self.session.ranks.count > 1:
             # From now on they wait for each other: none may leave alone.
             self.session.stop.hold()
+        if self.trainer.step == 0 and self.session.experiment.benchmarks_before:
+            try:
+                self._run_benchmarks(BEFORE)
+            except StopSignal:
+                raise self.trainer.interrupt("before the first step") from None
         self.trainer.fit()
 
     def conclude(self) -> None:
@@ -180,6 +191,7 @@ class Run:
             parts.evaluation.judge_best_step()
             parts.evaluation.evaluate_test(self.trainer.step)
             self._answer_questions()
+            self._run_benchmarks(AFTER)
             self.serving = measure_serving(parts)
         except StopSignal:
             raise
@@ -216,6 +228,10 @@ class Run:
         }
         parts.recorder.log(line)
 
+    def _run_benchmarks(self, when: str) -> None:
+        parts = self.parts
+        parts.benchmarks.run(when, parts.model, parts.tokenizer, parts.engine)
+
     def record_lost_rank(self, status: str, error: dict) -> None:
         """Write the result of a run that waits for a rank which will not come; called beside its main thread."""
         recorder = self.session.recorder
@@ -243,6 +259,7 @@ class Run:
             "metric_facts": parts.metrics.facts(),
             "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
+            "benchmarks": parts.benchmarks.facts(),
             "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }

@@ -12,7 +12,7 @@ from tuneoff.distributed.stop import StopRequest, StopSignal
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.methods import Method
 from tuneoff.record import CHECKPOINTS, Recorder
-from tuneoff.training.device_settings import apply_device_settings
+from tuneoff.training.device_settings import apply_device_settings, settle_precision
 from tuneoff.training.trackers import Trackers, available_trackers
 
 
@@ -60,6 +60,7 @@ def open_session(experiment: Experiment, method: Method, recorder: Recorder) -> 
         ConfigError: a precision that this machine does not have.
         RuntimeError: accelerate did not form the group that was launched.
     """
+    experiment = settle_precision(experiment)
     apply_device_settings(experiment)
     steps_itself = experiment.sharding.startswith("zero")
     ranks = Ranks(

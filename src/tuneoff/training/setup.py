@@ -17,10 +17,11 @@ from tuneoff.measure.throughput import Throughput
 from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
+from tuneoff.training.benchmarks import Benchmarks
 from tuneoff.training.best_step import check_judged_rows
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
-from tuneoff.training.model_setup import ModelFacts, prepare_model
+from tuneoff.training.model_setup import ModelFacts, prepare_model, refuse_together
 from tuneoff.training.schedule import Schedule
 from tuneoff.training.serving_prompt import check_positions
 from tuneoff.training.session import Session
@@ -55,6 +56,7 @@ class Parts(Session):
     flop_meter: FlopMeter
     evaluation: Evaluation
     metrics: TaskMetrics
+    benchmarks: Benchmarks
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
@@ -69,6 +71,7 @@ class Parts(Session):
             "flop_meter": self.flop_meter,
             "peaks": self.peaks,
             "evaluation": self.evaluation,
+            "benchmarks": self.benchmarks,
             "recorder": self.recorder,
         }
 
@@ -87,6 +90,8 @@ def build(session: Session) -> Parts:
     experiment = session.experiment
     method = session.method
     with session.peaks.phase("load"):
+        with refuse_together(session):
+            benchmarks = Benchmarks(session)
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
@@ -100,7 +105,7 @@ def build(session: Session) -> Parts:
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     check_positions(experiment, model)
     engine = _make_engine(session, model, wrapped_model, stepper)
-    evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer)
+    evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer, benchmarks)
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
@@ -121,6 +126,7 @@ def build(session: Session) -> Parts:
         flop_meter=make_flop_meter(session, optimizer),
         evaluation=evaluation,
         metrics=metrics,
+        benchmarks=benchmarks,
         parameters=parameters,
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
@@ -162,6 +168,7 @@ def _make_metrics(
     engine: Engine,
     dataset: data.DataSet,
     tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Benchmarks,
 ) -> tuple[Evaluation, TaskMetrics]:
     """What a run is judged by.
 
@@ -185,7 +192,7 @@ def _make_metrics(
         )
     second_set = load_second_set(session, tokenizer)
     evaluation = Evaluation(session, model, engine, dataset, second_set, tokenizer.pad_token_id)
-    return evaluation, TaskMetrics(experiment, evaluation, exact_match)
+    return evaluation, TaskMetrics(experiment, evaluation, exact_match, benchmarks)
 
 
 def check_test(experiment: Experiment, dataset: data.DataSet) -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from tuneoff.config import Experiment
+from tuneoff.training.benchmarks import Benchmarks
 from tuneoff.training.evaluation import Evaluation
 from tuneoff.training.exact_match import ExactMatch
 
@@ -24,11 +25,16 @@ class TaskMetrics:
     """Perplexity, exact match and forgetting, as far as they were measured."""
 
     def __init__(
-        self, experiment: Experiment, evaluation: Evaluation, exact_match: ExactMatch | None
+        self,
+        experiment: Experiment,
+        evaluation: Evaluation,
+        exact_match: ExactMatch | None,
+        benchmarks: Benchmarks,
     ):
         self.experiment = experiment
         self.evaluation = evaluation
         self.exact_match = exact_match
+        self.benchmarks = benchmarks
 
     def values(self) -> dict[str, Any]:
         """The record's `metrics`; each is a column of the report, `KEY_by_set` one for each set."""
@@ -43,6 +49,9 @@ class TaskMetrics:
         after = evaluation.second_set_losses.get("after")
         if before is not None and after is not None:
             values["forgetting"] = after - before
+        benchmarks = self.benchmarks.values()
+        if benchmarks:
+            values["benchmarks"] = benchmarks
         for name, by_set in self._values_by_set().items():
             if by_set:
                 values[f"{name}_by_set"] = by_set
@@ -77,4 +86,7 @@ class TaskMetrics:
         losses = self.evaluation.second_set_losses
         if second_set is not None and losses:
             facts["forgetting"] = {**second_set.facts(), **losses}
+        benchmarks = self.benchmarks.metric_facts()
+        if benchmarks:
+            facts["benchmarks"] = benchmarks
         return facts

@@ -29,11 +29,22 @@ def take_data(result: Translation) -> None:
     _take_trained_part(result, prefixes)
     _take_packing(result)
     _take_validation(result, prefixes)
-    limit = result.get("max_samples")
-    if limit is None:
+    _take_limit(result, prefixes)
+
+
+def _take_limit(result: Translation, prefixes: list[str]) -> None:
+    """Take so many rows of a set, training and validation rows together."""
+    if result.get("max_samples") is None:
         result.ignore("max_samples", "is off")
-    else:
-        result.take("max_samples", *_for_each(prefixes, f"limit={limit}"))
+        return
+    rows = int(result.number("max_samples", 0))
+    size = result.number("val_size", 0)
+    held_out = int(size) if size >= 1 else round(size * rows)
+    if not 0 < held_out < rows:
+        result.take("max_samples", *_for_each(prefixes, f"limit={rows}"))
+        return
+    words = _for_each(prefixes, f"limit={rows - held_out}", f"eval_limit={held_out}")
+    result.take("max_samples", *words, note="drawn of all rows here, of the first there")
 
 
 def _for_each(prefixes: list[str], *words: str) -> list[str]:
@@ -72,7 +83,11 @@ def _take_sets(result: Translation) -> list[str]:
     return names
 
 
-def _take_several(result: Translation, names: list[str], sets: list[dict[str, str]]) -> None:
+def _take_several(
+    result: Translation,
+    names: list[str],
+    sets: list[dict[str, str]],
+) -> None:
     """Take sets that train together."""
     listed = ",".join(f"{name}:json" for name in names)
     words = [f"data=[{listed}]"]

@@ -40,7 +40,10 @@ class UnusableSet(ValueError):
     """Why a data set cannot be taken."""
 
 
-def find_info(folder: str | Mapping, source: Path) -> tuple[Mapping[str, Any], Path | None]:
+def find_info(
+    folder: str | Mapping,
+    source: Path,
+) -> tuple[Mapping[str, Any], Path | None]:
     """Return what is known of the sets by name, and the folder of their files.
 
     `folder` is looked for where the command is started, then beside the YAML and above it.
@@ -54,7 +57,8 @@ def find_info(folder: str | Mapping, source: Path) -> tuple[Mapping[str, Any], P
         return {}, None
     if folder.startswith("REMOTE:"):
         raise UnusableSet(f"needs {INFO} of {folder[7:]} in a folder of this machine")
-    places = [Path(folder), *(parent / folder for parent in source.absolute().parents)]
+    places = [Path(folder)]
+    places += [parent / folder for parent in source.absolute().parents]
     for place in places:
         file = place / INFO
         if not file.is_file():
@@ -121,7 +125,11 @@ def find_place(entry: Mapping[str, Any], folder: Path) -> str:
     return str(folder / str(entry.get("file_name")))
 
 
-def translate_columns(name: str, entry: Mapping[str, Any], stage: str) -> dict[str, str]:
+def translate_columns(
+    name: str,
+    entry: Mapping[str, Any],
+    stage: str,
+) -> dict[str, str]:
     """Return the columns of a set, under `columns.`.
 
     Raises:

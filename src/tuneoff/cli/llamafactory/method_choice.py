@@ -22,7 +22,8 @@ def choose_method(result: Translation) -> Any:
         if fitting:
             # What a family is called by comes first; the more particular words choose within it.
             entry = next(iter(fitting)).partition("=")[0]
-            choices[entry] = (list(fitting.values())[-1], list(fitting), options)
+            *_, choice = fitting.values()
+            choices[entry] = (choice, list(fitting), options)
     switches = [entry for entry in choices if entry != TYPE]
     if len(switches) > 1:
         result.refuse(switches[1], f"one method a run, and {switches[0]} is another")
@@ -49,7 +50,10 @@ def choose_method(result: Translation) -> Any:
     return options
 
 
-def _find_fitting(elsewhere: dict[str, str], typed: dict[str, Any]) -> dict[str, str]:
+def _find_fitting(
+    elsewhere: dict[str, str],
+    typed: dict[str, Any],
+) -> dict[str, str]:
     """Return a family's words that a file holds, each with its choice; none where the first does not fit."""
     fitting = {}
     for word, choice in elsewhere.items():

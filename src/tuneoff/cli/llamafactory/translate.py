@@ -55,7 +55,8 @@ def translate(path: Path) -> Translation:
 def _sort_lines(result: Translation) -> None:
     """Put the lines into the file's order, and behind them those of what it does not say."""
     places = {key: place for place, key in enumerate(result.values)}
-    result.lines.sort(key=lambda line: places.get(line.key, len(places)))
+    last = len(places)
+    result.lines.sort(key=lambda line: places.get(line.key, last))
 
 
 def _take_stage(result: Translation) -> None:
@@ -92,7 +93,8 @@ def _take_model(result: Translation) -> None:
 def _take_single_keys(result: Translation) -> None:
     """The keys that are decided alone, and those of which the file says nothing."""
     unsaid: dict[str, Any] = training_keys.UNSAID
-    for key in [*result.unsaid, *(key for key in unsaid if key not in result.values)]:
+    missing = [key for key in unsaid if key not in result.values]
+    for key in [*result.unsaid, *missing]:
         if key in TAKEN:
             value = result.values.get(key, unsaid.get(key))
             words = TAKEN[key](value)

@@ -79,9 +79,11 @@ class Translation:
         for word in words:
             ours, _, value = word.partition("=")
             self.words[ours] = value
-        text = " ".join(words) or "as it is here"
-        if note:
+        text = " ".join(words)
+        if words and note:
             text += f" ({note})"
+        elif not words:
+            text = note or "as it is here"
         verdict = "taken" if key in self.values else "default"
         self._add(key, verdict, text)
 

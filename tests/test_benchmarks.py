@@ -1,0 +1,119 @@
+"""Benchmarks in a run: a task of one's own is asked before and after training, and what came of it is in the record."""
+
+import json
+import sys
+
+import pytest
+import torch
+from helpers import bound, trajectory
+
+from tuneoff import record
+from tuneoff.config import ConfigError
+from tuneoff.report.reading import read_records
+
+WORDS = ["apple", "house", "river", "stone"]
+TASK = """task: four_words
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {path}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: [apple, house]
+doc_to_target: "{{{{label}}}}"
+metric_list:
+  - metric: acc
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A folder with one task of four rows."""
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [
+        {"question": f"After {word} comes", "label": place % 2} for place, word in enumerate(WORDS)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (folder / "four_words.yaml").write_text(TASK.format(path=path))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own(run, tasks, tmp_path):
+    settings = ["method=lora", "max_steps=2", "lr=1e-2", "lora_dropout=0.1"]
+    asked = ["benchmarks=[four_words]", f"benchmark_folder={tasks}", "benchmarks_before=true"]
+    result = run(*settings, *asked, folder=tmp_path / "asked")
+    assert result["status"] == "finished", result["error"]
+    before = result["benchmarks"]["before"]["four_words"]
+    after = result["benchmarks"]["after"]["four_words"]
+    assert before["examples"] == after["examples"] == 4 and after["errors"]["acc"] >= 0
+    assert result["memory"]["peak_gib"]["benchmark"] > 0
+    assert result["metrics"]["benchmarks"] == {"four_words": {"acc": after["metrics"]["acc"]}}
+    lines = [json.loads(line) for line in (tmp_path / "asked" / record.BENCHMARKS).open()]
+    assert [(line["when"], line["example"]) for line in lines] == [
+        (when, example) for when in ("before", "after") for example in range(4)
+    ]
+    # Examples are scored in the record, so that a report can pair them.
+    (seen,), skipped = read_records([tmp_path / "asked"])
+    scores = seen.scores("benchmarks.four_words.acc")
+    assert not skipped and scores.mean() == after["metrics"]["acc"]
+    assert list(scores) == [line["scores"]["acc"] for line in lines[4:]]
+    # Asking changes nothing of the training.
+    run(*settings, folder=tmp_path / "plain")
+    assert trajectory(tmp_path / "asked") == trajectory(tmp_path / "plain")
+
+
+def test_what_the_base_answered_is_kept_over_a_resume(new_run, tasks, tmp_path):
+    settings = [
+        "method=lora",
+        "benchmarks=[four_words]",
+        f"benchmark_folder={tasks}",
+        "benchmark_limit=2",
+    ]
+    training = new_run(*settings, folder=tmp_path)
+    asked = training.parts.benchmarks
+    drawn = torch.random.get_rng_state()
+    asked.run("before", training.parts.model, training.parts.tokenizer, training.parts.engine)
+    assert torch.equal(drawn, torch.random.get_rng_state())
+    state = json.loads(json.dumps(asked.state()))
+    asked.run("after", training.parts.model, training.parts.tokenizer, training.parts.engine)
+    asked.restore(state)
+    assert list(asked.results) == ["before"] and asked.results == state["results"]
+    assert [line["example"] for line in asked.lines] == [0, 1]
+
+
+def test_a_name_that_is_no_task_is_refused(new_run, tasks, tmp_path, monkeypatch):
+    from lm_eval import tasks as harness
+
+    class OnlyOwn(harness.TaskManager):
+        def __init__(self, include_path=None, include_defaults=True):
+            super().__init__(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr(harness, "TaskManager", OnlyOwn)
+    with pytest.raises(ConfigError, match="words is no task .*; there are four_words"):
+        new_run("method=lora", "benchmarks=[words]", f"benchmark_folder={tasks}", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["benchmarks_before=true"], "benchmarks_before=true: needs benchmarks="),
+        (["benchmark_limit=5"], "benchmark_limit=5: needs benchmarks="),
+        (["benchmarks=[gsm8k]", "benchmark_limit=0"], "benchmark_limit=0: must be at least 1"),
+    ],
+)
+def test_refusals(options, line):
+    with pytest.raises(ConfigError, match=line):
+        bound("method=lora", *options)
+
+
+def test_without_the_package_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr("tuneoff.config.options.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError,
+        match=r"needs a package that is not installed: pip install 'tuneoff\[lm-eval\]'",
+    ):
+        bound("method=lora", "benchmarks=[gsm8k]")
