@@ -303,6 +303,8 @@ CASES = {
     f"{'x' * 5000}=3": "xxx…x…=3: is longer than any name of a config or an option",
     "hydra.job.chdir=true": "hydra.job.chdir=true: must be false: paths are taken from the folder in which…",
     "-m hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
+    "-m hydra/launcher=ray hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
+    "-m hydra/launcher=submitit_local hydra.job.chdir=true seed=0,1": "hydra.job.chdir=true: must be false: paths are taken from the folder…",
     "hydra.run.dir=done": "hydra.run.dir=done: holds a run already, and rerun=true would replace it",
     "-m lr=0": "lr=0.0: must be above 0",
     "-m lr=1e-3,0": "lr=0.0: must be above 0",

@@ -7,7 +7,14 @@ import torch
 from helpers import METHODS, foreseen
 
 from tuneoff.measure.cards import find_card, list_cards, read_cards_file
-from tuneoff.measure.operations import DECOMPOSITION, MATRIX, OTHER, Operation, OperationCounts
+from tuneoff.measure.operations import (
+    DECOMPOSITION,
+    MATRIX,
+    OTHER,
+    Operation,
+    OperationCounts,
+    count_flops,
+)
 from tuneoff.measure.rates import Rates, forecast_rates
 from tuneoff.predict import predict
 from tuneoff.predict.batches import TypicalRows
@@ -183,3 +190,8 @@ def test_ranges_in_words():
     assert format_range([2.0001, 2.0002]) == "2"
     assert format_hours({"hours": None}).startswith("hours unknown: epochs")
     assert format_hours({"hours": [1.5, 2.5]}) == "1.5 to 2.5 h"
+
+
+def test_arguments_that_no_formula_knows_are_no_error():
+    ragged = (torch.ones(2, 3), torch.ones(4, 5))
+    assert count_flops(torch.ops.aten.mm, ragged, {}, torch.ones(2, 5)) == (MATRIX, 0)

@@ -223,6 +223,22 @@ def test_tensorboard_holds_the_same(run, tmp_path):
     assert losses == pytest.approx([line["loss"] for line in result["curve"] if "loss" in line])
 
 
+def test_trackio_holds_the_steps(run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("trackio")
+    from trackio import sqlite_storage
+
+    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
+    result = run("method=lora", "tracker=trackio")
+    # Nothing of it stands beside the closing table.
+    assert "Trackio" not in capsys.readouterr().out
+    storage = sqlite_storage.SQLiteStorage
+    [name] = storage.get_runs("tuneoff")
+    assert name.startswith("lora lr=") and name.endswith(result["tracker_id"])
+    history = [line for line in storage.get_logs("tuneoff", name) if "train/loss" in line]
+    losses = [line["loss"] for line in result["curve"] if "loss" in line]
+    assert [line["train/loss"] for line in history] == losses
+
+
 def finished(folder):
     return json.loads((folder / "result.json").read_text())["status"]
 

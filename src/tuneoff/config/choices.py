@@ -71,6 +71,7 @@ class Tracker(Enum):
 
     wandb = "wandb"
     tensorboard = "tensorboard"
+    trackio = "trackio"
     none = "none"
 
 

@@ -216,6 +216,12 @@ class SweepSettings:
     """The folder of an earlier sweep, from which each method takes its best settings."""
     tuned_anyway: bool = setting(False, INCIDENTAL)
     """Take settings that were tuned under another budget, batch, length, precision or option; the record says so."""
+    tuning_schedule: str = one_of("grid", "grid", "halving", role=INCIDENTAL)
+    """grid trains every job to its end; halving gives all a short budget, and the better half of each method more."""
+    stop_after: float | None = option(
+        None, "must be in (0, 1)", lambda share: 0 < share < 1, INCIDENTAL
+    )
+    """The share of the budget after which a run evaluates, saves a checkpoint and pauses; resume=auto goes on."""
     dry_run: bool = setting(False, INCIDENTAL)
     """List a sweep's jobs with their settings and folders, and start none."""
     fail_fast: bool = setting(False, INCIDENTAL)

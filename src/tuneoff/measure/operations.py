@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import prod
 from typing import Any, NamedTuple
 
@@ -104,15 +105,22 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
-    """The kind of an operation, and its floating-point operations."""
-    count: Any = flop_registry.get(packet)
-    if count is not None:
-        return MATRIX, int(count(*args, **kwargs, out_val=result))
-    if packet in ATTENTION:
-        return MATRIX, int(ATTENTION[packet](*args))
-    if packet in DECOMPOSITIONS:
-        return DECOMPOSITION, int(DECOMPOSITIONS[packet](*args))
-    return OTHER, 0
+    """The kind of an operation, and its floating-point operations; 0 where a formula does not know such arguments."""
+    kind = OTHER
+    flops = 0
+    # A figure beside the run must not end it.
+    with suppress(AssertionError, AttributeError, IndexError, TypeError, ValueError):
+        count: Any = flop_registry.get(packet)
+        if count is not None:
+            kind = MATRIX
+            flops = int(count(*args, **kwargs, out_val=result))
+        elif packet in ATTENTION:
+            kind = MATRIX
+            flops = int(ATTENTION[packet](*args))
+        elif packet in DECOMPOSITIONS:
+            kind = DECOMPOSITION
+            flops = int(DECOMPOSITIONS[packet](*args))
+    return kind, flops
 
 
 def _count_bytes(tensor: torch.Tensor) -> int:

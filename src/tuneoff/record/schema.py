@@ -45,6 +45,8 @@ INCIDENTAL = (
     "tags",
     "tuned",
     "tuned_anyway",
+    "tuning_schedule",
+    "stop_after",
     "dry_run",
     "fail_fast",
     "gib",

@@ -63,7 +63,8 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     seconds = time.monotonic() - started
     line = progress.format_progress_line(hydra, outcome.status, how, outcome.loss, seconds)
     print(line, file=sys.stderr, flush=True)
-    if how == RAN and experiment.fail_fast and outcome.status != "finished":
+    has_failed = outcome.status != "finished" and not progress.is_paused(folder)
+    if how == RAN and experiment.fail_fast and has_failed:
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome
 

@@ -25,6 +25,7 @@ from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
+from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 
 SEED = "seed="
 METHOD = "method="
@@ -86,7 +87,11 @@ class Plan:
         params: Mapping,
         around: Mapping,
         needs: Sequence[str] = (),
+        sobol: Mapping | None = None,
     ):
+        if sobol:
+            refuse_bad_space(sobol)
+        self.sobol = sobol
         self.composer = Composer(loader, sweep_config)
         self.grids = grids
         self.params = params
@@ -179,7 +184,8 @@ class Plan:
         if "method" not in given:
             points = self.drop_foreign_options(points, given & find_method_options())
         for point in points:
-            yield from self.expand_around(point)
+            for placed in self.expand_around(point):
+                yield from self.add_sobol_points(placed)
 
     def expand_around(self, point: list[str]) -> Iterator[list[str]]:
         """A point times the factors of each key of `around` that it does not set."""
@@ -192,8 +198,17 @@ class Plan:
         for key in keys:
             base = OmegaConf.select(task, key)
             factors = str(self.around[key]).split(",")
-            axes.append([f"{key}={base * float(factor):.3g}" for factor in factors])
+            axes.append([f"{key}={scale_value(base, float(factor))}" for factor in factors])
         for values in itertools.product(*axes):
+            yield [*point, *values]
+
+    def add_sobol_points(self, point: list[str]) -> Iterator[list[str]]:
+        """A point times those of the `sobol` space, for the keys that it does not set."""
+        if not self.sobol:
+            yield point
+            return
+        task = self.composer.compose_task(point)
+        for values in list_sobol_points(self.sobol, task, override_keys(point)):
             yield [*point, *values]
 
     def drop_foreign_options(

@@ -9,9 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
-from tuneoff.record import RESULTS, read_status
+from tuneoff.record import RESULT, RESULTS, read_json, read_status
 from tuneoff.record.secrets import mask_secrets
 
+PAUSED = "paused"  # by a tuning that gave its budget to better candidates
 # Of the table's lines, from the first to the last.
 OUTCOMES = (
     "skipped",
@@ -19,6 +20,7 @@ OUTCOMES = (
     "predicted_out_of_memory",
     "running",
     NOT_STARTED,
+    PAUSED,
     "interrupted",
     "failed",
 )
@@ -51,11 +53,13 @@ def format_progress_line(
         line.append(f"loss {loss:.4f}")
     line.append(f"{seconds:.1f} s")
     began = OmegaConf.select(hydra, "sweeper.began")
-    if total and began and number < total:
+    waiting = OmegaConf.select(hydra, "sweeper.waiting") or total
+    if waiting and began and number < total:
         jobs_run = max(1, number - _jobs_without_run)
         seconds_each = (time.time() - began) / jobs_run
-        left = format_duration(seconds_each * (total - number))
-        line.append(f"(about {left} left)")
+        # Those that were done before take no time.
+        jobs_left = max(0, waiting - jobs_run)
+        line.append(f"(about {format_duration(seconds_each * jobs_left)} left)")
     return "  ".join(line)
 
 
@@ -88,7 +92,10 @@ class JobRow:
     @property
     def status(self) -> str:
         """As its record says, `not started` where it has none."""
-        return "failed" if self.error else self.work_type.read_status(self.folder)
+        if self.error:
+            return "failed"
+        status = self.work_type.read_status(self.folder)
+        return PAUSED if status == "interrupted" and is_paused(self.folder) else status
 
     @property
     def outcome(self) -> str:
@@ -106,7 +113,7 @@ class JobRow:
     @property
     def is_tried_again(self) -> bool:
         """Whether it failed, and the same command does it again; whatever a damaged record says, it is no result."""
-        settled = (*RESULTS, "running", NOT_STARTED)
+        settled = (*RESULTS, "running", PAUSED, NOT_STARTED)
         return self.status not in settled and not self.keeps_earlier_result
 
     def describe(self) -> str:
@@ -117,6 +124,12 @@ class JobRow:
             line = message.strip().splitlines()[0]
             return f"{self.status}: {line} ({self.folder})"
         return self.work_type.describe_result(self.folder)
+
+
+def is_paused(folder: Path) -> bool:
+    """Whether a run was stopped by `stop_after`, and can go on."""
+    result = read_json(folder / RESULT) or {}
+    return result.get("paused_after") is not None
 
 
 def format_sweep_table(rows: Sequence[JobRow]) -> str:

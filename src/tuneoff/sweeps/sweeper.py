@@ -17,7 +17,7 @@ from tuneoff.jobs.data_check import DataCheck, run_check
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record.secrets import mask_secrets
-from tuneoff.sweeps import tuning
+from tuneoff.sweeps import halving, tuning
 from tuneoff.sweeps.forecast import describe_plan, list_jobs
 from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
@@ -36,6 +36,7 @@ class GridSweeper(BasicSweeper):
         grids: list | None = None,
         around: Mapping | None = None,
         needs: list | None = None,
+        sobol: Mapping | None = None,
         **job_facts: Any,
     ):
         """Take the options of `conf/hydra/sweeper/grids.yaml`.
@@ -45,12 +46,14 @@ class GridSweeper(BasicSweeper):
             params: key: values, swept in every grid.
             grids: such maps, each a grid of its own.
             around: key: factors of the value that the key has without them.
+            sobol: a space for Sobol points: `points`, and `around` and `between`, each key: [low, high].
             needs: splits of which the data must have rows, beside those that the runs themselves need.
             job_facts: what a job should know of its sweep, which the sweeper itself fills in.
         """
         super().__init__(max_batch_size, dict(params or {}))
         self.grids = grids or [{}]
         self.around = dict(around or {})
+        self.sobol = dict(sobol or {})
         self.needs = [str(split) for split in needs or ()]
         self.data_checks: list[DataCheck] = []
 
@@ -64,7 +67,9 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
-        plan = Plan(loader, self.config, self.grids, self.params, self.around, self.needs)
+        plan = Plan(
+            loader, self.config, self.grids, self.params, self.around, self.needs, self.sobol
+        )
         points = plan.make_points(arguments)
         self.data_checks = plan.data_checks
         for note in plan.notes:
@@ -102,7 +107,7 @@ class GridSweeper(BasicSweeper):
         config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
         OmegaConf.save(OmegaConf.create(config), folder / "multirun.yaml")
         try:
-            self.launch_jobs(add_sweep_facts(points, varied), rows)
+            self.launch_points(points, varied, rows)
         except SweepStopped as stopped:
             raise RunFailed(f"fail_fast=true: {stopped}") from None
         except KeyboardInterrupt:
@@ -116,6 +121,55 @@ class GridSweeper(BasicSweeper):
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)
+
+    def launch_points(
+        self,
+        points: list[Point],
+        varied: list[str],
+        rows: list[JobRow],
+    ) -> None:
+        """Launch the points: each to its end, or by successive halving."""
+        assert self.config is not None
+        if self.config.get(halving.KEY) == halving.HALVING:
+            self.launch_rungs(points, varied, rows)
+        else:
+            self.launch_jobs(add_sweep_facts(points, varied), rows)
+
+    def launch_rungs(
+        self,
+        points: list[Point],
+        varied: list[str],
+        rows: list[JobRow],
+    ) -> None:
+        """Launch the points by successive halving, one rung of all methods after another.
+
+        Raises:
+            ConfigError: the methods have other numbers of candidates.
+        """
+        problems = halving.group_candidates(points)
+        row_of = {row.folder: row for row in rows}
+        rungs = halving.plan_rungs(len(next(iter(problems.values()))))
+        budgets = halving.sum_budgets(rungs)
+        print(
+            f"halving: {rungs[0].candidates} candidates of each method, {budgets:g} whole budgets in all instead of "
+            f"{rungs[0].candidates}",
+            file=sys.stderr,
+        )
+        for place, rung in enumerate(rungs):
+            due = [
+                point
+                for point in halving.list_points(problems)
+                if not halving.has_reached(point, rung.share)
+            ]
+            jobs = add_sweep_facts(due, varied)
+            if rung.share < 1:
+                jobs = [[*job, f"stop_after={rung.share:g}"] for job in jobs]
+            if jobs:
+                self.launch_jobs(jobs, [row_of[point.folder] for point in due])
+            for words, candidates in problems.items():
+                if place + 1 < len(rungs):
+                    count = rungs[place + 1].candidates
+                    problems[words] = halving.choose_better(candidates, rung.share, count)
 
     def launch_jobs(
         self,
@@ -147,6 +201,7 @@ def add_sweep_facts(
         seeds.setdefault(point.setting, []).extend(point.seeds)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
+        f"hydra.sweeper.waiting={sum(not point.is_done for point in points)}",
         f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]

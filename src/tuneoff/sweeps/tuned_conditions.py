@@ -68,6 +68,8 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     settled[BUDGET] = f"{kind}={format_value(value)}"
     if config.get("dtype") is None:
         settled["dtype"] = "bfloat16" if config.get("pure_bf16") else "float32"
+    if config.get("mixed_precision") == "auto" and settled["dtype"] == "bfloat16":
+        settled["mixed_precision"] = "no"
     return settled
 
 

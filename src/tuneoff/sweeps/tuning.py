@@ -74,6 +74,12 @@ class Tuning:
         return {key: winner[0]["config"].get(key) for key in keys}
 
     @property
+    def schedule(self) -> str:
+        """How the trials were given their budget: halving where some of them paused for good."""
+        paused = any(trial.get("paused_after") is not None for trial in self.trials)
+        return "halving" if paused else "grid"
+
+    @property
     def cost(self) -> dict[str, float]:
         """Jobs, tokens and seconds that the trials took, failed ones too."""
         throughputs = [trial.get("throughput") or {} for trial in self.trials]
@@ -272,6 +278,7 @@ def describe_tuning(task: DictConfig, used: Iterable[str]) -> dict | None:
         "space": tuning.space,
         "best": best,
         "edge": bool(tuning.find_extension()),
+        "schedule": tuning.schedule,
         "overridden": overridden,
         "differs": {key: list(values) for key, values in tuning.find_differences(task).items()},
     }

@@ -110,14 +110,14 @@ class Evaluation:
         interval = self.session.experiment.eval_every
         return ended or step == 0 or (interval is not None and step % interval == 0)
 
-    def evaluate_if_due(self, step: int, ended: bool) -> bool:
-        """Evaluate before the first step, at `eval_every`, and when training has `ended`.
+    def evaluate_if_due(self, step: int, ended: bool, pauses: bool = False) -> bool:
+        """Evaluate before the first step, at `eval_every`, where the run `pauses`, and when training has `ended`.
 
         Returns:
             Whether training ends here: it has ended, or patience did.
         """
         # A resume may stand right behind an evaluation.
-        if not self.is_due(step, ended) or self.evaluated_at == step:
+        if not self.is_due(step, ended or pauses) or self.evaluated_at == step:
             return ended or self.best_step.stopped_at is not None
         losses = self.evaluate_split("validation", step)
         loss = losses.mean if losses else None

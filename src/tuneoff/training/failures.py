@@ -28,6 +28,10 @@ class Interrupted(KeyboardInterrupt):
     """SIGTERM or SIGHUP came; what was trained is in a checkpoint."""
 
 
+class Paused(Exception):
+    """The share of the budget that a tuning gives for now is done; what was trained is in a checkpoint."""
+
+
 def check_finite(experiment: Experiment, step: int, loss: float, norm: float) -> None:
     """Stop a run whose loss or gradient norm is no longer a number.
 
@@ -75,7 +79,7 @@ def classify_error(error: BaseException) -> str:
         return "diverged"
     if is_out_of_memory(error):
         return "out_of_memory"
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | Paused):
         return "interrupted"
     return "failed"
 

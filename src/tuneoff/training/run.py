@@ -36,7 +36,7 @@ from tuneoff.training.descriptions import (
 from tuneoff.training.device_settings import refuse_other_precision
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
-from tuneoff.training.failures import Interrupted, classify_error
+from tuneoff.training.failures import Interrupted, Paused, classify_error
 from tuneoff.training.provenance import collect_provenance
 from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
@@ -109,6 +109,7 @@ class Run:
         self.taken_apart = False  # the trained model, once it is saved
         self.export_facts: dict = {}
         self.serving: dict = {}
+        self.paused_after: float | None = None  # a share of the budget
         self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
     def prepare(self, start: dict) -> None:
@@ -163,7 +164,11 @@ class Run:
                 self._run_benchmarks(BEFORE)
             except StopSignal:
                 raise self.trainer.interrupt("before the first step") from None
-        self.trainer.fit()
+        try:
+            self.trainer.fit()
+        except Paused:
+            self.paused_after = self.session.experiment.stop_after
+            raise
 
     def conclude(self) -> None:
         """Evaluate the test split, once, and generate answers, where the run asks for it; export the model.
@@ -259,6 +264,7 @@ class Run:
             "metric_facts": parts.metrics.facts(),
             "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
             "serving": self.serving,
+            "paused_after": self.paused_after,
             "benchmarks": parts.benchmarks.facts(),
             "kept": parts.evaluation.best_step.facts(),
             "facts": facts,

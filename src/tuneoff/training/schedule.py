@@ -42,6 +42,15 @@ class Schedule:
         """Whether the budget is spent before `step` (counted from 0)."""
         return step >= self.total_steps or self.progress(step) >= 1
 
+    def pauses(self, step: int) -> bool:
+        """Whether the run pauses before `step`, since `stop_after` of its budget is done."""
+        share = self.experiment.stop_after
+        if share is None or step == 0 or self.ended(step):
+            return False
+        if self.experiment.max_seconds is not None:
+            return self.seconds >= share * self.experiment.max_seconds
+        return step >= share * self.total_steps
+
     def rate_factor(self, step: int) -> float:
         """Linear warm-up from 0, then what `scheduler` says, down to `min_lr_ratio`."""
         done = self.progress(step)

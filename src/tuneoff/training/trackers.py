@@ -1,9 +1,11 @@
-"""Trackers: W&B and TensorBoard through accelerate, and no error of theirs ever stops or spoils a run."""
+"""Trackers: W&B, TensorBoard and Trackio through accelerate, and no error of theirs ever stops or spoils a run."""
 
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,8 @@ class Trackers:
         settings_by_tracker = {}
         if experiment.tracker is Tracker.wandb:
             settings_by_tracker["wandb"] = settings
+        elif experiment.tracker is Tracker.trackio:
+            settings_by_tracker["trackio"] = describe_trackio_run(settings)
         self.accelerator.init_trackers(
             experiment.wandb_project, flatten(started["config"]), settings_by_tracker
         )
@@ -130,12 +134,14 @@ class Trackers:
             if tracker.name == "wandb":
                 self._guard(partial(_summarise, tracker, flatten(summary)), tracker)
         for tracker in list(self.accelerator.trackers):
-            self._guard(tracker.finish, tracker)
+            self._guard(partial(end_tracker, tracker), tracker)
 
     def _guard(self, action: Callable[[], object], tracker: Any = None) -> None:
         """Do `action`; if it fails, go on without `tracker`, or where that is None without any."""
         try:
-            action()
+            # Standard output is for what a run came to.
+            with redirect_stdout(sys.stderr):
+                action()
         except Exception as error:  # whatever a tracker raises, the run is worth more
             name = tracker.name if tracker else "tracker"
             reason = shorten_reason(error)
@@ -156,6 +162,27 @@ def define_axes(run: Any) -> None:
 def _as_cell(value: Any) -> Any:
     """A value as a table's cell: of a column all must be alike."""
     return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def describe_trackio_run(settings: dict) -> dict:
+    """What Trackio is told of a run, of what W&B is: it knows a run by its name, and would measure the machine, too."""
+    return {
+        "name": f"{settings['name']} {settings['id']}",
+        "group": settings["group"],
+        "resume": "allow",
+        "auto_log_gpu": False,
+        "auto_log_cpu": False,
+    }
+
+
+def end_tracker(tracker: Any) -> None:
+    """End a tracker's run; Trackio would end one that accelerate has ended again when the process does."""
+    if tracker.name == "trackio":
+        import trackio
+
+        trackio.finish()
+    else:
+        tracker.finish()
 
 
 def shorten_reason(error: Exception) -> str:

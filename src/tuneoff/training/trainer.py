@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from tuneoff.distributed.stop import StopSignal
 from tuneoff.training.best_weights import save_best_weights
-from tuneoff.training.failures import Diverged, Interrupted, NotANumber, check_finite
+from tuneoff.training.failures import Diverged, Interrupted, NotANumber, Paused, check_finite
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
 from tuneoff.training.step_log import StepLog, StepNumbers
@@ -44,7 +44,7 @@ class Trainer:
                 self._take_steps()
             except StopSignal:
                 raise self.interrupt(f"after step {self.step}") from None
-            except (Diverged, NotANumber):
+            except (Diverged, NotANumber, Paused):
                 raise  # what was launched after it means nothing
             except Exception:
                 # The step before the one that failed, where the device has computed it; the failure is what counts.
@@ -56,13 +56,17 @@ class Trainer:
         parts = self.parts
         while True:
             ended = parts.schedule.ended(self.step)
-            if parts.evaluation.is_due(self.step, ended):
+            pauses = parts.schedule.pauses(self.step)
+            if parts.evaluation.is_due(self.step, ended or pauses):
                 self.finish_step()
-            ended = parts.evaluation.evaluate_if_due(self.step, ended)
+            ended = parts.evaluation.evaluate_if_due(self.step, ended, pauses)
             if self._best_is_due():
                 save_best_weights(parts, self.step)
             if ended:
                 return
+            if pauses:
+                self.save()
+                raise Paused(f"paused after step {self.step}, as stop_after says")
             # A step that is cut in two leaves weights that no checkpoint can go on from.
             with parts.stop.deferred():
                 self.take_step(self.step)
