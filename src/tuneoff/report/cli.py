@@ -63,6 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="write again whenever a record changes, until Ctrl-C"
     )
+    _add_peft_arguments(parser)
+    parser.epilog = (
+        "Needs no torch. Where it is not installed: pip install --no-deps . && "
+        "pip install altair vl-convert-python scipy jinja2"
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_peft_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options for the results of others."""
     parser.add_argument(
         "--peft",
         action="store_true",
@@ -74,11 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --peft: of how many test examples each accuracy is (default: by the data set)",
     )
-    parser.epilog = (
-        "Needs no torch. Where it is not installed: pip install --no-deps . && "
-        "pip install altair vl-convert-python scipy jinja2"
-    )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

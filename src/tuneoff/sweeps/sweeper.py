@@ -107,10 +107,7 @@ class GridSweeper(BasicSweeper):
         config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
         OmegaConf.save(OmegaConf.create(config), folder / "multirun.yaml")
         try:
-            if self.config.get(halving.KEY) == halving.HALVING:
-                self.launch_rungs(points, varied, rows)
-            else:
-                self.launch_jobs(add_sweep_facts(points, varied), rows)
+            self.launch_points(points, varied, rows)
         except SweepStopped as stopped:
             raise RunFailed(f"fail_fast=true: {stopped}") from None
         except KeyboardInterrupt:
@@ -124,6 +121,19 @@ class GridSweeper(BasicSweeper):
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)
+
+    def launch_points(
+        self,
+        points: list[Point],
+        varied: list[str],
+        rows: list[JobRow],
+    ) -> None:
+        """Launch the points: each to its end, or by successive halving."""
+        assert self.config is not None
+        if self.config.get(halving.KEY) == halving.HALVING:
+            self.launch_rungs(points, varied, rows)
+        else:
+            self.launch_jobs(add_sweep_facts(points, varied), rows)
 
     def launch_rungs(
         self,
@@ -191,6 +201,7 @@ def add_sweep_facts(
         seeds.setdefault(point.setting, []).extend(point.seeds)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
+        f"hydra.sweeper.waiting={sum(not point.is_done for point in points)}",
         f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]

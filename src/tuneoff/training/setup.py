@@ -56,11 +56,15 @@ class Parts(Session):
     flop_meter: FlopMeter
     evaluation: Evaluation
     metrics: TaskMetrics
-    benchmarks: Benchmarks
     # Facts for the record
     parameters: dict[str, int]
     model_facts: ModelFacts
     optimizer_facts: dict[str, Any]
+
+    @property
+    def benchmarks(self) -> Benchmarks:
+        """The tasks of lm-evaluation-harness that the run asks."""
+        return self.metrics.benchmarks
 
     def stateful(self) -> dict[str, Any]:
         """The parts whose state a checkpoint keeps, by name: each has `state()` and `restore(state)`."""
@@ -103,10 +107,8 @@ def build(session: Session) -> Parts:
         parameters = method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
-    check_positions(experiment, model)
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer, benchmarks)
-    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor)
     _seed_dropout(session)
     return Parts(
         **vars(session),
@@ -119,14 +121,13 @@ def build(session: Session) -> Parts:
         stepper=stepper,
         engine=engine,
         schedule=schedule,
-        lr_scheduler=lr_scheduler,
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor),
         counted_steps=_choose_counted_steps(optimizer, order, schedule),
         throughput=Throughput(),
         breakdown=BreakdownPeak(),
         flop_meter=make_flop_meter(session, optimizer),
         evaluation=evaluation,
         metrics=metrics,
-        benchmarks=benchmarks,
         parameters=parameters,
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
@@ -178,6 +179,7 @@ def _make_metrics(
     """
     experiment = session.experiment
     check_test(experiment, dataset)
+    check_positions(experiment, model)
     check_validation(experiment, dataset)
     check_judged_rows(experiment, bool(dataset.splits["validation"]))
     exact_match = None
