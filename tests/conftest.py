@@ -20,8 +20,10 @@ os.environ.update(
 
 import pytest
 from helpers import (
+    FURTHER,
     METHODS,
     QUICK,
+    SHELF,
     bound,
     complete,
     composed,
@@ -250,6 +252,9 @@ COLUMNS = (
     "export reload",
     "export reload in bf16",
     "merged in bf16",
+    "start",
+    "merged",
+    "predicted",
 )
 
 
@@ -263,9 +268,12 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def measured(record_property):
-    """`measured("lora", "export reload", 1e-7)` keeps a difference for `--matrix`, in the test's report."""
+    """`measured("lora", "export reload", 1e-7)` keeps a difference for `--matrix`, in the test's report.
 
-    def keep(method: str, column: str, difference: float) -> None:
+    Where a cell cannot hold, the reason stands in place of the difference.
+    """
+
+    def keep(method: str, column: str, difference: float | str) -> None:
         assert column in COLUMNS
         record_property("matrix", [method, column, difference])
 
@@ -273,19 +281,30 @@ def measured(record_property):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The matrix as Markdown, where `--matrix` asks for it: the largest difference of each cell."""
+    """The matrix as Markdown, where `--matrix` asks for it: the largest difference of each cell, or why it has none."""
     if not config.getoption("matrix"):
         return
     largest: dict[tuple[str, str], float] = {}
+    reasons: dict[tuple[str, str], str] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", []):
-                if name == "matrix":
-                    method, column, difference = value
+                if name != "matrix":
+                    continue
+                method, column, difference = value
+                if isinstance(difference, str):
+                    reasons[method, column] = difference
+                else:
                     largest[method, column] = max(difference, largest.get((method, column), 0.0))
-    terminalreporter.write_line(f"| {' | '.join(['method', *COLUMNS])} |")
-    terminalreporter.write_line(f"| {' | '.join(['---'] * (1 + len(COLUMNS)))} |")
-    for method in METHODS:
-        figures = [largest.get((method, column)) for column in COLUMNS]
-        cells = ["" if figure is None else f"{figure:.2g}" for figure in figures]
-        terminalreporter.write_line(f"| {' | '.join([method, *cells])} |")
+    write = terminalreporter.write_line
+    write(f"| {' | '.join(['method', *COLUMNS])} |")
+    write(f"| {' | '.join(['---'] * (1 + len(COLUMNS)))} |")
+    for method in [*METHODS, *SHELF, *FURTHER]:
+        cells = []
+        for column in COLUMNS:
+            figure = largest.get((method, column))
+            refused = "no" if (method, column) in reasons else ""
+            cells.append(refused if figure is None else f"{figure:.2g}")
+        write(f"| {' | '.join([method, *cells])} |")
+    for (method, column), reason in sorted(reasons.items()):
+        write(f"- {method}, {column}: {reason}")

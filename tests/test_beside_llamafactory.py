@@ -39,7 +39,12 @@ METHODS = {
     "dora": {"finetuning_type": "lora", "use_dora": True},
     "rslora": {"finetuning_type": "lora", "use_rslora": True},
     "loraplus": {"finetuning_type": "lora", "loraplus_lr_ratio": 16.0},
-    "galore": {"finetuning_type": "full", "use_galore": True, "galore_rank": 8},
+    "galore": {
+        "finetuning_type": "full",
+        "use_galore": True,
+        "galore_rank": 8,
+        "optim": "adamw_torch",  # its GaLore refuses the fused AdamW, which is transformers' default by now
+    },
 }
 ROWS = 8
 

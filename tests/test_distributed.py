@@ -95,6 +95,38 @@ def two(settings, tmp_path):
     return start
 
 
+def compare_processes(make_settings, folder, measured, method: str) -> None:
+    """Six steps of four rows in one process, and in two: the losses are the same, or the method says why it refuses.
+
+    Args:
+        make_settings: `make_settings(method, *words)` returns (experiment, method, config).
+    """
+    shared = ["max_steps=6", "max_grad_norm=null"]
+    splits = {
+        1: ["batch_size=4"],
+        2: ["batch_size=1", "gradient_accumulation_steps=2", "num_processes=2"],
+    }
+    losses = []
+    for processes, words in splits.items():
+        try:
+            experiment, chosen, config = make_settings(method, *shared, *words)
+        except ConfigError as refused:
+            assert processes == 2
+            measured(method, "two processes", refused.allowed)
+            return
+        place = folder / str(processes)
+        start = {"config": config, "method": method, "seed": experiment.seed}
+        work = TrainWork(experiment, chosen, place, start)
+        supervisor.run_supervised(work, supervisor.Limits(), folder / f"{processes}.log")
+        result = read_json(place / "result.json")
+        assert result["status"] == "finished", result["error"]
+        losses.append([line["loss"] for line in result["curve"] if "loss" in line])
+    assert len(losses[0]) == 6
+    largest = max(abs(one - other) for one, other in zip(*losses, strict=True))
+    measured(method, "two processes", largest)
+    assert largest <= 1e-4
+
+
 @pytest.fixture(scope="session")
 def uneven(tmp_path_factory):
     """45 rows to train on, in 12 steps of 4, so that in the last one a rank has none; answers of 1 to 45 words."""

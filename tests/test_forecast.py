@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tuneoff.jobs.work import TrainWork
+from tuneoff.sweeps import progress
 from tuneoff.sweeps.forecast import describe_plan
 from tuneoff.sweeps.plan import Budget, Point
 
@@ -77,3 +79,15 @@ def test_a_sweep_says_beforehand_what_it_takes_on_a_card(sweep):
         assert len(own) == 1 and own[0].endswith("(4 jobs)"), err
         assert " each, needs " in own[0]
     assert [line for line in lines if line.startswith("on a100: ")]
+
+
+def test_jobs_that_were_done_before_are_no_part_of_the_time_left(monkeypatch):
+    monkeypatch.setattr(progress, "_jobs_without_run", 1)
+    monkeypatch.setattr(progress.time, "time", lambda: 160.0)
+    sweeper = {"jobs": 4, "waiting": 2, "varied": ["seed"], "began": 100.0}
+    hydra = OmegaConf.create(
+        {"job": {"num": 1}, "overrides": {"task": ["seed=1"]}, "sweeper": sweeper}
+    )
+    line = progress.format_progress_line(hydra, "finished", "ran", 2.0, 60.0)
+    # One of two to run took a minute, so the other takes one.
+    assert line.endswith("60.0 s  (about 1 min 0 s left)")

@@ -26,7 +26,9 @@ from helpers import (
     prepare_run,
     trajectory,
 )
+from test_distributed import compare_processes
 from test_predict import compare
+from test_reach import count_changed
 from test_reference import worst
 from tools.peft_options import FILE, describe_all, format_options
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -74,7 +76,10 @@ def trained(shelf_settings, tmp_path_factory):
         folder = tmp_path_factory.mktemp(method)
         words = ["save_model=true", "save_every=8", "weight_decay=0.1"]
         training = prepare_run(*arrange(shelf_settings(method, *words), folder))
+        weights = training.parts.model.named_parameters()
+        before = {name: weight.detach().clone() for name, weight in weights}
         training.fit()
+        training.changed = count_changed(before, training.parts.model)
         logits = logits_of(training.parts.model)
         training.conclude()
         training.parts.recorder.finish("finished", training.measured())
@@ -107,7 +112,7 @@ def difference(one, other):
 
 # ---------------------------------------------------------------- the matrix
 @pytest.mark.parametrize("method", CASES)
-def test_it_trains_from_the_base_models_loss(trained, shelf_settings, tmp_path, method):
+def test_it_trains_from_the_base_models_loss(trained, shelf_settings, tmp_path, measured, method):
     """Exceptions are named, and are some: who starts at the base model must not be among them."""
     training, _, folder = trained(method)
     result = json.loads((folder / "result.json").read_text())
@@ -120,7 +125,17 @@ def test_it_trains_from_the_base_models_loss(trained, shelf_settings, tmp_path, 
     fresh = prepare_run(*arrange(shelf_settings(method), tmp_path))
     start = difference(logits_of(fresh.parts.model), base_logits(fresh))
     fresh.parts.recorder.close()
+    measured(method, "start", start)
     assert (start <= 2e-5) == training.parts.method.starts_at_base, start
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_what_is_said_to_train_has_changed(trained, method):
+    """All weights of which the record says that they trained, and no others."""
+    training, _, _ = trained(method)
+    counts = training.measured()["parameters"]
+    entries, whole = training.changed
+    assert entries <= counts["ever_trained"] == whole
 
 
 @pytest.mark.parametrize("method", CASES)
@@ -165,12 +180,13 @@ def test_it_is_read_back_from_its_export(trained, shelf_model, measured, method)
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_it_merges_or_says_that_it_does_not(trained, shelf_settings, tmp_path, method):
+def test_it_merges_or_says_that_it_does_not(trained, shelf_settings, tmp_path, measured, method):
     training, logits, folder = trained(method)
     try:
         shelf_settings(method, "save_model=true", "export_merged=true")
     except ConfigError as refused:
         assert "cannot become a part of the weights" in str(refused)
+        measured(method, "merged", refused.allowed)
         with pytest.raises((AttributeError, NotImplementedError, ValueError)):
             training.parts.method.export_merged(training.parts.model, tmp_path)
         return
@@ -180,11 +196,20 @@ def test_it_merges_or_says_that_it_does_not(trained, shelf_settings, tmp_path, m
     model = PeftModel.from_pretrained(base, folder / "model")
     facts = training.parts.method.export_merged(model, tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert "warnings" not in facts and difference(logits_of(merged), logits) <= 2e-5
+    largest = difference(logits_of(merged), logits)
+    measured(method, "merged", largest)
+    assert "warnings" not in facts and largest <= 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in SHELF if in_this_part(name)])
+def test_two_processes_give_the_losses_of_one(shelf_settings, tmp_path, measured, method):
+    """A part of them also in a slow run: each starts three processes."""
+    compare_processes(shelf_settings, tmp_path, measured, method)
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_a_prediction_equals_a_real_step(shelf_settings, method):
+def test_a_prediction_equals_a_real_step(shelf_settings, measured, method):
     """To the byte, and its peak to 3 %; what reads the values of weights is refused, and says so."""
     experiment, options, _ = shelf_settings(method)
     try:
@@ -193,8 +218,10 @@ def test_a_prediction_equals_a_real_step(shelf_settings, method):
         experiment.task = Task.train
         with refuse_values(experiment):
             compare(experiment, options)
+        measured(method, "predicted", 0.0)
     except ConfigError as refused:
         assert "cannot be predicted" in str(refused)
+        measured(method, "predicted", refused.allowed)
 
 
 # ---------------------------------------------------------------- equal to a reference

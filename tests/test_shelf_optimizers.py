@@ -19,6 +19,7 @@ from helpers import (
     trajectory,
 )
 from peft import PeftModel
+from test_distributed import compare_processes
 from test_predict import compare
 from test_reach import count_changed
 from test_reference import (
@@ -38,6 +39,7 @@ from transformers import AutoModelForCausalLM
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
 from tuneoff.methods import _host_reads
+from tuneoff.training.step import summed_loss
 
 # What suits a model of three layers, 64 wide, and lets 24 steps do all that a method does in turn.
 SMALL = {
@@ -173,9 +175,15 @@ def wrap_from_data(training, model, kind, **settings):
     steps = [training.parts.order.step_rows(step) for step in range(8)]
     batches = [collate(rows, 0) for rows in steps]
     if kind == "lora_ga":
-        preprocess_loraga(
-            model, config, lambda: [loss_of(model, batch).backward() for batch in batches]
-        )
+
+        def sum_gradients():
+            for rows in steps:
+                labels = sum(row.labels for row in rows)
+                for row in rows:
+                    loss = summed_loss(model, collate([row], 0)) * len(rows) / labels
+                    loss.backward()
+
+        preprocess_loraga(model, config, sum_gradients)
     elif kind == "corda":
         rows = [collate([row], 0) for step in steps for row in step]
         preprocess_corda(model, config, lambda: [model(input_ids=row.input_ids) for row in rows])
@@ -279,23 +287,33 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
     assert largest == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in FURTHER if in_this_part(name)])
+def test_two_processes_give_the_losses_of_one(further_settings, tmp_path, measured, method):
+    """A part of them also in a slow run: each starts three processes."""
+    compare_processes(further_settings, tmp_path, measured, method)
+
+
 @pytest.mark.parametrize("method", CASES)
-def test_a_prediction_equals_a_real_step(further_settings, method):
+def test_a_prediction_equals_a_real_step(further_settings, measured, method):
     experiment, options, _ = further_settings(method)
     if options.initial_steps:
-        with pytest.raises(ConfigError, match="cannot be predicted: what it computes from data"):
+        with pytest.raises(ConfigError, match="cannot be predicted") as refused:
             further_settings(method, "task=predict")
+        measured(method, "predicted", refused.value.allowed)
         return
     compare(experiment, options)
+    measured(method, "predicted", 0.0)
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_its_first_loss_is_the_bases(trained, method):
+def test_its_first_loss_is_the_bases(trained, measured, method):
     """Of the first step; where it begins from data, what that took is in the record."""
     training, _, _ = trained(method)
     parts = training.parts
     first = next(line["loss"] for line in parts.recorder.curve if "loss" in line)
     expected = loss_of(base(training), collate(parts.order.step_rows(0), 0))
+    measured(method, "start", abs(first - expected.item()))
     assert first == pytest.approx(expected.item(), abs=2e-5)
     measured = training.measured()
     begins = bool(parts.method.initial_steps)

@@ -27,6 +27,15 @@ def made(tmp_path):
     return load(comparison(tmp_path), baseline=BASELINE)
 
 
+def test_a_table_of_many_rows_says_the_families(tmp_path, made):
+    assert "family" not in lines(made)[0]
+    for index in range(20):
+        content = record(f"m{index:02}", points=2) | {"family": "low_rank" if index else "prompt"}
+        write(tmp_path / "many" / str(index), content)
+    families = [line["family"] for line in lines(load(tmp_path / "many"))]
+    assert families == ["prompts", *["low-rank adapters"] * 19]
+
+
 def test_csv_figures_are_those_of_the_records(made):
     line = next(line for line in lines(made) if line["method"] == METHODS[0])
     values = [run.number("loss.test") for run in made[0].rows[0].runs]

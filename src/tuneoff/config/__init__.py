@@ -63,6 +63,7 @@ from tuneoff.config.paths import (
     resolve_folder,
 )
 from tuneoff.config.registered import schemas
+from tuneoff.config.schema_store import store_schema
 from tuneoff.config.sharding import is_split
 
 __all__ = [
@@ -119,6 +120,7 @@ __all__ = [
     "schemas",
     "setting",
     "shorten",
+    "store_schema",
     "suggest_nearest",
 ]
 

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 
 class MethodWord(NamedTuple):
@@ -24,10 +23,7 @@ def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
     # Looked at where it lies, since `load` copies it.
     stored: Any = ConfigStore.instance().repo.get("schema", {})
-    return {
-        file.removesuffix(".yaml"): OmegaConf.get_type(node.node)
-        for file, node in sorted(stored.items())
-    }
+    return {file.removesuffix(".yaml"): node.schema for file, node in sorted(stored.items())}
 
 
 def list_method_words() -> list[MethodWord]:

@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 
 from tuneoff.config.options import ConfigError
 
+# Beside the method of this name, `list` is no type for mypy.
+Names = list[str]
 SCHEME = "setlists"
 GROUPS = ("data", "forgetting.data")
 ENTRY = r"[\w-]+(?::[\w-]+)?"  # a name, perhaps with that of its YAML
@@ -102,7 +104,7 @@ class SetListSource(ConfigSource):
         """Whether a path names several sets."""
         return JOINED.fullmatch(config_path) is not None
 
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+    def list(self, config_path: str, results_filter: ObjectType | None) -> Names:
         """Nothing: there is one for each choice of sets."""
         return []
 

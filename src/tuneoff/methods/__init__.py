@@ -6,15 +6,13 @@ on Python's path. A module whose name begins with an underscore is a part of a m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from pkgutil import extend_path, iter_modules
 from typing import Any, ClassVar
 
-from hydra.core.config_store import ConfigStore
-
-from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges
+from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges, store_schema
 
 # What the record says where a method trains the weight that the output head and the embeddings share.
 TIED = "the output head and the embeddings are one weight, and it trains"
@@ -277,18 +275,7 @@ def register(cls: type) -> type:
         TypeError: where an option has the name of a hook or of a shared setting, which it would shadow.
     """
     _check_option_names(cls)
-    # The composed class only types the keys: each half validates itself when `bind` builds it.
-    body = {
-        "options": cls,
-        "__post_init__": lambda self: None,
-        "__module__": cls.__module__,
-        "__qualname__": f"{cls.__qualname__}.schema",
-    }
-    schema: Any = dataclass(type(cls.__name__, (cls, Experiment), body))
-    cls.schema = schema  # type: ignore[attr-defined]  # found under its name, a launcher can pickle a config
-    module = cls.__module__.rpartition(".")[2]
-    store = ConfigStore.instance()
-    store.store(group="schema", name=module, node=schema, package="_global_")
+    store_schema(cls)
     return cls
 
 

@@ -61,19 +61,19 @@ def begin_from(model: Any, directions: dict) -> None:
 
 
 def _sum_gradients(batches: Any) -> None:
-    for batch in batches.batches:
-        batches.mean_loss(batch).backward()
+    for loss in batches.mean_losses():
+        loss.backward()
 
 
 def _read_rows(batches: Any) -> None:
     """Row by row: PEFT takes the inputs of a layer for those of one row."""
     for row in batches.single_rows:
-        batches.mean_loss(row)
+        batches.sum_loss(row)
 
 
 def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
     """Return the principal directions of each layer's inputs, at the tokens to predict."""
-    by_ids = {id(batch.input_ids): batch for batch in batches.batches}
+    by_ids = {id(batch.input_ids): batch for batch in batches.whole_steps}
     most = MOST_PASSES * len(by_ids)
     runs: list[int] = []
 
@@ -85,12 +85,12 @@ def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
                 "a larger lora_init_steps or batch_size gives it more"
             )
             raise ConfigError("lora_init", "eva", allowed)
-        batches.mean_loss(by_ids[id(inputs["input_ids"])])
+        batches.sum_loss(by_ids[id(inputs["input_ids"])])
 
     with torch.no_grad():
         return get_eva_state_dict(
             model,
-            [_describe_inputs(batch) for batch in batches.batches],
+            [_describe_inputs(batch) for batch in batches.whole_steps],
             config,
             forward_fn=run,
             gather_distributed_inputs=False,  # every rank has the same

@@ -97,7 +97,7 @@ def reorder_rows(comparison: Comparison, places: Sequence[int]) -> None:
 
 def list_main_columns(comparison: Comparison) -> list[str]:
     """Return the keys of the columns that matter: at most two measures with their differences, and the costs."""
-    keys = ["method", "setting", "lr"]
+    keys = ["method", "family", "setting", "lr"]
     for quality in comparison.qualities:
         keys += [quality.key, f"{quality.key}_difference"]
     return [*keys, "peak_train_gib", "tokens_per_second", "trainable", "outcome"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from tuneoff.record import FAMILIES
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import (
@@ -27,6 +28,9 @@ from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
 from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import cut_name
+
+# A table of so many rows says which family a method is of, so that it can be filtered and sorted by it.
+MANY_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def _name_columns(comparison: Comparison) -> Iterator[Column]:
     yield _make_column(
         comparison, "method", "Method", lambda row: text_cell(row.title), numeric=False
     )
+    if len(comparison.rows) >= MANY_ROWS:
+        yield _make_column(comparison, "family", "Family", _family_cell, numeric=False)
     if any(row.label for row in comparison.rows):
         yield _make_column(
             comparison, "setting", "Setting", lambda row: text_cell(row.label), numeric=False
@@ -92,6 +98,10 @@ def _name_columns(comparison: Comparison) -> Iterator[Column]:
     for key, title in (("trainable", "Trainable"), ("ever_trained", "Ever trained")):
         yield _make_column(comparison, key, title, partial(_parameters_cell, key))
     yield _make_column(comparison, "lr", "Learning rate", _rate_cell)
+
+
+def _family_cell(row: Row) -> Cell:
+    return text_cell(FAMILIES[row.family])
 
 
 def _quality_columns(comparison: Comparison) -> Iterator[Column]:

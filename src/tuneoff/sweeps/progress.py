@@ -53,11 +53,13 @@ def format_progress_line(
         line.append(f"loss {loss:.4f}")
     line.append(f"{seconds:.1f} s")
     began = OmegaConf.select(hydra, "sweeper.began")
-    if total and began and number < total:
+    waiting = OmegaConf.select(hydra, "sweeper.waiting") or total
+    if waiting and began and number < total:
         jobs_run = max(1, number - _jobs_without_run)
         seconds_each = (time.time() - began) / jobs_run
-        left = format_duration(seconds_each * (total - number))
-        line.append(f"(about {left} left)")
+        # Those that were done before take no time.
+        jobs_left = max(0, waiting - jobs_run)
+        line.append(f"(about {format_duration(seconds_each * jobs_left)} left)")
     return "  ".join(line)
 
 

@@ -201,6 +201,7 @@ def add_sweep_facts(
         seeds.setdefault(point.setting, []).extend(point.seeds)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
+        f"hydra.sweeper.waiting={sum(not point.is_done for point in points)}",
         f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]

@@ -1,6 +1,7 @@
 """Initialisation from data: the seeded training batches that a method looks at before its adapters are made."""
 
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -22,32 +23,40 @@ class InitialBatches:
         self._session = session
         self._model = model
         self._pad = pad
-        self._rows: list = []
-        for step in range(session.method.initial_steps):
-            self._rows += order.step_rows(step)
+        self._steps = [order.step_rows(step) for step in range(session.method.initial_steps)]
 
     @cached_property
-    def batches(self) -> list[data.Batch]:
-        """The rows in micro-batches, on the model's device."""
-        return self._collate(self._session.experiment.batch_size)
+    def whole_steps(self) -> list[data.Batch]:
+        """The rows of each step as one batch, however a run splits it: for what only goes forward."""
+        return [self._collate(rows) for rows in self._steps]
 
     @cached_property
     def single_rows(self) -> list[data.Batch]:
         """The same rows, each a batch of its own."""
-        return self._collate(1)
-
-    def _collate(self, size: int) -> list[data.Batch]:
         batches = []
-        for start in range(0, len(self._rows), size):
-            batch = data.collate(self._rows[start : start + size], self._pad)
-            batches.append(batch.to(self._session.ranks.device))
+        for rows in self._steps:
+            batches += [self._collate([row]) for row in rows]
         return batches
 
-    def mean_loss(self, batch: data.Batch) -> torch.Tensor:
-        """Run the model; return its loss per label token, 0-d, in training's precision."""
+    def mean_losses(self) -> Iterator[torch.Tensor]:
+        """Yield a loss for each row, 0-d, whose mean is the mean of the steps' losses.
+
+        Row by row, so that the gradients are the same however a run splits its steps: what begins from their singular
+        vectors makes much of another rounding.
+        """
+        for rows in self._steps:
+            labels = sum(row.labels for row in rows)
+            for row in rows:
+                yield self.sum_loss(self._collate([row])) * len(rows) / labels
+
+    def _collate(self, rows: list) -> data.Batch:
+        return data.collate(rows, self._pad).to(self._session.ranks.device)
+
+    def sum_loss(self, batch: data.Batch) -> torch.Tensor:
+        """Run the model in training's precision; return its loss summed over the label tokens, 0-d."""
         self.tokens += batch.tokens
         with self._session.sharding.autocast():
-            return summed_loss(self._model, batch) / batch.label_tokens
+            return summed_loss(self._model, batch)
 
 
 def initialise_from_data(session: Session, model: Any, order: data.StepOrder, pad: int) -> dict:
