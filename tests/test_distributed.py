@@ -159,7 +159,7 @@ def choose_uneven(rows) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("method", quick_of(TOGETHER, "full", "lora"))
+@pytest.mark.parametrize("method", quick_of(TOGETHER, "lora"))
 def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method):
     options = [f"method={method}", *choose_uneven(uneven), *OPTIONS.get(method, [])]
     one = run(*options, "batch_size=4")
@@ -203,6 +203,7 @@ def test_methods_that_need_one_process_are_refused(settings):
     assert refused == ALONE
 
 
+@pytest.mark.slow
 def test_task_metrics_are_those_of_one(run, two, sums):  # noqa: F811
     options = [
         *LEARN,

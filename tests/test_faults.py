@@ -32,6 +32,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written(small_disk, train):
     """LoRA's first checkpoints fit, then something else takes the space."""
     folder = small_disk / "run"

@@ -68,6 +68,7 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(sweep, tmp_path):
     assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_a_sweep_says_beforehand_what_it_takes_on_a_card(sweep):
     words = ["-m", "method=lora,full", "seed=0,1", "lr=1e-3,1e-4", "dry_run=true", "device=a100"]
     code, _, err = sweep(*words)

@@ -90,7 +90,7 @@ def test_a_method_shows_its_own_options_at_its_own_defaults(method, capsys):
     ("word", "said"),
     [
         ("lora_target", "lora_target=all The linear layers that get an adapter"),
-        ("lora_target", "an option of method=dora, lora"),
+        ("lora_target", "an option of method=corda, dora, eva, lora"),
         ("lr=3e-3", "The highest learning rate"),
         ("budget", "max_tokens=null"),
         ("data.columns", "data.columns.completion=null"),

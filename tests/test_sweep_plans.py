@@ -162,7 +162,7 @@ COUNTS = {
 
 
 # The others compose every method several times over.
-QUICK_SWEEPS = ("methods", "lora_rank", "galore_rank", "badam_switch", "freeze_depth")
+QUICK_SWEEPS = ("lora_rank", "galore_rank", "badam_switch", "freeze_depth")
 
 
 @pytest.mark.parametrize("name", quick_of(sorted(COUNTS), *QUICK_SWEEPS))

@@ -106,6 +106,7 @@ def test_a_revision_is_what_is_fetched_and_one_that_is_not_there_is_told(hub, tm
     assert answers[1] == f"model.revision=nope: {hub.endpoint} has no such revision of acme/tiny"
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_is_told_with_what_helps(hub, tmp_path):
     asked = {
         ("models", "gated/tiny"): "model.path=gated/tiny: is gated: ask for access at "
@@ -146,6 +147,7 @@ def test_without_a_network_what_is_cached_is_used_at_once(home, tmp_path):
     assert "Retrying" not in log
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_hub_is_fetched_and_its_refusals_help(hub, tmp_path):
     asked = {
         "acme/adapter": 4,

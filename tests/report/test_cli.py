@@ -197,6 +197,7 @@ def test_a_terminal_that_knows_ascii_alone_gets_its_lines(tmp_path, locale):
     assert locale or ("na\\xefve" in out and "b\\xe4d" in err)
 
 
+@pytest.mark.slow
 def test_watch_fills_in_as_a_sweep_runs(tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()

@@ -2,6 +2,7 @@
 
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -23,11 +24,17 @@ def find_field(key: str) -> Field | None:
     return None
 
 
+@cache
+def read_field_types(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields by name; kept, since help asks of every option of every method."""
+    return get_type_hints(cls)
+
+
 def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
     """The dataclass that the field of this name holds, in those of the classes that have such a field."""
     nested = []
     for cls in classes:
-        hint = get_type_hints(cls).get(name)
+        hint = read_field_types(cls).get(name)
         kinds = get_args(hint) or (hint,)
         nested += [kind for kind in kinds if is_dataclass(kind)]
     return nested
@@ -35,9 +42,9 @@ def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
 
 def describe_allowed(cls: Any, name: str) -> str | None:
     """`must be …` from a field's type and its declared range; None where the class says nothing."""
-    if not is_dataclass(cls) or name not in get_type_hints(cls):
+    if not is_dataclass(cls) or name not in read_field_types(cls):
         return None
-    hint = get_type_hints(cls)[name]
+    hint = read_field_types(cls)[name]
     if get_origin(hint) is dict:
         return "must be names, each with keys of its own"
     kinds = get_args(hint) or (hint,)

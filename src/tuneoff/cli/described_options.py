@@ -1,16 +1,16 @@
 """Described options: every key of the command line with its default, what it may be, and its sentence, in groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from tuneoff.cli.allowed_values import describe_allowed
+from tuneoff.cli.allowed_values import describe_allowed, read_field_types
 from tuneoff.config import Experiment, Forgetting, format_value, schemas
 from tuneoff.config.descriptions import describe_class, describe_fields
 from tuneoff.config.resolvers import describe_by_model
@@ -63,6 +63,7 @@ def list_options(
     prefix: str = "",
     values: dict[str, Any] | None = None,
     held: dict[str, Any] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Iterator[Option]:
     """Yield the options of a dataclass, the parts of a nested one in its place.
 
@@ -70,9 +71,12 @@ def list_options(
         prefix: what stands before each key, such as `data.`.
         values: what a YAML sets in place of the defaults.
         held: the classes of what a YAML puts under keys of any type.
+        wanted: the fields to list; None lists all.
     """
     given = values or {}
     for item in fields(cls):
+        if wanted is not None and item.name not in wanted:
+            continue
         nested = (held or {}).get(item.name) or _find_nested_class(cls, item)
         if nested is not None:
             inner = given.get(item.name)
@@ -86,7 +90,7 @@ def _find_nested_class(cls: type, item: Field) -> Any:
     """The dataclass that a field holds, which is given by its parts; None for a plain value, or a choice alone."""
     if cls is Forgetting:
         return None
-    hint = get_type_hints(cls)[item.name]
+    hint = read_field_types(cls)[item.name]
     if get_origin(hint) is dict:  # of several, whose keys are those of one
         return None
     kinds = get_args(hint) or (hint,)
@@ -120,7 +124,7 @@ def _format_default(default: Any) -> str:
 
 def _describe_values(cls: type, item: Field) -> str:
     """What a field may be, in words."""
-    kinds = get_args(get_type_hints(cls)[item.name])
+    kinds = get_args(read_field_types(cls)[item.name])
     null = ", or null" if item.default is None or NoneType in kinds else ""
     if item.metadata.get("names"):
         return f"names, as in [one,two], or all{null}"
@@ -147,7 +151,7 @@ def describe_choice(group: str, choice: Choice) -> Group:
     """Return the options of a method, a model or a data set, with the values of its YAML as defaults."""
     title = f"{group}={choice.name}: {choice.sentence}"
     if group != "method":
-        cls = get_type_hints(Experiment)[group]
+        cls = read_field_types(Experiment)[group]
         return Group(title, list(list_options(cls, f"{group}.", choice.values)))
     schema = schemas().get(choice.schema or "")
     own = (
@@ -156,10 +160,8 @@ def describe_choice(group: str, choice: Choice) -> Group:
         else list(list_options(schema.options, "", choice.values, load_stored(choice.stored)))
     )
     own_keys = {option.key.partition(".")[0] for option in own}
-    changed = []
-    for option in list_options(Experiment, "", choice.values):
-        if option.key in choice.values and option.key not in (*own_keys, "method", "family"):
-            changed.append(option)
+    shared_keys = choice.values.keys() - own_keys - {"method", "family"}
+    changed = list_options(Experiment, "", choice.values, wanted=shared_keys)
     return Group(title, [*own, *changed])
 
 

@@ -107,16 +107,19 @@ def write_topic(topic: str, choices: dict[str, dict[str, Choice]]) -> str:
         for option in group.options:
             if option.key == key or option.key.startswith(f"{key}."):
                 lines += _format_option(option)
-    owners = _find_owners(key, choices["method"])
-    if owners is not None and not lines:
-        names, option = owners
-        lines = [*_format_option(option), f"  an option of method={', '.join(names)}"]
     if lines:
         return "\n".join([*lines, ""])
+    options_by_method = {}
+    for name, choice in choices["method"].items():
+        options_by_method[name] = describe_choice("method", choice).options
+    owners = _find_owners(key, options_by_method)
+    if owners is not None:
+        names, option = owners
+        return "\n".join([*_format_option(option), f"  an option of method={', '.join(names)}", ""])
     known = [option.key for group in groups for option in group.options]
     known += [group.name for group in groups]
-    for choice in choices["method"].values():
-        known += [option.key for option in describe_choice("method", choice).options]
+    for options in options_by_method.values():
+        known += [option.key for option in options]
     raise ConfigError(
         f"--help {topic}", ABSENT, f"no such option{suggest_nearest(key, dict.fromkeys(known))}"
     )
@@ -140,15 +143,15 @@ def _write_choices(
 
 def _find_owners(
     key: str,
-    methods: dict[str, Choice],
+    options_by_method: dict[str, list[Option]],
 ) -> tuple[list[str], Option] | None:
     """The methods that have an option, and the option with its default in the first of them."""
     names = []
     first = None
-    for choice in methods.values():
-        for option in describe_choice("method", choice).options:
+    for name, options in options_by_method.items():
+        for option in options:
             if option.key == key:
-                names.append(choice.name)
+                names.append(name)
                 first = first or option
     return (names, first) if first else None
 

@@ -59,9 +59,8 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
             chosen.modules.append(path)
             continue
         # PEFT takes some names of linear layers for experts, which once had them; by its weight the layer is meant.
-        refused = _refusal(
-            model.config, leaf, target_modules=[], target_parameters=[f"{leaf}.weight"]
-        )
+        weight = [f"{leaf}.weight"]
+        refused = _refusal(model.config, leaf, target_modules=[], target_parameters=weight)
         if refused or parameters_refused:
             chosen.left_out[generalise_path(path)] = refused or str(parameters_refused)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers.pytorch_utils import Conv1D
 
 PROBE_TOKENS = 4
@@ -33,7 +34,8 @@ def find_bypassed_layers(model: nn.Module) -> set[str]:
     if getattr(model, "is_quantized", False):
         return set()
     watch = _WeightWatch()
-    with suppress(Exception):  # without values any part of a model may fail, each in its own way
+    # Without values any part of a model may fail, each in its own way; nor does the pass count in a prediction.
+    with suppress(Exception), _disable_current_modes():
         _run_without_values(model, watch)
     patterns = {generalise_path(path) for path in watch.bypassed - watch.entered}
     return {path for path in watch.layers.values() if generalise_path(path) in patterns}

@@ -55,6 +55,17 @@ def _describe_alone(comparison: Comparison, row: Row) -> str:
     )
 
 
+def _order_by_mean(rows: Sequence[Row], path: str) -> list[tuple[float, Row]]:
+    """The rows that have a figure, each after its mean over seeds, the lowest first."""
+    means = []
+    for row in rows:
+        estimate = row.estimate(path)
+        if estimate:
+            means.append((estimate.mean, row))
+    means.sort(key=lambda pair: pair[0])
+    return means
+
+
 # ---------------------------------------------------------------- quality
 def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
     """What may be said of each measure: a ranking where the tests allow one, else why there is none."""
@@ -62,10 +73,7 @@ def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterat
     reason = find_obstacle(comparison, finished)
     if reason is not None:
         yield f"{_describe_subject(comparison)}nothing is ranked: {reason}."
-        values = [
-            (estimate.mean, row) for row in finished if (estimate := row.estimate(quality.path))
-        ]
-        values.sort(key=lambda pair: pair[0])
+        values = _order_by_mean(finished, quality.path)
         if len(values) > 1:
             low, high = values[0][1], values[-1][1]
             yield (
@@ -196,10 +204,9 @@ def _show_gib(gib: float) -> str:
 def _describe_speed(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
     """The range of throughput; it is not tested, so nothing is called fastest."""
     path = "throughput.tokens_per_second"
-    speeds = [(estimate.mean, row) for row in finished if (estimate := row.estimate(path))]
+    speeds = _order_by_mean(finished, path)
     if len(speeds) < 2:
         return
-    speeds.sort(key=lambda pair: pair[0])
     (_, slow), (_, fast) = speeds[0], speeds[-1]
     steps = [row.measured_steps for row in finished if row.measured_steps is not None]
     few = ""

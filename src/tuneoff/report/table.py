@@ -28,6 +28,7 @@ from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
 from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import cut_name
+from tuneoff.report.tuning_cells import rates_cell, tuning_cost_cell
 
 # A table of so many rows says which family a method is of, so that it can be filtered and sorted by it.
 MANY_ROWS = 20
@@ -270,37 +271,5 @@ def _seeds_cell(row: Row) -> Cell:
 
 # ---------------------------------------------------------------- tuning
 def _tuning_columns(comparison: Comparison) -> Iterator[Column]:
-    yield _make_column(comparison, "lr_space", "Rates tried", _rates_cell, numeric=False)
-    yield _make_column(comparison, "tuning", "Tuning cost", _tuning_cost_cell, numeric=False)
-
-
-def _rates_cell(row: Row) -> Cell:
-    """How many rates the tuning tried, and between which."""
-    space = row.tuning.get("space")
-    listed = space.get("lr") if isinstance(space, dict) else None
-    numbers = [as_number(item) for item in listed] if isinstance(listed, list) else []
-    rates = [rate for rate in numbers if rate is not None]
-    if not rates:
-        return Cell(MISSING, figures={"": ""})
-    text = f"{len(rates)} in [{format_rate(min(rates))}, {format_rate(max(rates))}]"
-    listing = " ".join(f"{rate:g}" for rate in rates)
-    return Cell(text, len(rates), figures={"": listing})
-
-
-def _tuning_cost_cell(row: Row) -> Cell:
-    """What the tuning of a row's method took in all."""
-    cost = row.tuning.get("method_cost")
-    if not isinstance(cost, dict):
-        cost = {}
-    jobs = as_number(cost.get("jobs"))
-    tokens = as_number(cost.get("tokens"))
-    seconds = as_number(cost.get("seconds"))
-    words = []
-    if jobs:
-        words.append(f"{format_figure(jobs, '.0f')} jobs")
-    if tokens:
-        words.append(f"{format_count(tokens)} tokens")
-    if seconds:
-        words.append(f"{format_figure(seconds, ',.0f')} s")
-    text = ", ".join(words) or MISSING
-    return Cell(text, seconds, figures={"jobs": jobs, "tokens": tokens, "seconds": seconds})
+    yield _make_column(comparison, "lr_space", "Rates tried", rates_cell, numeric=False)
+    yield _make_column(comparison, "tuning", "Tuning cost", tuning_cost_cell, numeric=False)

@@ -92,19 +92,17 @@ def build(session: Session) -> Parts:
         ConfigError: what only the loaded model or data can show to be wrong.
     """
     experiment = session.experiment
-    method = session.method
     with session.peaks.phase("load"):
-        with refuse_together(session):
-            benchmarks = Benchmarks(session)
+        benchmarks = _find_benchmarks(session)
         # Data first: what is wrong with them is known before a large model is read.
         tokenizer = load_tokenizer(experiment.model)
         dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
         order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
-        optimizer = method.make_optimizer(model, experiment)
+        optimizer = session.method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
-        parameters = method.count_parameters(model, optimizer, schedule.total_steps)
+        parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, model, wrapped_model, stepper)
@@ -132,6 +130,12 @@ def build(session: Session) -> Parts:
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
     )
+
+
+def _find_benchmarks(session: Session) -> Benchmarks:
+    """Return the benchmarks that are asked for; an unknown task is refused on every rank."""
+    with refuse_together(session):
+        return Benchmarks(session)
 
 
 def describe_step(experiment: Experiment) -> StepSettings:

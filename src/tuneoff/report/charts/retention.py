@@ -70,7 +70,11 @@ def _make_end(row: Row) -> Point | None:
 
 def _make_path(row: Row) -> list[Point]:
     """The mean over seeds at each step that all seeds evaluated both sets at."""
-    tables = [table for run in row.finished.values() if len(table := _pair_losses(run)) > 1]
+    tables = []
+    for run in row.finished.values():
+        table = _pair_losses(run)
+        if len(table) > 1:
+            tables.append(table)
     if not tables:
         return []
     common = set.intersection(*(set(table[:, 0]) for table in tables))
@@ -113,8 +117,11 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     y = alt.Y("y:Q", title=TARGET_TITLE, scale=alt.Scale(zero=False, domain=y_domain))
     style = FamilyStyle(ends)
     base = alt.Chart(inline_data(ends)).encode(color=style.colour)
-    lines = alt.Chart(inline_data(shown)).mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
-    tips = ["name:N", alt.Tooltip("x:Q", format=".4f"), alt.Tooltip("y:Q", format=".4f"), "seeds:Q"]
+    lines = alt.Chart(inline_data(shown))
+    lines = lines.mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
+    forgetting = alt.Tooltip("x:Q", format=".4f")
+    target = alt.Tooltip("y:Q", format=".4f")
+    tips = ["name:N", forgetting, target, "seeds:Q"]
     labels = place_labels(
         ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []
     )
@@ -130,4 +137,6 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
 
 
 def _is_inside(point: Point, x_domain: list[float], y_domain: list[float]) -> bool:
-    return x_domain[0] <= point["x"] <= x_domain[1] and y_domain[0] <= point["y"] <= y_domain[1]
+    is_within_x = x_domain[0] <= point["x"] <= x_domain[1]
+    is_within_y = y_domain[0] <= point["y"] <= y_domain[1]
+    return is_within_x and is_within_y
