@@ -29,7 +29,6 @@ OTHER_LOSSES = {"use_dft_loss", "use_asft_loss", "use_eaft_loss"}
 NO_TEXT = "dataset"  # of images
 REFUSED = {
     "ascend/qwen3vlmoe_full_sft_fsdp2.yaml": {NO_TEXT},
-    "extras/adam_mini/qwen2_full_sft.yaml": {"use_adam_mini"},
     "extras/asft/llama2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/asft/qwen2_full_asft.yaml": {"use_asft_loss", "asft_alpha", "dataset"},
     "extras/dft/qwen2_full_sft.yaml": {"use_dft_loss"},
@@ -265,6 +264,7 @@ def test_what_a_file_does_not_say_is_written_out(read):
         ({"neat_packing": True}, {"packing": "true"}),
         ({"neftune_noise_alpha": 5}, {"neftune_alpha": "5"}),
         ({"use_muon": True, "finetuning_type": "full"}, {"optimizer": "muon"}),
+        ({"use_adam_mini": True, "finetuning_type": "full"}, {"optimizer": "adam_mini"}),
         ({"optim": "paged_adamw_8bit"}, {"optimizer": "paged_adamw_8bit"}),
         ({"quantization_bit": 4}, {"quantization": "4bit"}),
         ({"template": "llama3"}, {"data.template": "llama3"}),

@@ -143,7 +143,6 @@ REFUSED: dict[str, str] = {
     "asft_alpha": OTHER_LOSS,
     "use_eaft_loss": OTHER_LOSS,
     "eaft_alpha": OTHER_LOSS,
-    "use_adam_mini": "needs the optimizer Adam-mini; optimizer=adamw_8bit, adafactor or another saves memory here",
     "use_llama_pro": "needs a model with added blocks, of which only those train",
     "use_unsloth": "needs unsloth's models; model.liger=true has kernels of Liger",
     "use_kt": KTRANSFORMERS,

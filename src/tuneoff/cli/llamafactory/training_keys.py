@@ -42,6 +42,11 @@ OPTIMIZERS = {
     "lion_32bit": "lion",
     "schedule_free_adamw": "schedulefree",
 }
+# Optimizers with a switch of their own there, and what to know of ours.
+SWITCHED_OPTIMIZERS = {
+    "use_muon": ("muon", "torch's; there it is a copy"),
+    "use_adam_mini": ("adam_mini", "pytorch-optimizer's; there the authors' package"),
+}
 LOWEST_POLYNOMIAL = 1e-7  # the rate at which transformers' polynomial ends
 
 
@@ -180,13 +185,20 @@ def take_quantization(result: Translation) -> None:
 
 
 def take_optimizer(result: Translation) -> None:
-    """AdamW and others; Muon has a switch of its own."""
+    """AdamW and others; some have a switch of their own."""
     name = str(result.get("optim", "adamw_torch"))
-    if result.is_on("use_muon"):
-        result.take("use_muon", "optimizer=muon", note="torch's; there it is a copy")
-        result.ignore("optim", "use_muon goes before it")
+    chosen = None
+    for key, (optimizer, note) in SWITCHED_OPTIMIZERS.items():
+        if not result.is_on(key):
+            result.ignore(key, "is off")
+        elif chosen is None:
+            chosen = key
+            result.take(key, f"optimizer={optimizer}", note=note)
+        else:
+            result.ignore(key, f"{chosen} goes before it")
+    if chosen is not None:
+        result.ignore("optim", f"{chosen} goes before it")
         return
-    result.ignore("use_muon", "is off")
     if name not in OPTIMIZERS:
         result.refuse("optim", f"there are {', '.join(OPTIMIZERS)}")
         return
