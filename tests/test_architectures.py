@@ -52,7 +52,7 @@ LEFT_OUT = {
     "gemma3n": "needs the package timm for its image tower; gemma3n_text is its language model",
     "gemma4_assistant": "drafts for another model, whose hidden states it needs",
     "gemma4_unified_assistant": "drafts for another model, whose hidden states it needs",
-    "prophetnet": "predicts several tokens ahead: its head reads as many streams, and gives more logits than tokens",
+    "prophetnet": "predicts several tokens ahead, so that its head reads several states a token; refused in one line",
     "reformer": "its backward pass refuses a model whose evaluation came between, in transformers itself",
     "musicgen": "transformers builds no causal model of its configuration",
     "musicgen_melody": "transformers builds no causal model of its configuration",

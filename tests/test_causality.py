@@ -70,6 +70,16 @@ def test_a_model_that_reads_ahead_is_refused_in_any_precision(kind, dtype, exper
         check_causality(small(kind, READS_AHEAD[kind], dtype), experiment)
 
 
+def test_a_model_whose_head_reads_several_streams_is_refused(experiment):
+    sizes = {"vocab_size": 4096, "hidden_size": 32, "num_decoder_layers": 2}
+    sizes |= {"num_decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    model = small("prophetnet", sizes)
+    with pytest.raises(
+        ConfigError, match="the head of this prophetnet reads .* states for .* tokens"
+    ):
+        check_causality(model, experiment)
+
+
 def test_a_glance_ahead_far_below_rounding_is_found(experiment):
     model = small("llama", CAUSAL["llama"], torch.bfloat16)
     hidden = model.model

@@ -5,7 +5,8 @@ The model itself is asked, since no list of architectures stays true.
 
 import math
 from array import array
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -78,13 +79,24 @@ def check_causality(model: Any, experiment: Experiment) -> None:
     earlier = len(ids) // 2
     batch = collate([_row(ids)], pad=0)
     probe = _probe(model, batch, row=0, positions=slice(0, earlier))
-    if probe.seen.isdisjoint(ids[earlier:]):
-        return
     model_type = model.config.get_text_config().model_type
-    reason = f"a token of this {model_type} sees the tokens after it, which it is to predict"
+    if probe.head_positions > len(ids):
+        # ProphetNet's reads a stream for each of several tokens ahead.
+        states = f"{probe.head_positions} states for {len(ids)} tokens"
+        reason = f"the head of this {model_type} reads {states}, not one each"
+    elif probe.seen.isdisjoint(ids[earlier:]):
+        return
+    else:
+        reason = f"a token of this {model_type} sees the tokens after it, which it is to predict"
+        reason += _remedy(model, _name_config(experiment))
     if experiment.model.path is None:
-        raise ConfigError("model.config", model_type, reason + _remedy(model, "model.config."))
-    raise ConfigError("model.path", experiment.model.path, reason + _remedy(model, "its config's "))
+        raise ConfigError("model.config", model_type, reason)
+    raise ConfigError("model.path", experiment.model.path, reason)
+
+
+def _name_config(experiment: Experiment) -> str:
+    """What stands before a setting of the model's configuration, in a sentence."""
+    return "model.config." if experiment.model.path is None else "its config's "
 
 
 def _remedy(model: Any, prefix: str) -> str:
@@ -147,6 +159,9 @@ class Probe(NamedTuple):
     """A forward pass, and what some of its logits depend on."""
 
     logits: torch.Tensor  # (rows, length, vocabulary)
+    head_positions: (
+        int  # states that the head has read in one call, over all rows; 0 where it was not called
+    )
     seen: set[int]  # tokens whose embeddings the chosen logits depend on
 
 
@@ -156,30 +171,26 @@ def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
     The gradient by an embedding that is masked is exactly zero, in any precision. It is taken by the embeddings alone:
     no weight gets one. Where logits are no numbers nothing is seen, and the first evaluation says so.
     """
-    embeddings = model.get_input_embeddings()
-    batch = batch.to(embeddings.weight.device)
-    lookups: list[tuple[torch.Tensor, torch.Tensor]] = []  # (ids, embedded) of each call
-
-    def watch(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        embedded = output.detach().requires_grad_()
-        lookups.append((inputs[0], embedded))
-        return embedded.clone()  # some models scale it in place
-
+    batch = batch.to(model.get_input_embeddings().weight.device)
     training = model.training
-    hook = embeddings.register_forward_hook(watch)
     try:
         # Some attention draws hashes: what is drawn here must not move what training draws.
-        with torch.enable_grad(), torch.random.fork_rng(), _precision(model):
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(),
+            _precision(model),
+            _watch_ends(model) as (lookups, head_positions),
+        ):
             logits = model.eval()(
                 input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
             ).logits
     finally:
-        hook.remove()
         model.train(training)
+    most_positions = max(head_positions, default=0)
     chosen = logits[row, positions].float()  # (tokens, vocabulary)
     logits = logits.detach()
     if not chosen.isfinite().all():
-        return Probe(logits, set())
+        return Probe(logits, most_positions, set())
     # Of length 1 for each position, so that it neither vanishes nor overflows in half precision.
     sizes = torch.linalg.vector_norm(chosen, dim=-1)
     leaves = [embedded for _, embedded in lookups]
@@ -189,7 +200,32 @@ def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
         if gradient is not None:
             depends = gradient.ne(0).any(dim=-1)
             seen.update(ids[depends].tolist())
-    return Probe(logits, seen)
+    return Probe(logits, most_positions, seen)
+
+
+@contextmanager
+def _watch_ends(model: Any) -> Iterator[tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]]:
+    """Note (ids, embedded) of each call of the embeddings, and how many states each call of the head reads."""
+    lookups: list[tuple[torch.Tensor, torch.Tensor]] = []
+    head_positions: list[int] = []
+
+    def watch_embeddings(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded = output.detach().requires_grad_()
+        lookups.append((inputs[0], embedded))
+        return embedded.clone()  # some models scale it in place
+
+    def watch_head(module: Any, inputs: Any, output: Any) -> None:
+        head_positions.append(inputs[0].shape[:-1].numel())
+
+    hooks = [model.get_input_embeddings().register_forward_hook(watch_embeddings)]
+    head = model.get_output_embeddings()
+    if head is not None:
+        hooks.append(head.register_forward_hook(watch_head))
+    try:
+        yield lookups, head_positions
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _precision(model: Any) -> AbstractContextManager:
