@@ -41,6 +41,9 @@ import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml
 from tuneoff.config import bind, resolve_config
 from tuneoff.jobs.processes import PRELOAD
 
+# As the package has them: a test of engines adds its own.
+TRAINING_MODULES = tuple(PRELOAD)
+
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
@@ -223,7 +226,7 @@ def sweep(launch_sweep):
 @pytest.fixture(scope="session")
 def warm_trainer():
     """An interpreter that has imported all that training needs, and runs commands in forked children."""
-    interpreter = WarmInterpreter(*PRELOAD)
+    interpreter = WarmInterpreter(*TRAINING_MODULES)
     yield interpreter
     interpreter.close()
 

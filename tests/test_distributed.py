@@ -359,6 +359,8 @@ def split_by_fsdp(work, experiment, method, folder, start):
 
     def split(self, **settings):
         make(self, **settings)
+        # What `accelerate launch` sets, after what it would have of a CPU.
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
         self.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "gpu")]
@@ -85,9 +86,9 @@ class KilledWork(TrainWork):
 
         write = StepLog.write
 
-        def write_and_die(log: StepLog, step: int, *more: object) -> None:
-            write(log, step, *more)
-            if step == self.last_step:
+        def write_and_die(log: StepLog, numbers: Any, *more: Any) -> None:
+            write(log, numbers, *more)
+            if numbers.step == self.last_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         StepLog.write = write_and_die  # type: ignore[method-assign]
