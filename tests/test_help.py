@@ -1,7 +1,7 @@
 """Help: a sentence, the default and the allowed values of every option, fast, and a page of the same text."""
 
-import re
 import os
+import re
 import resource
 import subprocess
 import sys
