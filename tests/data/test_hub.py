@@ -102,7 +102,7 @@ def test_a_revision_is_what_is_fetched_and_one_that_is_not_there_is_told(hub, tm
     asked = [("models", "acme/tiny@v1"), ("models", "acme/tiny@nope")]
     _, answers, _ = load_in_child(hub.endpoint, tmp_path, asked)
     assert answers[0] == 4096
-    assert any("/acme/tiny/resolve/v1/" in request for request in hub.requests)
+    assert any("/acme/tiny/revision/v1" in request for request in hub.requests)
     assert answers[1] == f"model.revision=nope: {hub.endpoint} has no such revision of acme/tiny"
 
 

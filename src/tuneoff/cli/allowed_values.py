@@ -42,9 +42,10 @@ def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
 
 def describe_allowed(cls: Any, name: str) -> str | None:
     """`must be …` from a field's type and its declared range; None where the class says nothing."""
-    if not is_dataclass(cls) or name not in read_field_types(cls):
+    owner: Any = cls  # is_dataclass() narrows it to what mypy does not take for hashable
+    if not is_dataclass(cls) or name not in read_field_types(owner):
         return None
-    hint = read_field_types(cls)[name]
+    hint = read_field_types(owner)[name]
     if get_origin(hint) is dict:
         return "must be names, each with keys of its own"
     kinds = get_args(hint) or (hint,)
