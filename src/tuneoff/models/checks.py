@@ -21,6 +21,8 @@ ROUNDINGS = 4  # where the weights are in half precision: of their type's roundi
 PROBE_TOKENS = 16
 # Settings of a configuration that are true where no token sees later ones.
 CAUSAL_SETTINGS = ("is_decoder", "causal")
+# (ids, embedded) of each call of the embeddings.
+Lookups = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def max_positions(model: PreTrainedModel) -> float:
@@ -204,9 +206,9 @@ def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
 
 
 @contextmanager
-def _watch_ends(model: Any) -> Iterator[tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]]:
+def _watch_ends(model: Any) -> Iterator[tuple[Lookups, list[int]]]:
     """Note (ids, embedded) of each call of the embeddings, and how many states each call of the head reads."""
-    lookups: list[tuple[torch.Tensor, torch.Tensor]] = []
+    lookups: Lookups = []
     head_positions: list[int] = []
 
     def watch_embeddings(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:

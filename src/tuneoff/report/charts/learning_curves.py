@@ -93,8 +93,27 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
         alt.Tooltip("x:Q", format=",.4g"),
         alt.Tooltip("y:Q", title="loss", format=".4f"),
     ]
+    return draw_labelled_lines(lines, points, x, y, [lowest, top], style, tips)
+
+
+def draw_labelled_lines(
+    lines: Sequence[Line],
+    points: Sequence[Point],
+    x: alt.X,
+    y: alt.Y,
+    y_domain: list[float],
+    style: FamilyStyle,
+    tips: list,
+) -> Figure:
+    """A line for each method with its name at its end.
+
+    Args:
+        lines: each line's points, of which the last is where its name stands.
+        points: what is drawn of them.
+        y_domain: both ends of the axis upward.
+    """
     height = max(HEIGHT, HEIGHT_OF_LABEL * len(lines))
-    y_axis = Axis([lowest, top], height, upward=True)
+    y_axis = Axis(y_domain, height, upward=True)
     # The labels stand right of the plot, which leaves them room in the column.
     ends, widest = label_ends([line[-1] for line in lines], y_axis)
     width = WIDTH - widest

@@ -5,22 +5,17 @@ from collections.abc import Iterator
 import altair as alt
 import numpy as np
 
-from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
 from tuneoff.report.charts.learning_curves import (
-    HEIGHT_OF_LABEL,
     MOST_LINES,
     POINTS,
     Line,
-    dash_by_method,
+    draw_labelled_lines,
 )
 from tuneoff.report.charts.style import (
-    HEIGHT,
-    WIDTH,
     Chart,
     FamilyStyle,
     Figure,
     axis_range,
-    inline_data,
     make_chart,
 )
 from tuneoff.report.compare import Comparison
@@ -77,19 +72,4 @@ def _draw_lines(lines: list[Line]) -> Figure:
         alt.Tooltip("x:Q", title="step", format=",.0f"),
         alt.Tooltip("y:Q", title="GiB", format=".4f"),
     ]
-    height = max(HEIGHT, HEIGHT_OF_LABEL * len(lines))
-    y_axis = Axis(ends_of_axis, height, upward=True)
-    ends, widest = label_ends([line[-1] for line in lines], y_axis)
-    width = WIDTH - widest
-    curves = alt.Chart(inline_data(points)).mark_line(strokeWidth=1.6)
-    return alt.layer(
-        curves.encode(
-            x=x,
-            y=y,
-            color=style.colour,
-            detail="method:N",
-            strokeDash=dash_by_method(points),
-            tooltip=tips,
-        ),
-        *draw_ends(ends, x, y, style, width),
-    ).properties(width=width, height=height)
+    return draw_labelled_lines(lines, points, x, y, ends_of_axis, style, tips)
