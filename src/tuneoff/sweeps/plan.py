@@ -14,16 +14,17 @@ from tuneoff.config import (
     ConfigError,
     Experiment,
     Task,
-    bind,
-    check_task,
+    bind_settings,
+    check_settings,
     find_method_options,
+    refuse_second_method,
 )
 from tuneoff.config.set_lists import write_as_choices
 from tuneoff.jobs.data_check import DataCheck, plan_checks
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
-from tuneoff.sweeps.composition import Composer, select_task_overrides
+from tuneoff.sweeps.composition import ComposedPoint, Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 
@@ -122,17 +123,16 @@ class Plan:
 
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
-        task = self.composer.compose_task(overrides)
-        experiment, _ = check_task(task, select_task_overrides(overrides))
-        if task.tuned is not None:
-            values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))
+        composed, experiment = self._compose_checked(overrides)
+        if experiment.tuned is not None:
+            config = composed.config
+            values, notes = tuning.find_tuned_overrides(config, override_keys(overrides))
             self.add_notes(notes)
             overrides = [*overrides, *values]
-            task = self.composer.compose_task(overrides)
-            experiment, _ = check_task(task, select_task_overrides(overrides))
+            composed, experiment = self._compose_checked(overrides)
         if self.is_local:
             check_enough_devices(experiment.num_processes)
-        folder = self.composer.name_folder(overrides, task)
+        folder = self.composer.name_folder(composed)
         self.refuse_shared_push(experiment.push, folder)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
@@ -143,13 +143,21 @@ class Plan:
         if experiment.task is Task.train:
             point.budget = find_budget(experiment)
             if experiment.device is not None and not is_done:
-                point.prediction = self._plan_prediction(task, folder)
+                point.prediction = self._plan_prediction(overrides, folder)
         return point
 
-    def _plan_prediction(self, task: DictConfig, folder: Path) -> PredictWork:
+    def _compose_checked(self, overrides: list[str]) -> tuple[ComposedPoint, Experiment]:
+        """What a point's overrides compose to, once it is known to bind."""
+        own_overrides = select_task_overrides(overrides)
+        refuse_second_method(own_overrides)
+        composed = self.composer.compose_point(overrides)
+        experiment, _ = check_settings(composed.settings, own_overrides)
+        return composed, experiment
+
+    def _plan_prediction(self, overrides: list[str], folder: Path) -> PredictWork:
         """The work of predicting what a job takes."""
-        task.task = Task.predict
-        experiment, method = bind(task)
+        composed = self.composer.compose_point([*overrides, "task=predict"])
+        experiment, method = bind_settings(composed.settings)
         return PredictWork(experiment, method, folder, {})
 
     def refuse_shared_push(self, push: str | None, folder: Path) -> None:
