@@ -101,6 +101,7 @@ class Plan:
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
         self._pushing: dict[str, Path] = {}  # which job's folder is uploaded to a name on the hub
+        self.shows_bar = bool(sweep_config.get("progress", True))
         launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
         # Of another one's jobs nothing is known of the machine that they come to.
         self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
@@ -113,8 +114,10 @@ class Plan:
         """
         points: dict[Path, Point] = {}
         expanded = list(self.expand(arguments))
-        # A small plan is made before the bar would appear; where nobody looks, there is none.
-        for overrides in tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=None):
+        # A small plan is made before the bar would appear; where nobody looks (None), there is none.
+        hidden = None if self.shows_bar else True
+        bar = tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=hidden)
+        for overrides in bar:
             point = self.make_point(overrides)
             points.setdefault(point.folder, point)
         if not points:
