@@ -30,12 +30,14 @@ OWN = {
     "lora": ["lora_dropout=0.2", "neftune_alpha=5"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
+TWO_TYPES = ["dtype=bfloat16", "trainable_dtype=float32", "mixed_precision=bf16"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
     *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
     ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
+    ("freeze", TWO_TYPES),
     ("lora", ["mixed_precision=bf16"]),
     ("full", ADAFACTOR),
     ("galore", ADAFACTOR),
