@@ -32,7 +32,8 @@ OWN = {
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
-    *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
+    *((method, []) for method in METHODS if method != "full"),
+    ("badam", BF16),
     ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
@@ -62,9 +63,6 @@ def options(method, parts=2):
     ("method", "more"),
     [
         ("full", []),
-        ("galore_layerwise", []),
-        ("lora", []),
-        ("badam", BF16),
         ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
