@@ -33,7 +33,8 @@ BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["opti
 TWO_TYPES = ["dtype=bfloat16", "trainable_dtype=float32", "mixed_precision=bf16"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
-    *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
+    *((method, []) for method in METHODS if method != "full"),
+    ("badam", BF16),
     ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
@@ -64,9 +65,6 @@ def options(method, parts=2):
     ("method", "more"),
     [
         ("full", []),
-        ("galore_layerwise", []),
-        ("lora", []),
-        ("badam", BF16),
         ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],
