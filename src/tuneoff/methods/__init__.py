@@ -39,7 +39,7 @@ class Method:
     elsewhere: ClassVar[dict[str, str]] = {}
     foreign_options: ClassVar[dict[str, str]] = {}
     # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
-    # know of a choice, and the type of all its weights under `bf16: true` (null: bfloat16 of frozen ones, else float32).
+    # know of a choice, and the type of all its weights under `bf16: true` (null: frozen ones bfloat16, else float32).
     foreign_defaults: ClassVar[dict[str, str]] = {}
     foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
     foreign_notes: ClassVar[dict[str, str]] = {}
