@@ -299,6 +299,7 @@ def test_ranks_that_do_not_reach_each_other_are_told_what_to_set(monkeypatch):
     assert refused.call_args.kwargs["timeout"] < ranks_module.PATIENCE
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
     """The whole one reads each step at its end; the stopped one while the next step runs."""
     options = [
