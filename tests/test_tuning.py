@@ -151,6 +151,7 @@ def test_settings_that_mean_the_same_or_change_no_training_are_no_difference(tun
 
 def test_the_command_that_tunes_repeats_the_users_own_arguments(tuning, monkeypatch):
     typed = ["train.py", "-cd", "sweeps", "-cn", "compare", f"tuned={tuning}", "seed=1,2"]
+    typed.append("dry_run=true")
     typed += ["data=json", "data.path=my rows.jsonl", "max_steps=9"]
     assert tuned.write_tuning_command(typed) == (
         "python train.py -cd sweeps -cn tune data=json 'data.path=my rows.jsonl' max_steps=9"

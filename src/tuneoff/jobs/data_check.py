@@ -86,12 +86,17 @@ def list_open_splits(
     experiment: Experiment, settings: SingleSet, needs: Iterable[str]
 ) -> tuple[str, ...]:
     """The splits of which a set must have rows of its own."""
+    if settings.only_for is not None:
+        return ()
     splits = dict.fromkeys(needs)
     if settings.splits.validation is not None or settings.takes_training_rows("validation"):
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None
-    open_splits = [split for split in splits if not settings.takes_training_rows(split)]
+    open_splits = []
+    for split in splits:
+        if not settings.takes_training_rows(split) and not experiment.data.has_judge(split):
+            open_splits.append(split)
     return tuple(sorted(open_splits))
 
 

@@ -28,7 +28,15 @@ from tuneoff.sweeps.tuned_conditions import (
 )
 
 # Words of a comparison's command line that its tuning does not have.
-OF_COMPARISON = ("tuned", "tuned_anyway", "seed", "test", "lr", "hydra.sweep.dir")
+OF_COMPARISON = (
+    "tuned",
+    "tuned_anyway",
+    "seed",
+    "test",
+    "lr",
+    "dry_run",
+    "hydra.sweep.dir",
+)
 # Beyond this, a product of three values is infinite.
 LARGEST = 1e60
 
