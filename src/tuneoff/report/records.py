@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 
 class ReportError(ValueError):
     """A report that cannot be written as asked; its text is the one line that the user sees."""
+
+
+@cache  # a report asks for the same hundred paths of every record
+def _split_path(path: str) -> list[str]:
+    return path.split(".")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Run:
     def get(self, path: str) -> Any:
         """Return the value at a path such as `loss.final`, or None."""
         value: Any = self.content
-        for key in path.split("."):
+        for key in _split_path(path):
             if not isinstance(value, dict):
                 return None
             value = value.get(key)

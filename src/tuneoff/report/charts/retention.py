@@ -121,14 +121,16 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     lines = lines.mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
     forgetting = alt.Tooltip("x:Q", format=".4f")
     target = alt.Tooltip("y:Q", format=".4f")
-    tips = ["name:N", forgetting, target, "seeds:Q"]
+    tips = [alt.Tooltip("name:N"), forgetting, target, alt.Tooltip("seeds:Q")]
     labels = place_labels(
         ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []
     )
     return alt.layer(
-        lines.encode(x=x, y=y, color=style.colour, detail="name:N", order="step:Q"),
-        base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
-        base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
+        lines.encode(
+            x=x, y=y, color=style.colour, detail=alt.Detail("name:N"), order=alt.Order("step:Q")
+        ),
+        base.mark_rule(strokeWidth=1.2).encode(x=x, y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
+        base.mark_rule(strokeWidth=1.2).encode(x=alt.X("x_low:Q"), x2=alt.X2("x_high:Q"), y=y),
         base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(
             x=x, y=y, shape=style.shape, tooltip=tips
         ),
