@@ -22,6 +22,7 @@ PHASES = (
     "export",
 )
 # Larger numbers are no losses, rates, tokens or seconds, and no axis can show them beside others.
+NUMBERS = (int, float)
 LARGEST_DRAWN = 1e15
 MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 
@@ -62,10 +63,11 @@ class Run:
     def get(self, path: str) -> Any:
         """Return the value at a path such as `loss.final`, or None."""
         value: Any = self.content
-        for key in _split_path(path):
-            if not isinstance(value, dict):
-                return None
-            value = value.get(key)
+        try:
+            for key in _split_path(path):
+                value = value[key]
+        except (KeyError, TypeError):
+            return None
         return value
 
     def section(self, path: str) -> dict:
@@ -156,7 +158,7 @@ def phase_order(phase: str) -> tuple[int, str]:
 
 def as_number(value: Any) -> float | None:
     """Return a finite float, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, NUMBERS):
         return None
     try:
         number = float(value)
