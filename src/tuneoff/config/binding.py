@@ -175,7 +175,8 @@ def _bind_unless_added(task: DictConfig, overrides: list[str]) -> tuple[Experime
     second_methods = [override for override in added if override.startswith("+schema=")]
     bound = None
     if not second_methods:
-        bound = bind(task, [override.lstrip("+").partition("=")[0] for override in overrides])
+        keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+        bound = bind(task, keys)
     for override in second_methods or added:
         raise ConfigError(override, ABSENT, "nothing can be added; an option is written key=value")
     assert bound is not None

@@ -23,7 +23,10 @@ def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
     # Looked at where it lies, since `load` copies it.
     stored: Any = ConfigStore.instance().repo.get("schema", {})
-    return {file.removesuffix(".yaml"): node.schema for file, node in sorted(stored.items())}
+    classes = {}
+    for file, node in sorted(stored.items()):
+        classes[file.removesuffix(".yaml")] = node.schema
+    return classes
 
 
 def list_method_words() -> list[MethodWord]:

@@ -268,7 +268,12 @@ class LoRA(Method):
             facts |= self.export_merged(model, folder)
         return facts
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load the adapter on the weights that it applies to: those in memory, where they are the same."""
         from tuneoff.methods import _lora_export
 
