@@ -1,9 +1,14 @@
 """The house: imports go down the floors only, and nothing goes round."""
 
 import ast
+import re
 from pathlib import Path
 
 from helpers import ROOT
+
+from tuneoff.cli.llamafactory import method_choice
+from tuneoff.methods import _lora_elsewhere
+from tuneoff.record.schema import FAMILIES
 
 PACKAGE = ROOT / "src" / "tuneoff"
 # From the top floor down. A module may import from its own floor and from those below it.
@@ -101,3 +106,28 @@ def test_the_report_stands_on_the_record_alone():
     for name, targets in graph().items():
         if floor(name) == "report":
             assert {floor(target) for target in targets} <= {"report", "record"}, name
+
+
+def list_texts(path: Path) -> set[str]:
+    """Every string of a module but its docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node for node in nodes if isinstance(node, ast.Constant)]
+    return {str(node.value) for node in constants if node not in docstrings}
+
+
+def test_methods_are_named_in_their_own_files_alone():
+    methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    methods |= set(_lora_elsewhere.ALIASES)
+    own_words = set(FAMILIES) | {
+        method_choice.DEFAULT_TYPE
+    }  # a family's name, LLaMA-Factory's word
+    named = []
+    for name, path in modules().items():
+        if floor(name) == "methods":
+            continue
+        for text in list_texts(path):
+            choices = re.findall(r"\bmethod=(\w+)", text)
+            if text in methods - own_words or methods.intersection(choices):
+                named.append(f"{name}: {text}")
+    assert not named

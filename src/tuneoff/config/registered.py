@@ -47,6 +47,14 @@ def find_choice(key: str, value: str) -> str | None:
     return None
 
 
+def find_alias(name: str) -> list[str] | None:
+    """Return our words for a method that is none of its own here; None for any other name."""
+    for schema in schemas().values():
+        if name in schema.options.aliases:
+            return list(schema.options.aliases[name])
+    return None
+
+
 def find_foreign_defaults(key: str, value: str) -> dict[str, str]:
     """Return the options of a method that a word chooses whose defaults are others where the word comes from."""
     for schema in schemas().values():

@@ -33,8 +33,9 @@ class Method:
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
     # Words of other programs that stand for a choice of its family, the more particular below: `key=value`, where the
-    # value may go on, or a key alone. And their names of its options.
+    # value may go on, or a key alone; names of a choice with settings beside it; and their names of its options.
     elsewhere: ClassVar[dict[str, str]] = {}
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {}
     foreign_options: ClassVar[dict[str, str]] = {}
     # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
     # know of a choice, and the type of its weights under `bf16: true` (null: float32, of adapters' bases bfloat16).

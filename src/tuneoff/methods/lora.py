@@ -28,6 +28,7 @@ class LoRA(Method):
     own_family = "low_rank"
     packages = ("peft",)
     elsewhere: ClassVar[dict[str, str]] = _lora_elsewhere.CHOICES
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = _lora_elsewhere.ALIASES
     foreign_options: ClassVar[dict[str, str]] = _lora_elsewhere.OPTIONS
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
