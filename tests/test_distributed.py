@@ -273,6 +273,7 @@ def stopped_after(steps, experiment, method, folder, start):
     return perform(experiment, method, folder, start)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
     options = [
         "method=lora",

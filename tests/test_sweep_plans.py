@@ -20,6 +20,7 @@ from tuneoff.config import ConfigError, resolve_config
 from tuneoff.sweeps.composition import Composer, select_task_overrides
 
 
+@pytest.mark.slow
 def test_a_union_of_grids_times_common_parameters(tmp_path):
     file = SWEEPS / "galore_rank.yaml"
     assert file.exists()

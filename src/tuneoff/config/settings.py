@@ -147,6 +147,8 @@ class PrecisionSettings:
 
     dtype: Dtype | None = setting(None)
     """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
+    trainable_dtype: Dtype | None = setting(None)
+    """The type of what trains: float32 keeps it whole beside frozen weights in dtype=bfloat16; null takes dtype."""
     mixed_precision: MixedPrecision = setting(MixedPrecision.auto)
     """The type of autocast; no computes in dtype, auto takes bf16 on a GPU that has it, unless tuneoff:tiny trains."""
     pure_bf16: bool = setting(False)

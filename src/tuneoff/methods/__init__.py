@@ -26,6 +26,8 @@ class Method:
 
     # Whether the base weights stay as they are, so that they may be quantised.
     keeps_base: ClassVar[bool] = False
+    # Whether some of the base weights never train, so that they may be held in a smaller type than what does.
+    freezes: ClassVar[bool] = False
     # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML's `family` goes before it.
     own_family: ClassVar[str] = "other"
     # The values of `optimizer` that it takes; None takes them all.
@@ -38,7 +40,7 @@ class Method:
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {}
     foreign_options: ClassVar[dict[str, str]] = {}
     # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
-    # know of a choice, and the type of its weights under `bf16: true` (null: float32, of adapters' bases bfloat16).
+    # know of a choice, and the type of all its weights under `bf16: true` (null: frozen ones bfloat16, else float32).
     foreign_defaults: ClassVar[dict[str, str]] = {}
     foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
     foreign_notes: ClassVar[dict[str, str]] = {}
@@ -224,7 +226,9 @@ class Method:
         Returns:
             Facts for the record, such as what was converted.
         """
-        model.save_pretrained(folder)
+        from tuneoff.models.precision import save_whole
+
+        save_whole(model, folder)
         return {}
 
     def read_back(

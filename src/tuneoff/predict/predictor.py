@@ -24,6 +24,7 @@ from tuneoff.measure.operations import OperationCounts
 from tuneoff.methods import Method
 from tuneoff.models.checks import find_causal_setting
 from tuneoff.models.loading import build_model
+from tuneoff.models.precision import cast_trainable
 from tuneoff.predict.batches import TypicalRows, make_worst_batch
 from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
@@ -105,6 +106,7 @@ class Predictor:
             model = self._build_model()
             with MemoryBreakdown(model) as prepare_live:
                 model = method.prepare(model)
+                cast_trainable(model, experiment.trainable_dtype)
                 prepare_live.model = model
         # The optimizer is made over the model's fake copy.
         self.optimizer: Any = None

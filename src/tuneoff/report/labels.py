@@ -42,6 +42,9 @@ def _precision(row: Row) -> str:
     dtype = row.first_value("provenance.precision.dtype")
     mixed = row.first_value("provenance.precision.mixed_precision")
     text = str(dtype or "")
+    trained = row.first_value("provenance.precision.trainable_dtype")
+    if trained not in (None, dtype):
+        text += f", trained in {trained}"
     if mixed not in (None, "no"):
         text += f", {mixed} autocast"
     return cut_name(text)

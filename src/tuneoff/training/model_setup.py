@@ -11,6 +11,7 @@ from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.models.checks import check_causality, check_embeddings, check_packing
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.models.precision import cast_trainable
 from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.initialisation import initialise_from_data
 from tuneoff.training.provenance import hash_weights
@@ -69,6 +70,7 @@ def _load_prepared(
         check_embeddings(base_model, experiment, *dataset.extent())
         initialisation = initialise_from_data(session, base_model, order, pad)
         model = session.method.prepare(base_model)
+        cast_trainable(model, experiment.trainable_dtype)
         add_embedding_noise(model, experiment.neftune_alpha)
         saved_bytes = count_bytes(session.method.weights_to_save(model).values())
         return model, ModelFacts(weights_hash, runtime, saved_bytes, initialisation)

@@ -33,11 +33,15 @@ class SavedModel:
         config = record.get("config", {})
         gguf_file = config.get("model", {}).get("gguf_file")
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-        dtype = getattr(torch, str(config.get("dtype")), "auto")
+        is_adapter = (place / ADAPTER).is_file()
+        type_name = config.get("dtype")
+        if not is_adapter:  # what trained is in it
+            type_name = config.get("trainable_dtype") or type_name
+        dtype = getattr(torch, str(type_name), "auto")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(place)
             loader: Any = AutoModelForCausalLM
-            if (place / ADAPTER).is_file():
+            if is_adapter:
                 loader = AutoPeftModelForCausalLM
             else:
                 options = {}  # what is saved beside no adapter is in ordinary weights

@@ -142,7 +142,6 @@ def take_precision(result: Translation, options: Any) -> None:
             result.ignore(key, "pure_bf16 goes before it")
         return
     result.ignore("pure_bf16", "is off")
-    adapts = options is not None and options.keeps_base
     kind = "bf16" if result.is_on("bf16") else "fp16" if result.is_on("fp16") else None
     for key in ("bf16", "fp16"):
         if key != kind:
@@ -154,11 +153,17 @@ def take_precision(result: Translation, options: Any) -> None:
             "on a GPU; here it is float32, and dtype= says otherwise"
         )
         return
-    dtype = "float32"
-    if kind == "bf16" and options is not None:
-        dtype = options.foreign_dtype or ("bfloat16" if adapts else "float32")
-    trained = "what trains is float32" if adapts else f"all weights are {dtype}"
-    result.take(kind, f"mixed_precision={kind}", f"dtype={dtype}", note=trained)
+    words = [f"mixed_precision={kind}", "dtype=float32"]
+    note = "all weights are float32"
+    is_split = any(result.get(key) not in OFF for key in ("deepspeed", "fsdp"))
+    if kind == "bf16" and options is not None and not is_split:
+        if options.foreign_dtype:
+            words[1] = f"dtype={options.foreign_dtype}"
+            note = f"all weights are {options.foreign_dtype}"
+        elif options.keeps_base or options.freezes:
+            words[1:] = ["dtype=bfloat16", "trainable_dtype=float32"]
+            note = "what is frozen is bfloat16"
+    result.take(kind, *words, note=note)
 
 
 def take_quantization(result: Translation) -> None:
