@@ -81,7 +81,7 @@ def refuse_emptied(data: Data, places_by_set: PlacesBySet) -> None:
         ConfigError: with the set.
     """
     for name, places in zip(data.sets, places_by_set, strict=True):
-        if not places:
+        if not places and data.sets[name].only_for is None:
             allowed = "all its training rows ask what another set is judged by"
             raise ConfigError(f"data.sets.{name}.path", data.sets[name].path, allowed)
 
@@ -103,20 +103,28 @@ def mix(data: Data, places_by_set: PlacesBySet) -> list[Place]:
     """
     if data.mixing == "concatenate":
         return concatenate(places_by_set)
-    weights = [settings.weight for settings in data.sets.values()]
-    wanted = count_rows_to_draw(list(map(len, places_by_set)), weights, data.mixing)
-    for name, count in zip(data.sets, wanted, strict=True):
+    numbers = []
+    for number, settings in enumerate(data.sets.values()):
+        if settings.only_for is None:
+            numbers.append(number)
+    names = list(data.sets)
+    weights = [data.sets[names[number]].weight for number in numbers]
+    lengths = [len(places_by_set[number]) for number in numbers]
+    counts = count_rows_to_draw(lengths, weights, data.mixing)
+    wanted = dict(zip(numbers, counts, strict=True))
+    draw = random.Random(data.mixing_seed)
+    drawn = {}
+    labels = []
+    for number, count in wanted.items():
+        places = places_by_set[number]
         if not count:
+            name = names[number]
             allowed = "gives no row of this set beside the others' weights"
             raise ConfigError(f"data.sets.{name}.weight", data.sets[name].weight, allowed)
-    draw = random.Random(data.mixing_seed)
-    drawn = []
-    labels = []
-    for number, (places, count) in enumerate(zip(places_by_set, wanted, strict=True)):
         whole, rest = divmod(count, len(places))
         # Every row as often as any other, but for those of the rest.
         extra = sorted(draw.sample(places, rest))
-        drawn.append(iter(places * whole + extra))
+        drawn[number] = iter(places * whole + extra)
         labels += [number] * count
     draw.shuffle(labels)
     return [(number, next(drawn[number])) for number in labels]

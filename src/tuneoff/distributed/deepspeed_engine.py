@@ -58,7 +58,9 @@ class DeepSpeed(Sharding):
             self.engine, stepper = self.accelerator.prepare(model, optimizer)
 
         def gradient_norm() -> torch.Tensor:
-            return torch.as_tensor(self.engine.get_global_grad_norm() or 0.0)
+            norm = self.engine.get_global_grad_norm()
+            # Not by its truth: on a device that would wait for the step.
+            return torch.as_tensor(0.0 if norm is None else norm)
 
         stepper.optimizer.gradient_norm = gradient_norm
         if hasattr(optimizer, "join_engine"):

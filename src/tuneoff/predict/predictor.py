@@ -226,12 +226,7 @@ class Predictor:
             "needed_gib": needed_by_rows,
         }
 
-    def train(
-        self,
-        name: str,
-        size: int,
-        before: Action | None = None,
-    ) -> Moment:
+    def train(self, name: str, size: int, before: Action | None = None) -> Moment:
         """One optimizer step; `before` is called where what it allocates counts to the step."""
         batch = self._batch(size, self.experiment.packing)
         with self.faking(), self.watching() as live:
