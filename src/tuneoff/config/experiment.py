@@ -145,6 +145,9 @@ class Experiment(
         """Refuse a limit of what is not done, and two ways to fill a row at once."""
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
+        if self.group_by_length and not self.shuffle:
+            allowed = "must be true where group_by_length=true, which draws the order of steps"
+            raise ConfigError("shuffle", False, allowed)
         if self.packing and self.group_by_length:
             allowed = "must be false where packing=true, whose rows are alike long"
             raise ConfigError("group_by_length", True, allowed)

@@ -80,7 +80,7 @@ def refuse_emptied(data: Data, places_by_set: list[list[int]]) -> None:
         ConfigError: with the set.
     """
     for (name, settings), places in zip(data.sets.items(), places_by_set, strict=True):
-        if not places:
+        if not places and settings.only_for is None:
             allowed = "all its training rows ask what another set is judged by"
             raise ConfigError(f"data.sets.{name}.path", settings.path, allowed)
 
@@ -102,19 +102,26 @@ def mix(data: Data, places_by_set: list[list[int]]) -> list[Place]:
     """
     if data.mixing == "concatenate":
         return concatenate(places_by_set)
-    weights = [settings.weight for settings in data.sets.values()]
-    wanted = count_rows_to_draw(list(map(len, places_by_set)), weights, data.mixing)
-    for (name, settings), count in zip(data.sets.items(), wanted, strict=True):
-        if not count:
-            allowed = "gives no row of this set beside the others' weights"
-            raise ConfigError(f"data.sets.{name}.weight", settings.weight, allowed)
+    numbers = []
+    for number, settings in enumerate(data.sets.values()):
+        if settings.only_for is None:
+            numbers.append(number)
+    names = list(data.sets)
+    weights = [data.sets[names[number]].weight for number in numbers]
+    lengths = [len(places_by_set[number]) for number in numbers]
+    wanted = dict(zip(numbers, count_rows_to_draw(lengths, weights, data.mixing), strict=True))
     draw = random.Random(data.mixing_seed)
-    drawn = []
+    drawn = {}
     labels = []
-    for number, (places, count) in enumerate(zip(places_by_set, wanted, strict=True)):
+    for number, count in wanted.items():
+        places = places_by_set[number]
+        if not count:
+            name = names[number]
+            allowed = "gives no row of this set beside the others' weights"
+            raise ConfigError(f"data.sets.{name}.weight", data.sets[name].weight, allowed)
         whole, rest = divmod(count, len(places))
         # Every row as often as any other, but for those of the rest.
-        drawn.append(iter([*places * whole, *sorted(draw.sample(places, rest))]))
+        drawn[number] = iter([*places * whole, *sorted(draw.sample(places, rest))])
         labels += [number] * count
     draw.shuffle(labels)
     return [(number, next(drawn[number])) for number in labels]

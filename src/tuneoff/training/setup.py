@@ -205,7 +205,7 @@ def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
     Raises:
         ConfigError: no test rows.
     """
-    if not experiment.test:
+    if not experiment.test or experiment.data.has_judge("test"):
         return
     judged = dataset.rows_by_set("test")
     for name in experiment.data.members:
@@ -221,6 +221,8 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     Raises:
         ConfigError: no validation rows.
     """
+    if experiment.data.has_judge("validation"):
+        return
     judged = dataset.rows_by_set("validation")
     for name, settings in experiment.data.members.items():
         label = name if dataset.set_names else ""
