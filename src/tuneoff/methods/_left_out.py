@@ -2,7 +2,7 @@
 
 LEFT_OUT = {
     "q_galore": (
-        "does not run: q-galore-torch 1.0 reads a setting in each step, `percentile_clipping`, that bitsandbytes 0.50 has "
-        "no longer. It also waits for CUDA in each step, and the wheel lacks the INT8 layers that its weights need"
+        "does not run: q-galore-torch 1.0 reads a setting in each step, `percentile_clipping`, that bitsandbytes 0.50 "
+        "lacks. It also waits for CUDA in each step, and the wheel has no INT8 layers, which its weights need"
     ),
 }
