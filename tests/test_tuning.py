@@ -82,12 +82,7 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
     assert found["lora"].describe_extension().splitlines()[1].strip() == (
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
     )
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        task = check_config(
-            GlobalHydra.instance().hydra.compose_config(
-                "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
-            )
-        )
+    task = compose_task("method=lora", "lr=0.5", "seed=0", f"tuned={tuning}")
     values, notes = tuned.find_tuned_overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
     assert (
@@ -178,7 +173,8 @@ def compose_task(*words: str):
     """The task's part of a config, as a sweep's job has it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
-        return check_config(hydra.compose_config("config", list(words), RunMode.RUN, False))
+        config = hydra.compose_config("config", list(words), RunMode.RUN, False)
+        return resolve_config(check_config(config))
 
 
 @pytest.mark.slow

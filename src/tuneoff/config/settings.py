@@ -84,7 +84,7 @@ class RunSettings:
     llamafactory: str | None = setting(None, INCIDENTAL)
     """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
-    """Show a progress line in the terminal."""
+    """Show progress bars in the terminal, ours and those of libraries."""
 
 
 @dataclass
