@@ -214,8 +214,12 @@ def add_sweep_facts(
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]
     works = measure_work([point.budget for point in points])
-    jobs_left = sum(not point.is_done for point in points)
-    work_left = sum(work for point, work in zip(points, works, strict=True) if not point.is_done)
+    jobs_left = 0
+    work_left = 0.0
+    for point, work in zip(points, works, strict=True):
+        if not point.is_done:
+            jobs_left += 1
+            work_left += work
     jobs = []
     for point, work in zip(points, works, strict=True):
         if not point.is_done:
