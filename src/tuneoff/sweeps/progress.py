@@ -65,7 +65,11 @@ def format_progress_line(
 
 def label_job(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
     """A job's name among its sweep's: the overrides that not all jobs have, or all where that leaves none."""
-    own = [text for text in overrides if text.partition("=")[0] in (varied or ())]
+    own = []
+    for text in overrides:
+        key, _, _ = text.partition("=")
+        if varied and key in varied:
+            own.append(text)
     return " ".join(mask_secrets(list(own or overrides)))
 
 

@@ -68,7 +68,13 @@ class GridSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
         plan = Plan(
-            loader, self.config, self.grids, self.params, self.around, self.needs, self.sobol
+            loader,
+            self.config,
+            self.grids,
+            self.params,
+            self.around,
+            self.needs,
+            self.sobol,
         )
         points = plan.make_points(arguments)
         self.data_checks = plan.data_checks
@@ -199,9 +205,10 @@ def add_sweep_facts(
     seeds: dict[tuple[str, ...], list[int]] = {}
     for point in points:
         seeds.setdefault(point.setting, []).extend(point.seeds)
+    waiting = sum(not point.is_done for point in points)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
-        f"hydra.sweeper.waiting={sum(not point.is_done for point in points)}",
+        f"hydra.sweeper.waiting={waiting}",
         f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]
