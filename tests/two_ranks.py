@@ -90,7 +90,7 @@ def compare_ranks(make_settings, ranks: TwoRanks, folder: Path, measured, method
     """
     from tuneoff.config import ConfigError
 
-    shared = ["max_steps=6", "max_grad_norm=null", "data.limit=12"]
+    shared = ["max_steps=6", "max_grad_norm=null", "data.splits.validation=null"]
     try:
         divided = make_settings(
             method, *shared, "batch_size=1", "gradient_accumulation_steps=2", "num_processes=2"
