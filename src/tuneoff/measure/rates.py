@@ -103,7 +103,11 @@ def measure_matrix_rate(device: torch.device, dtype: str) -> float:
 
 
 @cache
-def find_matrix_rate(device: torch.device, dtype: str, tf32: bool) -> tuple[float, str]:
+def find_matrix_rate(
+    device: torch.device,
+    dtype: str,
+    tf32: bool,
+) -> tuple[float, str]:
     """Floating-point operations a second in products that a device can do at best, and whose figure that is.
 
     Args:
