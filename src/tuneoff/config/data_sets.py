@@ -1,6 +1,6 @@
 """Data settings: one set, or several that are joined, and the second data that forgetting is measured on."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -97,7 +97,11 @@ class Data(SingleSet):
         return all(settings.ships for settings in self.sets.values())
 
 
-def _find_changed(settings: Any, plain: Any, passed: tuple[str, ...] = ()) -> dict[str, Any]:
+def _find_changed(
+    settings: Any,
+    plain: Any,
+    passed: Collection[str] = (),
+) -> dict[str, Any]:
     """The settings that differ from those of `plain`, by key, with those of nested ones in their places."""
     changed = {}
     for item in fields(plain):

@@ -43,7 +43,11 @@ def identify_run(cfg: DictConfig) -> str:
     return identify_config(resolve_config(cfg), OmegaConf.get_type(cfg), data_hash)
 
 
-def identify_config(config: dict, schema: Any, hash_path: Callable[[str], str]) -> str:
+def identify_config(
+    config: dict,
+    schema: Any,
+    hash_path: Callable[[str], str],
+) -> str:
     """What names a run, of its config as plain values.
 
     Args:
@@ -87,7 +91,11 @@ def _list_sets(prefix: str, data: dict | None) -> Iterator[tuple[str, dict]]:
         yield f"{prefix}.sets.{name}", settings
 
 
-def _hash_files(key: str, path: str, hash_path: Callable[[str], str]) -> bytes:
+def _hash_files(
+    key: str,
+    path: str,
+    hash_path: Callable[[str], str],
+) -> bytes:
     """The hash of a set's files as bytes; empty without files."""
     try:
         return hash_path(path).encode()

@@ -53,7 +53,9 @@ class DeepSpeed(Sharding):
         settings: StepSettings,
     ) -> tuple[Any, Any]:
         """Return the engine, and an optimizer whose step is the engine's and so does nothing."""
-        self.plugin.deepspeed_config.update(describe_engine(settings))
+        trained_types = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+        trains_bfloat16 = trained_types == {torch.bfloat16}
+        self.plugin.deepspeed_config.update(describe_engine(settings, trains_bfloat16))
         with quiet_logger():
             self.engine, stepper = self.accelerator.prepare(model, optimizer)
 
@@ -138,11 +140,12 @@ def whole_parameter(parameter: Any, written_by_first: bool = False) -> Iterator[
         yield
 
 
-def describe_engine(settings: StepSettings) -> dict[str, Any]:
+def describe_engine(settings: StepSettings, trains_bfloat16: bool) -> dict[str, Any]:
     """What DeepSpeed's configuration needs beside its stage.
 
     float32 weights train as they are, under autocast where `mixed_precision` asks for it; bfloat16 weights train as
-    they are too, with optimizer states of their type, as in one process.
+    they are too, with optimizer states of their type, as in one process. Beside float32 adapters frozen weights of
+    bfloat16 stay what they are: DeepSpeed would cast the adapters to them.
     """
     return {
         # Without loaders it cannot know the batch size; left open, accelerate would fill in a clip of 1.
@@ -152,9 +155,9 @@ def describe_engine(settings: StepSettings) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "steps_per_print": NEVER,
         "bf16": {
-            "enabled": settings.dtype == "bfloat16",
-            "bf16_master_weights_and_grads": settings.dtype == "bfloat16",
-            "bf16_optimizer_states": settings.dtype == "bfloat16",
+            "enabled": trains_bfloat16,
+            "bf16_master_weights_and_grads": trains_bfloat16,
+            "bf16_optimizer_states": trains_bfloat16,
         },
         "torch_autocast": {
             "enabled": settings.mixed_precision == "bf16",

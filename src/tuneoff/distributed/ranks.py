@@ -122,6 +122,8 @@ def _make_accelerator(settings: dict) -> Any:
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin
 
+    # DDP would be told the rank's number for its device, which is another one where each rank is shown its own alone.
+    os.environ.setdefault("ACCELERATE_BYPASS_DEVICE_MAP", "true")
     # A test process trains more than once; accelerate keeps the first precision.
     AcceleratorState._reset_state()
     return Accelerator(

@@ -261,7 +261,10 @@ class PredictWork(Work):
         return "" if prediction is None else format_prediction_line(prediction)
 
 
-WORKS: dict[Task, type[Work]] = {Task.train: TrainWork, Task.predict: PredictWork}
+WORKS: dict[Task, type[Work]] = {
+    Task.train: TrainWork,
+    Task.predict: PredictWork,
+}
 
 
 def format_prediction_line(prediction: dict) -> str:

@@ -22,9 +22,17 @@ class FlopCounter(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and the guard against it costs a tenth of a step
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.flops += count_flops(func.overloadpacket, args, kwargs or {}, result)[1]
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        _, flops = count_flops(func.overloadpacket, args, kwargs, result)
+        self.flops += flops
         return result
 
 

@@ -13,12 +13,14 @@ from pkgutil import extend_path, iter_modules
 from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges, store_schema
+from tuneoff.methods._known_elsewhere import KnownElsewhere
 
+LoadBase = Callable[[], Any]  # loads the model anew that a method was given
 # What the record says where a method trains the weight that the output head and the embeddings share.
 TIED = "the output head and the embeddings are one weight, and it trains"
 
 
-class Method:
+class Method(KnownElsewhere):
     """The hooks of a fine-tuning method, in the order in which a run calls them.
 
     A method is a dataclass of its options that overrides what it needs; the defaults are full fine-tuning.
@@ -34,19 +36,6 @@ class Method:
     optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
-    # Words of other programs that stand for a choice of its family, the more particular below: `key=value`, where the
-    # value may go on, or a key alone. And their names of its options.
-    elsewhere: ClassVar[dict[str, str]] = {}
-    foreign_options: ClassVar[dict[str, str]] = {}
-    # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
-    # know of a choice, and the type of all its weights under `bf16: true` (null: frozen ones bfloat16, else float32).
-    foreign_defaults: ClassVar[dict[str, str]] = {}
-    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
-    foreign_notes: ClassVar[dict[str, str]] = {}
-    foreign_dtype: ClassVar[str | None] = None
-    # Options of LLaMA-Factory's that are none here: why one changes no step, or its default and what it would need.
-    foreign_ignored: ClassVar[dict[str, str]] = {}
-    foreign_refused: ClassVar[dict[str, tuple[Any, str]]] = {}
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 
@@ -230,12 +219,7 @@ class Method:
         save_whole(model, folder)
         return {}
 
-    def read_back(
-        self,
-        model: Any,
-        folder: Path,
-        load_base: Callable[[], Any],
-    ) -> Any:
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
         """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
 
         Args:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.data import Batch, Row, collate, join_rows
+from tuneoff.models.generators import fork_generators
 from tuneoff.models.precision import use_own_precision
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -180,7 +181,7 @@ def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
         # Some attention draws hashes: what is drawn here must not move what training draws.
         with (
             torch.enable_grad(),
-            torch.random.fork_rng(),
+            fork_generators(),
             use_own_precision(model),
             _watch_ends(model) as (lookups, head_positions),
         ):

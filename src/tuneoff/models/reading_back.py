@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from tuneoff.models.generators import fork_generators
 from tuneoff.models.layers import is_quantized
 from tuneoff.models.precision import AUTOCAST, use_own_precision
 
@@ -115,7 +116,7 @@ def check_names(problem: str, names: Any) -> None:
 @torch.no_grad()
 def compute_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Logits of rows of tokens (rows, length): (rows, length, vocabulary)."""
-    with torch.random.fork_rng():
+    with fork_generators():
         torch.manual_seed(0)  # some attention draws hashes
         with use_own_precision(model):
             return model.eval()(input_ids=ids.to(model.device), use_cache=False).logits

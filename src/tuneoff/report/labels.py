@@ -69,9 +69,12 @@ def _lost_rows(row: Row) -> str:
     return ""
 
 
+CONFIG_LABELS = [
+    Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()
+]
 LABELS = [
     Label("precision", "Precision", _precision),
     Label("lost_rows", "Training examples", _lost_rows),
-    *(Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()),
+    *CONFIG_LABELS,
     Label(TOKENS_SEEN, "Tokens seen", _tokens_seen),
 ]

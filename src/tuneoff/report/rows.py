@@ -15,6 +15,7 @@ from tuneoff.report.records import Run, as_number
 from tuneoff.report.text import cut_name
 
 MOST_LABEL_CHARACTERS = 240
+VALIDATION_LOSS = "loss.final"
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 
 
@@ -132,6 +133,12 @@ class Row:
             values = self.values_by_seed(path)
             self._estimates[path] = stats.estimate_mean(list(values.values()))
         return self._estimates[path]
+
+    @property
+    def mean_validation_loss(self) -> float:
+        """The mean over seeds; infinity where there is none."""
+        loss = self.estimate(VALIDATION_LOSS)
+        return loss.mean if loss else np.inf
 
     def differences_to(self, baseline: "Row", path: str) -> list[float]:
         """Return the differences to another row of the number at a path, one for each seed that both have finished."""

@@ -234,7 +234,8 @@ class Plan:
         for point in points:
             choice = find_method_choice(point)
             if choice is not None and choice not in options:
-                options[choice] = given & {str(key) for key in self.composer.compose_task([choice])}
+                task = self.composer.compose_task([choice])
+                options[choice] = given.intersection(map(str, task))
         # An option that none of the methods has is left in, and refused.
         known: set[str] = set().union(*options.values())
         self.note_owners(sorted(known), options)

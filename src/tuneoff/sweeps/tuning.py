@@ -118,7 +118,8 @@ class Tuning:
         if not extension:
             return None
         command = self.trials[0].get("command") or ["python", "train.py"]
-        words = [word for word in command if word.partition("=")[0] not in ("method", *extension)]
+        replaced = ("method", *extension)
+        words = [word for word in command if word.partition("=")[0] not in replaced]
         words.append(f"method={self.method}")
         for key, values in extension.items():
             written = ",".join(f"{value:g}" for value in values)
@@ -281,9 +282,11 @@ def describe_tuning(config: dict[str, Any], used: Iterable[str]) -> dict | None:
         key, _, value = override.lstrip("+").partition("=")
         own[key] = value
     best = tuning.best
-    overridden = {
-        key: own[key] for key in best if key in own and own[key] != format_value(best[key])
-    }
+    overridden = {}
+    for key, value in best.items():
+        if key in own and own[key] != format_value(value):
+            overridden[key] = own[key]
+    differences = tuning.find_differences(config)
     return {
         "folder": config["tuned"],
         "method_cost": tuning.cost,
@@ -292,5 +295,5 @@ def describe_tuning(config: dict[str, Any], used: Iterable[str]) -> dict | None:
         "edge": bool(tuning.find_extension()),
         "schedule": tuning.schedule,
         "overridden": overridden,
-        "differs": {key: list(values) for key, values in tuning.find_differences(config).items()},
+        "differs": {key: list(values) for key, values in differences.items()},
     }

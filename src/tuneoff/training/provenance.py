@@ -115,7 +115,8 @@ def hash_weights(model: Any) -> str:
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
         count = min(SAMPLES, flat.numel())
-        indices = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).long()
+        last = flat.numel() - 1
+        indices = torch.linspace(0, last, count, dtype=torch.float64).long()
         sample = flat[indices.to(flat.device)].float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())

@@ -140,11 +140,9 @@ def _find_benchmarks(session: Session) -> Benchmarks:
 
 def describe_step(experiment: Experiment) -> StepSettings:
     """What an engine that steps by itself must know."""
-    assert experiment.dtype  # null is resolved when an experiment is made
     return StepSettings(
         batch_size=experiment.batch_size,
         max_grad_norm=experiment.max_grad_norm,
-        dtype=experiment.dtype.name,
         mixed_precision=experiment.mixed_precision.name,
     )
 
