@@ -211,7 +211,9 @@ def draw_labels(
     )
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
     colour = style.colour
-    return [leaders, texts.encode(x=x, y=y, text=alt.Text("label:N"), color=colour)]
+    text = alt.Text("label:N")
+    names = texts.encode(x=x, y=y, text=text, color=colour)
+    return [leaders, names]
 
 
 # ---------------------------------------------------------------- at the ends of lines

@@ -15,6 +15,7 @@ from tuneoff.report.charts.style import (
     Figure,
     Point,
     axis_range,
+    draw_intervals,
     inline_data,
     interval_ends,
     keep_drawable,
@@ -139,8 +140,7 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     )
     return alt.layer(
         paths_of_rows,
-        base.mark_rule(strokeWidth=1.2).encode(x=x, y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
-        base.mark_rule(strokeWidth=1.2).encode(x=alt.X("x_low:Q"), x2=alt.X2("x_high:Q"), y=y),
+        *draw_intervals(base, x, y),
         base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(
             x=x, y=y, shape=style.shape, tooltip=tips
         ),
