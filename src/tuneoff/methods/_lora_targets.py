@@ -8,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._lora_renamed import RENAMED, find_renamed_layers
 from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers, generalise_path
 from tuneoff.models.layers import (
     Targets,
@@ -44,11 +45,15 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     found = find_targets(model, wanted, "lora_target")
     chosen = PeftTargets()
     bypassed = find_bypassed_layers(model)
+    renamed = find_renamed_layers(model, found.linears)
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
         if path in bypassed:
             chosen.left_out[generalise_path(path)] = BYPASSED
+            continue
+        if path in renamed:
+            chosen.left_out[generalise_path(path)] = RENAMED
             continue
         if not computes_linear(layer):
             reason = f"{type(layer).__name__} has a forward pass of its own"
