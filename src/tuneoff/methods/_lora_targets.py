@@ -44,16 +44,13 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     """
     found = find_targets(model, wanted, "lora_target")
     chosen = PeftTargets()
-    bypassed = find_bypassed_layers(model)
-    renamed = find_renamed_layers(model, found.linears)
+    unusable = dict.fromkeys(find_renamed_layers(model, found.linears), RENAMED)
+    unusable.update(dict.fromkeys(find_bypassed_layers(model), BYPASSED))
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
-        if path in bypassed:
-            chosen.left_out[generalise_path(path)] = BYPASSED
-            continue
-        if path in renamed:
-            chosen.left_out[generalise_path(path)] = RENAMED
+        if path in unusable:
+            chosen.left_out[generalise_path(path)] = unusable[path]
             continue
         if not computes_linear(layer):
             reason = f"{type(layer).__name__} has a forward pass of its own"
