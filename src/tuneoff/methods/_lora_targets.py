@@ -44,8 +44,7 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     """
     found = find_targets(model, wanted, "lora_target")
     chosen = PeftTargets()
-    unusable = dict.fromkeys(find_renamed_layers(model, found.linears), RENAMED)
-    unusable.update(dict.fromkeys(find_bypassed_layers(model), BYPASSED))
+    unusable = find_unusable_layers(model, found)
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
@@ -77,6 +76,13 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
             chosen.parameters.append(path)
     _check_choice(chosen, wanted)
     return chosen
+
+
+def find_unusable_layers(model: Any, found: Targets) -> dict[str, str]:
+    """Return the linear layers on which an adapter would do nothing, or be lost, with the reason."""
+    unusable = dict.fromkeys(find_renamed_layers(model, found.linears), RENAMED)
+    unusable.update(dict.fromkeys(find_bypassed_layers(model), BYPASSED))
+    return unusable
 
 
 def leave_out_additional(chosen: PeftTargets, wanted: list[str], additional: list[str]) -> None:
