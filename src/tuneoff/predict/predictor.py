@@ -285,6 +285,8 @@ class Predictor:
             lines.append(f"attention={attention} is taken to keep what {FAKE_ATTENTION[0]} keeps")
         if experiment.model.liger:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
+        if experiment.compile:
+            lines.append("compile=true is taken to keep, and to take, what the layers without it do")
         if experiment.mixed_precision is not MixedPrecision.no:
             lines.append(
                 "autocast by the CPU's list of operations; the gradient scaler's few scalars are left out"

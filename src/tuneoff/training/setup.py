@@ -18,6 +18,7 @@ from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.benchmarks import Benchmarks
+from tuneoff.training.compilation import PlainLayers, compile_layers
 from tuneoff.training.best_step import check_judged_rows
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
@@ -43,6 +44,7 @@ class Parts(Session):
     # Model
     model: Any
     optimizer: torch.optim.Optimizer
+    layers: PlainLayers  # of the decoder, compiled where the run asks for it
     wrapped_model: Any  # the model as a step calls it: DDP, FSDP or DeepSpeed around it
     stepper: Any  # the optimizer as a step calls it
     engine: Engine
@@ -71,6 +73,7 @@ class Parts(Session):
         return {
             "schedule": self.schedule,
             "throughput": self.throughput,
+            "layers": self.layers,
             "breakdown": self.breakdown,
             "flop_meter": self.flop_meter,
             "peaks": self.peaks,
@@ -104,6 +107,8 @@ def build(session: Session) -> Parts:
         # Both are counted before an engine may split the weights over the ranks.
         parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
+        known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
+        layers = compile_layers(experiment, model, order, known_steps)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer, benchmarks)
@@ -115,12 +120,13 @@ def build(session: Session) -> Parts:
         order=order,
         model=model,
         optimizer=optimizer,
+        layers=layers,
         wrapped_model=wrapped_model,
         stepper=stepper,
         engine=engine,
         schedule=schedule,
         lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor),
-        counted_steps=_choose_counted_steps(optimizer, order, schedule),
+        counted_steps=_choose_counted_steps(experiment, optimizer, order, known_steps),
         throughput=Throughput(),
         breakdown=BreakdownPeak(),
         flop_meter=make_flop_meter(session, optimizer),
@@ -259,8 +265,17 @@ def make_flop_meter(session: Session, optimizer: Any) -> FlopMeter:
     return FlopMeter(rate, source, optimizer)
 
 
-def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:
-    """One step for each phase of the method's cycle, and the one with the longest batch."""
+def _choose_counted_steps(
+    experiment: Experiment,
+    optimizer: Any,
+    order: data.StepOrder,
+    known_steps: int,
+) -> set[int]:
+    """One step for each phase of the method's cycle, and the one with the longest batch.
+
+    None where layers are compiled: what these allocate passes no operation that could be watched.
+    """
+    if experiment.compile:
+        return set()
     interval = getattr(optimizer, "refresh_interval", 0)
-    known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
     return {0, interval, order.find_longest_step(known_steps)}

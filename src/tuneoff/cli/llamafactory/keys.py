@@ -37,6 +37,7 @@ TAKEN: dict[str, Take] = {
     "seed": rename("seed"),
     "neftune_noise_alpha": rename("neftune_alpha"),
     "tf32": rename("tf32"),
+    "torch_compile": rename("compile"),
     "group_by_length": rename("group_by_length"),
     "save_total_limit": rename("keep_checkpoints"),
     "overwrite_output_dir": rename("rerun"),
