@@ -286,7 +286,9 @@ class Predictor:
         if experiment.model.liger:
             lines.append("model.liger=true is taken to keep what the layers without it keep")
         if experiment.compile:
-            lines.append("compile=true is taken to keep, and to take, what the layers without it do")
+            lines.append(
+                "compile=true is taken to keep, and to take, what the layers without it do"
+            )
         if experiment.mixed_precision is not MixedPrecision.no:
             lines.append(
                 "autocast by the CPU's list of operations; the gradient scaler's few scalars are left out"

@@ -18,8 +18,8 @@ from tuneoff.models.checks import max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.benchmarks import Benchmarks
-from tuneoff.training.compilation import PlainLayers, compile_layers
 from tuneoff.training.best_step import check_judged_rows
+from tuneoff.training.compilation import PlainLayers, compile_layers
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.model_setup import ModelFacts, prepare_model, refuse_together
