@@ -10,7 +10,6 @@ from transformers.pytorch_utils import Conv1D
 from tuneoff.methods._dora_layer import (
     LeanDoraLayer,
     has_plain_weights,
-    measure_row_norms,
     use_lean_layers,
 )
 
@@ -49,22 +48,7 @@ def test_fewer_passes_are_pefts_function(kind, dropout):
     assert names == [name for name, _ in model.named_parameters()]
     lean = run_once(model, x)
     assert len(lean) == len(expected) == 4
-    torch.testing.assert_close(lean, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_norms_are_those_of_the_sum():
-    weight = torch.randn(10, 14)
-    down = torch.randn(3, 14)
-    up = torch.randn(10, 3)
-    expected = torch.linalg.vector_norm(weight + 2.0 * up @ down, dim=1)
-    torch.testing.assert_close(measure_row_norms(weight, down, up, 2.0), expected)
-
-
-def test_a_row_that_the_adapter_takes_away_has_a_norm():
-    down = torch.randn(3, 14)
-    up = torch.randn(10, 3)
-    norms = measure_row_norms(-(up @ down), down, up, 1.0)
-    assert torch.isfinite(norms).all() and norms.max() < 0.01
+    torch.testing.assert_close(lean, expected, rtol=0, atol=0)
 
 
 def test_weights_that_are_not_there_are_left_to_peft():

@@ -12,9 +12,8 @@ from torch.distributed.tensor import DTensor
 class LeanDoraLayer(DoraLinearLayer):
     """What DoRA adds to a linear layer's output: (m / n - 1) W x + m / n · s B A x, of which n takes no gradient.
 
-    PEFT multiplies an identity by A and B to have B A, adds it to W, and takes the norm of each row: several matrices
-    as large as W, in each forward pass. And it scales B A x twice, at every token. Here the norm is taken of the parts,
-    and B is scaled.
+    PEFT multiplies an identity as large as the layer's input by A, and scales B A twice: by s, and at every token by
+    m / n and s. Here each is done once, with the same bits where s is a power of two, as it is by default.
     """
 
     def forward(
@@ -46,10 +45,8 @@ class LeanDoraLayer(DoraLinearLayer):
             base_result = nn.functional.linear(x, weight)
         elif base_layer.bias is not None:
             base_result = base_result - base_layer.bias
-        norms = measure_row_norms(weight, lora_A.weight, lora_B.weight, scaling)
-        factors = self.weight / norms.to(weight.dtype)  # (out,)
-        scaled_up = (factors * scaling).view(-1, 1) * lora_B.weight  # (out, r)
-        return (factors - 1) * base_result + nn.functional.linear(lora_A(x), scaled_up)
+        factors = self.weight / measure_row_norms(weight, lora_A, lora_B, scaling)  # (out,)
+        return (factors - 1) * base_result + (factors * scaling) * lora_B(lora_A(x))
 
 
 def has_plain_weights(base_layer: Any, down: Any, up: Any) -> bool:
@@ -65,28 +62,18 @@ def has_plain_weights(base_layer: Any, down: Any, up: Any) -> bool:
 
 
 @torch.no_grad()
-def measure_row_norms(
-    weight: torch.Tensor,
-    down: torch.Tensor,
-    up: torch.Tensor,
-    scaling: float,
-) -> torch.Tensor:
-    """The norm of each row of W + s B A, (out,), without that matrix: |W|² + 2 s W·BA + s² |BA|².
+def measure_row_norms(weight: torch.Tensor, down: Any, up: Any, scaling: float) -> torch.Tensor:
+    """The norm of each row of W + s B A, (out,).
 
     Args:
         weight: W, (out, in).
-        down: A, (r, in).
-        up: B, (out, r).
+        down: the linear map by A.
+        up: that by B.
         scaling: s.
     """
-    down = down.to(weight.dtype)
-    up = up.to(weight.dtype)
-    own = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
-    crossed = ((weight @ down.T) * up).sum(1, dtype=torch.float32)
-    added = ((up @ (down @ down.T)) * up).sum(1, dtype=torch.float32)
-    squares = own + 2 * scaling * crossed + scaling**2 * added
-    # Rounding must not make a row's square negative.
-    return squares.clamp(min=0).sqrt()
+    added = up(down.weight.T.contiguous()).T.to(weight.dtype)  # (out, in)
+    summed = torch.add(weight, added, alpha=scaling)
+    return torch.linalg.vector_norm(summed, dim=1).to(weight.dtype)
 
 
 def use_lean_layers(model: Any) -> None:
