@@ -4,7 +4,9 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 import tempfile
+import zlib
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,11 +19,15 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",
 )
+# Where Python keeps no compiled modules, each process that a test starts would compile them all anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from helpers import (
+    FOUND,
     FURTHER,
     METHODS,
+    PART,
     QUICK,
     SHELF,
     bound,
@@ -44,6 +50,7 @@ from tuneoff.jobs.processes import PRELOAD
 # As the package has them: a test of engines adds its own.
 TRAINING_MODULES = tuple(PRELOAD)
 
+sys.dont_write_bytecode = False  # as above, for the children that are forked from this process
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tokenised sets and what `datasets` keeps: neither read from nor left in the user's own caches.
@@ -57,11 +64,34 @@ TURNS = Path(os.environ.setdefault("TUNEOFF_TESTS_TURNS", SCRATCH.name))
 
 # ---------------------------------------------------------------- tests side by side
 def pytest_xdist_auto_num_workers(config) -> int:
-    """A process for each core; none beside this one where files are named, whose tests have begun sooner without."""
+    """One process more than there are cores, since many tests wait for others; none beside this one where files are
+    named, whose tests have begun sooner without.
+    """
     for argument in config.args:
         if Path(argument.partition("::")[0]).is_file():
             return 0
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of the slow tests that run over all methods, leave a quarter where `TUNEOFF_TESTS_PART` counts the runs."""
+    if "TUNEOFF_TESTS_PART" not in os.environ:
+        return
+    left_out = [item for item in items if is_of_a_method(item) and not is_in_this_quarter(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def is_of_a_method(item) -> bool:
+    """Whether it is a slow test that stands for one of the methods."""
+    if item.get_closest_marker("slow") is None or not hasattr(item, "callspec"):
+        return False
+    return any(value in FOUND for value in item.callspec.params.values() if isinstance(value, str))
+
+
+def is_in_this_quarter(item) -> bool:
+    """Whether this run has its turn. By the test's name, so that each run has some of every method."""
+    return zlib.crc32(item.nodeid.encode()) % 4 == PART % 4
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_one_model_answers_each_line_and_two_stand_side_by_side(runs, monkeypatc
         (["empty"], "holds no saved model: train with save_model=true"),
         ([TINY, TINY, TINY], "a third folder"),
         ([TINY, "--max-new-tokens", "0"], "must be at least 1"),
-        (["torn"], "cannot be loaded"),
+        pytest.param(["torn"], "cannot be loaded", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_answer_is_refused_in_a_line(tmp_path, monkeypatch, arguments, said):

@@ -290,7 +290,7 @@ def test_a_data_file_that_cannot_be_read_is_refused_by_its_key(tmp_path, monkeyp
     def denied(path):
         raise PermissionError(13, "Permission denied", f"{path}/rows.jsonl")
 
-    monkeypatch.setattr("tuneoff.config.binding.data_hash", denied)
+    monkeypatch.setattr("tuneoff.config.identity.data_hash", denied)
     with pytest.raises(
         ConfigError, match="^data.path=.*rows.jsonl cannot be read: Permission denied"
     ):

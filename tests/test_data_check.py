@@ -52,6 +52,7 @@ def test_a_set_without_the_rows_is_refused_and_one_with_them_is_not(settings, ro
     assert check.run()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_tuning_without_test_rows_is_refused_before_anything_is_made(sweep, rows, tmp_path):
     tune = ["-cd", SWEEPS, "-cn", "tune"]
     code, out, err = sweep(*tune, "method=lora", *data_words(rows))

@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from tuneoff.config import ConfigError, MixedPrecision
+from tuneoff.distributed.ranks import _make_accelerator
+from tuneoff.jobs.worker import limit_memory
+from tuneoff.measure import rates
+from tuneoff.models.generators import fork_generators
 from tuneoff.record import read_json
 from tuneoff.training import device_settings
 from tuneoff.training.device_settings import (
@@ -131,6 +135,81 @@ def test_the_record_has_what_differs_between_devices(settings, card, monkeypatch
     assert provenance["visible_devices"] == ["GPU-1"] and provenance["jobs_per_device"] == 2
     on_cpu = collect_provenance(settings(*words)[0], CPU)
     assert on_cpu["visible_devices"] == [] and on_cpu["jobs_per_device"] == 1
+
+
+# ---------------------------------------------------------------- one rank of eight
+@pytest.fixture
+def rank_of_eight(monkeypatch):
+    """`rank_of_eight(3, visible=8)`: the fourth process of eight, which sees so many cards; returns whom it asked."""
+    asked: list[int] = []
+
+    def become(rank: int, visible: int) -> list[int]:
+        monkeypatch.setenv("WORLD_SIZE", "8")
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+
+        def ask(device):
+            asked.append(device)
+            return (8, 0)
+
+        monkeypatch.setattr(torch.cuda, "get_device_capability", ask)
+        return asked
+
+    return become
+
+
+@pytest.mark.parametrize(("visible", "own"), [(8, 3), (1, 0)])
+def test_a_rank_asks_its_own_card(settings, rank_of_eight, visible, own):
+    """Also where the launcher shows each rank its own alone, which is then the first."""
+    experiment = settings("method=full", "mixed_precision=bf16")[0]
+    asked = rank_of_eight(3, visible)
+    apply_device_settings(experiment)
+    assert asked == [own]
+
+
+@pytest.mark.parametrize(("visible", "own"), [(8, 3), (1, 0)])
+def test_a_rank_limits_its_own_card(rank_of_eight, monkeypatch, visible, own):
+    rank_of_eight(3, visible)
+    limits = []
+    total = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *limit: limits.append(limit)
+    )
+    limit_memory(40.0)
+    assert limits == [(0.5, own)]
+
+
+def test_ddp_is_not_told_a_ranks_number_for_its_card(rank_of_eight, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_BYPASS_DEVICE_MAP", "")
+    monkeypatch.delenv("ACCELERATE_BYPASS_DEVICE_MAP")
+    monkeypatch.setattr("accelerate.Accelerator", lambda **settings: settings)
+    rank_of_eight(3, visible=1)
+    _make_accelerator({})
+    assert os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] == "true"
+
+
+def test_only_the_own_cards_generator_is_kept(rank_of_eight, monkeypatch, recwarn):
+    """Of eight cards torch would keep all, and warn at each time."""
+    rank_of_eight(3, visible=8)
+    kept = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: kept.append(device))
+    before = torch.get_rng_state()
+    with fork_generators():
+        torch.rand(3)
+    assert kept == [3] and torch.equal(torch.get_rng_state(), before)
+    assert not recwarn.list
+
+
+def test_the_matrix_rate_of_another_kind_of_device_is_measured(monkeypatch):
+    """As of Apple's, which accelerate takes by itself."""
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, dtype, device: ones(32, 32, dtype=dtype))
+    assert rates.measure_matrix_rate(SimpleNamespace(type="mps"), "float32") > 0
 
 
 # ---------------------------------------------------------------- what is left on the table

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -21,10 +22,11 @@ from transformers import AutoModelForCausalLM
 
 from tuneoff.config import ConfigError
 from tuneoff.data import Row, collate, evaluation_batches, split_between_ranks
+from tuneoff.distributed import ranks as ranks_module
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json
-from tuneoff.training import exact_match, trainer
+from tuneoff.training import exact_match, step_under_way, trainer
 from tuneoff.training.step import summed_loss
 
 ROWS = [Row(array("i", range(1, 3 + size)), ((1, 2 + size),)) for size in (3, 50, 9, 17, 1, 30, 5)]
@@ -273,7 +275,33 @@ def stopped_after(steps, experiment, method, folder, start):
     return perform(experiment, method, folder, start)
 
 
+def ahead(work, experiment, method, folder, start):
+    """Have every rank read a step while the next one runs, and speak to the others as beside NCCL."""
+    step_under_way.computes_beside_host = lambda device: True
+    join = ranks_module.join_hosts
+
+    def join_beside_nccl():
+        with patch.object(torch.distributed, "get_backend", return_value="nccl"):
+            group = join()
+        assert group is not torch.distributed.group.WORLD
+        return group
+
+    ranks_module.join_hosts = join_beside_nccl
+    return work(experiment, method, folder, start)
+
+
+def test_ranks_that_do_not_reach_each_other_are_told_what_to_set(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    refused = MagicMock(side_effect=RuntimeError("connection refused"))
+    monkeypatch.setattr(torch.distributed, "new_group", refused)
+    with pytest.raises(RuntimeError, match="GLOO_SOCKET_IFNAME=NAME names the network interface"):
+        ranks_module.join_hosts()
+    assert refused.call_args.kwargs["timeout"] < ranks_module.PATIENCE
+
+
+@pytest.mark.slow
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
+    """The whole one reads each step at its end; the stopped one while the next step runs."""
     options = [
         "method=lora",
         "lora_dropout=0.2",
@@ -283,12 +311,14 @@ def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_p
         "batch_size=2",
     ]
     two(*options, work=partial(stopped_after, None))
-    result, folder = two(*options, work=partial(stopped_after, 7), folder=tmp_path / "stopped")
+    killed = partial(ahead, partial(stopped_after, 7))
+    result, folder = two(*options, work=killed, folder=tmp_path / "stopped")
     assert (
         result["status"] == "killed"
         and "rank 0 of 2 ended by exit code 9" in result["error"]["message"]
     )
-    result, folder = two(*options, "resume=auto", work=partial(stopped_after, None), folder=folder)
+    resumed = partial(ahead, partial(stopped_after, None))
+    result, folder = two(*options, "resume=auto", work=resumed, folder=folder)
     assert result["resumed_at_step"] == 6
     assert trajectory(folder) == trajectory(tmp_path / "two")
     ends = [
@@ -298,6 +328,64 @@ def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_p
     ]
     assert len({weights for weights, _ in ends}) == 1
     assert ends[:2] == ends[2:] and ends[0][1] != ends[1][1]
+
+
+def signalled_in_the_second(experiment, method, folder, start):
+    """SIGTERM reaches the second rank alone, while it launches its fourth step."""
+    launch = trainer.launch_step
+
+    def until(parts, batches, step):
+        if step == 3 and parts.ranks.index == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return launch(parts, batches, step)
+
+    trainer.launch_step = until
+    return perform(experiment, method, folder, start)
+
+
+@pytest.mark.slow
+def test_ranks_that_run_ahead_stop_together(two, tmp_path):
+    """All learn of it by what they read of the third step, while the fourth runs; none takes a fifth."""
+    options = ["method=lora", "max_steps=6", "eval_every=2", "lora_dropout=0.1", "batch_size=2"]
+    two(*options, folder=tmp_path / "whole")
+    result, folder = two(*options, work=partial(ahead, signalled_in_the_second))
+    assert result["status"] == "interrupted" and "after step 4" in result["error"]["message"]
+    result, folder = two(*options, "resume=auto", work=partial(ahead, perform))
+    assert result["resumed_at_step"] == 4
+    assert trajectory(folder) == trajectory(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ranks_that_run_ahead_end_a_budget_of_seconds_together(two):
+    options = ["method=lora", "max_steps=null", "max_seconds=0.5", "batch_size=2"]
+    result, _ = two(*options, work=partial(ahead, perform))
+    assert result["status"] == "finished", result["error"]
+    lines = [line for line in result["curve"] if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert sum(line["step_seconds"] for line in lines) >= 0.5
+
+
+def diverges_in_the_second(experiment, method, folder, start):
+    """The second rank's loss of the fourth step is no number; its weights are untouched by that."""
+    launch = trainer.launch_step
+
+    def until(parts, batches, step):
+        launched = launch(parts, batches, step)
+        if step == 3 and parts.ranks.index == 1:
+            result = launched.reading.result
+            launched.reading.result = result._replace(loss=result.loss * float("nan"))
+        return launched
+
+    trainer.launch_step = until
+    return perform(experiment, method, folder, start)
+
+
+@pytest.mark.slow
+def test_ranks_that_run_ahead_tell_of_the_step_that_diverged(two):
+    result, _ = two("method=lora", "max_steps=6", work=partial(ahead, diverges_in_the_second))
+    assert result["status"] == "diverged", result["error"]
+    assert "diverged at step 4: loss nan" in result["error"]["message"]
+    assert [line["step"] for line in result["curve"]] == [0, 1, 2, 3, 4]
 
 
 def fails_in_the_second(failure, experiment, method, folder, start):
@@ -318,6 +406,29 @@ def run_out_of_memory():
 
 def kill_yourself():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ahead_waits_for_no_lost_one(two):
+    """It would tell the others what it read of the step before, and they wait for it in the step that it failed in."""
+    began = time.monotonic()
+    launching = partial(fails_while_launching, run_out_of_memory)
+    result, _ = two("method=full", work=partial(ahead, launching))
+    assert (result["status"], result["error"]["message"]) == ("out_of_memory", "rank 1: no more")
+    assert [line["step"] for line in result["curve"]][:2] == [0, 1]
+    assert time.monotonic() - began < supervisor.ALONE_SECONDS + 30
+
+
+def fails_while_launching(failure, experiment, method, folder, start):
+    launch = trainer.launch_step
+
+    def until(parts, batches, step):
+        if step == 2 and parts.ranks.index == 1:
+            failure()
+        return launch(parts, batches, step)
+
+    trainer.launch_step = until
+    return perform(experiment, method, folder, start)
 
 
 @pytest.mark.parametrize(

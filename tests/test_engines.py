@@ -19,6 +19,7 @@ from tuneoff.config import ConfigError
 from tuneoff.jobs import processes, supervisor
 from tuneoff.record import read_json
 from tuneoff.training import trainer
+from tuneoff.training.model_setup import check_trained_types
 
 sys.path.insert(0, str(ROOT / "tests" / "engines_on_cpu"))
 import engines_on_cpu
@@ -230,6 +231,60 @@ def test_weights_train_in_the_type_that_is_recorded(
     (weights,) = (folder / "model").glob("*.safetensors")
     assert {str(tensor.dtype) for tensor in load_file(weights).values()} == {f"torch.{dtype}"}
     assert difference_in_losses(one, result) < 0.05  # rounding to 8 bits
+
+
+# Each engine with one of them, the others are `engines`.
+QUICK_ADAPTERS = {("fsdp2", "dora"), ("zero2", "lora"), ("zero3", "lora")}
+
+
+def adapter_pairs() -> list:
+    """Each engine with each kind of adapter, under the marker of its test."""
+    cases = []
+    for engine in ENGINES:
+        for method in ("lora", "dora", "pissa"):
+            marker = "slow" if (engine, method) in QUICK_ADAPTERS else "engines"
+            marks = [getattr(pytest.mark, marker), needs_package(engine)]
+            cases.append(pytest.param(engine, method, marks=marks, id=f"{engine}-{method}"))
+    return cases
+
+
+def test_whole_modules_beside_float32_adapters_are_refused_where_they_are_split(new_run):
+    words = ["method=lora", "pure_bf16=true", "additional_target=[norm]", "max_steps=1"]
+    training = new_run(*words)
+    experiment = training.parts.experiment
+    allowed = "pure_bf16=true: trains weights of bfloat16 and float32, which none cannot split"
+    with pytest.raises(ConfigError, match=allowed):
+        check_trained_types(training.parts.model, experiment)
+    check_trained_types(training.parts.model.get_base_model().model.layers, experiment)
+
+
+def read_types(folder: Path) -> set[str]:
+    """The types of the weights that a run has saved."""
+    types = set()
+    for path in folder.glob("*.safetensors"):
+        types |= {str(tensor.dtype) for tensor in load_file(path).values()}
+    return types
+
+
+@pytest.mark.parametrize(("engine", "method"), adapter_pairs())
+def test_adapters_on_bfloat16_weights_train_in_the_type_of_one_process(
+    run, train_split, engine_environment, tmp_path, engine, method
+):
+    """float32 adapters on bfloat16 weights, as PEFT has them; the losses are those of one process, but for rounding."""
+    options = [f"method={method}", "pure_bf16=true", "max_steps=5", "save_model=true", "lr=1e-3"]
+    options += ["max_grad_norm=1", "weight_decay=0.1"]
+    one = run(*options, "batch_size=4")
+    engine_environment(engine)
+    result, folder = train_split(*options, "batch_size=2")
+    assert result["status"] == "finished", result["error"]
+    types = json.loads((tmp_path / "types.json").read_text())
+    assert types == ["torch.bfloat16", "torch.float32"]
+    assert result["provenance"]["precision"] == one["provenance"]["precision"]
+    for key in ("parameters", "optimizer", "facts"):
+        assert result[key] == one[key]
+    assert read_types(folder / "model") == read_types(tmp_path / "run" / "model")
+    # A sum in bfloat16 has 8 bits; it is another where rows are split otherwise.
+    assert difference_in_losses(one, result) < 0.02
 
 
 @pytest.mark.slow

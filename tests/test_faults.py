@@ -70,6 +70,7 @@ def test_a_disk_that_fills_up_while_the_model_is_saved(small_disk, run):
     assert (folder / "model" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_with_no_room_for_the_record(small_disk, train):
     (small_disk / "other").write_bytes(bytes(2 * 2**20 - 24_000))
     done = train(small_disk / "run", "method=full", "max_steps=400")
@@ -342,6 +343,7 @@ def test_what_cannot_be_read_is_kept_beside_and_the_rest_is_gone_on_from(run, tm
     assert steps == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_lost_run_json_is_made_good_by_the_checkpoint(tmp_path, train):
     """Empty: the checkpoint says which run it is, when it began, and under which name trackers know it."""
     folder, words = tmp_path / "run", ["method=lora", "save_every=2"]
@@ -359,6 +361,7 @@ def test_a_lost_run_json_is_made_good_by_the_checkpoint(tmp_path, train):
         assert after[key] == before[key]
 
 
+@pytest.mark.slow
 def test_a_single_run_whose_checkpoints_are_torn_says_so_in_a_line(tmp_path, train):
     folder, words = tmp_path / "run", ["method=lora", "save_every=2"]
     assert train(folder, *words).returncode == 0

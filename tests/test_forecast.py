@@ -55,6 +55,47 @@ def test_the_jobs_that_are_done_say_how_long_the_others_take(tmp_path):
     )
 
 
+def finish_job(folder: Path, wall_seconds: float, train_seconds: float) -> None:
+    """A record of a job that took so long."""
+    folder.mkdir()
+    throughput = {"wall_seconds": wall_seconds, "train_seconds": train_seconds}
+    content = {"status": "finished", "throughput": throughput}
+    (folder / "result.json").write_text(json.dumps(content))
+
+
+def test_what_every_job_takes_is_told_from_what_grows_with_its_budget(tmp_path):
+    """4 s to start, load and evaluate, and 1 s for 10 steps: a job of 90 steps takes 13 s, and no 45."""
+    finish_job(tmp_path / "short", wall_seconds=5.0, train_seconds=1.0)
+    short = Point([], tmp_path / "short", True, TrainWork, budget=Budget("max_steps", 10, 1000))
+    long = Point([], tmp_path / "long", False, TrainWork, budget=Budget("max_steps", 90, 9000))
+    assert describe_plan([short, long]).endswith(
+        "; about 13 s one after another, by those that are done"
+    )
+
+
+def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "_costs", [])
+    jobs = [(5.0, 27.0, 2, 20.0), (5.0, 5.5, 1, 10.0)]
+    lines = []
+    for number, (wall_seconds, seconds, jobs_left, work_left) in enumerate(jobs):
+        folder = tmp_path / str(number)
+        finish_job(folder, wall_seconds, train_seconds=1.0)
+        sweeper = {"jobs": 3, "work": 10.0, "jobs_left": jobs_left, "work_left": work_left}
+        hydra = OmegaConf.create(
+            {
+                "job": {"num": number},
+                "overrides": {"task": ["seed=1"]},
+                "sweeper": {**sweeper, "varied": ["seed"]},
+                "launcher": {},
+                "runtime": {"output_dir": str(folder)},
+            }
+        )
+        lines.append(progress.format_progress_line(hydra, "finished", "ran", 2.0, seconds))
+    # Not 2 x 27 s, though the first took so long; the half second before the second's record counts.
+    assert lines[0].endswith("(about 10 s left)")
+    assert lines[1].endswith("(about 5 s left)")
+
+
 def test_a_dry_run_lists_the_jobs_and_starts_none(sweep, tmp_path):
     words = ["-m", "method=lora,full", "seed=0,1", "dry_run=true"]
     code, out, err = sweep(*words)

@@ -23,6 +23,7 @@ def paste(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_printed_wandb_commands_find_every_offline_run(run, tmp_path):
     folder = tmp_path / "a sweep"
     for method in ("lora", "full"):

@@ -53,6 +53,7 @@ def paste(command: str, folder, *overrides: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_method_in_readme_trains_as_it_stands(tmp_path, debug_model):
     text = section("Add a method")
     names = write_files(text, tmp_path)

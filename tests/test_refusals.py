@@ -35,6 +35,9 @@ CASES = {
     "push=x save_model=true": "push=x: must be a name on the hub, owner/name",
     "push=acme/x": "push=acme/x: needs save_model=true, …",
     "push=acme/x save_model=true": "push=acme/x: needs the hub, and HF_HUB_OFFLINE is set",
+    "shuffle=false group_by_length=true": "shuffle=false: must be true where group_by_length=true, …",
+    "data.default_system=''": "data.default_system=: must not be empty",
+    "data.only_for=test": "data.only_for=test: is for several sets, in data.sets",
     # ---- several sets
     "data=[gsm8k,gsm8k]": "data=[gsm8k,gsm8k]: gsm8k stands there twice, …",
     "data=[gsm8k,nope]": "data=nope: must be one of alpaca, …",

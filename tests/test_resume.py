@@ -30,12 +30,15 @@ OWN = {
     "lora": ["lora_dropout=0.2", "neftune_alpha=5"],
 }
 BF16, ADAFACTOR, EIGHT_BIT = ["pure_bf16=true"], ["optimizer=adafactor"], ["optimizer=adamw_8bit"]
+TWO_TYPES = ["dtype=bfloat16", "trainable_dtype=float32", "mixed_precision=bf16"]
 SUBSPACE = ["galore_svd=subspace", "galore_refresh=staggered"]
 OTHERS = [
-    *((method, []) for method in METHODS if method not in ("full", "galore_layerwise", "lora")),
+    *((method, []) for method in METHODS if method != "full"),
+    ("badam", BF16),
     ("full", EIGHT_BIT),
     ("badam_ratio", BF16),
     ("galore", BF16),
+    ("freeze", TWO_TYPES),
     ("lora", ["mixed_precision=bf16"]),
     ("full", ADAFACTOR),
     ("galore", ADAFACTOR),
@@ -62,9 +65,6 @@ def options(method, parts=2):
     ("method", "more"),
     [
         ("full", []),
-        ("galore_layerwise", []),
-        ("lora", []),
-        ("badam", BF16),
         ("galore", SUBSPACE),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
     ],

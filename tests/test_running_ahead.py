@@ -130,12 +130,18 @@ def test_a_step_that_fails_loses_none_before_it(new_run, ahead, monkeypatch, tmp
     assert lines == [1, 2, 3]
 
 
-def test_a_budget_of_seconds_and_several_ranks_read_at_once(new_run, ahead, tmp_path):
-    """The next step's rate, or the other ranks, need this one's figures."""
-    new_run("method=full", "max_steps=null", "max_seconds=0.3", folder=tmp_path).fit()
-    for place, (kind, step) in enumerate(ahead[:-1]):
-        if kind == "launch":
-            assert ahead[place + 1] == ("read", step)
+def test_a_budget_of_seconds_ends_a_step_later(new_run, ahead, tmp_path):
+    """Each step's seconds are counted once, also that of the last step, which began before the budget's end was known."""
+    training = new_run("method=full", "max_steps=null", "max_seconds=0.3", folder=tmp_path)
+    training.fit()
+    order = {event: place for place, event in enumerate(ahead)}
+    last = training.trainer.step - 1
+    assert all(order["read", step] > order["launch", step + 1] for step in range(last))
+    lines = [line for line in record.read_metrics(tmp_path) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, last + 2))
+    seconds = [line["step_seconds"] for line in lines]
+    assert training.parts.schedule.seconds == pytest.approx(sum(seconds), abs=1e-3)
+    assert sum(seconds[:-2]) < 0.3 <= sum(seconds[:-1]) + 1e-3
 
 
 def test_a_late_reading_waits_for_its_own_step_alone():

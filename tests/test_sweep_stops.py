@@ -74,6 +74,7 @@ def test_sigkill_of_the_sweep_and_its_resume(launch_sweep, sweep, tmp_path):
     assert read_json(folder / "result.json")["resumed_at_step"] >= 6
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_and_the_same_command_goes_on(launch_sweep, sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1", "max_steps=60"]
     process = launch_sweep(*words)

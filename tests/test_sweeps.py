@@ -162,6 +162,7 @@ def test_jobs_that_would_not_fit_are_not_started(sweep, tmp_path):
     assert results[256]["throughput"]["tokens_seen"] == 0 < results[4]["throughput"]["tokens_seen"]
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_at_the_first_failure(sweep, tmp_path):
     code, out, err = sweep(
         "-m", "method=freeze", "freeze_trainable_layers=1,99,2", "fail_fast=true"

@@ -60,6 +60,7 @@ def test_sigkill_of_the_launching_process_leaves_nothing(tmp_path):
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
+@pytest.mark.slow
 def test_torchrun_makes_one_run_of_two_processes(launch, tmp_path):
     process = launch("method=lora", "tracker=wandb", python=TORCHRUN)
     out, err = process.communicate()

@@ -82,12 +82,7 @@ def test_edges_costs_and_overridden_values_are_told(tuning):
     assert found["lora"].describe_extension().splitlines()[1].strip() == (
         "python train.py -cd sweeps -cn tune seed=0 method=lora lr=0.1,1"
     )
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        task = check_config(
-            GlobalHydra.instance().hydra.compose_config(
-                "config", ["method=lora", "lr=0.5", "seed=0", f"tuned={tuning}"], RunMode.RUN, False
-            )
-        )
+    task = compose_task("method=lora", "lr=0.5", "seed=0", f"tuned={tuning}")
     values, notes = tuned.find_tuned_overrides(task, {"lr"})
     assert values == [] and notes[0] == "lora: lr is given, so the tuned lr=0.01 is not used"
     assert (
@@ -156,6 +151,7 @@ def test_settings_that_mean_the_same_or_change_no_training_are_no_difference(tun
 
 def test_the_command_that_tunes_repeats_the_users_own_arguments(tuning, monkeypatch):
     typed = ["train.py", "-cd", "sweeps", "-cn", "compare", f"tuned={tuning}", "seed=1,2"]
+    typed.append("dry_run=true")
     typed += ["data=json", "data.path=my rows.jsonl", "max_steps=9"]
     assert tuned.write_tuning_command(typed) == (
         "python train.py -cd sweeps -cn tune data=json 'data.path=my rows.jsonl' max_steps=9"
@@ -177,7 +173,8 @@ def compose_task(*words: str):
     """The task's part of a config, as a sweep's job has it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
-        return check_config(hydra.compose_config("config", list(words), RunMode.RUN, False))
+        config = hydra.compose_config("config", list(words), RunMode.RUN, False)
+        return resolve_config(check_config(config))
 
 
 @pytest.mark.slow

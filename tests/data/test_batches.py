@@ -64,6 +64,14 @@ def test_position_alone_decides(grouped):
     assert StepOrder(ROWS, 4, 8, grouped=grouped).indices(100) != passed[100]
 
 
+def test_unshuffled_rows_come_as_the_set_has_them():
+    plan = StepOrder(ROWS, 3, 8, epochs=2, shuffled=False)
+    order = [index for step in range(101) for index in plan.indices(step)]
+    assert order == [*range(403), *range(403)]
+    other_seed = StepOrder(ROWS, 4, 8, epochs=2, shuffled=False)
+    assert other_seed.order_hash(9) == plan.order_hash(9) != StepOrder(ROWS, 3, 8).order_hash(9)
+
+
 def test_grouped_rows_are_alike_long_and_steps_come_in_any_order():
     plain, grouped = (StepOrder(ROWS, 0, 8, grouped=grouped) for grouped in (False, True))
     # An epoch's 403 rows are 50 steps and 3 rows that begin the next.

@@ -146,3 +146,49 @@ def test_lists_become_choices_on_a_command_line_and_are_refused_in_a_defaults_li
     ]
     with pytest.raises(ConfigError, match=r"data: a\+b in a defaults list"):
         refuse_listed_choices(["config", {"override data": ["a", "b"]}])
+
+
+@pytest.mark.parametrize("mixing", ["concatenate", "interleave_under", "interleave_over"])
+def test_a_set_that_only_judges_trains_no_row(tmp_path, mixing):
+    data = join(tmp_path, mixing=mixing)
+    data.sets["two"].only_for = "validation"
+    data_set = load(data)
+    assert answers(data_set) and all(answer.startswith("one") for answer in answers(data_set))
+    own = ["one 20", "one 21"]
+    # Its training split judges, and its own validation rows are left alone.
+    assert answers(data_set, "validation") == [*own, *(f"two {n}" for n in range(30, 34))]
+    assert data_set.recipe["sets"]["two"]["joined_rows"]["train"] == 0
+
+
+def test_what_a_judging_set_asks_is_trained_nowhere(tmp_path):
+    one = write_set(tmp_path, "one", ("train", range(12)))
+    judge = write_set(tmp_path, "judge", ("train", range(5)))
+    sets = {"one": SingleSet(path=one), "judge": SingleSet(path=judge, only_for="validation")}
+    data_set = load(Data(name="both", path="", sets=sets))
+    assert answers(data_set) == [f"one {n}" for n in range(5, 12)]
+    assert data_set.recipe["kept_apart"]["train"] == 5
+
+
+def test_sets_that_only_judge_train_nothing_and_are_refused(tmp_path):
+    one = write_set(tmp_path, "one", ("train", range(12)))
+    sets = {"one": SingleSet(path=one, only_for="validation")}
+    with pytest.raises(ConfigError, match="to train on"):
+        load(Data(name="both", path="", sets=sets))
+    with pytest.raises(ConfigError, match="is for several sets"):
+        load(Data(name="one", path=one, only_for="test"))
+
+
+def test_a_default_system_stands_where_the_rows_have_none(tmp_path):
+    rows = [
+        {"prompt": "What is 1?", "completion": "1"},
+        {"system": "Be long.", "prompt": "What is 2?", "completion": "2"},
+    ]
+    path = str(write_lines(tmp_path / "rows.jsonl", rows))
+    data_set = load(Data(name="rows", path=path, default_system="Be brief."))
+    texts = [plain().decode(row.ids) for row in data_set.splits["train"]]
+    assert "Be brief." in texts[0] and "What is 1?" in texts[0]
+    assert "Be long." in texts[1] and "Be brief." not in texts[1]
+    without = load(Data(name="rows", path=path))
+    assert data_set.asked["train"] == without.asked["train"]
+    assert data_set.fingerprint != without.fingerprint
+    assert data_set.recipe["default_system"] == "Be brief."

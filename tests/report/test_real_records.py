@@ -1,5 +1,6 @@
 """Records as the loop really writes them: the generator of the other tests may drift from it, this one cannot."""
 
+import pytest
 from records import METHODS, load
 
 from tuneoff.report import write_tables
@@ -7,6 +8,7 @@ from tuneoff.report.charts import make_charts
 from tuneoff.report.table import make_columns
 
 
+@pytest.mark.slow
 def test_real_runs_in_two_precisions_stand_in_one_table(run, tmp_path):
     first, second = METHODS[0], METHODS[4]
     for seed in range(3):

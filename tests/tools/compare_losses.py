@@ -1,7 +1,8 @@
-"""Compares two checkouts' trainings, bit by bit: compare_losses.py OLD_TREE NEW_TREE [STEPS [METHOD …]].
+"""Compares two checkouts' trainings, bit by bit: compare_losses.py OLD_TREE NEW_TREE [STEPS [METHOD … KEY=VALUE …]].
 
 Every method of conf/method, or those that are named, trains STEPS steps (20) from each tree on the embedded problem,
-one thread, and saves its model. What does not depend on the clock must be equal: each step's loss, gradient norm and
+one thread, and saves its model. Settings that follow hold in both trees: give those whose default has changed between.
+Start it with a Python that has the packages, and not tuneoff itself: what is installed would be mixed in. What does not depend on the clock must be equal: each step's loss, gradient norm and
 rate, and the saved tensors. Prints a line a method; the exit code is 1 where any differs.
 """
 
@@ -18,7 +19,7 @@ SETTINGS = ("eval_every=10", "tracker=none", "progress=false", "save_model=true"
 COMPARED = {"step", "loss", "validation_loss", "test_loss", "lr", "gradient_norm", "tokens"}
 
 
-def train(tree: Path, method: str, folder: Path, steps: int) -> None:
+def train(tree: Path, folder: Path, words: Sequence[str]) -> None:
     """Train one method from a checkout, in a process of its own."""
     environment = {
         **os.environ,
@@ -27,9 +28,8 @@ def train(tree: Path, method: str, folder: Path, steps: int) -> None:
         "HF_HUB_OFFLINE": "1",
         "TUNEOFF_CACHE": str(folder.parent / "cache"),
     }
-    words = [f"method={method}", f"max_steps={steps}", f"hydra.run.dir={folder}", *SETTINGS]
     subprocess.run(
-        [sys.executable, "train.py", *words],
+        [sys.executable, "train.py", f"hydra.run.dir={folder}", *SETTINGS, *words],
         cwd=tree,
         env=environment,
         check=True,
@@ -57,15 +57,17 @@ def read_tensors(folder: Path) -> dict[str, bytes]:
     return tensors
 
 
-def main(old: Path, new: Path, steps: int = 20, methods: Sequence[str] = ()) -> int:
-    """Compare all methods, or those that are named; returns the exit code."""
+def main(old: Path, new: Path, steps: int = 20, words: Sequence[str] = ()) -> int:
+    """Compare all methods, or those that are named, under the settings among the words; returns the exit code."""
     differing = 0
+    methods = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
     found = sorted(path.stem for path in (new / "conf" / "method").glob("*.yaml"))
     for method in methods or found:
         with tempfile.TemporaryDirectory() as scratch:
             folders = [Path(scratch, side, "run") for side in ("old", "new")]
             for tree, folder in zip((old, new), folders, strict=True):
-                train(tree, method, folder, steps)
+                train(tree, folder, [f"method={method}", f"max_steps={steps}", *settings])
             one, other = map(read_trajectory, folders)
             same_losses = one == other
             same_tensors = read_tensors(folders[0]) == read_tensors(folders[1])
@@ -82,4 +84,4 @@ def main(old: Path, new: Path, steps: int = 20, methods: Sequence[str] = ()) -> 
 
 if __name__ == "__main__":
     old_tree, new_tree, *rest = sys.argv[1:]
-    sys.exit(main(Path(old_tree), Path(new_tree), *map(int, rest[:1]), methods=rest[1:]))
+    sys.exit(main(Path(old_tree), Path(new_tree), *map(int, rest[:1]), words=rest[1:]))

@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,15 @@ def format_answers(names: Sequence[str], answers: Sequence[str]) -> str:
         blocks = [f"{name}:\n{text}" for name, text in zip(names, answers, strict=True)]
         return "\n\n".join(blocks)
     width = (columns - len(GAP)) // 2
-    left = [*_wrap(names[0], width), "─" * width, *_wrap(answers[0], width)]
-    right = [*_wrap(names[1], width), "─" * width, *_wrap(answers[1], width)]
+    left, right = map(partial(_make_column, width=width), names, answers)
     lines = zip_longest(left, right, fillvalue="")
     return "\n".join(f"{one:<{width}}{GAP}{other}".rstrip() for one, other in lines)
+
+
+def _make_column(name: str, answer: str, width: int) -> list[str]:
+    """The lines of an answer below its folder's name and a rule."""
+    heading = [*_wrap(name, width), "─" * width]
+    return heading + _wrap(answer, width)
 
 
 def _wrap(text: str, width: int) -> list[str]:

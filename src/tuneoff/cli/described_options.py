@@ -190,9 +190,9 @@ def read_choice(path: Path) -> Choice:
         if PACKAGE_LINE not in line:
             comment.append(line.strip("# "))
     content = OmegaConf.to_container(OmegaConf.load(path))
-    values = (
-        {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
-    )
+    values = {}
+    if isinstance(content, dict):
+        values = {str(key): value for key, value in content.items()}
     defaults = values.pop("defaults", [])
     schemas_named = [str(item) for item in defaults if str(item).startswith("/schema/")]
     schema = schemas_named[0].rpartition("/")[2] if schemas_named else None
@@ -213,4 +213,7 @@ def find_stored(defaults: list) -> dict[str, str]:
 def load_stored(paths: dict[str, str]) -> dict[str, Any]:
     """The classes of typed options in Hydra's store, by the key under which they stand."""
     store = ConfigStore.instance()
-    return {key: OmegaConf.get_type(store.load(path).node) for key, path in paths.items()}
+    classes = {}
+    for key, path in paths.items():
+        classes[key] = OmegaConf.get_type(store.load(path).node)
+    return classes

@@ -9,6 +9,7 @@ from tuneoff.cli.llamafactory.launchers import find_launcher_file
 from tuneoff.config import ABSENT, ConfigError, Experiment, find_method_options
 from tuneoff.config.elsewhere import NEEDLESS, describe_assumption, list_our_words
 from tuneoff.config.paths import format_of, is_file, is_folder
+from tuneoff.config.registered import find_alias
 
 FLAGS = re.compile(
     r"--(?:cfg|config|hydra|help|multirun|info|package|run|resolve|shell|version|exp)"
@@ -93,8 +94,9 @@ def translate_word(word: str, known: set[str]) -> list[str] | None:
         return [f"model.path={value}"]
     if key == "data" and (names_file(value) or (is_path and is_there(value))):
         return ["data=json", f"data.path={value}"]
-    if key == "method" and value == "qlora":
-        return ["method=lora", "quantization=4bit"]
+    alias = find_alias(value) if key == "method" else None
+    if alias is not None:
+        return alias
     if not equals or key in known:
         return None
     return list_our_words(key, value)

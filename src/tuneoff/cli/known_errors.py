@@ -194,11 +194,14 @@ def _(error: ValueError, arguments: list[str]) -> str | None:
     nested = [item.name for item in fields(Experiment) if is_dataclass(item.type)]
     groups = ("method", *nested, "forgetting.data", "")
     chosen = []
+    not_text = []
     for text in arguments:
-        key, equals, _ = text.partition("=")
-        if equals and key in groups:
-            chosen.append(text)
-    not_text = [text for text in chosen if not isinstance(safe_load(text.partition("=")[2]), str)]
+        key, equals, value = text.partition("=")
+        if not equals or key not in groups:
+            continue
+        chosen.append(text)
+        if not isinstance(safe_load(value), str):
+            not_text.append(text)
     wrong = next(iter([*not_text, *chosen]), "")
     if wrong.startswith("="):
         return f"{wrong}: must be written key=value"

@@ -31,7 +31,8 @@ def name_sweep_folder(arguments: Sequence[str]) -> str:
         else:
             fixed.append(word)
     parts = ["-".join(swept), *sorted(fixed)]
-    return f"outputs/{make_name([part for part in parts if part])}"
+    name = make_name(list(filter(None, parts)))
+    return f"outputs/{name}"
 
 
 def is_of_hydra(key: str) -> bool:

@@ -9,15 +9,13 @@ from typing import Any
 from tuneoff.config import resolvers  # noqa: F401 (they register themselves)
 from tuneoff.config.binding import (
     bind,
+    bind_settings,
     check_config,
+    check_settings,
     check_task,
-    explain_unknown_key,
-    find_invalid_keys,
     find_lr_source,
-    find_method_options,
-    identify_run,
-    method_packages,
-    resolve_config,
+    read_settings,
+    refuse_second_method,
 )
 from tuneoff.config.choices import (
     BASIC,
@@ -32,7 +30,15 @@ from tuneoff.config.choices import (
 )
 from tuneoff.config.data import Columns, SingleSet, Splits
 from tuneoff.config.data_sets import Data, Forgetting
+from tuneoff.config.declared_keys import (
+    explain_unknown_key,
+    find_invalid_keys,
+    find_method_options,
+    method_packages,
+    refuse_invalid_keys,
+)
 from tuneoff.config.experiment import BUDGETS, Experiment, derive_seed
+from tuneoff.config.identity import identify_config, identify_run, list_values, resolve_config
 from tuneoff.config.model import Model
 from tuneoff.config.options import (
     ABSENT,
@@ -91,9 +97,11 @@ __all__ = [
     "as_names",
     "at_least",
     "bind",
+    "bind_settings",
     "check_config",
     "check_package",
     "check_ranges",
+    "check_settings",
     "check_task",
     "data_files",
     "data_hash",
@@ -107,14 +115,19 @@ __all__ = [
     "find_settings",
     "format_of",
     "format_value",
+    "identify_config",
     "identify_run",
     "is_hub_name",
     "is_shipped",
     "is_split",
+    "list_values",
     "method_packages",
     "names",
     "one_of",
     "option",
+    "read_settings",
+    "refuse_invalid_keys",
+    "refuse_second_method",
     "resolve_config",
     "resolve_folder",
     "schemas",

@@ -129,10 +129,14 @@ class SingleSet:
     template: str = one_of("auto", "auto", "chat", "plain", *NAMED_TEMPLATES)
     """How a conversation becomes text: by the tokenizer's chat template, plain headings, a template of this name, or
     auto: chat where there is one."""
+    default_system: str | None = option(None, "must not be empty", bool)
+    """What the system says before a conversation in which it says nothing; null takes the template's own words."""
     train_on: str = one_of("answers", "answers", "last_answer", "all")
     """What of a conversation is trained: every answer, the last one, or all, prompts too. It is judged by answers."""
     end_token: bool = True
     """Put the end token after each text; false where rows are lines of one text."""
+    only_for: str | None = one_of(None, "validation", "test")
+    """Of several sets: one that judges alone, by the rows of its training split; null trains on it."""
     limit: int | None = at_least(None, 1)
     """Rows of a split at most."""
     eval_limit: int | None = at_least(None, 1)
@@ -158,6 +162,8 @@ class SingleSet:
             raise ConfigError(f"{prefix}test_share", self.test_share, allowed)
         if self.streaming:
             self._check_streaming(prefix)
+        if self.only_for is not None:
+            self._check_judging(prefix)
 
     def _check_path(self, prefix: str) -> None:
         """Refuse a path where no rows can be."""
@@ -190,6 +196,14 @@ class SingleSet:
             may_be = self.on_hub or (in_folder and key != "revision")
             if value and not may_be:
                 allowed = "is for sets of the hub, as path=owner/name"
+                raise ConfigError(f"{prefix}{key}", value, allowed)
+
+    def _check_judging(self, prefix: str) -> None:
+        """Refuse shares of training rows that all judge."""
+        for key in ("validation_share", "validation_rows", "test_share"):
+            value = getattr(self, key)
+            if value:
+                allowed = f"must be left out where {prefix}only_for={self.only_for}, all of whose rows judge"
                 raise ConfigError(f"{prefix}{key}", value, allowed)
 
     def _check_streaming(self, prefix: str) -> None:

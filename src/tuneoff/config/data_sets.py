@@ -1,6 +1,6 @@
 """Data settings: one set, or several that are joined, and the second data that forgetting is measured on."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -37,6 +37,11 @@ class Data(SingleSet):
             settings.check(f"{prefix}sets.{name}.")
         self._check_sources(prefix)
         self._check_weights(prefix)
+        if all(settings.only_for for settings in self.sets.values()):
+            name = next(iter(self.sets))
+            value = self.sets[name].only_for
+            allowed = "must be null for one set at least, to train on"
+            raise ConfigError(f"{prefix}sets.{name}.only_for", value, allowed)
 
     def _check_alone(self, prefix: str) -> None:
         """Refuse of one set what only several have, and no set at all."""
@@ -45,7 +50,7 @@ class Data(SingleSet):
             raise ConfigError(f"{prefix}sets", ABSENT, allowed)
         if not self.name:
             raise ConfigError(f"{prefix}name", ABSENT, "must be given")
-        for key in ("weight", "mixing", "mixing_seed"):
+        for key in ("weight", "only_for", "mixing", "mixing_seed"):
             value = getattr(self, key)
             if value != type(self).__dataclass_fields__[key].default:
                 raise ConfigError(f"{prefix}{key}", value, f"is for several sets, in {prefix}sets")
@@ -80,6 +85,10 @@ class Data(SingleSet):
         """The sets by name; of one set itself."""
         return self.sets or {self.name: self}
 
+    def has_judge(self, split: str) -> bool:
+        """Whether one of several sets is there for a split (validation or test) alone, so that the others need none."""
+        return any(settings.only_for == split for settings in self.sets.values())
+
     @property
     def ships(self) -> bool:
         """Whether all of it ships with the package; each such set has rows of every split."""
@@ -88,7 +97,11 @@ class Data(SingleSet):
         return all(settings.ships for settings in self.sets.values())
 
 
-def _find_changed(settings: Any, plain: Any, passed: tuple[str, ...] = ()) -> dict[str, Any]:
+def _find_changed(
+    settings: Any,
+    plain: Any,
+    passed: Collection[str] = (),
+) -> dict[str, Any]:
     """The settings that differ from those of `plain`, by key, with those of nested ones in their places."""
     changed = {}
     for item in fields(plain):

@@ -53,4 +53,5 @@ def _parse_module(name: str) -> dict[str, list[ast.stmt]]:
     if path is None:
         return {}
     tree = ast.parse(Path(path).read_text("utf-8"))
-    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return {node.name: node.body for node in classes}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tuneoff.config.registered import (
+    find_alias,
     find_choice,
     find_foreign_defaults,
     find_foreign_options,
@@ -54,18 +55,19 @@ def as_method(key: str) -> Convert:
 
     def convert(value: str) -> list[str]:
         name = value.lower()
-        extra = []
-        if name == "qlora":
-            name = "lora"
-            extra = ["quantization=4bit"]
-        return [f"method={find_choice(key, name) or name}", *extra]
+        words = find_alias(name)
+        if words is not None:
+            return words
+        choice = find_choice(key, name) or name
+        return [f"method={choice}"]
 
     return convert
 
 
 def as_template(value: str) -> list[str]:
     """A template that is known by its name, else the tokenizer's own."""
-    return [f"data.template={value if value in NAMED_TEMPLATES else 'chat'}"]
+    template = value if value in NAMED_TEMPLATES else "chat"
+    return [f"data.template={template}"]
 
 
 def as_bits(value: str) -> list[str]:
@@ -82,7 +84,9 @@ def as_data(value: str) -> list[str]:
 
 def as_resume(value: str) -> list[str]:
     """`true` is auto."""
-    return [f"resume={'auto' if value.lower() in ('true', 'latest') else value}"]
+    is_latest = value.lower() in ("true", "latest")
+    checkpoint = "auto" if is_latest else value
+    return [f"resume={checkpoint}"]
 
 
 SCHEDULER = choose(

@@ -89,6 +89,8 @@ class Experiment(
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""
+        if self.mixed_precision is MixedPrecision.auto and self._has_two_types():
+            self.mixed_precision = MixedPrecision.bf16
         if self.mixed_precision is MixedPrecision.auto and not self._may_autocast():
             self.mixed_precision = MixedPrecision.no
         mixed = self.mixed_precision
@@ -101,6 +103,25 @@ class Experiment(
             self.dtype = Dtype.bfloat16 if self.pure_bf16 else Dtype.float32
         if self.dtype is Dtype.bfloat16 and mixed is MixedPrecision.fp16:
             raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
+        self._check_trainable_dtype()
+
+    def _has_two_types(self) -> bool:
+        """Whether frozen weights are in bfloat16 and those that train in float32."""
+        return self.dtype is Dtype.bfloat16 and self.trainable_dtype is Dtype.float32
+
+    def _check_trainable_dtype(self) -> None:
+        """Refuse a type of what trains that is narrower than the frozen weights', or that nothing could multiply."""
+        if self.trainable_dtype in (None, self.dtype):
+            return
+        key = "trainable_dtype"
+        value = self.trainable_dtype
+        if self.pure_bf16:
+            raise ConfigError(key, value, "must be null where pure_bf16=true")
+        if not self._has_two_types():
+            raise ConfigError(key, value, "must be float32 or null where dtype=float32")
+        if self.mixed_precision is not MixedPrecision.bf16:
+            allowed = "must be bf16 where trainable_dtype=float32 and dtype=bfloat16"
+            raise ConfigError("mixed_precision", self.mixed_precision, allowed)
 
     def _may_autocast(self) -> bool:
         """Whether mixed_precision=auto may become bf16: float32 weights of a model that does not ship, on a GPU.
@@ -126,6 +147,9 @@ class Experiment(
         """Refuse a limit of what is not done, and two ways to fill a row at once."""
         if self.exact_match_limit is not None and self.exact_match is None:
             raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
+        if self.group_by_length and not self.shuffle:
+            allowed = "must be true where group_by_length=true, which draws the order of steps"
+            raise ConfigError("shuffle", False, allowed)
         if self.packing and self.group_by_length:
             allowed = "must be false where packing=true, whose rows are alike long"
             raise ConfigError("group_by_length", True, allowed)

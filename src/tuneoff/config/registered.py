@@ -23,7 +23,10 @@ def schemas() -> dict[str, Any]:
     """The composed class of every registered method family, by the module's name."""
     # Looked at where it lies, since `load` copies it.
     stored: Any = ConfigStore.instance().repo.get("schema", {})
-    return {file.removesuffix(".yaml"): node.schema for file, node in sorted(stored.items())}
+    classes = {}
+    for file, node in sorted(stored.items()):
+        classes[file.removesuffix(".yaml")] = node.schema
+    return classes
 
 
 def list_method_words() -> list[MethodWord]:
@@ -41,6 +44,14 @@ def find_choice(key: str, value: str) -> str | None:
     for word in list_method_words():
         if word.fits(key, value):
             return word.choice
+    return None
+
+
+def find_alias(name: str) -> list[str] | None:
+    """Return our words for a method that is none of its own here; None for any other name."""
+    for schema in schemas().values():
+        if name in schema.options.aliases:
+            return list(schema.options.aliases[name])
     return None
 
 

@@ -84,7 +84,7 @@ class RunSettings:
     llamafactory: str | None = setting(None, INCIDENTAL)
     """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
-    """Show a progress line in the terminal."""
+    """Show progress bars in the terminal, ours and those of libraries."""
 
 
 @dataclass
@@ -119,6 +119,8 @@ class TrainingSettings:
     """Micro-steps whose gradients are added up for one optimizer step."""
     max_length: int = at_least("${data.default_max_length}", 2, JUDGING)
     """Tokens of a row; what is longer is cut, and counted. Left out, it is the data's own (data.default_max_length)."""
+    shuffle: bool = setting(True)
+    """Draw an order of the rows for each epoch; false takes them as the set has them, every epoch."""
     group_by_length: bool = setting(False)
     """Put rows of like length into one step, so that less is padding."""
     neftune_alpha: float = at_least(0.0, 0)
@@ -147,6 +149,8 @@ class PrecisionSettings:
 
     dtype: Dtype | None = setting(None)
     """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
+    trainable_dtype: Dtype | None = setting(None)
+    """The type of what trains: float32 keeps it whole beside frozen weights in dtype=bfloat16; null takes dtype."""
     mixed_precision: MixedPrecision = setting(MixedPrecision.auto)
     """The type of autocast; no computes in dtype, auto takes bf16 on a GPU that has it, unless tuneoff:tiny trains."""
     pure_bf16: bool = setting(False)

@@ -49,6 +49,13 @@ class Turn(NamedTuple):
         return {"role": self.role, "content": self.content}
 
 
+def give_system(messages: list[Message], words: str | None) -> list[Message]:
+    """Return a conversation that begins with these words of the system, where it has none of its own."""
+    if not words or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": words}, *messages]
+
+
 def refuse_row(row: SourceRow, message: str) -> ConfigError:
     """Return the error of a row that cannot be read."""
     return ConfigError("data.path", row.location, message)

@@ -97,7 +97,8 @@ class DataSet:
     def rows_by_set(self, split: str) -> dict[str, list[Row]]:
         """Return the rows of a split by the name of their set, of those that have any there."""
         rows_by_set: dict[str, list[Row]] = {}
-        for row, name in zip(self.splits[split], self.list_set_names(split), strict=True):
+        set_names = self.list_set_names(split)
+        for row, name in zip(self.splits[split], set_names, strict=True):
             rows_by_set.setdefault(name, []).append(row)
         return rows_by_set
 

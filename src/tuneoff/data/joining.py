@@ -16,6 +16,7 @@ from tuneoff.data.dataset import SPLITS, DataSet, fingerprint_rows
 JUDGED_BY = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 
 # A row, by the number of its set and its place among that set's rows of a split.
+PlacesBySet = list[list[int]]
 Place = tuple[int, int]
 
 
@@ -52,7 +53,7 @@ def join_sets(data: Data, parts: Mapping[str, DataSet]) -> DataSet:
 
 
 # ---------------------------------------------------------------- splits stay apart
-def keep_apart(sets: list[DataSet], split: str) -> list[list[int]]:
+def keep_apart(sets: list[DataSet], split: str) -> PlacesBySet:
     """Return for each set the places of the rows that no other set is judged by."""
     places_by_set = []
     for part in sets:
@@ -67,26 +68,26 @@ def keep_apart(sets: list[DataSet], split: str) -> list[list[int]]:
     return places_by_set
 
 
-def count_left_out(sets: list[DataSet], split: str, places_by_set: list[list[int]]) -> int:
+def count_left_out(sets: list[DataSet], split: str, places_by_set: PlacesBySet) -> int:
     """Return how many rows of a split are left out because another set is judged by what they ask."""
     there = sum(len(part.splits[split]) for part in sets)
     return there - sum(map(len, places_by_set))
 
 
-def refuse_emptied(data: Data, places_by_set: list[list[int]]) -> None:
+def refuse_emptied(data: Data, places_by_set: PlacesBySet) -> None:
     """Refuse a set of which no training row is left.
 
     Raises:
         ConfigError: with the set.
     """
-    for (name, settings), places in zip(data.sets.items(), places_by_set, strict=True):
-        if not places:
+    for name, places in zip(data.sets, places_by_set, strict=True):
+        if not places and data.sets[name].only_for is None:
             allowed = "all its training rows ask what another set is judged by"
-            raise ConfigError(f"data.sets.{name}.path", settings.path, allowed)
+            raise ConfigError(f"data.sets.{name}.path", data.sets[name].path, allowed)
 
 
 # ---------------------------------------------------------------- mixing
-def concatenate(places_by_set: list[list[int]]) -> list[Place]:
+def concatenate(places_by_set: PlacesBySet) -> list[Place]:
     """Return every row once, set after set."""
     every_place = []
     for number, places in enumerate(places_by_set):
@@ -94,7 +95,7 @@ def concatenate(places_by_set: list[list[int]]) -> list[Place]:
     return every_place
 
 
-def mix(data: Data, places_by_set: list[list[int]]) -> list[Place]:
+def mix(data: Data, places_by_set: PlacesBySet) -> list[Place]:
     """Return the rows of an epoch: each once, or shares by weight in an order that is a draw.
 
     Raises:
@@ -102,25 +103,38 @@ def mix(data: Data, places_by_set: list[list[int]]) -> list[Place]:
     """
     if data.mixing == "concatenate":
         return concatenate(places_by_set)
-    weights = [settings.weight for settings in data.sets.values()]
-    wanted = count_rows_to_draw(list(map(len, places_by_set)), weights, data.mixing)
-    for (name, settings), count in zip(data.sets.items(), wanted, strict=True):
-        if not count:
-            allowed = "gives no row of this set beside the others' weights"
-            raise ConfigError(f"data.sets.{name}.weight", settings.weight, allowed)
+    numbers = []
+    for number, settings in enumerate(data.sets.values()):
+        if settings.only_for is None:
+            numbers.append(number)
+    names = list(data.sets)
+    weights = [data.sets[names[number]].weight for number in numbers]
+    lengths = [len(places_by_set[number]) for number in numbers]
+    counts = count_rows_to_draw(lengths, weights, data.mixing)
+    wanted = dict(zip(numbers, counts, strict=True))
     draw = random.Random(data.mixing_seed)
-    drawn = []
+    drawn = {}
     labels = []
-    for number, (places, count) in enumerate(zip(places_by_set, wanted, strict=True)):
+    for number, count in wanted.items():
+        places = places_by_set[number]
+        if not count:
+            name = names[number]
+            allowed = "gives no row of this set beside the others' weights"
+            raise ConfigError(f"data.sets.{name}.weight", data.sets[name].weight, allowed)
         whole, rest = divmod(count, len(places))
         # Every row as often as any other, but for those of the rest.
-        drawn.append(iter([*places * whole, *sorted(draw.sample(places, rest))]))
+        extra = sorted(draw.sample(places, rest))
+        drawn[number] = iter(places * whole + extra)
         labels += [number] * count
     draw.shuffle(labels)
     return [(number, next(drawn[number])) for number in labels]
 
 
-def count_rows_to_draw(lengths: list[int], weights: list[float], mixing: str) -> list[int]:
+def count_rows_to_draw(
+    lengths: list[int],
+    weights: list[float],
+    mixing: str,
+) -> list[int]:
     """Return how many rows each set gives to an epoch, in proportion to the weights.
 
     Under `interleave_under` no set gives a row twice, and the one that is used up first gives all; under
@@ -132,7 +146,12 @@ def count_rows_to_draw(lengths: list[int], weights: list[float], mixing: str) ->
 
 
 # ---------------------------------------------------------------- the joined set
-def take_rows(joined: DataSet, sets: list[DataSet], split: str, places: list[Place]) -> None:
+def take_rows(
+    joined: DataSet,
+    sets: list[DataSet],
+    split: str,
+    places: list[Place],
+) -> None:
     """Add rows to a split, with what is known of each."""
     answers: list[str | None] = []
     for number, place in places:
@@ -146,17 +165,24 @@ def take_rows(joined: DataSet, sets: list[DataSet], split: str, places: list[Pla
 
 
 def describe_sets(
-    data: Data, parts: Mapping[str, DataSet], joined: DataSet, kept_apart: dict[str, int]
+    data: Data,
+    parts: Mapping[str, DataSet],
+    joined: DataSet,
+    kept_apart: dict[str, int],
 ) -> dict:
     """Return what the record says of the sets; what they all agree in stands before them, as of one set."""
     recipes = [part.recipe for part in parts.values()]
-    first = recipes[0].items()
-    common = dict(item for item in first if all(item in recipe.items() for recipe in recipes))
+    common = dict(recipes[0])
+    for recipe in recipes:
+        for key in list(common):
+            if (key, common[key]) not in recipe.items():
+                common.pop(key)
     counts = {split: Counter(joined.list_set_names(split)) for split in SPLITS}
     sets = {}
     for name, part in parts.items():
         rows = {split: counts[split][name] for split in SPLITS}
-        sets[name] = {**part.facts(), "weight": data.sets[name].weight, "joined_rows": rows}
+        weight = data.sets[name].weight
+        sets[name] = {**part.facts(), "weight": weight, "joined_rows": rows}
     return {
         **common,
         "mixing": data.mixing,

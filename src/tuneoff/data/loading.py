@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tuneoff.config import ConfigError, Data, SingleSet
 from tuneoff.data import cache
 from tuneoff.data.boundaries import find_begin_tokens, find_label_spans
+from tuneoff.data.conversations import give_system
 from tuneoff.data.dataset import DataSet, Row, fingerprint_rows, show_example
 from tuneoff.data.joining import join_sets
 from tuneoff.data.row_formats import Example
@@ -87,31 +88,33 @@ def tokenize_dataset(
             blocks = make_blocks(members, template.tokenizer, max_length, data.end_token)
             result.splits[split] = list(blocks)
         else:
-            # What a run is judged by is the same whatever it is trained on.
-            train_on = data.train_on if split == "train" else "answers"
-            add_conversations(members, template, max_length, split, result, train_on)
+            add_conversations(members, template, max_length, split, result, data)
     result.unread = unread.facts()
     columns = row_format.recorded_columns(unread.used_columns)
     result.recipe = {"format": row_format.name, "columns": columns}
     if row_format.name != "text":
         result.recipe["template"] = template.name
         result.recipe["template_text"] = template.text
-    if not result.splits["train"]:
-        raise ConfigError("data.path", data.path, explain_no_rows(result, max_length))
+        result.recipe["default_system"] = data.default_system
+    elif data.default_system:
+        allowed = "is for conversations, and these rows are text"
+        raise ConfigError("data.default_system", data.default_system, allowed)
+    split = data.only_for or "train"
+    if not result.splits[split]:
+        raise ConfigError("data.path", data.path, explain_no_rows(result, max_length, split))
     result.fingerprint = fingerprint_rows(result.splits)
     return result
 
 
-def explain_no_rows(result: DataSet, max_length: int) -> str:
-    """Return why no training row was left."""
-    cut = result.cut["train"]
+def explain_no_rows(result: DataSet, max_length: int, split: str) -> str:
+    """Return why no row of a split was left."""
+    reason = "no training rows" if split == "train" else f"no {split} rows"
+    cut = result.cut[split]
     if cut:
-        return (
-            f"no training rows: no answer of {cut} examples begins within max_length={max_length}"
-        )
-    if result.dropped["train"]:
-        return "no training rows: no row has an answer"
-    return "no training rows"
+        return f"{reason}: no answer of {cut} examples begins within max_length={max_length}"
+    if result.dropped[split]:
+        return f"{reason}: no row has an answer"
+    return reason
 
 
 def add_conversations(
@@ -120,14 +123,16 @@ def add_conversations(
     max_length: int,
     split: str,
     result: DataSet,
-    train_on: str = "answers",
+    data: SingleSet,
 ) -> None:
-    """Add a row to `result` for each conversation; the loss is on what `train_on` says.
+    """Add a row to `result` for each conversation; the loss is on what `data.train_on` says.
 
     Of validation and test the last answer of which the row holds a token is added, too.
     """
+    # What a run is judged by is the same whatever it is trained on.
+    train_on = data.train_on if split == "train" else "answers"
     for chunk in divide_into_chunks(examples):
-        encoded = template.encode(chunk)
+        encoded = template.encode(add_system(chunk, data.default_system))
         for example, (ids, spans) in zip(chunk, encoded, strict=True):
             answers = []
             for message in example.messages:
@@ -157,6 +162,14 @@ def add_conversations(
             result.asked[split].append(hash_question(example))
             if split != "train":
                 result.answers.setdefault(split, []).append(last_answer)
+
+
+def add_system(examples: list[Example], words: str | None) -> list[Example]:
+    """Return examples in which the system says something; what they ask stays what it was."""
+    completed = []
+    for example in examples:
+        completed.append(example._replace(messages=give_system(example.messages, words)))
+    return completed
 
 
 def hash_question(example: Example) -> int:

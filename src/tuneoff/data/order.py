@@ -18,7 +18,7 @@ GROUPED_STEPS = 50
 
 
 class StepOrder:
-    """The order of the training rows: a permutation for each epoch, from the seed alone."""
+    """The order of the training rows: a permutation for each epoch, from the seed alone, or none."""
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class StepOrder:
         rows_per_step: int,
         epochs: float | None = None,
         grouped: bool = False,
+        shuffled: bool = True,
     ):
         """Take the rows of one epoch.
 
@@ -37,11 +38,13 @@ class StepOrder:
             epochs: where epochs are the budget. The last step is then short, instead of taking
                 rows from an epoch nobody asked for.
             grouped: whether the rows of a step are of like length.
+            shuffled: whether an epoch's order is drawn; else it is that of `rows`.
         """
         self.rows = rows
         self.seed = seed
         self.rows_per_step = rows_per_step
         self.grouped = grouped
+        self.shuffled = shuffled
         self.total_rows = math.inf
         if epochs is not None:
             self.total_rows = max(1, round(epochs * len(rows)))
@@ -117,6 +120,8 @@ class StepOrder:
         return self._permutation[place_in_epoch]
 
     def _draw_permutation(self, epoch: int) -> list[int]:
+        if not self.shuffled:
+            return list(range(len(self.rows)))
         seed = derive_seed(self.seed, f"order/{epoch}")
         generator = torch.Generator().manual_seed(seed)
         permutation = torch.randperm(len(self.rows), generator=generator).tolist()
@@ -162,4 +167,11 @@ def make_order(experiment: Experiment, rows: list[Row], processes: int) -> StepO
     rows_per_step = experiment.batch_size * experiment.gradient_accumulation_steps * processes
     kind, value = experiment.budget
     epochs = value if kind == "epochs" else None
-    return StepOrder(packed, experiment.seed, rows_per_step, epochs, experiment.group_by_length)
+    return StepOrder(
+        packed,
+        experiment.seed,
+        rows_per_step,
+        epochs,
+        grouped=experiment.group_by_length,
+        shuffled=experiment.shuffle,
+    )

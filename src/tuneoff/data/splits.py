@@ -34,13 +34,15 @@ def read_examples(
     if data.input_break == "line":
         row_format = row_format._replace(input_break="\n")
     rows["train"] = chain([first_row], rows["train"])
+    if data.only_for is not None:
+        rows = {data.only_for: rows["train"]}
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():
         examples[split] = _parse_answered(row_format, members, split, result, unread)
     # Shares of the training rows stand in for splits that the set does not have.
     shares = {}
     for split in ("validation", "test"):
-        if split not in rows:
+        if split not in rows and data.only_for is None:
             shares[split] = getattr(data, f"{split}_share")
     takes_rows = "validation" in shares and data.validation_rows is not None
     if takes_rows or any(shares.values()):

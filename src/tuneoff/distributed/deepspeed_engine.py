@@ -53,12 +53,16 @@ class DeepSpeed(Sharding):
         settings: StepSettings,
     ) -> tuple[Any, Any]:
         """Return the engine, and an optimizer whose step is the engine's and so does nothing."""
-        self.plugin.deepspeed_config.update(describe_engine(settings))
+        trained_types = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+        trains_bfloat16 = trained_types == {torch.bfloat16}
+        self.plugin.deepspeed_config.update(describe_engine(settings, trains_bfloat16))
         with quiet_logger():
             self.engine, stepper = self.accelerator.prepare(model, optimizer)
 
         def gradient_norm() -> torch.Tensor:
-            return torch.as_tensor(self.engine.get_global_grad_norm() or 0.0)
+            norm = self.engine.get_global_grad_norm()
+            # Not by its truth: on a device that would wait for the step.
+            return torch.as_tensor(0.0 if norm is None else norm)
 
         stepper.optimizer.gradient_norm = gradient_norm
         if hasattr(optimizer, "join_engine"):
@@ -136,11 +140,12 @@ def whole_parameter(parameter: Any, written_by_first: bool = False) -> Iterator[
         yield
 
 
-def describe_engine(settings: StepSettings) -> dict[str, Any]:
+def describe_engine(settings: StepSettings, trains_bfloat16: bool) -> dict[str, Any]:
     """What DeepSpeed's configuration needs beside its stage.
 
     float32 weights train as they are, under autocast where `mixed_precision` asks for it; bfloat16 weights train as
-    they are too, with optimizer states of their type, as in one process.
+    they are too, with optimizer states of their type, as in one process. Beside float32 adapters frozen weights of
+    bfloat16 stay what they are: DeepSpeed would cast the adapters to them.
     """
     return {
         # Without loaders it cannot know the batch size; left open, accelerate would fill in a clip of 1.
@@ -150,9 +155,9 @@ def describe_engine(settings: StepSettings) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "steps_per_print": NEVER,
         "bf16": {
-            "enabled": settings.dtype == "bfloat16",
-            "bf16_master_weights_and_grads": settings.dtype == "bfloat16",
-            "bf16_optimizer_states": settings.dtype == "bfloat16",
+            "enabled": trains_bfloat16,
+            "bf16_master_weights_and_grads": trains_bfloat16,
+            "bf16_optimizer_states": trains_bfloat16,
         },
         "torch_autocast": {
             "enabled": settings.mixed_precision == "bf16",

@@ -82,6 +82,11 @@ def get_local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) if get_world_size() > 1 else 0
 
 
+def choose_device_index(visible: int) -> int:
+    """The number of this process's GPU among the `visible`, as accelerate has it: a rank may be shown its own alone."""
+    return get_local_rank() % max(1, visible)
+
+
 def get_sharding() -> str:
     """What `accelerate launch` splits the model with: fsdp2, zero2, zero3 and the like; else ddp, or none."""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):

@@ -63,7 +63,8 @@ class RankWatch:
             self._store.set(self._key("done"), "")
 
     def _key(self, name: str, rank: int | None = None) -> str:
-        return f"{FAILURE_KEY}/{name}/{self.ranks.index if rank is None else rank}"
+        index = self.ranks.index if rank is None else rank
+        return f"{FAILURE_KEY}/{name}/{index}"
 
     def _watch(self) -> None:
         store = connect_to_store()

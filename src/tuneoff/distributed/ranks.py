@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Longer than any export or download by one rank, for which the others wait; whoever started them ends the lost ones.
 PATIENCE = timedelta(hours=12)
 STORE_TIMEOUT = timedelta(seconds=5)
+MEETING_TIMEOUT = timedelta(minutes=5)  # for all ranks to connect to each other
 # A launcher that starts all ranks again keeps its store.
 FAILURE_KEY = f"tuneoff/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
@@ -44,6 +45,7 @@ class Ranks:
             )
         if self.count > 1:
             self._store = connect_to_store()
+            self._host_group = join_hosts()
 
     @property
     def first(self) -> bool:
@@ -51,12 +53,14 @@ class Ranks:
         return self.index == 0
 
     def gather(self, item: Any) -> list:
-        """Return each process's `item`, in the order of the ranks; all must call."""
-        from accelerate.utils import gather_object
-
+        """Return each process's `item`, in the order of the ranks; all must call. Waits for no device."""
         if self.count == 1:
             return [item]
-        return gather_object([item])
+        from torch.distributed import all_gather_object
+
+        items: list = [None] * self.count
+        all_gather_object(items, item, group=self._host_group)
+        return items
 
     def gather_with_peaks(self, item: Any, peaks: "PhasePeaks") -> list:
         """`gather`, and on the way every rank's memory peaks, which are put into `peaks.by_rank`."""
@@ -118,6 +122,8 @@ def _make_accelerator(settings: dict) -> Any:
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin
 
+    # DDP would be told the rank's number for its device, which is another one where each rank is shown its own alone.
+    os.environ.setdefault("ACCELERATE_BYPASS_DEVICE_MAP", "true")
     # A test process trains more than once; accelerate keeps the first precision.
     AcceleratorState._reset_state()
     return Accelerator(
@@ -140,6 +146,29 @@ def _plain_device(device: Any) -> Any:
     import torch
 
     return torch.device("cpu") if device.type == "cpu" else device
+
+
+def join_hosts() -> Any:
+    """The group in which the ranks speak from host to host, by gloo.
+
+    What NCCL sends lies on the device: to read it waits for all steps that were launched, the next one's too.
+
+    Raises:
+        RuntimeError: they do not reach each other that way.
+    """
+    from torch import distributed
+
+    if distributed.get_backend() == "gloo":
+        return distributed.group.WORLD
+    try:
+        group = distributed.new_group(backend="gloo", timeout=MEETING_TIMEOUT)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the ranks do not reach each other from host to host by gloo; GLOO_SOCKET_IFNAME=NAME names the network "
+            f"interface between them ({error})"
+        ) from error
+    distributed.distributed_c10d._set_pg_timeout(PATIENCE, group)
+    return group
 
 
 def connect_to_store() -> Any:

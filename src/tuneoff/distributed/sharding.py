@@ -15,7 +15,6 @@ class StepSettings(NamedTuple):
 
     batch_size: int  # of a rank's micro-batch
     max_grad_norm: float | None
-    dtype: str  # of the weights: float32 or bfloat16
     mixed_precision: str  # no or bf16
 
 

@@ -59,7 +59,8 @@ def count_present_devices() -> int:
     in_driver = len(_driver_folders())
     if in_driver:
         return in_driver
-    numbered = [path for path in DEVICE_FILES.glob("nvidia*") if path.name[6:].isdigit()]
+    names = [path.name for path in DEVICE_FILES.glob("nvidia*")]
+    numbered = [name for name in names if name.removeprefix("nvidia").isdigit()]
     return len(numbered) or _count_by_lister()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tuneoff.config import ConfigError, Experiment, SingleSet
+from tuneoff.jobs.bars import show_bars
 from tuneoff.jobs.failures import Refusal
 from tuneoff.jobs.processes import POLL_SECONDS, start_processes
 
@@ -29,6 +30,7 @@ class DataCheck:
     settings: SingleSet
     splits: tuple[str, ...]
     key: str = "data."  # before the set's keys
+    progress: bool = True  # whether a download shows its bar
 
     ranks = 1
 
@@ -38,6 +40,11 @@ class DataCheck:
         Raises:
             ConfigError: a split without a row.
         """
+        with show_bars(self.progress):
+            return self._read_rows()
+
+    def _read_rows(self) -> dict:
+        """Read the first row of each split."""
         from tuneoff.data.dataset import DataSet
         from tuneoff.data.sources import open_source
         from tuneoff.data.splits import read_examples
@@ -72,19 +79,24 @@ def plan_checks(experiment: Experiment, needs: Iterable[str]) -> Iterator[DataCh
         key = f"data.sets.{name}." if data.sets else "data."
         splits = list_open_splits(experiment, settings, needs)
         if splits and not settings.ships and not settings.streaming:
-            yield DataCheck(settings, splits, key)
+            yield DataCheck(settings, splits, key, experiment.progress)
 
 
 def list_open_splits(
     experiment: Experiment, settings: SingleSet, needs: Iterable[str]
 ) -> tuple[str, ...]:
     """The splits of which a set must have rows of its own."""
+    if settings.only_for is not None:
+        return ()
     splits = dict.fromkeys(needs)
     if settings.splits.validation is not None or settings.takes_training_rows("validation"):
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None
-    open_splits = [split for split in splits if not settings.takes_training_rows(split)]
+    open_splits = []
+    for split in splits:
+        if not settings.takes_training_rows(split) and not experiment.data.has_judge(split):
+            open_splits.append(split)
     return tuple(sorted(open_splits))
 
 

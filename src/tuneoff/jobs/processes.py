@@ -195,7 +195,8 @@ def exit_with_the_pool() -> None:
             time.sleep(POLL_SECONDS)
         os._exit(1)  # our job and the forkserver watch us in their turn
 
-    watcher = threading.Thread(target=watch, args=(os.getppid(),), daemon=True)
+    parent = os.getppid()
+    watcher = threading.Thread(target=watch, args=(parent,), daemon=True)
     watcher.start()
 
 

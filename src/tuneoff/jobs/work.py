@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from tuneoff.config import Experiment, Task, find_lr_source, identify_run, resolve_config
 from tuneoff.distributed.launch import get_rank
+from tuneoff.jobs.bars import show_bars
 from tuneoff.jobs.failures import JobFailed
 from tuneoff.record import (
     PREDICTION,
@@ -131,6 +132,11 @@ class TrainWork(Work):
         """Train; where a limit of memory is set, predict first, and do not start what would not fit."""
         # A tracker keeps the command line, too.
         sys.argv = mask_secrets(sys.argv)
+        with show_bars(self.experiment.progress and get_rank() == 0):
+            return self._train_what_fits()
+
+    def _train_what_fits(self) -> dict:
+        """Train, or conclude what a prediction shows to be too large; returns the result."""
         limit = self.experiment.skip_if_over_gib
         start = self.start
         if limit is not None:
@@ -220,7 +226,8 @@ class PredictWork(Work):
         """Predict, and write prediction.json."""
         from tuneoff.predict import predict
 
-        prediction = predict(self.experiment, self.method)
+        with show_bars(self.experiment.progress):
+            prediction = predict(self.experiment, self.method)
         return write_prediction(self.folder, self.start, prediction)
 
     def record_failure(self, status: str, error: dict, wall_seconds: float) -> None:
@@ -254,7 +261,10 @@ class PredictWork(Work):
         return "" if prediction is None else format_prediction_line(prediction)
 
 
-WORKS: dict[Task, type[Work]] = {Task.train: TrainWork, Task.predict: PredictWork}
+WORKS: dict[Task, type[Work]] = {
+    Task.train: TrainWork,
+    Task.predict: PredictWork,
+}
 
 
 def format_prediction_line(prediction: dict) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.launch import choose_device_index, get_rank
 from tuneoff.distributed.stop import STOP_SIGNALS, interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport
 
@@ -151,7 +151,7 @@ def limit_memory(memory_gib: float | None) -> None:
 
     limit = memory_gib * GIB
     if torch.cuda.is_available():
-        device = int(os.environ.get("LOCAL_RANK", 0))
+        device = choose_device_index(torch.cuda.device_count())
         total = torch.cuda.get_device_properties(device).total_memory
         share = min(1.0, limit / total)
         torch.cuda.set_per_process_memory_fraction(share, device)

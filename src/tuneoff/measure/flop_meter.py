@@ -23,9 +23,17 @@ class FlopCounter(TorchDispatchMode):
         """Let compiled layers run as compiled: their products, attention and decompositions are calls all the same."""
         return True
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.flops += count_flops(func.overloadpacket, args, kwargs or {}, result)[1]
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        _, flops = count_flops(func.overloadpacket, args, kwargs, result)
+        self.flops += flops
         return result
 
 

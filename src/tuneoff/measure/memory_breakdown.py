@@ -153,7 +153,8 @@ class MemoryBreakdown:
             self.add(tensor, "optimizer_state", name)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        self._inside.append(self._paths.get(id(module), type(module).__name__))
+        class_name = type(module).__name__
+        self._inside.append(self._paths.get(id(module), class_name))
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         self._inside.pop()

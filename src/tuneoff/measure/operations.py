@@ -30,7 +30,13 @@ def _count_cpu_attention(query: Any, key: Any, value: Any, *rest: Any) -> int:
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _count_cpu_attention_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any) -> int:
+def _count_cpu_attention_backward(
+    grad: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    *rest: Any,
+) -> int:
     """Its backward pass, which computes the scores again."""
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
@@ -104,7 +110,12 @@ def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operat
     return Operation(kind, dtype, flops, moved)
 
 
-def count_flops(packet: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, int]:
+def count_flops(
+    packet: Any,
+    args: Any,
+    kwargs: Any,
+    result: Any,
+) -> tuple[str, int]:
     """The kind of an operation, and its floating-point operations; 0 where a formula does not know such arguments."""
     kind = OTHER
     flops = 0

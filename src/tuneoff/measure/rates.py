@@ -11,7 +11,8 @@ import torch
 from tuneoff.measure.cards import Card, find_card, read_cards_file
 
 # Matrices of this machine's own measurement: large enough to reach the full rate, and a matter of milliseconds.
-PRODUCT_SIZE = {"cpu": 512, "cuda": 4096}
+PRODUCT_SIZE = 512  # on a CPU
+PRODUCT_SIZE_ON_DEVICE = 4096
 COPIED_BYTES = 2**25  # beyond most caches
 DECOMPOSED_SIZE = 128
 REPETITIONS = 5  # the fastest counts: what else runs only slows
@@ -89,20 +90,24 @@ def measure_cpu(dtype: str) -> tuple[Rates, Rates]:
 
 def measure_matrix_rate(device: torch.device, dtype: str) -> float:
     """Floating-point operations a second in products of square matrices on a device, at best."""
-    size = PRODUCT_SIZE[device.type]
+    size = PRODUCT_SIZE if device.type == "cpu" else PRODUCT_SIZE_ON_DEVICE
     left = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
     out = torch.empty_like(left)
 
     def multiply() -> None:
         torch.mm(left, left, out=out)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            out[0, 0].item()  # waits for it, whatever kind of device it is
 
     return 2 * size**3 / _time_fastest(multiply)
 
 
 @cache
-def find_matrix_rate(device: torch.device, dtype: str, tf32: bool) -> tuple[float, str]:
+def find_matrix_rate(
+    device: torch.device,
+    dtype: str,
+    tf32: bool,
+) -> tuple[float, str]:
     """Floating-point operations a second in products that a device can do at best, and whose figure that is.
 
     Args:

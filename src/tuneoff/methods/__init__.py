@@ -13,12 +13,13 @@ from pkgutil import extend_path, iter_modules
 from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges, store_schema
+from tuneoff.methods._known_elsewhere import KnownElsewhere
 
 # What the record says where a method trains the weight that the output head and the embeddings share.
 TIED = "the output head and the embeddings are one weight, and it trains"
 
 
-class Method:
+class Method(KnownElsewhere):
     """The hooks of a fine-tuning method, in the order in which a run calls them.
 
     A method is a dataclass of its options that overrides what it needs; the defaults are full fine-tuning.
@@ -26,25 +27,14 @@ class Method:
 
     # Whether the base weights stay as they are, so that they may be quantised.
     keeps_base: ClassVar[bool] = False
+    # Whether some of the base weights never train, so that they may be held in a smaller type than what does.
+    freezes: ClassVar[bool] = False
     # Which methods share a colour in charts: a key of FAMILIES in record/schema.py. A YAML's `family` goes before it.
     own_family: ClassVar[str] = "other"
     # The values of `optimizer` that it takes; None takes them all.
     optimizers: ClassVar[tuple[Optimizer, ...] | None] = None
     # The packages that do the method, as pip names them; every record holds their versions.
     packages: ClassVar[tuple[str, ...]] = ()
-    # Words of other programs that stand for a choice of its family, the more particular below: `key=value`, where the
-    # value may go on, or a key alone. And their names of its options.
-    elsewhere: ClassVar[dict[str, str]] = {}
-    foreign_options: ClassVar[dict[str, str]] = {}
-    # Where LLaMA-Factory differs: defaults of options, settings that a choice has there whatever a YAML says, what to
-    # know of a choice, and the type of its weights under `bf16: true` (null: float32, of adapters' bases bfloat16).
-    foreign_defaults: ClassVar[dict[str, str]] = {}
-    foreign_overrides: ClassVar[dict[str, dict[str, str]]] = {}
-    foreign_notes: ClassVar[dict[str, str]] = {}
-    foreign_dtype: ClassVar[str | None] = None
-    # Options of LLaMA-Factory's that are none here: why one changes no step, or its default and what it would need.
-    foreign_ignored: ClassVar[dict[str, str]] = {}
-    foreign_refused: ClassVar[dict[str, tuple[Any, str]]] = {}
     # The keys that were written on the command line.
     written: ClassVar[frozenset[str]] = frozenset()
 
@@ -223,7 +213,9 @@ class Method:
         Returns:
             Facts for the record, such as what was converted.
         """
-        model.save_pretrained(folder)
+        from tuneoff.models.precision import save_whole
+
+        save_whole(model, folder)
         return {}
 
     def read_back(

@@ -100,8 +100,10 @@ class BlockOptimizerRatio(badam.BlockOptimizerRatio):
             masks = min(1, masks)
         elif math.isfinite(masks):
             masks = math.ceil(masks / self.refresh_interval)
-        reached = [min(size, masks * self._count_chosen(size)) for size in self._sizes()]
-        return sum(map(int, reached))
+        reached = 0
+        for size in self._sizes():
+            reached += int(min(size, masks * self._count_chosen(size)))
+        return reached
 
     def _sizes(self) -> list[int]:
         """Return the size of every weight that trains."""

@@ -96,7 +96,13 @@ class RandomLayers:
         self.activate(own["active"])
 
 
-def draw_layers(optimizer: Any, layers: nn.ModuleList, count: int, interval: int, seed: int) -> Any:
+def draw_layers(
+    optimizer: Any,
+    layers: nn.ModuleList,
+    count: int,
+    interval: int,
+    seed: int,
+) -> Any:
     """Put `RandomLayers` in front of an optimizer's class, and draw the first layers.
 
     Args:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tuneoff.methods._lora_model import merge_adapter, share_tied_adapter
 from tuneoff.methods._lora_stored import WEIGHTS, read_shapes
 from tuneoff.models.layers import is_quantized
+from tuneoff.models.precision import save_whole
 from tuneoff.models.reading_back import (
     allow_rounding,
     check_logits,
@@ -76,7 +77,7 @@ def save_merged(model: Any, folder: Path) -> dict:
     merged = merge_trained(model)
     merged_logits = compute_logits(merged, ids)
     allowed_in_reading = allow_rounding(merged, merged_logits)
-    merged.save_pretrained(folder / "merged")
+    save_whole(merged, folder / "merged")
     loaded = load_saved(folder / "merged", merged)
     check_logits(folder / "merged", merged_logits, compute_logits(loaded, ids), allowed_in_reading)
     difference = (merged_logits - trained_logits).abs().max().item()

@@ -74,7 +74,7 @@ def load_adapter(model: Any, path: str, trainable: bool) -> Any:
             folder = find_adapter(path)
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            lines = [line.strip() for line in str(error).strip().splitlines()]
             reason = next((line for line in lines if "mismatch" in line), lines[0])
             raise ConfigError("adapter_path", path, f"does not fit this model: {reason}") from error
     missing = [line for line in caught if "missing adapter keys" in str(line.message)]

@@ -168,7 +168,11 @@ def find_additional_modules(model: Any, names: list[str]) -> list[str]:
 
 
 def check_tied_weight(
-    model: Any, chosen: PeftTargets, wanted: list[str], additional: list[str], use_dora: bool
+    model: Any,
+    chosen: PeftTargets,
+    wanted: list[str],
+    additional: list[str],
+    use_dora: bool,
 ) -> bool:
     """Return whether the options name the weight that the head and the embeddings share.
 

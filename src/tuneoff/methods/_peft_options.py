@@ -95,7 +95,9 @@ def describe_range(item: dict) -> tuple[str, Any]:
 
 def is_list_of_ids(value: Any) -> bool:
     """Whether a value is a list of token ids that is not empty."""
-    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(type(item) is int for item in value)
 
 
 def make_field(name: str, item: dict) -> tuple[str, Any, Any]:

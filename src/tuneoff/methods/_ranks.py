@@ -24,7 +24,8 @@ def check_rank(
         ConfigError: naming the first such matrix, and the targets that can give the rank.
     """
     shapes = list_shapes(targets)
-    too_small = {name: shape for name, shape in shapes.items() if times * rank > min(shape)}
+    needed = times * rank
+    too_small = {name: shape for name, shape in shapes.items() if min(shape) < needed}
     for name, (rows, columns) in too_small.items():
         allowed = f"{name} is {rows}x{columns}, so at most {min(rows, columns) // times}"
         remaining = sorted(_find_leaves(shapes) - _find_leaves(too_small))

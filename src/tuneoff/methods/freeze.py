@@ -14,6 +14,7 @@ class Freeze(Method):
     """The last n decoder layers train (n < 0: the first). The option names are LLaMA-Factory's."""
 
     own_family = "partial"
+    freezes = True
     elsewhere: ClassVar[dict[str, str]] = {"finetuning_type=freeze": "freeze"}
     freeze_trainable_layers: int = option(
         2, "must not be 0: n > 0 trains the last n layers, n < 0 the first", bool

@@ -28,6 +28,7 @@ class LoRA(Method):
     own_family = "low_rank"
     packages = ("peft",)
     elsewhere: ClassVar[dict[str, str]] = _lora_elsewhere.CHOICES
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = _lora_elsewhere.ALIASES
     foreign_options: ClassVar[dict[str, str]] = _lora_elsewhere.OPTIONS
     lora_rank: int = at_least(8, 1)
     """The rank r of the adapters."""
@@ -268,7 +269,12 @@ class LoRA(Method):
             facts |= self.export_merged(model, folder)
         return facts
 
-    def read_back(self, model: Any, folder: Path, load_base: Callable[[], Any]) -> Any:
+    def read_back(
+        self,
+        model: Any,
+        folder: Path,
+        load_base: Callable[[], Any],
+    ) -> Any:
         """Load the adapter on the weights that it applies to: those in memory, where they are the same."""
         from tuneoff.methods import _lora_export
 

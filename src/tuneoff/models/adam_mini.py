@@ -28,7 +28,13 @@ class BlocksOfHeads(pytorch_optimizer.AdamMini):
 class AdamMini(torch.optim.Optimizer):
     """Adam-mini over the groups that every optimizer here has, which share rates, decay and state with its own."""
 
-    def __init__(self, groups: list[dict], lr: float, model: Any, **adam_settings: Any):
+    def __init__(
+        self,
+        groups: list[dict],
+        lr: float,
+        model: Any,
+        **adam_settings: Any,
+    ):
         super().__init__(groups, {"lr": lr, "step": 0})
         config = model.config.get_text_config()
         heads = config.num_attention_heads

@@ -6,7 +6,7 @@ The model itself is asked, since no list of architectures stays true.
 import math
 from array import array
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from tuneoff.config import ConfigError, Experiment
 from tuneoff.data import Batch, Row, collate, join_rows
+from tuneoff.models.generators import fork_generators
+from tuneoff.models.precision import use_own_precision
 
 TOLERANCE = 1e-5  # of the largest logit
 ROUNDINGS = 4  # where the weights are in half precision: of their type's rounding
@@ -179,8 +181,8 @@ def _probe(model: Any, batch: Batch, row: int, positions: slice) -> Probe:
         # Some attention draws hashes: what is drawn here must not move what training draws.
         with (
             torch.enable_grad(),
-            torch.random.fork_rng(),
-            _precision(model),
+            fork_generators(),
+            use_own_precision(model),
             _watch_ends(model) as (lookups, head_positions),
         ):
             logits = model.eval()(
@@ -228,15 +230,6 @@ def _watch_ends(model: Any) -> Iterator[tuple[Lookups, list[int]]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _precision(model: Any) -> AbstractContextManager:
-    """Half precision for Flash attention over float32 weights, which has no other; else what the weights are in."""
-    weight = model.get_input_embeddings().weight
-    flash = str(model.config._attn_implementation).startswith("flash")
-    if flash and weight.dtype is torch.float32:
-        return torch.autocast(weight.device.type, torch.bfloat16)
-    return nullcontext()
 
 
 def _draw_tokens(model: Any) -> list[int]:

@@ -146,17 +146,18 @@ def follow_mode(optimizer: Any, model: nn.Module) -> None:
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What the record says of the optimizer in effect."""
     optimizer_class = type(getattr(optimizer, "base_optimizer", optimizer))
+    groups = []
+    for group in optimizer.param_groups:
+        facts = {
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": group["lr"],
+            "weight_decay": group.get("weight_decay", 0.0),
+        }
+        groups.append(facts)
     return {
         "class": f"{optimizer_class.__module__}.{optimizer_class.__name__}",
         "fused": bool(optimizer.defaults.get("fused")),
-        "groups": [
-            {
-                "parameters": sum(parameter.numel() for parameter in group["params"]),
-                "lr": group["lr"],
-                "weight_decay": group.get("weight_decay", 0.0),
-            }
-            for group in optimizer.param_groups
-        ],
+        "groups": groups,
     }
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from tuneoff.models.generators import fork_generators
 from tuneoff.models.layers import is_quantized
+from tuneoff.models.precision import AUTOCAST, use_own_precision
 
 # A model of so many bytes is read back beside the trained one. A larger one takes its place, so that the device (and on
 # a CPU the host) never holds two of them: an export is a run's last act, and what was trained is on the disk by then.
@@ -114,14 +116,18 @@ def check_names(problem: str, names: Any) -> None:
 @torch.no_grad()
 def compute_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Logits of rows of tokens (rows, length): (rows, length, vocabulary)."""
-    with torch.random.fork_rng():
+    with fork_generators():
         torch.manual_seed(0)  # some attention draws hashes
-        return model.eval()(input_ids=ids.to(model.device), use_cache=False).logits
+        with use_own_precision(model):
+            return model.eval()(input_ids=ids.to(model.device), use_cache=False).logits
 
 
 def allow_rounding(model: Any, logits: torch.Tensor) -> float:
     """The largest difference that rounding makes to these logits of `model`."""
     dtypes = [logits.dtype, model.get_input_embeddings().weight.dtype]
+    autocast_dtype = getattr(model, AUTOCAST, None)
+    if autocast_dtype is not None:
+        dtypes.append(autocast_dtype)
     if is_quantized(model):
         # Its layers compute in half precision, or on activations of 8 bits, which are as coarse.
         dtypes.append(torch.bfloat16)

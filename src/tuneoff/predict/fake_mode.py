@@ -120,7 +120,8 @@ class FakeMode(FakeTensorMode):
         out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The product of stacks of matrices, either of which may lie in one matrix that `offs` divides into groups."""
-        rows, columns = first.shape[-2], second.shape[-1]
+        rows = first.shape[-2]
+        columns = second.shape[-1]
         shape: tuple[int, ...] = (rows, columns)
         if first.dim() == second.dim() == 3:
             shape = (first.shape[0], rows, columns)

@@ -24,6 +24,7 @@ from tuneoff.measure.operations import OperationCounts
 from tuneoff.methods import Method
 from tuneoff.models.checks import find_causal_setting
 from tuneoff.models.loading import build_model
+from tuneoff.models.precision import cast_trainable
 from tuneoff.predict.batches import TypicalRows, make_worst_batch
 from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
@@ -37,6 +38,7 @@ from tuneoff.training.step import Engine, summed_loss, train_step
 
 FAKE_ATTENTION = ("sdpa", "eager")  # what runs on fake CPU tensors
 HALF_PRECISION = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torch.float16}
+Action = Callable[[], Any]
 NEVER = 10**9  # steps between two refreshes
 SAMPLED_PHASES = 3  # of those that a method goes through; their mean stands for all
 # What PyTorch raises where code asks a tensor without storage for its values, or for a size that depends on them.
@@ -104,6 +106,7 @@ class Predictor:
             model = self._build_model()
             with MemoryBreakdown(model) as prepare_live:
                 model = method.prepare(model)
+                cast_trainable(model, experiment.trainable_dtype)
                 prepare_live.model = model
         # The optimizer is made over the model's fake copy.
         self.optimizer: Any = None
@@ -214,32 +217,30 @@ class Predictor:
 
         activations = costliest.bytes_by_category["activations"] / GIB
         size, tried = find_largest_batch(needed, limit, start, needed_at_start - activations)
+        needed_by_rows = {}
+        for rows, gib in sorted(tried.items()):
+            needed_by_rows[str(rows)] = round(gib, 4)
         return {
             "gib": limit,
             "batch_size": size,
-            "needed_gib": {str(rows): round(tried[rows], 4) for rows in sorted(tried)},
+            "needed_gib": needed_by_rows,
         }
 
-    def train(
-        self,
-        name: str,
-        size: int,
-        before: Callable[[], Any] | None = None,
-    ) -> Moment:
+    def train(self, name: str, size: int, before: Action | None = None) -> Moment:
         """One optimizer step; `before` is called where what it allocates counts to the step."""
         batch = self._batch(size, self.experiment.packing)
         with self.faking(), self.watching() as live:
             self._take_step(batch, before)
         return Moment("train", name, live)
 
-    def count(self, rows: TypicalRows, before: Callable[[], Any] | None = None) -> OperationCounts:
+    def count(self, rows: TypicalRows, before: Action | None = None) -> OperationCounts:
         """What one optimizer step on typical rows asks of a device; `before` is called where that counts to it."""
         batch = fake_batch(rows.make_batch(self.experiment.batch_size), self.mode)
         with self.faking(), self.mode.count_operations() as counts:
             self._take_step(batch, before)
         return counts
 
-    def _take_step(self, batch: Batch, before: Callable[[], Any] | None) -> None:
+    def _take_step(self, batch: Batch, before: Action | None) -> None:
         """One optimizer step, on the same batch in each micro-step."""
         batches = [batch] * self.experiment.gradient_accumulation_steps
         if before is not None:

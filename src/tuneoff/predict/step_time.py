@@ -57,4 +57,5 @@ def choose_spread(phases: Sequence[int], most: int) -> list[int]:
     if len(phases) <= most:
         return list(phases)
     last = len(phases) - 1
-    return [phases[round(index * last / (most - 1))] for index in range(most)]
+    places = [round(index * last / (most - 1)) for index in range(most)]
+    return [phases[place] for place in places]

@@ -22,8 +22,11 @@ def replace_unprintable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
-    plain = [PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs]
-    return "".join(plain), error.end
+    plain = ""
+    for sign in signs:
+        code = sign.encode("ascii", "backslashreplace").decode()
+        plain += PLAIN.get(sign, code)
+    return plain, error.end
 
 
 def accept_any_text() -> None:

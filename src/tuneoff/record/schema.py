@@ -1,7 +1,10 @@
 """The record's schema: the names of its files, the statuses of a run, and what a setting is for."""
 
 SCHEMA_VERSION = 1
-RUN, METRICS, RESULT, LOCK = "run.json", "metrics.jsonl", "result.json", ".lock"
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+LOCK = ".lock"
 ANSWERS = "answers.jsonl"  # what a model generated, where it was asked to, a line a row
 BENCHMARKS = (
     "benchmarks.jsonl"  # the scores of each example of lm-evaluation-harness, a line an example

@@ -1,6 +1,7 @@
 """The answer: what a comparison shows, in sentences made of the same tests as its table, and no more than they show."""
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tuneoff.report.rows import Row, first_known
 from tuneoff.report.text import cut_name
 
 MOST_NAMED = 6  # rows in one sentence
+Mean = tuple[float, Row]  # over seeds, before its row
 ALIKE = 1.02  # times the lowest peak: no more is said of smaller differences
 
 
@@ -55,7 +57,7 @@ def _describe_alone(comparison: Comparison, row: Row) -> str:
     )
 
 
-def _order_by_mean(rows: Sequence[Row], path: str) -> list[tuple[float, Row]]:
+def _order_by_mean(rows: Sequence[Row], path: str) -> list[Mean]:
     """The rows that have a figure, each after its mean over seeds, the lowest first."""
     means = []
     for row in rows:
@@ -75,7 +77,8 @@ def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterat
         yield f"{_describe_subject(comparison)}nothing is ranked: {reason}."
         values = _order_by_mean(finished, quality.path)
         if len(values) > 1:
-            low, high = values[0][1], values[-1][1]
+            _, low = values[0]
+            _, high = values[-1]
             yield (
                 f"{quality.heading} was measured from {_show_mean(low, quality)} ({low.name}) "
                 f"to {_show_mean(high, quality)} ({high.name})."
@@ -117,7 +120,7 @@ def _has_enough_seeds(row: Row, quality: Quality) -> bool:
 def _describe_best(comparison: Comparison, quality: Quality, verdict: stats.Verdict) -> str:
     """Which rows share the first place, by tests of all pairs."""
     title = quality.title.lower()
-    best = [row for row, bold in zip(comparison.rows, verdict.bold, strict=True) if bold]
+    best = list(compress(comparison.rows, verdict.bold))
     if not best:
         return f"no row can be told from the best in {title} (paired t over seeds, Holm)."
     order = "lowest" if quality.lower_is_better else "highest"
@@ -138,7 +141,8 @@ def _describe_against_baseline(
     baseline = comparison.baseline
     if baseline is None:
         return
-    words: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+    better = []
+    worse = []
     same = []
     base = baseline.estimate(quality.path)
     for row, p in zip(comparison.rows, verdict.p, strict=True):
@@ -150,11 +154,15 @@ def _describe_against_baseline(
             continue
         is_better = (difference.mean < 0) == quality.lower_is_better
         text = difference_cell(difference, base).text.lstrip("+−")
-        words[is_better].append((abs(difference.mean), f"{row.name} by {text}"))
+        change = (abs(difference.mean), f"{row.name} by {text}")
+        if is_better:
+            better.append(change)
+        else:
+            worse.append(change)
     parts = []
-    for is_better, word in ((True, "better"), (False, "worse")):
-        if words[is_better]:
-            ranked = [text for _, text in sorted(words[is_better])]
+    for word, changes in (("better", better), ("worse", worse)):
+        if changes:
+            ranked = [text for _, text in sorted(changes)]
             parts.append(f"{word}: {_shorten_list(ranked)}")
     if same:
         parts.append(f"not told from it: {list_names(same)}")
@@ -179,7 +187,8 @@ def _describe_memory(comparison: Comparison, finished: Sequence[Row]) -> Iterato
     if len(peaks) < 2:
         return
     peaks.sort(key=lambda pair: pair[0])
-    (least, low), (most, high) = peaks[0], peaks[-1]
+    least, low = peaks[0]
+    most, high = peaks[-1]
     if most < ALIKE * least:
         yield f"The peak of memory while training is alike in all: {_show_gib(least)} to {_show_gib(most)}."
         return
@@ -207,7 +216,8 @@ def _describe_speed(comparison: Comparison, finished: Sequence[Row]) -> Iterator
     speeds = _order_by_mean(finished, path)
     if len(speeds) < 2:
         return
-    (_, slow), (_, fast) = speeds[0], speeds[-1]
+    _, slow = speeds[0]
+    _, fast = speeds[-1]
     steps = [row.measured_steps for row in finished if row.measured_steps is not None]
     few = ""
     if steps and min(steps) < LEAST_MEASURED_STEPS:

@@ -106,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
         return 2
     except BrokenPipeError:
         # Whoever read our output has gone; Python would say so once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         return 1
     except OSError as error:
         path = error.filename or "output"

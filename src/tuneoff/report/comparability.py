@@ -184,7 +184,8 @@ def _first_known(runs: Sequence[Run], path: str) -> dict[str, str]:
     for run in runs:
         value = _guarded_value(run, path)
         if isinstance(value, dict):
-            return {key: cut_name(str(item)) for key, item in flatten(value).items()}
+            flat = flatten(value)
+            return {key: cut_name(str(item)) for key, item in flat.items()}
         if value is not None:
             return {"": cut_name(str(value))}
     return {}

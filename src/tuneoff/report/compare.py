@@ -14,11 +14,11 @@ from tuneoff.report.rows import Row, make_rows
 from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import show_line
 
+Baseline = tuple[Row | None, str]  # with the reason for it
 MOST_NAMES = 60  # in a message
 DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
 LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
 LOSS_TITLES = {"test": "Test loss", "final": "Validation loss"}
-VALIDATION_LOSS = "loss.final"
 # Keys of columns that are there whatever the metrics are called.
 OTHER_COLUMNS = frozenset(
     (
@@ -87,9 +87,8 @@ class Comparison:
     qualities: list[Quality] = field(default_factory=list)
     verdicts: list[stats.Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    columns: list[Any] | None = field(
-        default=None, repr=False
-    )  # `table.make_columns` keeps them here
+    # `table.make_columns` keeps them here.
+    columns: list[Any] | None = field(default=None, repr=False)
 
     @property
     def runs(self) -> list[Run]:
@@ -105,6 +104,14 @@ class Comparison:
     def methods(self) -> list[str]:
         """The methods of its rows, sorted."""
         return sorted({row.method for row in self.rows})
+
+    @property
+    def row_names(self) -> set[str]:
+        """What rows can be asked for by: their methods, and their own names."""
+        names: set[str] = set()
+        for row in self.rows:
+            names.update((row.method, row.name))
+        return names
 
     @property
     def phases(self) -> list[str]:
@@ -132,7 +139,7 @@ class Comparison:
         if self.qualities:
             ranked = [row for row in finished if row.values_by_seed(self.qualities[0].path)]
         best: dict[tuple, Row] = {}
-        for row in sorted(ranked or finished, key=mean_validation_loss):
+        for row in sorted(ranked or finished, key=lambda row: row.mean_validation_loss):
             best.setdefault(group_of(row), row)
         return [best[group] for group in sorted(best)]
 
@@ -163,12 +170,6 @@ def _mean_over_seeds(by_seed: dict[int, np.ndarray]) -> np.ndarray | None:
     if not by_seed:
         return None
     return np.mean(list(by_seed.values()), axis=0)
-
-
-def mean_validation_loss(row: Row) -> float:
-    """Return the mean validation loss of a row; infinity where it has none."""
-    loss = row.estimate(VALIDATION_LOSS)
-    return loss.mean if loss else np.inf
 
 
 def make_comparisons(runs: Sequence[Run], baseline: str | None, strict: bool) -> list[Comparison]:
@@ -215,8 +216,7 @@ def _check_baseline(baseline: str, comparisons: Sequence[Comparison]) -> None:
     """Raise ReportError where no row has this name or method."""
     names: set[str] = set()
     for comparison in comparisons:
-        for row in comparison.rows:
-            names.update((row.method, row.name))
+        names |= comparison.row_names
     if baseline not in names:
         listing = ", ".join(sorted(names)[:MOST_NAMES])
         if len(names) > MOST_NAMES:
@@ -235,7 +235,7 @@ def _make_comparison(name: str, runs: Sequence[Run], wanted: str | None) -> Comp
     return Comparison(name, rows, baseline, reason, qualities, verdicts, notes)
 
 
-def _choose_baseline(rows: Sequence[Row], wanted: str | None) -> tuple[Row | None, str]:
+def _choose_baseline(rows: Sequence[Row], wanted: str | None) -> Baseline:
     """The row that others are compared with, and why: as asked, or the one that trains most with most state."""
     if len(rows) == 1:
         return None, ""
@@ -248,7 +248,7 @@ def _choose_baseline(rows: Sequence[Row], wanted: str | None) -> tuple[Row | Non
     candidates = [row for row in finished if wanted in (row.method, row.name)]
     if not candidates:
         return None, f"no finished run of the baseline {wanted}"
-    best = min(candidates, key=lambda row: (mean_validation_loss(row), row.name))
+    best = min(candidates, key=lambda row: (row.mean_validation_loss, row.name))
     return best, "as asked"
 
 
@@ -259,7 +259,7 @@ def _training_size_order(row: Row) -> tuple:
     gradients = run.breakdown.get("gradients", 0.0)
     optimizer_state = run.breakdown.get("optimizer_state", 0.0)
     state = round(gradients + optimizer_state, 3)
-    return (-trainable, -state, mean_validation_loss(row), row.name)
+    return (-trainable, -state, row.mean_validation_loss, row.name)
 
 
 def _find_qualities(rows: Sequence[Row]) -> list[Quality]:

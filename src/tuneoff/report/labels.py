@@ -42,6 +42,9 @@ def _precision(row: Row) -> str:
     dtype = row.first_value("provenance.precision.dtype")
     mixed = row.first_value("provenance.precision.mixed_precision")
     text = str(dtype or "")
+    trained = row.first_value("provenance.precision.trainable_dtype")
+    if trained not in (None, dtype):
+        text += f", trained in {trained}"
     if mixed not in (None, "no"):
         text += f", {mixed} autocast"
     return cut_name(text)
@@ -66,9 +69,12 @@ def _lost_rows(row: Row) -> str:
     return ""
 
 
+CONFIG_LABELS = [
+    Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()
+]
 LABELS = [
     Label("precision", "Precision", _precision),
     Label("lost_rows", "Training examples", _lost_rows),
-    *(Label(key, heading, partial(_config_value, key)) for key, heading in COLUMNS.items()),
+    *CONFIG_LABELS,
     Label(TOKENS_SEEN, "Tokens seen", _tokens_seen),
 ]

@@ -189,7 +189,8 @@ def _latex_title(column: Column) -> str:
     if len(words) == 1 or len(column.title) < SHORT_TITLE:
         return _escape_latex(column.title)
     middle = len(column.title) / 2
-    firsts = [" ".join(words[:count]) for count in range(1, len(words))]
+    breaks = range(1, len(words))
+    firsts = [" ".join(words[:place]) for place in breaks]
     first = min(firsts, key=lambda text: abs(len(text) - middle))
     second = column.title.removeprefix(first).strip()
     side = "r" if column.numeric else "l"

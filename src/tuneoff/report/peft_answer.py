@@ -1,6 +1,7 @@
 """The answer on others' results: ten sentences at most of what can be told apart and what cannot."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _describe_best(table: JudgedTable) -> str:
     best = table.results[0]
     low, high = table.intervals[0]
     text = f"The highest accuracy, {show_share(best.accuracy)} [{show_range(low, high)}], is {best.name}'s"
-    tied = [result for result, tie in zip(table.results, table.ties, strict=True) if tie]
+    tied = list(compress(table.results, table.ties))
     others = [result for result in tied if result is not best]
     if not tied:
         return f"{text}; no result can be told from it (Holm over all pairs)."

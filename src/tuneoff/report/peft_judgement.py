@@ -101,7 +101,9 @@ def _choose_baseline(results: Sequence[PeftResult], wanted: str | None) -> int:
 def _test_all_pairs(results: Sequence[PeftResult]) -> np.ndarray:
     """(rows, rows) of p values: McNemar's where both have scores of the examples, else of two independent shares."""
     counts = np.array([result.correct for result in results], dtype=float)
-    p_values = compare_shares(counts[:, None], counts[None, :], results[0].examples)
+    rows = counts[:, None]
+    columns = counts[None, :]
+    p_values = compare_shares(rows, columns, results[0].examples)
     scored = [row for row, result in enumerate(results) if result.scores is not None]
     for place, first in enumerate(scored):
         for second in scored[place + 1 :]:
@@ -124,8 +126,12 @@ def find_front(table: JudgedTable, cost_of: Callable[[PeftResult], float | None]
     A row may be on the front unless another that costs no more is better by a test of all pairs.
     """
     costs = [cost_of(result) for result in table.results]
-    priced = [row for row, cost in enumerate(costs) if cost is not None]
-    points = [(costs[row] or 0.0, -table.results[row].accuracy) for row in priced]
+    priced = []
+    points = []
+    for row, cost in enumerate(costs):
+        if cost is not None:
+            priced.append(row)
+            points.append((cost, -table.results[row].accuracy))
     measured = [table.results[priced[index]] for index in find_pareto_front(points)]
     possible = [table.results[row] for row in priced if not _is_beaten(table, costs, row)]
     return Front(measured, possible)
@@ -207,7 +213,9 @@ def compare_releases(before: Sequence[PeftResult], after: Sequence[PeftResult]) 
         )
         moves.append(move)
     tau = measure_agreement(first, second)
-    return Moves(moves, tau, len(earlier) - len(names), len(later) - len(names))
+    only_before = len(earlier) - len(names)
+    only_after = len(later) - len(names)
+    return Moves(moves, tau, only_before, only_after)
 
 
 def rank_descending(values: np.ndarray) -> np.ndarray:

@@ -159,8 +159,8 @@ def _move_lines(moves: Moves) -> Iterator[str]:
     """What moved, the farthest first."""
     yield "| Experiment | Accuracy before | after | Change (points) | Rank before | after | Holm p |"
     yield "|:--|--:|--:|--:|--:|--:|--:|"
-    ordered = sorted(moves.moves, key=lambda move: (-abs(move.rank_change), move.name))
-    for move in ordered:
+    by_name = sorted(moves.moves, key=lambda move: move.name)
+    for move in sorted(by_name, key=lambda move: -abs(move.rank_change)):
         cells = [
             escape_markdown(move.name),
             show_share(move.before.accuracy),

@@ -200,7 +200,9 @@ def _read_scores(path: Path, correct: int, examples: int) -> np.ndarray | None:
         return None
     try:
         lines = path.read_text("utf-8").splitlines()
-        scores = np.array([bool(json.loads(line)["correct"]) for line in lines], dtype=float)
+        answers = map(json.loads, lines)
+        correctness = [bool(answer["correct"]) for answer in answers]
+        scores = np.array(correctness, dtype=float)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
             f"{show_path(path)}: not lines with `correct` ({type(error).__name__})"

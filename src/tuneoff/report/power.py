@@ -85,7 +85,8 @@ def limit_spread(spread: float, pairs: int) -> float:
 
 def count_comparisons(comparison: Comparison) -> int:
     """Return how many tests against the baseline Holm's adjustment of a table counts, over all its columns."""
-    return sum(int(np.sum(~np.isnan(verdict.p))) for verdict in comparison.verdicts)
+    p_values = [verdict.p for verdict in comparison.verdicts]
+    return int(np.sum(~np.isnan(p_values)))
 
 
 def measure_power(

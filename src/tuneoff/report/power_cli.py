@@ -134,7 +134,8 @@ def _show_count(count: int | None) -> str:
 
 def _align(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Lines of a table, the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
     for row in rows:
         first, *others = row
         cells = [first.ljust(widths[0])]

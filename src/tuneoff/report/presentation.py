@@ -53,7 +53,7 @@ class Presentation:
     def _find_order(self, comparison: Comparison) -> Callable[[int], tuple]:
         """What sorts rows: the names in `order` first, or the values of the one column that it names."""
         rows = comparison.rows
-        if len(self.order) == 1 and self.order[0] not in _name_rows([comparison]):
+        if len(self.order) == 1 and comparison.row_names.isdisjoint(self.order):
             by_key = {column.key: column for column in make_columns(comparison)}
             column = by_key.get(self.order[0])
 
@@ -74,9 +74,10 @@ class Presentation:
 
     def _check(self, comparisons: Sequence[Comparison]) -> None:
         keys: set[str] = set()
+        names: set[str] = set()
         for comparison in comparisons:
             keys.update(column.key for column in make_columns(comparison))
-        names = _name_rows(comparisons)
+            names |= comparison.row_names
         for key in self.columns:
             _check_word("--columns", key, keys)
         is_column = len(self.order) == 1 and self.order[0] in keys
@@ -101,14 +102,6 @@ def list_main_columns(comparison: Comparison) -> list[str]:
     for quality in comparison.qualities:
         keys += [quality.key, f"{quality.key}_difference"]
     return [*keys, "peak_train_gib", "tokens_per_second", "trainable", "outcome"]
-
-
-def _name_rows(comparisons: Sequence[Comparison]) -> set[str]:
-    names: set[str] = set()
-    for comparison in comparisons:
-        for row in comparison.rows:
-            names.update((row.method, row.name))
-    return names
 
 
 def _check_word(flag: str, word: str, known: set[str]) -> None:
@@ -136,4 +129,5 @@ def parse_names(words: Sequence[str]) -> dict[str, str]:
 
 def split_words(text: str | None) -> list[str]:
     """Return the words of a comma-separated list."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    words = [word.strip() for word in (text or "").split(",")]
+    return [word for word in words if word]

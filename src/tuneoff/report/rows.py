@@ -15,6 +15,7 @@ from tuneoff.report.records import Run, as_number
 from tuneoff.report.text import cut_name
 
 MOST_LABEL_CHARACTERS = 240
+VALIDATION_LOSS = "loss.final"
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 
 
@@ -129,6 +130,12 @@ class Row:
         """Return the mean and interval over seeds of the number at a path."""
         values = self.values_by_seed(path)
         return stats.estimate_mean(list(values.values()))
+
+    @property
+    def mean_validation_loss(self) -> float:
+        """The mean over seeds; infinity where there is none."""
+        loss = self.estimate(VALIDATION_LOSS)
+        return loss.mean if loss else np.inf
 
     def differences_to(self, baseline: "Row", path: str) -> list[float]:
         """Return the differences to another row of the number at a path, one for each seed that both have finished."""

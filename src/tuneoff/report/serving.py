@@ -40,10 +40,12 @@ def _merges_cell(row: Row) -> Cell:
     difference = as_number(row.first_value("serving.merged.logits_difference"))
     if not isinstance(merges, bool):
         return Cell(MISSING, figures={"": "", "logits_difference": None})
-    text = "yes" if merges else "no"
+    answer = "yes" if merges else "no"
+    text = answer
     if difference is not None:
         text += f" (logits ±{format_rate(difference)})"
-    return Cell(text, text, figures={"": text[:3].strip(), "logits_difference": difference})
+    figures = {"": answer, "logits_difference": difference}
+    return Cell(text, text, figures=figures)
 
 
 def _plain_lora_cell(row: Row) -> Cell:

@@ -52,7 +52,8 @@ def _scale_to_one(values: np.ndarray) -> tuple[np.ndarray, int]:
 
     Exact, so that no digit of a mean or an interval depends on it.
     """
-    largest = np.max(np.abs(values), initial=0.0, where=np.isfinite(values))
+    finite = values[np.isfinite(values)]
+    largest = np.max(np.abs(finite), initial=0.0)
     exponent = int(np.frexp(largest)[1])
     return np.ldexp(values, -exponent), exponent
 

@@ -52,7 +52,10 @@ def clean_value(value: Any, depth: int = 0) -> Any:
         raise TooDeepError(f"it is nested more than {MOST_DEPTH} deep")
     if isinstance(value, list):
         return [clean_value(item, depth + 1) for item in value]
-    return {cut_name(key): clean_value(item, depth + 1) for key, item in value.items()}
+    cleaned = {}
+    for key, item in value.items():
+        cleaned[cut_name(key)] = clean_value(item, depth + 1)
+    return cleaned
 
 
 def show_path(path: Path) -> str:

@@ -53,7 +53,8 @@ def upload_report(folder: Path, runs: Sequence[Run], mode: str) -> str:
             tracked.log_artifact(artifact)
             place = tracked.dir
     except Exception as error:  # whatever W&B raises, the report itself is written
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = str(error) or type(error).__name__
+        reason = text.splitlines()[0]
         raise ReportError(f"--wandb {mode}: {reason[:200]}; the report is in {folder}") from error
     if mode == "online":
         return "report: in W&B"

@@ -8,19 +8,23 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from tuneoff.config import ConfigError, identify_run
+from tuneoff.config import ConfigError, data_hash, identify_config, list_values
+from tuneoff.sweeps.variations import Variations
 
 BASES = 64  # choices of groups whose configs are kept at a time
 PARSED = 1024  # overrides
-# What the names of folders may hold that plain values do not change, or that is put in here.
-FIXED_IN_DIR = re.compile(r"\$\{(hydra\.job\.config_name|now:[^{}]*)\}")
-FILLED_IN_SUBDIR = re.compile(r"\$\{(method|identity:)\}")
+CONFIG_NAME = "${hydra.job.config_name}"
+METHOD = "${method}"
+IDENTITY = "${identity:}"
+HYDRAS_OWN = re.compile(r"\$\{[^}]*hydra[.:]")
 
 
 def refuse_chdir(config: DictConfig) -> None:
@@ -35,19 +39,64 @@ def refuse_chdir(config: DictConfig) -> None:
 
 
 @dataclass
+class FolderName:
+    """How a job's folder is named, with interpolations of the task's own settings."""
+
+    sweep: str
+    job: str
+
+    def fill(self, method: str, identity: str) -> "FolderName":
+        """The name with what every sweep's has."""
+        names = []
+        for name in (self.sweep, self.job):
+            names.append(name.replace(METHOD, method).replace(IDENTITY, identity))
+        return FolderName(*names)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether there is something left to fill in."""
+        return "${" in self.sweep + self.job
+
+    def resolve(self, task: DictConfig) -> "FolderName":
+        """The name with the values of a task."""
+        names = DictConfig({"sweep": self.sweep, "job": self.job}, parent=task)
+        return FolderName(str(names.sweep), str(names.job))
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return Path(self.sweep) / self.job
+
+
+@dataclass
 class Base:
     """What Hydra composes of a choice of groups.
 
     Attributes:
         task: the config without Hydra's own part, pickled: it is copied for each point, and OmegaConf's deep copy
             takes four times as long.
-        folder: of the sweep; None where its name depends on a point's values.
-        subdir: the name of a job's folder in it, before `${method}` and `${identity:}` are filled in.
+        variations: the same, of which points are read without a copy.
+        folder: how a job's folder is named; None where that depends on Hydra's own part of each job's config.
     """
 
     task: bytes
-    folder: Path | None
-    subdir: str
+    variations: Variations
+    folder: FolderName | None
+
+
+@dataclass
+class ComposedPoint:
+    """What a point's overrides have composed to.
+
+    Attributes:
+        overrides: the point's.
+        settings: an object of its method's composed class, whose values are not checked yet; checking uses it up.
+        config: the same as plain values, as a record has them.
+    """
+
+    overrides: list[str]
+    settings: Any
+    config: dict[str, Any]
 
 
 class Composer:
@@ -60,6 +109,8 @@ class Composer:
         self._find_base = lru_cache(maxsize=BASES)(self._compose_base)
         self._parse = lru_cache(maxsize=PARSED)(self.parser.parse_override)
         self._is_group = cache(loader.repository.group_exists)
+        # Of one plan alone: jobs are started long after, and look again.
+        self._hash_path = cache(data_hash)
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """The whole config of a job with these overrides, by Hydra."""
@@ -77,26 +128,53 @@ class Composer:
         ConfigLoaderImpl._apply_overrides_to_config(values, task)
         return task
 
-    def name_folder(self, overrides: list[str], task: DictConfig) -> Path:
-        """The folder of the job whose overrides have composed to `task`."""
-        choices, _ = self._split(overrides)
+    def compose_point(self, overrides: list[str]) -> ComposedPoint:
+        """The settings of a job with these overrides.
+
+        Raises:
+            ConfigError: a key that cannot be.
+            ConfigCompositionException: what Hydra refuses.
+        """
+        choices, values = self._split(overrides)
+        settings = self._find_base(choices).variations.read(values)
+        return ComposedPoint(overrides, settings, list_values(settings))
+
+    def name_folder(self, point: ComposedPoint) -> Path:
+        """The folder of a job.
+
+        Raises:
+            ConfigError: a file of the data that cannot be read.
+        """
+        choices, values = self._split(point.overrides)
         base = self._find_base(choices)
         if base.folder is None:
-            config = self.compose(overrides)
-            return Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        subdir = base.subdir.replace("${method}", task.method)
-        return base.folder / subdir.replace("${identity:}", identify_run(task))
+            return self._name_by_hydra(point.overrides)
+        identity = identify_config(point.config, type(point.settings), self._hash_path)
+        name = base.folder.fill(point.config["method"], identity)
+        if not name.interpolates:
+            return name.path
+        try:
+            with base.variations.change(values) as task:
+                return name.resolve(task).path
+        except OmegaConfBaseException:
+            return self._name_by_hydra(point.overrides)  # raises the same, by the key
+
+    def _name_by_hydra(self, overrides: list[str]) -> Path:
+        """The folder of a job with these overrides, of its whole config."""
+        config = self.compose(overrides)
+        return Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
 
     def _compose_base(self, choices: tuple[str, ...]) -> Base:
         config = self.compose(list(choices))
-        names = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        assert isinstance(names, dict)
-        is_fixed = not interpolates(FIXED_IN_DIR, names["dir"])
-        is_fixed = is_fixed and not interpolates(FILLED_IN_SUBDIR, names["subdir"])
-        folder = Path(config.hydra.sweep.dir) if is_fixed else None
+        sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        assert isinstance(sweep, dict)
+        config_name = str(config.hydra.job.config_name)
+        names = [str(sweep[key]).replace(CONFIG_NAME, config_name) for key in ("dir", "subdir")]
+        is_tasks_own = not any(HYDRAS_OWN.search(name) for name in names)
+        folder = FolderName(*names) if is_tasks_own else None
         with open_dict(config):
             config.pop("hydra")
-        return Base(pickle.dumps(config), folder, names["subdir"])
+        return Base(pickle.dumps(config), Variations(config), folder)
 
     def _split(
         self,
@@ -124,8 +202,3 @@ class Composer:
 def select_task_overrides(overrides: list[str]) -> list[str]:
     """The overrides of the task's own settings, without those of Hydra's part, which Hydra checks itself."""
     return [text for text in overrides if not re.match(r"[+~]*hydra[./@]", text)]
-
-
-def interpolates(known: re.Pattern, name: str) -> bool:
-    """Whether a name interpolates anything beside what is known."""
-    return "${" in known.sub("", str(name))

@@ -1,12 +1,10 @@
 """Forecasts: what a sweep is about to do, in jobs, tokens and time, before its first job starts."""
 
-import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from tuneoff.record import RESULT, read_json
 from tuneoff.record.secrets import mask_secrets
+from tuneoff.sweeps.job_costs import estimate_seconds, measure_work, read_cost
 from tuneoff.sweeps.plan import Budget, Point
 from tuneoff.sweeps.progress import format_duration
 
@@ -24,9 +22,9 @@ def describe_plan(points: Sequence[Point]) -> str:
     tokens = [budget.most_tokens for budget in budgets]
     if None not in tokens:
         parts[-1] += f", at most {sum(filter(None, tokens)):,} tokens in all"
-    seconds = _list_seconds([point.folder for point in points if point.is_done])
-    if seconds:
-        forecast = format_duration(statistics.fmean(seconds) * len(waiting))
+    seconds = _forecast_seconds(points)
+    if seconds is not None:
+        forecast = format_duration(seconds)
         parts.append(f"about {forecast} one after another, by those that are done")
     return "; ".join(parts)
 
@@ -39,15 +37,19 @@ def _list_budgets(budgets: Sequence[Budget]) -> Iterator[str]:
         yield f"{value:,g} {UNITS[kind]} {jobs}"
 
 
-def _list_seconds(folders: Sequence[Path]) -> list[float]:
-    """The seconds that finished runs took from their start to their end."""
-    seconds = []
-    for folder in folders:
-        throughput = (read_json(folder / RESULT) or {}).get("throughput") or {}
-        wall_seconds = throughput.get("wall_seconds")
-        if isinstance(wall_seconds, int | float):
-            seconds.append(wall_seconds)
-    return seconds
+def _forecast_seconds(points: Sequence[Point]) -> float | None:
+    """The seconds of the jobs that wait, by what those that are done have taken; None where none is."""
+    works = measure_work([point.budget for point in points])
+    costs = []
+    waiting = []
+    for point, work in zip(points, works, strict=True):
+        if not point.is_done:
+            waiting.append(work)
+            continue
+        cost = read_cost(point.folder, work)
+        if cost is not None:
+            costs.append(cost)
+    return estimate_seconds(costs, len(waiting), sum(waiting)) if costs else None
 
 
 def list_jobs(points: Sequence[Point]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from tuneoff.config import ConfigError
 from tuneoff.record import RESULT, read_json
 from tuneoff.sweeps.plan import Point
 
+Candidates = dict[tuple, list[Point]]  # by setting, a point for each seed
 KEY = "tuning_schedule"
 HALVING = "halving"
 OF_PROBLEM = ("method", "model", "data")
@@ -45,13 +46,13 @@ def sum_budgets(rungs: Sequence[Rung]) -> float:
     return total
 
 
-def group_candidates(points: Sequence[Point]) -> dict[tuple, dict[tuple, list[Point]]]:
+def group_candidates(points: Sequence[Point]) -> dict[tuple, Candidates]:
     """Return the points by problem (method, model, data), then by setting: a candidate has a point for each seed.
 
     Raises:
         ConfigError: problems with other numbers of candidates, whose tuning would cost more than others'.
     """
-    problems: dict[tuple, dict[tuple, list[Point]]] = {}
+    problems: dict[tuple, Candidates] = {}
     for point in points:
         words = tuple(text for text in point.setting if find_root(text) in OF_PROBLEM)
         problems.setdefault(words, {}).setdefault(point.setting, []).append(point)
@@ -91,9 +92,7 @@ def read_loss_at(folder: Path, share: float) -> float:
     return float(losses[step])
 
 
-def choose_better(
-    candidates: dict[tuple, list[Point]], share: float, count: int
-) -> dict[tuple, list[Point]]:
+def choose_better(candidates: Candidates, share: float, count: int) -> Candidates:
     """Return so many of the candidates, the lowest mean loss over seeds first; ties in their order."""
 
     def mean_loss(setting: tuple) -> float:
@@ -104,7 +103,7 @@ def choose_better(
     return {setting: candidates[setting] for setting in ranked[:count]}
 
 
-def list_points(problems: dict[tuple, dict[tuple, list[Point]]]) -> Iterator[Point]:
+def list_points(problems: dict[tuple, Candidates]) -> Iterator[Point]:
     """Yield the points of all candidates."""
     for candidates in problems.values():
         for points in candidates.values():

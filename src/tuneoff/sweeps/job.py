@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import ConfigError, bind, find_lr_source
+from tuneoff.config import ConfigError, bind, find_lr_source, resolve_config
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.devices import Share, assign_devices
 from tuneoff.jobs.work import WORKS, Work, describe_start
@@ -101,7 +101,7 @@ def describe_job(cfg: DictConfig, method: Any, hydra: DictConfig) -> dict:
     start = describe_start(cfg, method, sweep=Path(hydra.sweep.dir).name)
     start["varied"] = list(OmegaConf.select(hydra, "sweeper.varied") or [])
     start["planned_seeds"] = read_planned_seeds(hydra, cfg.seed)
-    trials = tuning.describe_tuning(cfg, list(hydra.overrides.task))
+    trials = tuning.describe_tuning(resolve_config(cfg), list(hydra.overrides.task))
     start["tuning"] = trials
     if trials is not None:
         was_tuned = "lr" in trials["best"] and "lr" not in trials["overridden"]

@@ -14,16 +14,17 @@ from tuneoff.config import (
     ConfigError,
     Experiment,
     Task,
-    bind,
-    check_task,
+    bind_settings,
+    check_settings,
     find_method_options,
+    refuse_second_method,
 )
 from tuneoff.config.set_lists import write_as_choices
 from tuneoff.jobs.data_check import DataCheck, plan_checks
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
-from tuneoff.sweeps.composition import Composer, select_task_overrides
+from tuneoff.sweeps.composition import ComposedPoint, Composer, select_task_overrides
 from tuneoff.sweeps.grids import expand_grids, override_keys
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 
@@ -100,6 +101,7 @@ class Plan:
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
         self._pushing: dict[str, Path] = {}  # which job's folder is uploaded to a name on the hub
+        self.shows_bar = bool(sweep_config.get("progress", True))
         launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
         # Of another one's jobs nothing is known of the machine that they come to.
         self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
@@ -112,8 +114,10 @@ class Plan:
         """
         points: dict[Path, Point] = {}
         expanded = list(self.expand(arguments))
-        # A small plan is made before the bar would appear; where nobody looks, there is none.
-        for overrides in tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=None):
+        # A small plan is made before the bar would appear; where nobody looks (None), there is none.
+        hidden = None if self.shows_bar else True
+        bar = tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=hidden)
+        for overrides in bar:
             point = self.make_point(overrides)
             points.setdefault(point.folder, point)
         if not points:
@@ -122,17 +126,16 @@ class Plan:
 
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
-        task = self.composer.compose_task(overrides)
-        experiment, _ = check_task(task, select_task_overrides(overrides))
-        if task.tuned is not None:
-            values, notes = tuning.find_tuned_overrides(task, override_keys(overrides))
+        composed, experiment = self._compose_checked(overrides)
+        if experiment.tuned is not None:
+            config = composed.config
+            values, notes = tuning.find_tuned_overrides(config, override_keys(overrides))
             self.add_notes(notes)
             overrides = [*overrides, *values]
-            task = self.composer.compose_task(overrides)
-            experiment, _ = check_task(task, select_task_overrides(overrides))
+            composed, experiment = self._compose_checked(overrides)
         if self.is_local:
             check_enough_devices(experiment.num_processes)
-        folder = self.composer.name_folder(overrides, task)
+        folder = self.composer.name_folder(composed)
         self.refuse_shared_push(experiment.push, folder)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
@@ -143,13 +146,21 @@ class Plan:
         if experiment.task is Task.train:
             point.budget = find_budget(experiment)
             if experiment.device is not None and not is_done:
-                point.prediction = self._plan_prediction(task, folder)
+                point.prediction = self._plan_prediction(overrides, folder)
         return point
 
-    def _plan_prediction(self, task: DictConfig, folder: Path) -> PredictWork:
+    def _compose_checked(self, overrides: list[str]) -> tuple[ComposedPoint, Experiment]:
+        """What a point's overrides compose to, once it is known to bind."""
+        own_overrides = select_task_overrides(overrides)
+        refuse_second_method(own_overrides)
+        composed = self.composer.compose_point(overrides)
+        experiment, _ = check_settings(composed.settings, own_overrides)
+        return composed, experiment
+
+    def _plan_prediction(self, overrides: list[str], folder: Path) -> PredictWork:
         """The work of predicting what a job takes."""
-        task.task = Task.predict
-        experiment, method = bind(task)
+        composed = self.composer.compose_point([*overrides, "task=predict"])
+        experiment, method = bind_settings(composed.settings)
         return PredictWork(experiment, method, folder, {})
 
     def refuse_shared_push(self, push: str | None, folder: Path) -> None:
@@ -223,7 +234,8 @@ class Plan:
         for point in points:
             choice = find_method_choice(point)
             if choice is not None and choice not in options:
-                options[choice] = given & {str(key) for key in self.composer.compose_task([choice])}
+                task = self.composer.compose_task([choice])
+                options[choice] = given.intersection(map(str, task))
         # An option that none of the methods has is left in, and refused.
         known: set[str] = set().union(*options.values())
         self.note_owners(sorted(known), options)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
 from tuneoff.record import RESULT, RESULTS, read_json, read_status
 from tuneoff.record.secrets import mask_secrets
+from tuneoff.sweeps.job_costs import JobCost, estimate_seconds, read_cost
 
 PAUSED = "paused"  # by a tuning that gave its budget to better candidates
 # Of the table's lines, from the first to the last.
@@ -26,6 +27,7 @@ OUTCOMES = (
 )
 NAMED_JOBS = 3  # in a hint
 ALWAYS_COUNTED = ("finished", "skipped", "failed")
+_costs: list[JobCost] = []  # of the jobs of this process
 _jobs_without_run = 0  # of this process; they took no time, and say nothing of the time left
 
 
@@ -52,20 +54,53 @@ def format_progress_line(
     if loss is not None:
         line.append(f"loss {loss:.4f}")
     line.append(f"{seconds:.1f} s")
-    began = OmegaConf.select(hydra, "sweeper.began")
-    waiting = OmegaConf.select(hydra, "sweeper.waiting") or total
-    if waiting and began and number < total:
-        jobs_run = max(1, number - _jobs_without_run)
-        seconds_each = (time.time() - began) / jobs_run
-        # Those that were done before take no time.
-        jobs_left = max(0, waiting - jobs_run)
-        line.append(f"(about {format_duration(seconds_each * jobs_left)} left)")
+    seconds_left = forecast_left(hydra, seconds)
+    if seconds_left is not None and number < total:
+        line.append(f"(about {format_duration(seconds_left)} left)")
     return "  ".join(line)
+
+
+def forecast_left(hydra: DictConfig, seconds: float) -> float | None:
+    """The seconds of the jobs behind one that has just taken `seconds`; None where nothing is known of them.
+
+    One after another, by what the jobs of this process have taken, of which the first also started what all share.
+    Beside each other, by the time that has passed.
+    """
+    sweeper = OmegaConf.select(hydra, "sweeper")
+    work = sweeper.get("work")
+    several_at_once = OmegaConf.select(hydra, "launcher.n_jobs") is not None
+    if work is not None and not several_at_once:
+        keep_cost(Path(hydra.runtime.output_dir), work, seconds)
+        if _costs:
+            return estimate_seconds(_costs, sweeper.jobs_left, sweeper.work_left)
+    began = sweeper.get("began")
+    waiting = sweeper.get("waiting") or sweeper.get("jobs")
+    if not waiting or not began:
+        return None
+    jobs_run = max(1, hydra.job.num + 1 - _jobs_without_run)
+    seconds_each = (time.time() - began) / jobs_run
+    # Those that were done before take no time.
+    return seconds_each * max(0, waiting - jobs_run)
+
+
+def keep_cost(folder: Path, work: float, seconds: float) -> None:
+    """Keep what a job of this process has taken."""
+    recorded = read_cost(folder, work)
+    if recorded is None:
+        return
+    within_record = recorded.fixed_seconds + recorded.train_seconds
+    # The first has waited for the process from which all jobs are started.
+    start_seconds = max(0.0, seconds - within_record) if _costs else 0.0
+    _costs.append(recorded._replace(fixed_seconds=recorded.fixed_seconds + start_seconds))
 
 
 def label_job(overrides: Sequence[str], varied: Sequence[str] | None) -> str:
     """A job's name among its sweep's: the overrides that not all jobs have, or all where that leaves none."""
-    own = [text for text in overrides if text.partition("=")[0] in (varied or ())]
+    own = []
+    for text in overrides:
+        key, _, _ = text.partition("=")
+        if varied and key in varied:
+            own.append(text)
     return " ".join(mask_secrets(list(own or overrides)))
 
 

@@ -40,7 +40,11 @@ def list_ranges(space: Mapping) -> dict[tuple[str, str], list[float]]:
     return ranges
 
 
-def list_sobol_points(space: Mapping, task: DictConfig, given: set[str]) -> list[list[str]]:
+def list_sobol_points(
+    space: Mapping,
+    task: DictConfig,
+    given: set[str],
+) -> list[list[str]]:
     """Return each point as overrides: factors of what the task has, evenly by their logarithm, and values, evenly.
 
     A setting that the task does not have, or that is given, keeps its axis, so that methods share the others' values.
@@ -49,7 +53,8 @@ def list_sobol_points(space: Mapping, task: DictConfig, given: set[str]) -> list
     from scipy.stats import qmc
 
     ranges = list_ranges(space)
-    drawn = qmc.Sobol(len(ranges), scramble=True, rng=SEED).random(space["points"])
+    sequence = qmc.Sobol(len(ranges), scramble=True, rng=SEED)
+    drawn = sequence.random(space["points"])
     points: list[list[str]] = []
     for coordinates in drawn:
         words = []

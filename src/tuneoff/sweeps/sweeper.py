@@ -21,6 +21,7 @@ from tuneoff.sweeps import halving, tuning
 from tuneoff.sweeps.forecast import describe_plan, list_jobs
 from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
+from tuneoff.sweeps.job_costs import measure_work
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
 from tuneoff.sweeps.time_forecast import forecast_sweep
@@ -68,7 +69,13 @@ class GridSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
         plan = Plan(
-            loader, self.config, self.grids, self.params, self.around, self.needs, self.sobol
+            loader,
+            self.config,
+            self.grids,
+            self.params,
+            self.around,
+            self.needs,
+            self.sobol,
         )
         points = plan.make_points(arguments)
         self.data_checks = plan.data_checks
@@ -199,16 +206,32 @@ def add_sweep_facts(
     seeds: dict[tuple[str, ...], list[int]] = {}
     for point in points:
         seeds.setdefault(point.setting, []).extend(point.seeds)
+    waiting = sum(not point.is_done for point in points)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
-        f"hydra.sweeper.waiting={sum(not point.is_done for point in points)}",
+        f"hydra.sweeper.waiting={waiting}",
         f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]
+    works = measure_work([point.budget for point in points])
+    jobs_left = 0
+    work_left = 0.0
+    for point, work in zip(points, works, strict=True):
+        if not point.is_done:
+            jobs_left += 1
+            work_left += work
     jobs = []
-    for point in points:
-        planned = f"hydra.sweeper.planned_seeds={sorted(seeds[point.setting])}"
-        jobs.append([*point.overrides, *facts, planned])
+    for point, work in zip(points, works, strict=True):
+        if not point.is_done:
+            jobs_left -= 1
+            work_left -= work
+        own = [
+            f"hydra.sweeper.planned_seeds={sorted(seeds[point.setting])}",
+            f"hydra.sweeper.work={work:g}",
+            f"hydra.sweeper.jobs_left={jobs_left}",
+            f"hydra.sweeper.work_left={work_left:g}",
+        ]
+        jobs.append([*point.overrides, *facts, *own])
     return jobs
 
 

@@ -69,7 +69,8 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("dtype") is None:
         settled["dtype"] = "bfloat16" if config.get("pure_bf16") else "float32"
     if config.get("mixed_precision") == "auto" and settled["dtype"] == "bfloat16":
-        settled["mixed_precision"] = "no"
+        has_two_types = config.get("trainable_dtype") == "float32"
+        settled["mixed_precision"] = "bf16" if has_two_types else "no"
     return settled
 
 

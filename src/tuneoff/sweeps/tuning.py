@@ -9,15 +9,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from tuneoff.config import (
     ConfigError,
     Experiment,
     Role,
     find_settings,
     format_value,
-    resolve_config,
     schemas,
 )
 from tuneoff.jobs.work import COMMAND
@@ -31,7 +28,15 @@ from tuneoff.sweeps.tuned_conditions import (
 )
 
 # Words of a comparison's command line that its tuning does not have.
-OF_COMPARISON = ("tuned", "tuned_anyway", "seed", "test", "lr", "hydra.sweep.dir")
+OF_COMPARISON = (
+    "tuned",
+    "tuned_anyway",
+    "seed",
+    "test",
+    "lr",
+    "dry_run",
+    "hydra.sweep.dir",
+)
 # Beyond this, a product of three values is infinite.
 LARGEST = 1e60
 
@@ -90,9 +95,9 @@ class Tuning:
             "seconds": round(seconds, 1),
         }
 
-    def find_differences(self, task: DictConfig) -> Differences:
-        """The settings, beside those that were tuned, in which a composed task is not as the trials were."""
-        return find_differences(self.trials[0]["config"], resolve_config(task), self.space)
+    def find_differences(self, config: dict[str, Any]) -> Differences:
+        """The settings, beside those that were tuned, in which a config is not as the trials' was."""
+        return find_differences(self.trials[0]["config"], config, self.space)
 
     def find_extension(self) -> dict[str, list[float]]:
         """For each key whose best value lies on the edge of its grid, two values that go on beyond it."""
@@ -113,7 +118,8 @@ class Tuning:
         if not extension:
             return None
         command = self.trials[0].get("command") or ["python", "train.py"]
-        words = [word for word in command if word.partition("=")[0] not in ("method", *extension)]
+        replaced = ("method", *extension)
+        words = [word for word in command if word.partition("=")[0] not in replaced]
         words.append(f"method={self.method}")
         for key, values in extension.items():
             written = ",".join(f"{value:g}" for value in values)
@@ -190,26 +196,30 @@ def read_tunings(folder: str) -> list[Tuning]:
     return [Tuning(trials[0]["config"]["method"], trials) for trials in groups.values()]
 
 
-def find_tuning(task: DictConfig) -> Tuning:
-    """The tuning in the folder `tuned` of the method of a composed task, on its model and data.
+def find_tuning(wanted: dict[str, Any]) -> Tuning:
+    """The tuning in the folder `tuned` of a config, of its method on its model and data.
+
+    Args:
+        wanted: the config as plain values.
 
     Raises:
         ConfigError: there is none with a finished run.
     """
-    wanted = resolve_config(task)
+    folder = wanted["tuned"]
     differing = ""
-    for tuning in read_tunings(task.tuned):
+    for tuning in read_tunings(folder):
         config = tuning.trials[0]["config"]
         if config["method"] != wanted["method"] or not tuning.best:
             continue
         if all(config[key] == wanted[key] for key in PROBLEM):
             return tuning
         differing = f"; of this method there is one with {describe_problems(config, wanted)}"
+    names = {key: wanted[key]["name"] for key in ("model", "data")}
     raise ConfigError(
         "tuned",
-        task.tuned,
-        f"holds no finished run of method={task.method} on model={task.model.name} "
-        f"and data={task.data.name}{differing}; tune first: {write_tuning_command(COMMAND)}",
+        folder,
+        f"holds no finished run of method={wanted['method']} on model={names['model']} "
+        f"and data={names['data']}{differing}; tune first: {write_tuning_command(COMMAND)}",
     )
 
 
@@ -231,13 +241,14 @@ def write_tuning_command(command: Sequence[str]) -> str:
 
 
 def find_tuned_overrides(
-    task: DictConfig,
+    config: dict[str, Any],
     given: Iterable[str],
 ) -> tuple[list[str], list[str]]:
     """The tuned values as plain overrides, but for keys already `given`, and what the user should know of them."""
-    tuning = find_tuning(task)
-    if not task.tuned_anyway:
-        refuse_differences(task.tuned, task.method, tuning.find_differences(task))
+    tuning = find_tuning(config)
+    if not config["tuned_anyway"]:
+        differences = tuning.find_differences(config)
+        refuse_differences(config["tuned"], config["method"], differences)
     given = set(given)
     values = []
     notes = []
@@ -247,38 +258,42 @@ def find_tuned_overrides(
             notes.append(f"{tuning.method}: {key} is given, so the tuned {written} is not used")
         else:
             values.append(written)
-    if task.seed in {trial["config"]["seed"] for trial in tuning.trials}:
-        notes.append(f"seed={task.seed} was tuned on; a comparison needs fresh seeds")
+    seed = config["seed"]
+    if seed in {trial["config"]["seed"] for trial in tuning.trials}:
+        notes.append(f"seed={seed} was tuned on; a comparison needs fresh seeds")
     extension = tuning.describe_extension()
     if extension:
         notes.append(extension)
     return values, notes
 
 
-def describe_tuning(task: DictConfig, used: Iterable[str]) -> dict | None:
+def describe_tuning(config: dict[str, Any], used: Iterable[str]) -> dict | None:
     """What a record says of its tuning: space, best, edge, cost, and the values in use that are not the best.
 
     Args:
+        config: the run's, as plain values.
         used: the run's overrides.
     """
-    if task.tuned is None:
+    if config["tuned"] is None:
         return None
-    tuning = find_tuning(task)
+    tuning = find_tuning(config)
     own: dict[str, str] = {}
     for override in used:
         key, _, value = override.lstrip("+").partition("=")
         own[key] = value
     best = tuning.best
-    overridden = {
-        key: own[key] for key in best if key in own and own[key] != format_value(best[key])
-    }
+    overridden = {}
+    for key, value in best.items():
+        if key in own and own[key] != format_value(value):
+            overridden[key] = own[key]
+    differences = tuning.find_differences(config)
     return {
-        "folder": task.tuned,
+        "folder": config["tuned"],
         "method_cost": tuning.cost,
         "space": tuning.space,
         "best": best,
         "edge": bool(tuning.find_extension()),
         "schedule": tuning.schedule,
         "overridden": overridden,
-        "differs": {key: list(values) for key, values in tuning.find_differences(task).items()},
+        "differs": {key: list(values) for key, values in differences.items()},
     }

@@ -164,7 +164,8 @@ def find_tasks(experiment: Experiment) -> Any:
         manager = TaskManager()
     unknown = list_unknown(manager, wanted)
     if unknown:
-        near = [name for name in manager.all_tasks if unknown[0].lower() in name.lower()]
+        first = unknown[0].lower()
+        near = [name for name in manager.all_tasks if first in name.lower()]
         listing = f"; there are {', '.join(sorted(near)[:MOST_NAMES])}" if near else ""
         allowed = f"{unknown[0]} is no task of lm-evaluation-harness{listing}"
         raise ConfigError("benchmarks", wanted, allowed)

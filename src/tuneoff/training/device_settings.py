@@ -5,6 +5,7 @@ import os
 import torch
 
 from tuneoff.config import ConfigError, Dtype, Experiment, MixedPrecision
+from tuneoff.distributed.launch import choose_device_index
 from tuneoff.distributed.visible import count_present_devices, visible_devices
 
 # The first cards with bfloat16 and TF32 (compute capability of Ampere).
@@ -50,7 +51,12 @@ def refuse_other_precision(experiment: Experiment, earlier_run: dict | None) -> 
 
 def has_half_precision() -> bool:
     """Whether the card of this process has bfloat16 and TF32."""
-    return torch.cuda.get_device_capability() >= HALF_PRECISION_CAPABILITY
+    return torch.cuda.get_device_capability(find_own_device()) >= HALF_PRECISION_CAPABILITY
+
+
+def find_own_device() -> int:
+    """The number of this process's card, also before its ranks meet, from when on it is torch's current one."""
+    return choose_device_index(torch.cuda.device_count())
 
 
 def _check_precision(experiment: Experiment) -> None:
@@ -64,7 +70,7 @@ def _check_precision(experiment: Experiment) -> None:
         return
     if has_half_precision():
         return
-    name = torch.cuda.get_device_name()
+    name = torch.cuda.get_device_name(find_own_device())
     if experiment.tf32:
         raise ConfigError("tf32", True, f"must be false: {name} has no TF32")
     if mixed is MixedPrecision.bf16:

@@ -211,9 +211,13 @@ class Evaluation:
         by_set = {name: self.mean_loss(rows) for name, rows in rows_by_set.items()}
         if list(by_set) == [""]:
             return Losses(by_set[""], {})
-        labels = {name: sum(row.labels for row in rows) for name, rows in rows_by_set.items()}
-        summed = sum(by_set[name] * labels[name] for name in by_set)
-        return Losses(summed / sum(labels.values()), by_set)
+        summed = 0.0
+        labels = 0
+        for name, rows in rows_by_set.items():
+            labels_of_set = sum(row.labels for row in rows)
+            summed += by_set[name] * labels_of_set
+            labels += labels_of_set
+        return Losses(summed / labels, by_set)
 
     @torch.no_grad()
     def mean_loss(self, rows: list[data.Row]) -> float:

@@ -15,6 +15,7 @@ from tuneoff.training.session import Session
 from tuneoff.training.step import Engine
 
 log = logging.getLogger(__name__)
+Questions = list[data.Question]
 
 
 class ExactMatch:
@@ -23,7 +24,7 @@ class ExactMatch:
     def __init__(
         self,
         experiment: Experiment,
-        questions: list[data.Question],
+        questions: Questions,
         split: str,
         ends: set[int],
         positions: float,
@@ -150,7 +151,10 @@ class ExactMatch:
             set_name = self.questions[row].set_name
             if set_name:
                 right.setdefault(set_name, []).append(score["correct"])
-        return {name: sum(scores) / len(scores) for name, scores in sorted(right.items())}
+        shares = {}
+        for name, scores in sorted(right.items()):
+            shares[name] = sum(scores) / len(scores)
+        return shares
 
     def lines(self) -> list[dict]:
         """The scores in the order of the rows, as answers.jsonl holds them."""
@@ -174,7 +178,7 @@ class ExactMatch:
         }
 
 
-def take_evenly(questions: list[data.Question], limit: int | None) -> list[data.Question]:
+def take_evenly(questions: Questions, limit: int | None) -> Questions:
     """The first questions, as many of each set as there are for `limit`, in their order."""
     if limit is None or limit >= len(questions):
         return questions

@@ -9,8 +9,10 @@ import torch
 from tuneoff import data
 from tuneoff.config import ConfigError, Experiment, derive_seed
 from tuneoff.models.checks import check_causality, check_embeddings, check_packing
+from tuneoff.models.generators import fork_generators
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
+from tuneoff.models.precision import cast_trainable
 from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.initialisation import initialise_from_data
 from tuneoff.training.provenance import hash_weights
@@ -40,6 +42,8 @@ def prepare_model(
     sharding = session.sharding
     with refuse_together(session):
         model, facts = _load_prepared(session, dataset, order, pad)
+        if sharding.splits:
+            check_trained_types(model, session.experiment)
         if sharding.splits and sharding.loads_weights:
             # Whole it is here alone.
             _check_model(model, session.experiment)
@@ -69,9 +73,28 @@ def _load_prepared(
         check_embeddings(base_model, experiment, *dataset.extent())
         initialisation = initialise_from_data(session, base_model, order, pad)
         model = session.method.prepare(base_model)
+        cast_trainable(model, experiment.trainable_dtype)
         add_embedding_noise(model, experiment.neftune_alpha)
         saved_bytes = count_bytes(session.method.weights_to_save(model).values())
         return model, ModelFacts(weights_hash, runtime, saved_bytes, initialisation)
+
+
+def check_trained_types(model: Any, experiment: Experiment) -> None:
+    """Refuse to split a model whose trained weights are of several types: no engine does.
+
+    Raises:
+        ConfigError: as with whole bfloat16 modules beside float32 adapters.
+    """
+    types = {str(weight.dtype) for weight in model.parameters() if weight.requires_grad}
+    if len(types) < 2:
+        return
+    key = "pure_bf16" if experiment.pure_bf16 else "dtype"
+    names = " and ".join(sorted(name.removeprefix("torch.") for name in types))
+    allowed = (
+        f"trains weights of {names}, which {experiment.sharding} cannot split together; dtype=bfloat16 "
+        "trainable_dtype=float32 mixed_precision=bf16 gives them one"
+    )
+    raise ConfigError(key, getattr(experiment, key), allowed)
 
 
 def _check_model(model: Any, experiment: Experiment) -> None:
@@ -100,6 +123,6 @@ def refuse_together(session: Session) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Draw from torch's global generator under a seed of this `purpose` alone, and leave it as it was."""
-    with torch.random.fork_rng():
+    with fork_generators():
         torch.manual_seed(derive_seed(seed, purpose))
         yield

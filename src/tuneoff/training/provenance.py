@@ -31,12 +31,19 @@ def collect_provenance(experiment: Experiment, device: torch.device) -> dict:
         "sharding": experiment.sharding,
         "precision": {
             "dtype": experiment.dtype.name if experiment.dtype else None,
+            "trainable_dtype": _name_trainable_dtype(experiment),
             "mixed_precision": experiment.mixed_precision.name,
             "tf32": experiment.tf32,
         },
         "deterministic": experiment.deterministic,
         **_describe_devices(experiment, device),
     }
+
+
+def _name_trainable_dtype(experiment: Experiment) -> str | None:
+    """The type of what trains, where it was given."""
+    dtype = experiment.trainable_dtype
+    return dtype.name if dtype else None
 
 
 @cache
@@ -108,7 +115,8 @@ def hash_weights(model: Any) -> str:
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
         count = min(SAMPLES, flat.numel())
-        indices = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).long()
+        last = flat.numel() - 1
+        indices = torch.linspace(0, last, count, dtype=torch.float64).long()
         sample = flat[indices.to(flat.device)].float().cpu()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())

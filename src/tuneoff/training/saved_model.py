@@ -8,6 +8,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneoff.config import ConfigError, Data
+from tuneoff.data.conversations import give_system
 from tuneoff.data.row_formats import Example, Message
 from tuneoff.data.templates import choose_template
 from tuneoff.record import RUN, read_json
@@ -33,11 +34,15 @@ class SavedModel:
         config = record.get("config", {})
         gguf_file = config.get("model", {}).get("gguf_file")
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-        dtype = getattr(torch, str(config.get("dtype")), "auto")
+        is_adapter = (place / ADAPTER).is_file()
+        type_name = config.get("dtype")
+        if not is_adapter:  # what trained is in it
+            type_name = config.get("trainable_dtype") or type_name
+        dtype = getattr(torch, str(type_name), "auto")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(place)
             loader: Any = AutoModelForCausalLM
-            if (place / ADAPTER).is_file():
+            if is_adapter:
                 loader = AutoPeftModelForCausalLM
             else:
                 options = {}  # what is saved beside no adapter is in ordinary weights
@@ -52,6 +57,7 @@ class SavedModel:
         data_facts = record.get("provenance", {}).get("data", {})
         self.continues_text = data_facts.get("format") == "text"
         data = Data(template=data_facts.get("template", "auto"))
+        self.default_system = data_facts.get("default_system")
         self.template = choose_template(data, self.tokenizer)
 
     def answer(self, conversation: list[Message], max_new_tokens: int) -> str:
@@ -82,7 +88,8 @@ class SavedModel:
     ) -> tuple[list[int], int, int]:
         """A conversation with an answer: its tokens, and the answer's [start, end) among them."""
         answer: Message = {"role": "assistant", "content": PLACEHOLDER}
-        example = Example([*conversation, answer], "", "the prompt")
+        messages = give_system([*conversation, answer], self.default_system)
+        example = Example(messages, "", "the prompt")
         ((ids, spans),) = self.template.encode([example])
         start, end = spans[-1]
         return ids, start, end

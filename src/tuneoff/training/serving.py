@@ -76,7 +76,8 @@ def _has_room(model: Any) -> bool:
     needed = ROOM * count_bytes(model.parameters())
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        reserved = torch.cuda.memory_reserved(model.device)
+        unused = reserved - torch.cuda.memory_allocated(model.device)
         return needed <= free + unused
     return needed <= psutil.virtual_memory().available
 

@@ -146,11 +146,9 @@ def _find_benchmarks(session: Session) -> Benchmarks:
 
 def describe_step(experiment: Experiment) -> StepSettings:
     """What an engine that steps by itself must know."""
-    assert experiment.dtype  # null is resolved when an experiment is made
     return StepSettings(
         batch_size=experiment.batch_size,
         max_grad_norm=experiment.max_grad_norm,
-        dtype=experiment.dtype.name,
         mixed_precision=experiment.mixed_precision.name,
     )
 
@@ -213,7 +211,7 @@ def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
     Raises:
         ConfigError: no test rows.
     """
-    if not experiment.test:
+    if not experiment.test or experiment.data.has_judge("test"):
         return
     judged = dataset.rows_by_set("test")
     for name in experiment.data.members:
@@ -229,6 +227,8 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     Raises:
         ConfigError: no validation rows.
     """
+    if experiment.data.has_judge("validation"):
+        return
     judged = dataset.rows_by_set("validation")
     for name, settings in experiment.data.members.items():
         label = name if dataset.set_names else ""

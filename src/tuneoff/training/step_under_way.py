@@ -52,7 +52,7 @@ class StepBatches:
     def __init__(self, parts: Parts):
         self.parts = parts
         self._next: PreparedStep | None = None
-        self._overlaps = computes_beside_host(parts.ranks.device)
+        self.overlap = computes_beside_host(parts.ranks.device)
         self._waited_seconds = 0.0  # of the device, for batches
 
     def take(self, step: int) -> PreparedStep:
@@ -71,7 +71,7 @@ class StepBatches:
             return
         started = time.perf_counter()
         self._next = self._make(step)
-        if not self._overlaps:
+        if not self.overlap:
             self._waited_seconds += time.perf_counter() - started
 
     def collect_wait(self) -> float:
@@ -101,20 +101,23 @@ class Reading:
         self._event: Any = None
         if result.loss.device.type == "cuda":
             # A plain `.item()` would wait for all that was launched in the meantime.
-            norm = result.gradient_norm.to(result.loss.device)  # an engine's is on the host
-            numbers = torch.stack([result.loss.float(), norm.float()])
-            self._numbers = torch.empty(2, pin_memory=True)
-            self._numbers.copy_(numbers, non_blocking=True)
+            self.result = StepResult(*(copy_to_host(number) for number in result))
             self._event = torch.cuda.Event()
             self._event.record()
 
     def read(self) -> tuple[float, float]:
         """Return the loss, and the norm of the gradient before it was clipped."""
-        if self._event is None:
-            return self.result.loss.item(), self.result.gradient_norm.item()
-        self._event.synchronize()
-        loss, norm = self._numbers.tolist()
-        return loss, norm
+        if self._event is not None:
+            self._event.synchronize()
+        return self.result.loss.item(), self.result.gradient_norm.item()
+
+
+def copy_to_host(number: torch.Tensor) -> torch.Tensor:
+    """A tensor in pinned memory that has the number once the device has come so far; an engine's is on the host."""
+    if number.device.type == "cpu":
+        return number
+    on_host = torch.empty_like(number, device="cpu", pin_memory=True)
+    return on_host.copy_(number, non_blocking=True)
 
 
 @dataclass
@@ -184,17 +187,6 @@ def _start_breakdown(parts: Parts, step: int) -> MemoryBreakdown | None:
     if step not in parts.counted_steps or parts.sharding.splits:
         return None
     return MemoryBreakdown(parts.model, parts.optimizer)
-
-
-def may_run_ahead(parts: Parts) -> bool:
-    """Whether a step may be read while the next one runs: on a device that computes beside the host.
-
-    Ranks meet at each step's end; and under a budget of seconds the next step's rate depends on this one's.
-    """
-    alone = parts.ranks.count == 1
-    return (
-        computes_beside_host(parts.ranks.device) and alone and parts.experiment.max_seconds is None
-    )
 
 
 def computes_beside_host(device: torch.device) -> bool:

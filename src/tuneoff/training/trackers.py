@@ -106,11 +106,18 @@ class Trackers:
     def log(self, values: dict, step: int) -> None:
         """Send numbers (nested as they like) of a step."""
         flat = flatten({**values, TOKENS: self.tokens_seen})
-        numbers = {key: flat[key] for key in flat if isinstance(flat[key], int | float)}
+        keys = [key for key, value in flat.items() if isinstance(value, int | float)]
+        numbers = {key: flat[key] for key in keys}
         for tracker in list(self.accelerator.trackers):
             self._guard(partial(tracker.log, numbers, step=step), tracker)
 
-    def log_table(self, name: str, columns: list[str], rows: list[list], step: int) -> None:
+    def log_table(
+        self,
+        name: str,
+        columns: list[str],
+        rows: list[list],
+        step: int,
+    ) -> None:
         """Send a table to the trackers that have such a thing."""
         for tracker in list(self.accelerator.trackers):
             if hasattr(tracker, "log_table"):
@@ -123,7 +130,9 @@ class Trackers:
         columns: dict[str, None] = {}
         for line in shown:
             columns |= dict.fromkeys(line)
-        rows = [[_as_cell(line.get(column)) for column in columns] for line in shown]
+        rows = []
+        for line in shown:
+            rows.append([_as_cell(line.get(column)) for column in columns])
         self.log_table(name, list(columns), rows, step)
 
     def finish(self, result: dict) -> None:
@@ -227,7 +236,8 @@ def name_run(experiment: Experiment, started: dict) -> str:
 def list_tags(experiment: Experiment, started: dict) -> list[str]:
     """The user's own tags, and by what runs are looked for: method, model, data and sweep; each once."""
     own = list(experiment.tags or [])
-    names = [experiment.method, experiment.model.name, experiment.data.name, started.get("sweep")]
+    model = experiment.model.name
+    names = [experiment.method, model, experiment.data.name, started.get("sweep")]
     tags = [str(tag)[:LONGEST_TAG] for tag in [*own, *names] if tag]
     return mask_secrets(list(dict.fromkeys(tags)))
 

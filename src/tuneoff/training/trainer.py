@@ -5,7 +5,14 @@ from contextlib import suppress
 
 from tuneoff.distributed.stop import StopSignal
 from tuneoff.training.best_weights import save_best_weights
-from tuneoff.training.failures import Diverged, Interrupted, NotANumber, Paused, check_finite
+from tuneoff.training.failures import (
+    Diverged,
+    Interrupted,
+    NotANumber,
+    Paused,
+    check_finite,
+    classify_error,
+)
 from tuneoff.training.run_state import explain_resume, save_run_state
 from tuneoff.training.setup import Parts
 from tuneoff.training.step_log import StepLog, StepNumbers
@@ -14,7 +21,6 @@ from tuneoff.training.step_under_way import (
     StepReport,
     StepUnderWay,
     launch_step,
-    may_run_ahead,
 )
 
 
@@ -24,10 +30,11 @@ class Trainer:
     def __init__(self, parts: Parts, first_step: int = 0):
         self.parts = parts
         self.step = first_step  # optimizer steps taken
-        self.stopping = False  # a rank was asked to stop, which all learn at a step's end
+        self.stopping = False  # a rank was asked to stop, which all learn when they read a step
         self.log = StepLog(parts)
         self.batches = StepBatches(parts)
-        self.runs_ahead = may_run_ahead(parts)  # a step is read while the next one runs
+        # A step is read while the next one runs; what it tells (a stop, the seconds spent) then counts a step later.
+        self.runs_ahead = self.batches.overlap
         self._under_way: StepUnderWay | None = None  # launched, and not written down
         self._done_at = 0.0  # when the last step was read, by `time.perf_counter`
 
@@ -46,7 +53,9 @@ class Trainer:
                 raise self.interrupt(f"after step {self.step}") from None
             except (Diverged, NotANumber, Paused):
                 raise  # what was launched after it means nothing
-            except Exception:
+            except Exception as error:
+                # The others may wait for this rank: they must know before it waits for them in its turn.
+                parts.ranks.agree_on_failure(classify_error(error), error)
                 # The step before the one that failed, where the device has computed it; the failure is what counts.
                 with suppress(Exception):
                     self.finish_step()
@@ -55,10 +64,12 @@ class Trainer:
     def _take_steps(self) -> None:
         parts = self.parts
         while True:
+            if self._evaluation_is_due():
+                # What it tells may be that a rank was asked to stop, or that a budget of seconds is used up.
+                self.finish_step()
+                self._stop_if_asked()
             ended = parts.schedule.ended(self.step)
             pauses = parts.schedule.pauses(self.step)
-            if parts.evaluation.is_due(self.step, ended or pauses):
-                self.finish_step()
             ended = parts.evaluation.evaluate_if_due(self.step, ended, pauses)
             if self._best_is_due():
                 save_best_weights(parts, self.step)
@@ -73,8 +84,7 @@ class Trainer:
                 self.step += 1
                 if self._save_is_due() and not self.stopping:
                     self.save()
-            if self.stopping:
-                raise StopSignal(f"stopped by {parts.stop.name}")
+            self._stop_if_asked()
 
     def interrupt(self, where: str) -> Interrupted:
         """Save what was trained, all ranks together; return what the run ends with."""
@@ -92,6 +102,16 @@ class Trainer:
         """
         self.finish_step()
         save_run_state(self.parts, self.step)
+
+    def _stop_if_asked(self) -> None:
+        """Raise StopSignal in all ranks, where what they have read says that one of them was asked to stop."""
+        if self.stopping:
+            raise StopSignal(f"stopped by {self.parts.stop.name}")
+
+    def _evaluation_is_due(self) -> bool:
+        schedule = self.parts.schedule
+        ends_here = schedule.ended(self.step) or schedule.pauses(self.step)
+        return self.parts.evaluation.is_due(self.step, ends_here)
 
     def _save_is_due(self) -> bool:
         interval = self.parts.experiment.save_every

@@ -1,6 +1,7 @@
 """The data of a YAML of LLaMA-Factory: sets, template, what is trained of them, packing, and validation rows."""
 
 import re
+from typing import Any
 
 from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
 from tuneoff.cli.llamafactory.keys import OFF
@@ -19,16 +20,19 @@ MIXING = {
 
 def take_data(result: Translation) -> None:
     """Take all keys about data."""
-    names = _take_sets(result)
+    names, judging = _take_sets(result)
     # Of several sets each has keys of its own.
-    prefixes = [f"data.sets.{name}" for name in names] if len(names) > 1 else ["data"]
+    every_name = [*names, *judging]
+    prefixes = ["data"]
+    if len(every_name) > 1:
+        prefixes = [f"data.sets.{name}" for name in every_name]
     if result.stage == "sft":
         _take_template(result, prefixes)
     else:
         result.ignore("template", "stage: pt trains text as it is")
     _take_trained_part(result, prefixes)
     _take_packing(result)
-    _take_validation(result, prefixes)
+    _take_validation(result, prefixes, judging)
     _take_limit(result, prefixes)
 
 
@@ -52,35 +56,76 @@ def _for_each(prefixes: list[str], *words: str) -> list[str]:
     return [f"{prefix}.{word}" for prefix in prefixes for word in words]
 
 
-def _take_sets(result: Translation) -> list[str]:
-    """Take the sets; returns their names."""
-    written = result.get("dataset")
-    folder = result.get("dataset_dir", "data")
-    result.ignore("dataset_dir", "is where the files are looked for")
-    if written is None:
-        result.refuse("dataset", "must be given")
+def _list_names(written: Any) -> list[str]:
+    """Return the sets that a key names, by a list or with commas between them."""
+    if written in OFF:
         return []
     listed = written if isinstance(written, list) else str(written).split(",")
-    listed = [str(name).strip() for name in listed]
-    names = [re.sub(r"\W", "_", name) for name in listed]
+    return [str(name).strip() for name in listed]
+
+
+def _take_sets(result: Translation) -> tuple[list[str], list[str]]:
+    """Take the sets; returns the names of those to train on, and of those that judge alone."""
+    listed = _list_names(result.get("dataset"))
+    judging = _list_names(result.get("eval_dataset"))
+    result.ignore("dataset_dir", "is where the files are looked for")
+    if not listed:
+        result.refuse("dataset", "must be given")
+        result.ignore("eval_dataset", "judges what dataset trains")
+        return [], []
+    names = [_name_set(name) for name in listed]
+    sets = _find_sets(result, "dataset", listed)
+    judging_sets = _find_sets(result, "eval_dataset", judging)
+    trained_too = [name for name in judging if name in listed]
+    if trained_too:
+        needed = f"{trained_too[0]} is trained, and no row judges here that is; val_size takes some"
+        result.refuse("eval_dataset", needed)
+        return names, []
+    if sets is None or judging_sets is None:
+        if judging_sets is not None:
+            result.ignore("eval_dataset", "judges what dataset trains")
+        return names, []
+    judging_names = [_name_set(name) for name in judging]
+    if len(sets) + len(judging_sets) == 1:
+        words = ["data=json"]
+        words += [f"data.{key}={value}" for key, value in sets[0].items()]
+        result.take("dataset", *words)
+    else:
+        _take_several(result, [*names, *judging_names], [*sets, *judging_sets])
+    if judging_names:
+        prefixes = [f"data.sets.{name}" for name in judging_names]
+        note = "training rows that ask the same are left out"
+        result.take("eval_dataset", *_for_each(prefixes, "only_for=validation"), note=note)
+    else:
+        result.ignore("eval_dataset", "is off")
+    _take_mixing(result, names)
+    return names, judging_names
+
+
+def _name_set(name: str) -> str:
+    """Return a set's name as ours may be."""
+    return re.sub(r"\W", "_", name)
+
+
+def _find_sets(
+    result: Translation,
+    key: str,
+    listed: list[str],
+) -> list[dict[str, str]] | None:
+    """Return our settings of the sets that a key names; what is not there is refused, and None."""
+    if not listed:
+        return []
+    folder = result.get("dataset_dir", "data")
     try:
         info, place = find_info(folder, result.source)
         sets = [translate_set(name, info, place, result.stage) for name in listed]
     except UnusableSet as error:
-        result.refuse("dataset", str(error))
-        return names
+        result.refuse(key, str(error))
+        return None
     for each in sets:
         if result.stage == "sft" and "columns.messages" not in each:
             each["input_break"] = "line"
-    if len(sets) == 1:
-        words = ["data=json"]
-        words += [f"data.{key}={value}" for key, value in sets[0].items()]
-        result.take("dataset", *words)
-        for key in ("mix_strategy", "interleave_probs"):
-            result.ignore(key, "there is one set")
-    else:
-        _take_several(result, names, sets)
-    return names
+    return sets
 
 
 def _take_several(
@@ -88,7 +133,7 @@ def _take_several(
     names: list[str],
     sets: list[dict[str, str]],
 ) -> None:
-    """Take sets that train together."""
+    """Take sets of which each has keys of its own."""
     listed = ",".join(f"{name}:json" for name in names)
     words = [f"data=[{listed}]"]
     for name, settings in zip(names, sets, strict=True):
@@ -96,6 +141,14 @@ def _take_several(
             if key != "name":
                 words.append(f"data.sets.{name}.{key}={value}")
     result.take("dataset", *words)
+
+
+def _take_mixing(result: Translation, names: list[str]) -> None:
+    """Take how the sets that train become one."""
+    if len(names) == 1:
+        for key in ("mix_strategy", "interleave_probs"):
+            result.ignore(key, "there is one set")
+        return
     strategy = str(result.get("mix_strategy", "concat"))
     if strategy not in MIXING:
         result.refuse("mix_strategy", f"there are {', '.join(MIXING)}")
@@ -106,8 +159,12 @@ def _take_several(
         result.ignore("interleave_probs", "is off")
         return
     shares = weights if isinstance(weights, list) else str(weights).split(",")
-    pairs = zip(names, shares, strict=False)
-    result.take("interleave_probs", *(f"data.sets.{name}.weight={share}" for name, share in pairs))
+    if len(shares) != len(names):
+        result.refuse("interleave_probs", f"must be {len(names)} numbers, one for each set")
+        return
+    pairs = zip(names, shares, strict=True)
+    words = [f"data.sets.{name}.weight={str(share).strip()}" for name, share in pairs]
+    result.take("interleave_probs", *words)
 
 
 def _take_template(result: Translation, prefixes: list[str]) -> None:
@@ -130,8 +187,11 @@ def _take_template(result: Translation, prefixes: list[str]) -> None:
             )
     for key in ("enable_thinking", "preserve_thinking"):
         result.ignore(key, "the chat template says what becomes of thoughts")
-    if result.get("default_system"):
-        result.refuse("default_system", "needs the words of the system in the rows")
+    system = result.get("default_system")
+    if system:
+        result.take("default_system", *_for_each(prefixes, f"default_system={system}"))
+    else:
+        result.ignore("default_system", "is off")
     result.warn(
         "rows longer than cutoff_len lose parts of prompt and answer there, and their end here"
     )
@@ -172,14 +232,11 @@ def _take_packing(result: Translation) -> None:
         result.ignore("packing", "is off")
 
 
-def _take_validation(result: Translation, prefixes: list[str]) -> None:
+def _take_validation(result: Translation, prefixes: list[str], judging: list[str]) -> None:
     size = result.number("val_size", 0)
-    if result.get("eval_dataset") not in OFF:
-        needed = "needs validation rows in the set itself (a folder with train.jsonl and validation.jsonl), or val_size"
-        result.refuse("eval_dataset", needed)
-        return
-    result.ignore("eval_dataset", "is off")
-    if size >= 1 and len(prefixes) > 1:
+    if size and judging:
+        result.refuse("val_size", "must be left out beside eval_dataset, as there")
+    elif size >= 1 and len(prefixes) > 1:
         result.refuse(
             "val_size", "must be a share where there are several sets: each gives its own"
         )
@@ -189,4 +246,5 @@ def _take_validation(result: Translation, prefixes: list[str]) -> None:
         result.take("val_size", *_for_each(prefixes, f"validation_share={size:g}"))
     else:
         words = _for_each(prefixes, "validation_share=0", "splits.validation=null")
-        result.take("val_size", *words, note="nothing but the training loss judges the run")
+        note = "eval_dataset judges" if judging else "nothing but the training loss judges the run"
+        result.take("val_size", *words, note=note)

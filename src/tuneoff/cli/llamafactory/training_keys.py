@@ -142,7 +142,6 @@ def take_precision(result: Translation, options: Any) -> None:
             result.ignore(key, "pure_bf16 goes before it")
         return
     result.ignore("pure_bf16", "is off")
-    adapts = options is not None and options.keeps_base
     kind = "bf16" if result.is_on("bf16") else "fp16" if result.is_on("fp16") else None
     for key in ("bf16", "fp16"):
         if key != kind:
@@ -154,11 +153,17 @@ def take_precision(result: Translation, options: Any) -> None:
             "on a GPU; here it is float32, and dtype= says otherwise"
         )
         return
-    dtype = "float32"
-    if kind == "bf16" and options is not None:
-        dtype = options.foreign_dtype or ("bfloat16" if adapts else "float32")
-    trained = "what trains is float32" if adapts else f"all weights are {dtype}"
-    result.take(kind, f"mixed_precision={kind}", f"dtype={dtype}", note=trained)
+    words = [f"mixed_precision={kind}", "dtype=float32"]
+    note = "all weights are float32"
+    is_split = any(result.get(key) not in OFF for key in ("deepspeed", "fsdp"))
+    if kind == "bf16" and options is not None and not is_split:
+        if options.foreign_dtype:
+            words[1] = f"dtype={options.foreign_dtype}"
+            note = f"all weights are {options.foreign_dtype}"
+        elif options.keeps_base or options.freezes:
+            words[1:] = ["dtype=bfloat16", "trainable_dtype=float32"]
+            note = "what is frozen is bfloat16"
+    result.take(kind, *words, note=note)
 
 
 def take_quantization(result: Translation) -> None:
@@ -219,57 +224,3 @@ def take_launcher(result: Translation) -> None:
             result.take(key, note=f"accelerate launch --config_file {file} train.py …")
             if "offload" in str(value):
                 result.warn(f"{key}: offload to the host is not in {file}: put it in there")
-
-
-def take_run(result: Translation) -> None:
-    """What is kept of a run, evaluated and shown."""
-    result.words["save_model"] = "true"
-    strategy = str(result.get("save_strategy", "steps"))
-    if strategy == "steps":
-        result.ignore("save_strategy", "save_every says it")
-        result.take("save_steps", f"save_every={int(result.number('save_steps', 500))}")
-    else:
-        result.ignore("save_strategy", "what was trained is saved at the end")
-        result.ignore("save_steps", f"save_strategy is {strategy}")
-    _take_evaluation(result)
-    _take_tracker(result)
-    resume = result.get("resume_from_checkpoint", False)
-    if str(resume).lower() == "true":
-        result.take("resume_from_checkpoint", "resume=auto")
-    elif resume in OFF or str(resume).lower() == "false":
-        result.ignore("resume_from_checkpoint", "is off")
-    else:
-        result.refuse(
-            "resume_from_checkpoint", "needs a checkpoint of ours; resume=auto goes on with one"
-        )
-    if result.is_on("predict_with_generate"):
-        result.take("predict_with_generate", "exact_match=whole", note="in place of BLEU and ROUGE")
-    else:
-        result.ignore("predict_with_generate", "is off")
-
-
-def _take_evaluation(result: Translation) -> None:
-    """How often the loss on validation rows is measured."""
-    strategy = str(result.get("eval_strategy", result.get("evaluation_strategy", "no")))
-    steps = result.get("eval_steps")
-    if strategy == "steps" and steps is not None:
-        result.take("eval_steps", f"eval_every={int(result.number('eval_steps', 500))}")
-    else:
-        result.ignore("eval_steps", "eval_strategy is not steps")
-    for key in ("eval_strategy", "evaluation_strategy"):
-        result.ignore(key, "eval_every says it, beside the evaluations at start and end")
-
-
-def _take_tracker(result: Translation) -> None:
-    """The tracker; those that are not here are left out, since the record has every figure."""
-    written = result.get("report_to", "none")
-    names = written if isinstance(written, list) else [written]
-    for name in names:
-        if name in ("wandb", "all"):
-            result.take("report_to", "tracker=wandb", "wandb_mode=online")
-            return
-        if name == "tensorboard":
-            result.take("report_to", "tracker=tensorboard")
-            return
-    note = "" if names == ["none"] else "the record has every figure"
-    result.take("report_to", "tracker=none", note=note)

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tuneoff.cli.llamafactory import data_keys, training_keys
+from tuneoff.cli.llamafactory import data_keys, keeping_keys, training_keys
 from tuneoff.cli.llamafactory.keys import DEFAULTS, IGNORED, OFF, PREFIXES, REFUSED, TAKEN
 from tuneoff.cli.llamafactory.method_choice import choose_method, take_options
 from tuneoff.cli.llamafactory.translation import Translation, read_yaml
@@ -43,7 +43,7 @@ def translate(path: Path) -> Translation:
     training_keys.take_quantization(result)
     training_keys.take_optimizer(result)
     training_keys.take_launcher(result)
-    training_keys.take_run(result)
+    keeping_keys.take_run(result)
     _take_single_keys(result)
     take_options(result, options)
     for key in result.unsaid:

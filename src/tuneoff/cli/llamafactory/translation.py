@@ -9,6 +9,7 @@ import yaml
 
 from tuneoff.cli.llamafactory.keys import format_plain
 from tuneoff.config import ConfigError
+from tuneoff.record.secrets import mask_secrets
 
 # YAML 1.1 takes 1e-4 for a word; LLaMA-Factory's parser makes a number of it.
 NUMBER_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -27,7 +28,8 @@ class KeyLine:
         """Return the line for a terminal."""
         written = self.key
         if self.verdict != "default":
-            written += f": {format_plain(self.value)}"
+            shown = mask_secrets({self.key: self.value})
+            written += f": {format_plain(shown[self.key])}"
         return f"{self.verdict:8} {written:36}  {self.text}"
 
 

@@ -99,7 +99,8 @@ def _draw_ablation(points: list[Point], key: str, quality: Quality) -> Figure:
     )
     y = quality_axis(quality, points)
     style = FamilyStyle(points)
-    ends, widest = label_ends(_find_ends(points), Axis(quality_range(points), HEIGHT, upward=True))
+    y_axis = Axis(quality_range(points), HEIGHT, upward=True)
+    ends, widest = label_ends(_find_ends(points), y_axis)
     width = WIDTH - widest
     dash = alt.StrokeDash("others:N", sort=[point["others"] for point in points], legend=None)
     tips = [

@@ -100,7 +100,8 @@ def place_labels(
         intervals += _interval_boxes(point, x_axis, y_axis)
     labels: list[Point] = []
     placed: list[Box] = []
-    for index in sorted(range(len(points)), key=lambda index: -_count_near(marks, index)):
+    crowding = [_count_near(marks, mark) for mark in marks]
+    for index in sorted(range(len(points)), key=crowding.__getitem__, reverse=True):
         point = points[index]
         text = cut_label(point["label"])
         best: tuple[float, int, Box] | None = None
@@ -137,10 +138,14 @@ def _interval_boxes(point: Point, x_axis: Axis, y_axis: Axis) -> list[Box]:
     return [across, upright]
 
 
-def _count_near(marks: Sequence[Box], index: int) -> int:
-    """How many other marks lie within a label's reach of one."""
-    mark = marks[index]
-    reach = Box(mark.left - 60, mark.top - 20, mark.right + 60, mark.bottom + 20)
+def _count_near(marks: Sequence[Box], mark: Box) -> int:
+    """How many marks lie within a label's reach of one."""
+    reach = Box(
+        left=mark.left - 60,
+        top=mark.top - 20,
+        right=mark.right + 60,
+        bottom=mark.bottom + 20,
+    )
     return sum(map(reach.overlaps, marks))
 
 
@@ -172,7 +177,8 @@ def _describe_label(
     """A label as the chart's data have it; a leader of no length where it stands beside its point."""
     x = x_axis.to_pixels(point["x"])
     middle = (box.top + box.bottom) / 2
-    end_x, end_y = point["x"], point["y"]
+    end_x = point["x"]
+    end_y = point["y"]
     if ring >= FIRST_WITH_LEADER:
         end_x = x_axis.to_value(min(max(x, box.left), box.right))
         end_y = y_axis.to_value(middle)
@@ -189,7 +195,11 @@ def _describe_label(
 
 
 def draw_labels(
-    labels: Sequence[Point], x: alt.X, y: alt.Y, style: FamilyStyle, font: float = FONT
+    labels: Sequence[Point],
+    x: alt.X,
+    y: alt.Y,
+    style: FamilyStyle,
+    font: float = FONT,
 ) -> list[alt.Chart]:
     """Return the layers of labels and their leaders."""
     base = alt.Chart(inline_data(labels))

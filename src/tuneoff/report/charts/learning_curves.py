@@ -51,8 +51,11 @@ def chart_learning_curves(comparison: Comparison) -> Iterator[Chart]:
         else "; each method at its best setting"
     )
     for column, (unit, axis_title, tick_format) in enumerate(AXES):
-        lines = [_average_curves(row, column, validated) for row in rows]
-        lines = [line for line in lines if len(line) > 1 and line[-1]["x"] > 0]
+        lines = []
+        for row in rows:
+            line = _average_curves(row, column, validated)
+            if len(line) > 1 and line[-1]["x"] > 0:
+                lines.append(line)
         if not lines:
             continue
         longest = max(line[-1]["x"] for line in lines)
@@ -170,8 +173,9 @@ def _average_curves(row: Row, column: int, validated: bool) -> Line:
         end = min(x[-1] for x, _ in curves)
         grid = np.linspace(start, end, POINTS)
     on_grid = [np.interp(grid, x, loss) for x, loss in curves]
+    mean_loss = np.mean(on_grid, axis=0)
     line = []
-    for x, loss in zip(grid, np.mean(on_grid, axis=0), strict=True):
+    for x, loss in zip(grid, mean_loss, strict=True):
         point = {
             "method": row.method,
             "family": row.family,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import altair as alt
 
@@ -16,9 +17,9 @@ from tuneoff.report.charts.style import (
     keep_drawable,
     make_chart,
 )
-from tuneoff.report.compare import VALIDATION_LOSS, Comparison
+from tuneoff.report.compare import Comparison
 from tuneoff.report.records import LARGEST_DRAWN
-from tuneoff.report.rows import Row
+from tuneoff.report.rows import VALIDATION_LOSS, Row
 
 TRIED = "tried"
 BEST = "best"
@@ -35,6 +36,8 @@ OUTCOMES = {
 }
 TITLE = "Loss against learning rate, a panel a method; each mark is a rate that was tried"
 MOST_TICKS = 5
+LIMIT_LINE: dict[str, Any] = {"color": "#777", "strokeWidth": 0.8, "strokeDash": [2, 2]}
+MARK: dict[str, Any] = {"filled": True, "size": 80, "opacity": 1, "strokeWidth": 1.4}
 STRIP = 0.28  # of the chart's range, above its line: for what has no place on the axis
 
 
@@ -177,11 +180,12 @@ def _draw_rates(points: list[Point], heights: Sequence[float]) -> Figure:
     colour = alt.Color("family:N", scale=style.colours, legend=None)
     finished = alt.Chart().transform_filter(f"datum.outcome !== '{LOST}'").encode(x=x, color=colour)
     on_axis = finished.transform_filter(f"datum.outcome !== '{ABOVE}'")
-    limit = alt.Chart().mark_rule(color="#777", strokeWidth=0.8, strokeDash=[2, 2])
+    limit = alt.Chart().mark_rule(**LIMIT_LINE)
+    intervals = on_axis.mark_rule(strokeWidth=1.2)
     layers = alt.layer(
         limit.encode(y=alt.YDatum(top)),
         finished.mark_line(strokeWidth=1.4).encode(y=alt.Y("line:Q", scale=scale)),
-        on_axis.mark_rule(strokeWidth=1.2).encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
+        intervals.encode(y=alt.Y("y_low:Q"), y2=alt.Y2("y_high:Q")),
         _draw_marks(points, style).encode(x=x, y=y, color=colour),
     )
     header = alt.Header(labelFontSize=11, labelPadding=2)
@@ -219,7 +223,7 @@ def _draw_marks(points: list[Point], style: FamilyStyle) -> alt.Chart:
         alt.Tooltip("outcome:N"),
         alt.Tooltip("runs:N"),
     ]
-    marks = alt.Chart().mark_point(filled=True, size=80, opacity=1, strokeWidth=1.4)
+    marks = alt.Chart().mark_point(**MARK)
     return marks.encode(
         stroke=alt.Stroke("family:N", scale=style.colours, legend=None),
         shape=alt.Shape("outcome:N", title=None, scale=shapes, legend=legend),

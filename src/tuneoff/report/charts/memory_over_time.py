@@ -35,18 +35,22 @@ def chart_memory_over_time(comparison: Comparison) -> Iterator[Chart]:
 
 def _average_memory(row: Row) -> Line:
     """The mean over seeds on a common grid of steps that ends where the first seed ends."""
-    curves = [run.curve.memory for run in row.finished.values() if run.curve is not None]
-    curves = [curve for curve in curves if len(curve) >= LEAST_POINTS]
+    curves = []
+    for run in row.finished.values():
+        if run.curve is not None and len(run.curve.memory) >= LEAST_POINTS:
+            steps, gib = run.curve.memory.T
+            curves.append((steps, gib))
     if not curves:
         return []
-    start = max(curve[0, 0] for curve in curves)
-    end = min(curve[-1, 0] for curve in curves)
+    start = max(steps[0] for steps, _ in curves)
+    end = min(steps[-1] for steps, _ in curves)
     if end <= start:
         return []
     grid = np.linspace(start, end, POINTS)
-    on_grid = [np.interp(grid, curve[:, 0], curve[:, 1]) for curve in curves]
+    on_grid = [np.interp(grid, steps, gib) for steps, gib in curves]
+    mean_gib = np.mean(on_grid, axis=0)
     line = []
-    for step, gib in zip(grid, np.mean(on_grid, axis=0), strict=True):
+    for step, gib in zip(grid, mean_gib, strict=True):
         line.append(
             {
                 "method": row.method,
@@ -64,7 +68,8 @@ def _draw_lines(lines: list[Line]) -> Figure:
     ends_of_axis = axis_range([point["y"] for point in points])
     style = FamilyStyle(points)
     longest = max(line[-1]["x"] for line in lines)
-    x = alt.X("x:Q", title="Optimizer steps", scale=alt.Scale(domain=[0, longest]))
+    x_scale = alt.Scale(domain=[0, longest])
+    x = alt.X("x:Q", title="Optimizer steps", scale=x_scale)
     scale = alt.Scale(zero=False, domain=ends_of_axis)
     y = alt.Y("y:Q", title="Memory in use (GiB)", scale=scale)
     tips = [

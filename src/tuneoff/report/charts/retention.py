@@ -20,9 +20,9 @@ from tuneoff.report.charts.style import (
     keep_drawable,
     make_chart,
 )
-from tuneoff.report.compare import VALIDATION_LOSS, Comparison
+from tuneoff.report.compare import Comparison
 from tuneoff.report.records import Run
-from tuneoff.report.rows import Row
+from tuneoff.report.rows import VALIDATION_LOSS, Row
 
 FORGETTING = "metrics.forgetting"
 TARGET_TITLE = "Validation loss (nats per token)"
@@ -80,8 +80,11 @@ def _make_path(row: Row) -> list[Point]:
     common = set.intersection(*(set(table[:, 0]) for table in tables))
     points = []
     for step in sorted(common):
-        at_step = np.array([table[table[:, 0] == step][0] for table in tables])
-        _, forgetting, target = at_step.mean(axis=0)
+        at_step = []
+        for table in tables:
+            steps = table[:, 0]
+            at_step.append(table[steps == step][0])
+        _, forgetting, target = np.mean(at_step, axis=0)
         point = {
             "name": row.name,
             "family": row.family,
@@ -113,8 +116,10 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     # The steep start is left out: the ends could not be told apart beside it.
     shown = [point for point in paths if _is_inside(point, x_domain, y_domain)]
     height = max(HEIGHT, 15 * len(ends))
-    x = alt.X("x:Q", title=RETENTION_TITLE, scale=alt.Scale(zero=False, domain=x_domain))
-    y = alt.Y("y:Q", title=TARGET_TITLE, scale=alt.Scale(zero=False, domain=y_domain))
+    x_scale = alt.Scale(zero=False, domain=x_domain)
+    y_scale = alt.Scale(zero=False, domain=y_domain)
+    x = alt.X("x:Q", title=RETENTION_TITLE, scale=x_scale)
+    y = alt.Y("y:Q", title=TARGET_TITLE, scale=y_scale)
     style = FamilyStyle(ends)
     base = alt.Chart(inline_data(ends)).encode(color=style.colour)
     lines = alt.Chart(inline_data(shown))
@@ -125,8 +130,15 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     labels = place_labels(
         ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []
     )
+    paths_of_rows = lines.encode(
+        x=x,
+        y=y,
+        color=style.colour,
+        detail="name:N",
+        order="step:Q",
+    )
     return alt.layer(
-        lines.encode(x=x, y=y, color=style.colour, detail="name:N", order="step:Q"),
+        paths_of_rows,
         base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
         base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
         base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(

@@ -85,16 +85,18 @@ class FamilyStyle:
         return alt.Shape("family:N", title=None, scale=scale, legend=self._legend())
 
     def _scale(self, styles: dict[str, str]) -> alt.Scale:
-        return alt.Scale(domain=self.present, range=[styles[family] for family in self.present])
+        styles_present = [styles[family] for family in self.present]
+        return alt.Scale(domain=self.present, range=styles_present)
 
     def _legend(self) -> alt.Legend:
         """The families by their headings, in as many columns as fit the chart's width."""
         headings = [FAMILIES[family] for family in self.present]
         columns = 1
         for count in (2, 3, 4):
-            width = sum(
-                max(map(len, headings[start::count]), default=0) + 4 for start in range(count)
-            )
+            width = 0
+            for start in range(count):
+                in_column = headings[start::count]
+                width += max(map(len, in_column), default=0) + 4
             if width <= LEGEND_CHARACTERS:
                 columns = count
         pairs = ", ".join(f"'{family}': '{FAMILIES[family]}'" for family in self.present)

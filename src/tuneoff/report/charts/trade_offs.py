@@ -212,9 +212,9 @@ def _front_boxes(
         begin = x_axis.to_pixels(left["x"])
         end = x_axis.to_pixels(right["x"])
         boxes.append(Box(begin, y - 1, end, y + 1))
-        heights = sorted((y_axis.to_pixels(left["y"]), y_axis.to_pixels(right["y"])))
+        top, bottom = sorted(y_axis.to_pixels(point["y"]) for point in (left, right))
         x = x_axis.to_pixels(turn_x)
-        boxes.append(Box(x - 1, heights[0], x + 1, heights[1]))
+        boxes.append(Box(x - 1, top, x + 1, bottom))
     return boxes
 
 
