@@ -177,7 +177,6 @@ PREFIXES: dict[str, str] = {
     "sglang_": AT_GENERATION,
     "eval_": "changes nothing of what is evaluated",
     "generation_": AT_GENERATION,
-    "torch_compile": SAME_STEPS,
     "torchdynamo": SAME_STEPS,
 }
 # ---------------------------------------------------------------- refused unless off, and what it would need
