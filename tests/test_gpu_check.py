@@ -33,7 +33,8 @@ def test_the_check_goes_through_on_a_cpu(tmp_path):
     for section in sections.values():
         assert "error" not in section, section
     assert [job["status"] for job in sections["user_sweep"]["jobs"]] == ["finished"] * 2
-    methods = sections["methods"]
+    assert not any("skipped" in section for section in sections.values())
+    methods = sections["methods_4"] | sections["methods_1"]
     assert {each["status"] for each in methods.values()} == {"finished"}
     assert set(methods) == set(json.loads(predictions.read_text()))
     repeated = sections["resume"]["full_float32"]
@@ -45,7 +46,15 @@ def test_the_check_goes_through_on_a_cpu(tmp_path):
     refused = sections["precisions"]["fp16_full"]
     assert refused["status"] == "failed" and "needs a CUDA device" in refused["error"]
     for sweep in sections["joblib"].values():
-        assert [job["status"] for job in sweep["jobs"]] == ["finished"] * 4
+        assert [job["status"] for job in sweep["jobs"]] == ["finished"] * 2
+    assert sections["ranks"]["on_one_card"]["status"] == "finished"
+    assert sections["ranks"]["beside_nccl"]["busy_seconds"] > 0
+    assert sections["small_model"]["answers"]["status"] == "finished"
+    for seconds in sections["galore_refresh"].values():
+        assert set(seconds) == {"exact_seconds", "first_seconds", "subspace_seconds"}
+    for name in ("quantised", "attention"):
+        jobs = [job for job in sections[name].values() if "status" in job]
+        assert {job["status"] for job in jobs} == {"finished"}
 
 
 def test_the_checks_files_import_what_is_there():

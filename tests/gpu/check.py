@@ -100,10 +100,10 @@ def format_summary(sections: dict) -> str:
 
 
 def predict_peaks(check: Check) -> dict:
-    """What task=predict says of every run of the section `methods`."""
+    """What task=predict says of every run of the sections `methods_4` and `methods_1`."""
     predictions = {}
     for batch_size in BATCH_SIZES:
-        for method in check.methods:
+        for method in check.methods(batch_size):
             name = f"{method}_{batch_size}"
             words = ["task=predict", f"method={method}", *describe_shape(check, method)]
             words += ["pure_bf16=true", f"max_length={check.length}", f"batch_size={batch_size}"]

@@ -1,8 +1,10 @@
 """What the GPU check does on the device beside tuneoff's own runs: each function in a process of its own."""
 
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,6 +12,19 @@ HIDDEN, INTERMEDIATE, HEADS, VOCABULARY = 2048, 5461, 32, 32000  # of model=llam
 DRY_HIDDEN, DRY_INTERMEDIATE, DRY_HEADS, DRY_VOCABULARY = 64, 172, 4, 8192
 WARMUP_STEPS = 3
 MATRIX_REPEATS = 10
+BUSY_PRODUCTS = 20
+MATRICES = ((HIDDEN, HIDDEN), (HIDDEN, INTERMEDIATE))
+DRY_MATRICES = ((DRY_HIDDEN, DRY_HIDDEN), (DRY_HIDDEN, DRY_INTERMEDIATE))
+REFRESH_RANK, DRY_REFRESH_RANK = 128, 16
+PACKAGES = (
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "flash-attn",
+    "liger-kernel",
+    "triton",
+)
 TERA = 1e12
 GIB = 2**30
 
@@ -30,7 +45,13 @@ def describe_machine(dry: bool) -> dict:
     from tuneoff.distributed.visible import visible_devices
 
     device = choose_device()
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     facts: dict[str, Any] = {
+        "versions": versions,
+        "driver_folder": Path("/proc/driver/nvidia/gpus").exists(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "visible_devices": visible_devices(),
@@ -84,15 +105,23 @@ def make_model(folder: Path, layers: int, dry: bool) -> dict:
     return {"parameters": sum(weight.numel() for weight in model.parameters())}
 
 
-def run_bare_loop(folder: Path, batch_size: int, length: int, steps: int) -> dict:
-    """The loop that everyone writes first: bfloat16, fused AdamW, the loss read at each step's end."""
-    from transformers import AutoModelForCausalLM
+class BareLoop(NamedTuple):
+    """What a bare loop trains, and whether it reads the loss at each step's end."""
 
+    method: str  # full, or lora
+    batch_size: int
+    length: int
+    steps: int
+    reads: bool
+
+
+def run_bare_loop(folder: Path, loop: BareLoop) -> dict:
+    """The loop that everyone writes first: bfloat16, fused AdamW."""
     device = choose_device()
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(10, 3000, (steps + WARMUP_STEPS, batch_size, length))
+    model = load_bare_model(folder, loop.method).to(device).train()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    ids = torch.randint(10, 3000, (loop.steps + WARMUP_STEPS, loop.batch_size, loop.length))
     started = 0.0
     for step, rows in enumerate(ids):
         if step == WARMUP_STEPS:
@@ -104,16 +133,93 @@ def run_bare_loop(folder: Path, batch_size: int, length: int, steps: int) -> dic
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()
+        if loop.reads:
+            loss.item()
     wait_for(device)
     seconds = time.perf_counter() - started
-    tokens_per_second = steps * batch_size * length / seconds
-    flops = count_flops_per_token(model, length)
-    return {
-        "tokens_per_second": round(tokens_per_second, 1),
-        "teraflops": round(tokens_per_second * flops / TERA, 2),
-        "peak_gib": torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None,
-    }
+    tokens_per_second = loop.steps * loop.batch_size * loop.length / seconds
+    figures: dict[str, Any] = {"tokens_per_second": round(tokens_per_second, 1)}
+    if loop.method == "full":
+        flops = count_flops_per_token(model, loop.length)
+        figures["teraflops"] = round(tokens_per_second * flops / TERA, 2)
+    if device.type == "cuda":
+        figures["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+    return figures
+
+
+def load_bare_model(folder: Path, method: str) -> Any:
+    """The saved model in bfloat16, for `lora` with PEFT's adapters on every linear layer."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    if method == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+
+
+def time_refreshes(dry: bool) -> dict:
+    """Seconds of a renewal of GaLore's subspace at rank 128: galore-torch's SVD, and the iterated one's first and next."""
+    from tuneoff.methods._galore_projectors import Projector
+
+    device = choose_device()
+    sizes = DRY_MATRICES if dry else MATRICES
+    rank = DRY_REFRESH_RANK if dry else REFRESH_RANK
+    figures = {}
+    for rows, columns in sizes:
+        gradient = torch.randn(rows, columns, device=device)
+        iterated = Projector(rank, update_proj_gap=1)
+        iterated.iterates_subspace = True
+        exact = Projector(rank, update_proj_gap=1)
+        exact.project(gradient[:rank, :rank], 0)  # libraries are loaded at the first call
+        figures[f"{rows}x{columns}"] = {
+            "exact_seconds": time_refresh(exact, gradient),
+            "first_seconds": time_refresh(iterated, gradient),
+            "subspace_seconds": time_refresh(iterated, gradient),
+        }
+    return figures
+
+
+def time_refresh(projector: Any, gradient: torch.Tensor) -> float:
+    """Seconds of one renewal and projection."""
+    wait_for(gradient.device)
+    started = time.perf_counter()
+    projector.project(gradient, 1)
+    wait_for(gradient.device)
+    return round(time.perf_counter() - started, 4)
+
+
+def gather_beside_the_device(dry: bool) -> dict:
+    """Seconds in which a rank tells the others something while its device is busy, and those that it was busy for.
+
+    By the group that ranks speak in beside NCCL, here of one rank, since NCCL takes a card once.
+    """
+    from torch import distributed
+
+    from tuneoff.distributed.ranks import join_hosts
+
+    device = choose_device()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    group = join_hosts()
+    size = 64 if dry else 8192
+    matrix = torch.randn(size, size, device=device)
+    reduced = torch.zeros((), device=device)
+    distributed.all_reduce(reduced)
+    wait_for(device)
+    started = time.perf_counter()
+    for _ in range(BUSY_PRODUCTS):
+        matrix @ matrix
+    items: list = [None]
+    asked = time.perf_counter()
+    distributed.all_gather_object(items, "a step's figures", group=group)
+    gather_seconds = time.perf_counter() - asked
+    wait_for(device)
+    busy_seconds = time.perf_counter() - started
+    distributed.destroy_process_group()
+    return {"gather_seconds": round(gather_seconds, 5), "busy_seconds": round(busy_seconds, 5)}
 
 
 def count_flops_per_token(model: Any, length: int) -> float:

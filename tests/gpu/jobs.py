@@ -27,6 +27,7 @@ from tuneoff.record import read_json, read_metrics  # noqa: E402
 JOB_SECONDS = 150
 MOST_CHARACTERS = 600  # of an error, in the figures
 COMPOSING = threading.Lock()  # Hydra composes one config at a time
+DRY_ROWS = ("data.limit=16", "max_length=64")
 SHOWN_KEYS = ("tokens_per_second", "step_seconds")
 
 
@@ -47,17 +48,47 @@ class Check:
     @property
     def length(self) -> int:
         """Tokens of a row."""
-        return 64 if self.dry else 1024
+        return 32 if self.dry else 1024
 
     @property
     def steps(self) -> int:
         """Optimizer steps of a timed job."""
-        return 5 if self.dry else 10
+        return 4 if self.dry else 10
 
     @property
-    def methods(self) -> list[str]:
-        """Every method; a dry run tries one of each kind."""
-        return ["full", "lora", "galore"] if self.dry else helpers.METHODS
+    def sweep_steps(self) -> int:
+        """Optimizer steps of a job of a sweep from the command line."""
+        return 2 if self.dry else 6
+
+    def methods(self, batch_size: int) -> list[str]:
+        """Every method; a dry run tries another kind for each batch size."""
+        if not self.dry:
+            return helpers.METHODS
+        return ["full"] if batch_size == 1 else ["lora", "galore"]
+
+    def choose(self, jobs: dict[str, list[str]], *dry: str) -> dict[str, list[str]]:
+        """The jobs of a section, of which a dry run does those that are named."""
+        return {name: words for name, words in jobs.items() if not self.dry or name in dry}
+
+    def quick_words(self) -> list[str]:
+        """Settings of the small model, on which what does not depend on its size is tried."""
+        words = ["model=tiny", "max_steps=8", "batch_size=4", "eval_batch_size=8"]
+        if not self.dry:
+            return [*words, "data.limit=128"]
+        return [*words, f"model.path={self.model_folder('galore')}", *DRY_ROWS]
+
+    def full_rows(self, batch_size: int) -> list[str]:
+        """Settings under which each row has max_length tokens, all of them labels, as a prediction assumes."""
+        return [
+            "data=json",
+            f"data.path={self.folder / 'text.jsonl'}",
+            "data.columns.text=text",
+            "data.validation_share=0.06",
+            f"max_length={self.length}",
+            f"batch_size={batch_size}",
+            f"eval_batch_size={batch_size}",
+            f"max_steps={self.steps}",
+        ]
 
     def model_folder(self, method: str) -> Path:
         """Where the model is that a method trains: the whole shape, or for GaLore fewer layers of it."""
@@ -175,10 +206,18 @@ def answer(folder: Path, function: Callable, *arguments: object) -> None:
     (folder / "result.json").write_text(json.dumps({"status": "finished"}))
 
 
-def run_command(check: Check, folder: Path, *words: str) -> dict:
+def run_command(check: Check, folder: Path, *words: str, **environment: str) -> dict:
     """Do a sweep as a user does, from the command line; return its exit code and what its jobs came to."""
     command = [sys.executable, helpers.ROOT / "train.py", "-m", *words, "tracker=none"]
-    command += ["data.limit=64", f"hydra.sweep.dir={folder}"]
-    done = subprocess.run(command, cwd=check.folder, capture_output=True, text=True, timeout=400)
+    rows = [*DRY_ROWS, "batch_size=2"] if check.dry else ["data.limit=64"]
+    command += [*rows, f"max_steps={check.sweep_steps}", f"hydra.sweep.dir={folder}"]
+    done = subprocess.run(
+        command,
+        cwd=check.folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     jobs = [read_figures(path.parent) for path in sorted(folder.rglob("result.json"))]
     return {"exit_code": done.returncode, "jobs": jobs, "tail": done.stderr[-1500:]}

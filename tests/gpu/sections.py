@@ -3,22 +3,24 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import device_work
-from jobs import Check, call_in_child, run_command, run_job, run_jobs
+from jobs import Check, call_in_child, run_command, run_job
+from variants import attention, precisions, quantised, small_model
 
 TEXT_CHARACTERS = 4000
 BATCH_SIZES = (4, 1)
-# Settings of the small model, on which what does not depend on its size is tried.
-QUICK = ("model=tiny", "data.limit=128", "max_steps=8", "batch_size=4", "eval_batch_size=8")
-FEW_MATRICES = ("galore_target=[q_proj]",)
+# Model, method and batch size.
+BARE_LOOPS = (("whole", "lora", 4), ("whole", "full", 4), ("slim", "full", 4), ("slim", "full", 1))
 KILLED_AFTER = 5
 
 
 def user_sweep(check: Check) -> dict:
     """A user's own sweep: whether a forked job reaches the card at all."""
-    return run_command(check, check.folder / "user_sweep", "method=lora,full", "max_steps=6")
+    return run_command(check, check.folder / "user_sweep", "method=lora,full")
 
 
 def machine(check: Check) -> dict:
@@ -49,34 +51,19 @@ def write_rows(check: Check) -> None:
     (check.folder / "text.jsonl").write_text("\n".join(rows[:most]))
 
 
-def full_rows(check: Check, batch_size: int) -> list[str]:
-    """Settings under which each row has max_length tokens, all of them labels, as a prediction assumes."""
-    return [
-        "data=json",
-        f"data.path={check.folder / 'text.jsonl'}",
-        "data.columns.text=text",
-        "data.validation_share=0.06",
-        f"max_length={check.length}",
-        f"batch_size={batch_size}",
-        f"eval_batch_size={batch_size}",
-        f"max_steps={check.steps}",
-    ]
-
-
-def methods(check: Check) -> dict:
+def methods(check: Check, batch_size: int) -> dict:
     """Every method on the 1B shape: memory by phase beside its prediction, and speed."""
     figures = {}
-    for batch_size in BATCH_SIZES:
-        for method in check.methods:
-            name = f"{method}_{batch_size}"
-            if check.left_seconds() < 30:
-                figures[name] = {"status": "no time left"}
-                continue
-            words = [f"method={method}", f"model.path={check.model_folder(method)}"]
-            words += ["pure_bf16=true", *full_rows(check, batch_size)]
-            figures[name] = run_job(check, name, *words)
-            predicted = check.predictions.get(name)
-            figures[name]["against_prediction"] = compare_peaks(figures[name], predicted)
+    for method in check.methods(batch_size):
+        name = f"{method}_{batch_size}"
+        if check.left_seconds() < 30:
+            figures[name] = {"status": "no time left"}
+            continue
+        words = [f"method={method}", f"model.path={check.model_folder(method)}"]
+        words += ["pure_bf16=true", *check.full_rows(batch_size)]
+        figures[name] = run_job(check, name, *words)
+        predicted = check.predictions.get(name)
+        figures[name]["against_prediction"] = compare_peaks(figures[name], predicted)
     return figures
 
 
@@ -94,19 +81,34 @@ def compare_peaks(figures: dict, predicted: dict | None) -> dict | None:
     return compared
 
 
-def bare_loop(check: Check) -> dict:
-    """The plain loop on the same model: what tuneoff's step and record cost."""
-    folder = check.folder / "whole"
-    bare = call_in_child(
-        check, "bare", device_work.run_bare_loop, folder, 4, check.length, check.steps
-    )
-    ours = check.sections.get("methods", {}).get("full_4", {}).get("tokens_per_second")
+def bare_loops(check: Check) -> dict:
+    """The plain loop on the same models: what tuneoff's step and record cost, and the share of the matrix rate."""
+    loops = {}
+    for model, method, batch_size in BARE_LOOPS[: 1 if check.dry else None]:
+        for reads in (True, False):
+            name = f"{method}_{batch_size}_{model}_{'read' if reads else 'unread'}"
+            loop = device_work.BareLoop(method, batch_size, check.length, check.steps, reads)
+            folder = check.folder / model
+            loops[name] = call_in_child(
+                check, f"bare_{name}", device_work.run_bare_loop, folder, loop
+            )
     rate = check.sections.get("machine", {}).get("matrix_teraflops")
-    if ours and bare.get("tokens_per_second"):
-        bare["ours_over_bare"] = round(ours / bare["tokens_per_second"], 4)
-    if rate and bare.get("teraflops"):
-        bare["share_of_matrix_rate"] = round(bare["teraflops"] / rate, 4)
-    return bare
+    for method in ("full", "lora"):
+        bare = loops.get(f"{method}_4_whole_read", {})
+        ours = check.sections.get("methods_4", {}).get(f"{method}_4", {}).get("tokens_per_second")
+        if ours and bare.get("tokens_per_second"):
+            bare["ours_over_bare"] = round(ours / bare["tokens_per_second"], 4)
+        if rate and bare.get("teraflops"):
+            bare["share_of_matrix_rate"] = round(bare["teraflops"] / rate, 4)
+        if "ours_over_bare" in bare and "share_of_matrix_rate" in bare:
+            share = bare["ours_over_bare"] * bare["share_of_matrix_rate"]
+            bare["our_share_of_matrix_rate"] = round(share, 4)
+    return loops
+
+
+def galore_refresh(check: Check) -> dict:
+    """Seconds of a renewal of GaLore's subspace, exact and iterated, for the matrices of a layer."""
+    return call_in_child(check, "refresh", device_work.time_refreshes, check.dry)
 
 
 def resume(check: Check) -> dict:
@@ -115,19 +117,23 @@ def resume(check: Check) -> dict:
         "full_float32": ["method=full"],
         "full_deterministic": ["method=full", "deterministic=true"],
         "lora_bf16": ["method=lora", "lora_dropout=0.1", "pure_bf16=true"],
+        "full_bf16": ["method=full", "pure_bf16=true"],
         "badam_bf16": ["method=badam", "badam_switch_interval=3", "pure_bf16=true"],
+        "badam_ratio": ["method=badam_ratio", "badam_switch_interval=3"],
         "galore": ["method=galore", "galore_update_interval=3"],
+        "galore_layerwise": ["method=galore_layerwise", "galore_update_interval=3"],
         "full_fp16": ["method=full", "mixed_precision=fp16"],
         "full_8bit": ["method=full", "optimizer=adamw_8bit", "pure_bf16=true"],
     }
-    if check.dry:
-        variants = {"full_float32": variants["full_float32"]}
-    return {name: compare_repeats(check, name, words) for name, words in variants.items()}
+    chosen = check.choose(variants, "full_float32")
+    with ThreadPoolExecutor(check.workers) as pool:
+        repeats = pool.map(partial(compare_repeats, check), chosen, chosen.values())
+        return dict(zip(chosen, repeats, strict=True))
 
 
 def compare_repeats(check: Check, name: str, words: list[str]) -> dict:
     """The largest difference of a second run's losses, and of one that was killed and resumed."""
-    quick = [*words, *QUICK, "save_every=2", "eval_every=4"]
+    quick = [*words, *check.quick_words(), "save_every=2", "eval_every=4"]
     whole = run_job(check, f"{name}_whole", *quick)
     if whole["status"] != "finished":
         return whole
@@ -148,71 +154,44 @@ def largest_difference(losses: list[float], others: list[float]) -> float | None
     return max(abs(loss - other) for loss, other in zip(losses, others, strict=True))
 
 
-def precisions(check: Check) -> dict:
-    """fp16, bf16, float32 with and without TF32, and 8-bit and Adafactor states."""
-    slim = [f"model.path={check.folder / 'slim'}", *full_rows(check, 2)]
-    whole = "mixed_precision=no"
-    jobs = {
-        "float32": ["method=full", whole, *slim],
-        "bf16": ["method=full", "mixed_precision=bf16", *slim],
-    }
-    jobs["adafactor"] = ["method=full", "optimizer=adafactor", "pure_bf16=true", *slim]
-    for method in check.methods:
-        few = FEW_MATRICES if "galore" in method else ()
-        if method != "badam_ratio":
-            words = [f"method={method}", "optimizer=adamw_8bit", whole, *few, *slim]
-            jobs[f"adamw_8bit_{method}"] = words
-        if method != "galore_layerwise":
-            jobs[f"fp16_{method}"] = [f"method={method}", "mixed_precision=fp16", *few, *slim]
-    jobs["tf32"] = ["method=full", "tf32=true", whole, *slim]
-    return run_jobs(check, jobs)
-
-
-def quantised(check: Check) -> dict:
-    """Adapters on 4-bit and 8-bit weights, and a merged export."""
-    common = ["pure_bf16=true", f"model.path={check.folder / 'slim'}", *full_rows(check, 2)]
-    jobs = {}
-    for bits in ("4bit", "8bit"):
-        for method in ("lora", "dora"):
-            jobs[f"{bits}_{method}"] = [f"method={method}", f"quantization={bits}", *common]
-    merged = ["save_model=true", "export_merged=true"]
-    jobs["4bit_merged"] = ["method=lora", "quantization=4bit", *merged, *common]
-    return run_jobs(check, jobs, workers=2)
-
-
-def attention(check: Check) -> dict:
-    """Each kind of attention, packing, Liger's kernels, and which operations ran."""
-    folder = check.folder / "slim"
-    common = ["method=full", "pure_bf16=true", f"model.path={folder}", *full_rows(check, 2)]
-    jobs = {}
-    for kind in ("sdpa", "eager", "flash_attention_2"):
-        jobs[kind] = [*common, f"model.attention={kind}"]
-    jobs["liger"] = [*common, "model.liger=true"]
-    jobs["packing"] = ["method=lora", "packing=true", *QUICK, "batch_size=2"]
-    figures = run_jobs(check, jobs)
-    figures["kernels"] = call_in_child(
-        check, "kernels", device_work.list_attention_kernels, folder, check.length
-    )
-    return figures
-
-
 def out_of_memory(check: Check) -> dict:
-    """A run under a limit that it breaks, and one after it."""
+    """A batch that no card holds, a run under a limit that it breaks, and one after them."""
     limit_gib = 0.75 if check.dry else 6.0
-    words = ["method=full", f"model.path={check.folder / 'whole'}", *full_rows(check, 64)]
-    return {
-        "limited": run_job(check, "limited", *words, memory_gib=limit_gib),
-        "after_it": run_job(check, "after_it", "method=lora", *QUICK),
-    }
+    whole = f"model.path={check.folder / 'whole'}"
+    figures = {}
+    if not check.dry:  # a CPU's memory would be filled
+        rows = [*check.full_rows(2048), "eval_batch_size=1", "pure_bf16=true"]
+        figures["too_large"] = run_job(check, "too_large", "method=full", whole, *rows)
+    rows = check.full_rows(64)
+    figures["limited"] = run_job(
+        check, "limited", "method=full", whole, *rows, memory_gib=limit_gib
+    )
+    figures["after_it"] = run_job(check, "after_it", "method=lora", *check.quick_words())
+    return figures
 
 
 def joblib_sweep(check: Check) -> dict:
     """Four jobs by joblib on one card: one after the other, and two at a time on purpose."""
-    words = ["hydra/launcher=joblib", "method=lora,full", "seed=0,1", "max_steps=5"]
+    seeds = "seed=0" if check.dry else "seed=0,1"
+    words = ["hydra/launcher=joblib", "method=lora,full", seeds]
     return {
         "as_shipped": run_command(check, check.folder / "joblib", *words),
         "two_a_device": run_command(check, check.folder / "joblib2", *words, "jobs_per_device=2"),
     }
+
+
+def ranks(check: Check) -> dict:
+    """Two ranks on one card, which are refused; on the CPU beside it, by gloo; and what they tell beside NCCL."""
+    words = ["method=lora", "num_processes=2"]
+    figures = {"on_one_card": run_job(check, "two_ranks", *words, *check.quick_words())}
+    if not check.dry:
+        figures["on_the_cpu"] = run_command(
+            check, check.folder / "gloo", *words, CUDA_VISIBLE_DEVICES=""
+        )
+    figures["beside_nccl"] = call_in_child(
+        check, "nccl", device_work.gather_beside_the_device, check.dry
+    )
+    return figures
 
 
 # Each with the seconds that it wants.
@@ -220,12 +199,16 @@ SECTIONS: dict[str, tuple[Callable[[Check], dict], float]] = {
     "user_sweep": (user_sweep, 0),
     "machine": (machine, 0),
     "models": (models, 0),
-    "methods": (methods, 0),
-    "bare_loop": (bare_loop, 30),
+    "methods_4": (partial(methods, batch_size=4), 0),
+    "bare_loops": (bare_loops, 40),
+    "galore_refresh": (galore_refresh, 20),
     "resume": (resume, 60),
+    "small_model": (small_model, 40),
     "precisions": (precisions, 40),
     "quantised": (quantised, 30),
     "attention": (attention, 30),
-    "out_of_memory": (out_of_memory, 30),
+    "out_of_memory": (out_of_memory, 40),
     "joblib": (joblib_sweep, 40),
+    "methods_1": (partial(methods, batch_size=1), 30),
+    "ranks": (ranks, 30),
 }

@@ -2,8 +2,9 @@
 
 Every method of conf/method, or those that are named, trains STEPS steps (20) from each tree on the embedded problem,
 one thread, and saves its model. Settings that follow hold in both trees: give those whose default has changed between.
-Start it with a Python that has the packages, and not tuneoff itself: what is installed would be mixed in. What does not depend on the clock must be equal: each step's loss, gradient norm and
-rate, and the saved tensors. Prints a line a method; the exit code is 1 where any differs.
+Start it with a Python that has the packages, and not tuneoff itself: what is installed would be mixed in.
+What does not depend on the clock must be equal: each step's loss, gradient norm and rate, and the saved tensors. Prints
+a line a method; the exit code is 1 where any differs.
 """
 
 import json

@@ -14,13 +14,20 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
+from tuneoff.distributed.ranks import Ranks
 from tuneoff.distributed.sharding import Sharding, StepSettings
+from tuneoff.measure.memory_peaks import return_freed_memory
 
 
 class Fsdp2(Sharding):
     """Split by FSDP2: every parameter is a DTensor, of which each rank has a share of the rows."""
 
     splits = True
+
+    def __init__(self, ranks: Ranks):
+        super().__init__(ranks)
+        if ranks.device.type == "cpu":
+            return_freed_memory()
 
     @property
     def loads_weights(self) -> bool:

@@ -14,7 +14,21 @@ import torch
 GIB = 2**30
 KINDS = ("allocated", "reserved", "resident")  # of memory; the first two on CUDA alone
 
+# Of glibc's mallopt: blocks from so many bytes on are the system's, and go back to it when they are freed.
+MMAP_THRESHOLD = -3
+RETURNED_BYTES = 128 * 1024  # glibc's own default
+
 Peaks = dict[str, dict[str, int]]  # phase -> kind -> bytes
+
+
+def return_freed_memory() -> None:
+    """Have freed blocks go back to the system at once, from now on; nothing where there is no glibc.
+
+    Else each one that is freed makes glibc keep all up to its size (32 MiB at most), so that buffers which come and go,
+    as the whole layers of a split model do, stay resident.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, RETURNED_BYTES)
 
 
 class HostPeak:

@@ -7,7 +7,7 @@ CHOICES = {
     "use_dora=true": "dora",
     **dict.fromkeys(("pissa_init=true", "use_pissa=true", "init_lora_weights=pissa"), "pissa"),
 }
-ALIASES = {"qlora": ("method=lora", "quantization=4bit")}
+ALIASES: dict[str, tuple[str, ...]] = {"qlora": ("method=lora", "quantization=4bit")}
 OPTIONS = {
     **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
     **dict.fromkeys(("target_modules", "lora_target_modules"), "lora_target"),
