@@ -43,7 +43,11 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
-def collate(rows: Sequence[Row | PackedRow], pad: int, lengths: Sequence[int] = ()) -> Batch:
+def collate(
+    rows: Sequence[Row | PackedRow],
+    pad: int,
+    lengths: Sequence[int] = (),
+) -> Batch:
     """Pad `rows` with the token `pad` to the longest of them, or to the first of `lengths` that holds it.
 
     Where the labels are is an index made here on the host, so that a step reads nothing back.

@@ -62,7 +62,12 @@ def has_plain_weights(base_layer: Any, down: Any, up: Any) -> bool:
 
 
 @torch.no_grad()
-def measure_row_norms(weight: torch.Tensor, down: Any, up: Any, scaling: float) -> torch.Tensor:
+def measure_row_norms(
+    weight: torch.Tensor,
+    down: Any,
+    up: Any,
+    scaling: float,
+) -> torch.Tensor:
     """The norm of each row of W + s B A, (out,).
 
     Args:

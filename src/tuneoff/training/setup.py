@@ -97,10 +97,7 @@ def build(session: Session) -> Parts:
     experiment = session.experiment
     with session.peaks.phase("load"):
         benchmarks = _find_benchmarks(session)
-        # Data first: what is wrong with them is known before a large model is read.
-        tokenizer = load_tokenizer(experiment.model)
-        dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
+        tokenizer, dataset, order = _load_data(session)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = session.method.make_optimizer(model, experiment)
@@ -136,6 +133,17 @@ def build(session: Session) -> Parts:
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
     )
+
+
+def _load_data(
+    session: Session,
+) -> tuple[PreTrainedTokenizerBase, data.DataSet, data.StepOrder]:
+    """Load what is read before the model: what is wrong with data is known before a large model is."""
+    experiment = session.experiment
+    tokenizer = load_tokenizer(experiment.model)
+    dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+    order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
+    return tokenizer, dataset, order
 
 
 def _find_benchmarks(session: Session) -> Benchmarks:
