@@ -117,6 +117,150 @@ def place_labels(
             continue
         _, ring, box = best
         placed.append(box)
+        labels.append(_describe_label(point, text, box, ring, x_axis, y_axis))
+    return labels
+
+
+def _box_around(x: float, y: float, reach: float) -> Box:
+    return Box(x - reach, y - reach, x + reach, y + reach)
+
+
+def _interval_boxes(point: Point, x_axis: Axis, y_axis: Axis) -> list[Box]:
+    """The lines of a point's intervals, a pixel to each side."""
+    x = x_axis.to_pixels(point["x"])
+    y = y_axis.to_pixels(point["y"])
+    left = x_axis.to_pixels(point["x_low"])
+    right = x_axis.to_pixels(point["x_high"])
+    top = y_axis.to_pixels(point["y_high"])
+    bottom = y_axis.to_pixels(point["y_low"])
+    across = Box(left, y - 1, right, y + 1)
+    upright = Box(x - 1, top, x + 1, bottom)
+    return [across, upright]
+
+
+def _count_near(marks: Sequence[Box], mark: Box) -> int:
+    """How many marks lie within a label's reach of one."""
+    reach = Box(
+        left=mark.left - 60,
+        top=mark.top - 20,
+        right=mark.right + 60,
+        bottom=mark.bottom + 20,
+    )
+    return sum(map(reach.overlaps, marks))
+
+
+def _candidates(
+    mark: Box,
+    text: str,
+    font: float,
+) -> list[tuple[int, Box]]:
+    """Where a label may stand: the number of the ring, and the box."""
+    width = text_width(text, font)
+    height = font * LINE_HEIGHT
+    x = (mark.left + mark.right) / 2
+    y = (mark.top + mark.bottom) / 2
+    candidates = []
+    for ring, distance in enumerate(RINGS):
+        for across, down in DIRECTIONS:
+            left = x - width / 2
+            if across:
+                left = x + distance if across > 0 else x - distance - width
+            middle = y + down * (distance + height / 2)
+            box = Box(left, middle - height / 2, left + width, middle + height / 2)
+            candidates.append((ring, box))
+    return candidates
+
+
+def _describe_label(
+    point: Point, text: str, box: Box, ring: int, x_axis: Axis, y_axis: Axis
+) -> Point:
+    """A label as the chart's data have it; a leader of no length where it stands beside its point."""
+    x = x_axis.to_pixels(point["x"])
+    middle = (box.top + box.bottom) / 2
+    end_x = point["x"]
+    end_y = point["y"]
+    if ring >= FIRST_WITH_LEADER:
+        end_x = x_axis.to_value(min(max(x, box.left), box.right))
+        end_y = y_axis.to_value(middle)
+    return {
+        "family": point["family"],
+        "label": text,
+        "x": x_axis.to_value(box.left),
+        "y": y_axis.to_value(middle),
+        "from_x": point["x"],
+        "from_y": point["y"],
+        "to_x": end_x,
+        "to_y": end_y,
+    }
+
+
+def draw_labels(
+    labels: Sequence[Point],
+    x: alt.X,
+    y: alt.Y,
+    style: FamilyStyle,
+    font: float = FONT,
+) -> list[alt.Chart]:
+    """Return the layers of labels and their leaders."""
+    base = alt.Chart(inline_data(labels))
+    leaders = base.mark_rule(**LEADER).encode(
+        x=alt.X("from_x:Q", scale=x["scale"]),
+        y=alt.Y("from_y:Q", scale=y["scale"]),
+        x2=alt.X2("to_x:Q"),
+        y2=alt.Y2("to_y:Q"),
+    )
+    texts = base.mark_text(align="left", baseline="middle", fontSize=font)
+    text = alt.Text("label:N")
+    texts = texts.encode(x=x, y=y, text=text, color=style.colour)
+    return [leaders, texts]
+
+
+def spread_ends(
+    heights: Sequence[float],
+    least: float,
+    most: float,
+    gap: float,
+) -> list[float]:
+    """Return heights in pixels that are `gap` apart or more, in the same order, as near to those given as may be.
+
+    Heights less their place times `gap` must not fall. Where they would, the mean of those neighbours takes their
+    place (R. E. Barlow et al. 1972, the pool-adjacent-violators algorithm), which is nearest in squares.
+    """
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    gap = min(gap, (most - least) / max(1, len(heights) - 1))
+    pools: list[tuple[float, int]] = []  # the mean of each, and how many heights it has
+    for place, index in enumerate(order):
+        mean = heights[index] - place * gap
+        count = 1
+        while pools and pools[-1][0] > mean:
+            earlier_mean, earlier_count = pools.pop()
+            mean = (earlier_mean * earlier_count + mean * count) / (earlier_count + count)
+            count += earlier_count
+        pools.append((mean, count))
+    highest = most - (len(heights) - 1) * gap
+    spread = [0.0] * len(heights)
+    place = 0
+    for mean, count in pools:
+        for _ in range(count):
+            spread[order[place]] = min(max(mean, least), highest) + place * gap
+            place += 1
+    return spread
+
+
+def label_ends(
+    ends: Sequence[Point], y_axis: Axis, font: float = FONT
+) -> tuple[list[Point], float]:
+    """Return a label for the end of each line, right of the plot, and the width that they take.
+
+    Args:
+        ends: the last point of each line, with its `label`.
+        y_axis: the vertical axis.
+        font: the size of the type.
+    """
+    heights = [y_axis.to_pixels(end["y"]) for end in ends]
+    spread = spread_ends(heights, 0, y_axis.length, font * LINE_HEIGHT)
+    labels = []
+    for end, height in zip(ends, spread, strict=True):
         label = {
             "family": end["family"],
             "label": cut_label(end["label"]),
