@@ -151,6 +151,16 @@ def small_settings(debug_model, tmp_path_factory):
     return add
 
 
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory):
+    """Two processes that train one choice after another, started by the first test that asks them."""
+    from two_ranks import TwoRanks
+
+    ranks = TwoRanks(tmp_path_factory.mktemp("ranks") / "log")
+    yield ranks
+    ranks.stop()
+
+
 @pytest.fixture
 def compose_config(small_settings):
     """`compose_config("method=full", …)`: the config as `train.py` composes it, of a quick run on the small Llama."""

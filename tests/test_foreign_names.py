@@ -31,6 +31,7 @@ CASES = {
     "learning_rate=1e-4,1e-3 -m": "lr=1e-4,1e-3 -m",
     "num_train_epochs=3.0 max_seq_len=2048": "epochs=3.0 max_length=2048",
     "bits=4": "quantization=4bit",
+    "torch_compile=true": "compile=true",
     "load_in_8bit=true": "quantization=8bit",
     "target_modules=q_proj,v_proj": "'lora_target=[q_proj,v_proj]'",
     "target_modules=all-linear lora_r=16": "lora_target=all lora_rank=16",

@@ -263,6 +263,7 @@ def test_what_a_file_does_not_say_is_written_out(read):
         ({"mask_history": True}, {"data.train_on": "last_answer"}),
         ({"neat_packing": True}, {"packing": "true"}),
         ({"neftune_noise_alpha": 5}, {"neftune_alpha": "5"}),
+        ({"torch_compile": True}, {"compile": "true"}),
         ({"use_muon": True, "finetuning_type": "full"}, {"optimizer": "muon"}),
         ({"use_adam_mini": True, "finetuning_type": "full"}, {"optimizer": "adam_mini"}),
         ({"optim": "paged_adamw_8bit"}, {"optimizer": "paged_adamw_8bit"}),

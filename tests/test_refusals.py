@@ -239,6 +239,8 @@ CASES = {
     "grace_seconds=0": "grace_seconds=0.0: must be above 0",
     "tf32=2": "tf32=2: must be true or false",
     "deterministic=maybe": "deterministic=maybe: must be true or false",
+    "compile=2": "compile=2: must be true or false",
+    "CXX=nowhere compile=true": "compile=true: needs a C++ compiler, and nowhere is not here; …",
     "model.attention=flash_attention_2": "model.attention=flash_attention_2: has no float32; mixed_precision=bf16, or …",
     "-m method=full,badam num_processes=2": "num_processes=2: must be 1 where method=badam: the package…",
     "ACCELERATE_USE_FSDP=true FSDP_VERSION=2 method=galore": "method=galore: does not run under fsdp2…",

@@ -16,6 +16,7 @@ import torch
 from helpers import (
     FOUND,
     METHODS,
+    ROOT,
     SHELF,
     TINY,
     Killed,
@@ -26,15 +27,16 @@ from helpers import (
     prepare_run,
     trajectory,
 )
-from test_distributed import compare_processes
 from test_predict import compare
 from test_reach import count_changed
 from test_reference import worst
 from tools.peft_options import FILE, describe_all, format_options
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from two_ranks import compare_ranks
 
 from tuneoff.config import ConfigError, Task, derive_seed
 from tuneoff.data import collate
+from tuneoff.methods import _left_out
 from tuneoff.methods._peft_options import LEFT_OUT, TUNERS, make_options
 from tuneoff.models.loading import load_model
 from tuneoff.predict.predictor import refuse_values
@@ -202,10 +204,12 @@ def test_it_merges_or_says_that_it_does_not(trained, shelf_settings, tmp_path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in SHELF if in_this_part(name)])
-def test_two_processes_give_the_losses_of_one(shelf_settings, tmp_path, measured, method):
-    """A part of them also in a slow run: each starts three processes."""
-    compare_processes(shelf_settings, tmp_path, measured, method)
+@pytest.mark.parametrize("method", SHELF)
+def test_two_processes_give_the_losses_of_one(
+    shelf_settings, two_ranks, tmp_path, measured, method
+):
+    """The same two processes train all of them, in turn."""
+    compare_ranks(shelf_settings, two_ranks, tmp_path, measured, method)
 
 
 @pytest.mark.parametrize("method", CASES)
@@ -293,6 +297,15 @@ def test_every_type_of_peft_is_a_choice_or_left_out_with_a_reason():
     types = {kind.value.lower() for kind in PeftType}
     assert types == set(TUNERS) | set(LEFT_OUT)
     assert set(TUNERS) <= set(FOUND)
+    assert all(LEFT_OUT.values())
+
+
+def test_what_is_left_out_is_no_choice_and_stands_in_the_table_with_its_reason():
+    text = (ROOT / "conf" / "method" / "METHODS.md").read_text()
+    for reasons in (LEFT_OUT, _left_out.LEFT_OUT):
+        for name, reason in reasons.items():
+            assert f"- `{name}` {reason}\n" in text
+    assert set(_left_out.LEFT_OUT).isdisjoint(FOUND)
 
 
 def test_the_eleven_of_the_readme_are_found():

@@ -19,7 +19,6 @@ from helpers import (
     trajectory,
 )
 from peft import PeftModel
-from test_distributed import compare_processes
 from test_predict import compare
 from test_reach import count_changed
 from test_reference import (
@@ -35,6 +34,7 @@ from test_reference import (
     worst,
 )
 from transformers import AutoModelForCausalLM
+from two_ranks import compare_ranks
 
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
@@ -288,10 +288,12 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in FURTHER if in_this_part(name)])
-def test_two_processes_give_the_losses_of_one(further_settings, tmp_path, measured, method):
-    """A part of them also in a slow run: each starts three processes."""
-    compare_processes(further_settings, tmp_path, measured, method)
+@pytest.mark.parametrize("method", FURTHER)
+def test_two_processes_give_the_losses_of_one(
+    further_settings, two_ranks, tmp_path, measured, method
+):
+    """The same two processes train all of them, in turn."""
+    compare_ranks(further_settings, two_ranks, tmp_path, measured, method)
 
 
 @pytest.mark.parametrize("method", CASES)

@@ -41,6 +41,7 @@ def two_kinds(root, path: str, value) -> None:
         ("config/model/path", "other", "model"),
         ("config/model/revision", "v1", "model"),
         ("config/neftune_alpha", 5.0, "NEFTune"),
+        ("config/compile", True, "compiled"),
     ],
 )
 def test_records_that_differ_are_split_and_the_field_is_named(tmp_path, path, value, name):

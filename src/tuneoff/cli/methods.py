@@ -9,7 +9,7 @@ from tuneoff import methods  # noqa: F401 (methods register their options)
 from tuneoff.cli.described_options import Choice, describe_choice, list_choices, load_stored
 from tuneoff.config import schemas
 from tuneoff.config.descriptions import describe_class
-from tuneoff.methods._peft_options import LEFT_OUT
+from tuneoff.methods import _left_out, _peft_options
 
 HEAD = """\
 # Methods
@@ -50,9 +50,14 @@ def write_methods(folder: Path) -> str:
             parts.append(_write_row(choice))
         parts.append("")
     parts += ["## Not here", "", "What else PEFT has, and why it is left out:", ""]
-    for name, reason in LEFT_OUT.items():
-        parts.append(f"- `{name}` {reason}")
+    parts += _list_reasons(_peft_options.LEFT_OUT)
+    parts += ["", "What other packages have, and why it is left out:", ""]
+    parts += _list_reasons(_left_out.LEFT_OUT)
     return "\n".join(parts) + "\n"
+
+
+def _list_reasons(reasons: dict[str, str]) -> list[str]:
+    return [f"- `{name}` {reason}" for name, reason in reasons.items()]
 
 
 def _write_row(choice: Choice) -> str:

@@ -145,6 +145,7 @@ ELSEWHERE: dict[str, Convert] = {
     **dict.fromkeys(
         ("enable_liger_kernel", "use_liger", "use_liger_kernel"), rename("model.liger")
     ),
+    "torch_compile": rename("compile"),
     "trust_remote_code": rename("model.trust_remote_code"),
     "tokenizer_name": rename("model.tokenizer"),
     # ---- method: what else methods are called, and their options, they say themselves

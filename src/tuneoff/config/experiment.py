@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tuneoff.config.benchmarks import BenchmarkSettings, check_benchmarks
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
+from tuneoff.config.compiler import check_compile
 from tuneoff.config.hub_push import check_push
 from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
@@ -61,6 +62,7 @@ class Experiment(
         self._check_attention()
         self._check_processes()
         check_sharding(self)
+        check_compile(self)
         check_keeping(self)
         check_benchmarks(self)
         self._check_export_and_resume()

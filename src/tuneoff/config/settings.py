@@ -163,6 +163,8 @@ class PrecisionSettings:
     """Use operations alone that give the same bits each time on a GPU; one that has no such form fails the run."""
     gradient_checkpointing: bool = setting(False)
     """Compute activations again in the backward pass: less memory, slower steps."""
+    compile: bool = setting(False, JUDGING | NOT_PREDICTED)
+    """Compile the decoder layers for train steps (torch.compile), once for each of four lengths of padded rows."""
 
 
 @dataclass

@@ -43,12 +43,17 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
-def collate(rows: Sequence[Row | PackedRow], pad: int) -> Batch:
-    """Pad `rows` with the token `pad` to the longest of them.
+def collate(
+    rows: Sequence[Row | PackedRow],
+    pad: int,
+    lengths: Sequence[int] = (),
+) -> Batch:
+    """Pad `rows` with the token `pad` to the longest of them, or to the first of `lengths` that holds it.
 
     Where the labels are is an index made here on the host, so that a step reads nothing back.
     """
     length = max(len(row.ids) for row in rows)
+    length = min((one for one in lengths if one >= length), default=length)
     input_ids = torch.full((len(rows), length), pad)
     position_ids = torch.zeros((len(rows), length), dtype=torch.long)
     label_indices: list[int] = []

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from tuneoff.config import ConfigError, Experiment, Optimizer, as_names, check_ranges, store_schema
 from tuneoff.methods._known_elsewhere import KnownElsewhere
 
+LoadBase = Callable[[], Any]  # loads the model anew that a method was given
 # What the record says where a method trains the weight that the output head and the embeddings share.
 TIED = "the output head and the embeddings are one weight, and it trains"
 
@@ -218,12 +219,7 @@ class Method(KnownElsewhere):
         save_whole(model, folder)
         return {}
 
-    def read_back(
-        self,
-        model: Any,
-        folder: Path,
-        load_base: Callable[[], Any],
-    ) -> Any:
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
         """Load what `export` has saved, as its user will; returns a model with the trained one's logits.
 
         Args:

@@ -16,6 +16,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._dora_layer import use_lean_layers
 from tuneoff.methods._lora_stored import find_adapter
 from tuneoff.models.layers import share_of_weights
 
@@ -48,6 +49,7 @@ def wrap_model(model: Any, config: Any) -> Any:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError("lora_target", sorted(config.target_modules), reason) from error
     give_zero_rows_a_direction(adapted)
+    use_lean_layers(adapted)
     share_tied_adapter(adapted)
     if (
         config.ensure_weight_tying
@@ -80,6 +82,7 @@ def load_adapter(model: Any, path: str, trainable: bool) -> Any:
         allowed = "does not fit this model, which has layers that the adapter lacks"
         raise ConfigError("adapter_path", path, allowed)
     give_zero_rows_a_direction(adapted)
+    use_lean_layers(adapted)
     share_tied_adapter(adapted)
     return adapted
 

@@ -1,9 +1,20 @@
 """Projected methods: all weights train, and a package's Adam sees the gradients of matrices through a projection."""
 
+from enum import Enum
 from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Optimizer, check_package, is_split
 from tuneoff.methods import Method
+
+
+class Projection(Enum):
+    """The side of the gradient that is projected; std and reverse_std choose it by the matrix's shape."""
+
+    std = "std"
+    reverse_std = "reverse_std"
+    right = "right"
+    left = "left"
+    full = "full"
 
 
 class Projected(Method):

@@ -1,22 +1,11 @@
 """Fira: GaLore's projected Adam, and beside it what the projection leaves of the gradient (Chen et al. 2024)."""
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from tuneoff.config import above, at_least, names
 from tuneoff.methods import register
-from tuneoff.methods._projected import Projected
-
-
-class Side(Enum):
-    """The side of the gradient that is projected."""
-
-    std = "std"
-    reverse_std = "reverse_std"
-    right = "right"
-    left = "left"
-    full = "full"
+from tuneoff.methods._projected import Projected, Projection
 
 
 @register
@@ -36,7 +25,7 @@ class Fira(Projected):
     """Optimizer steps between two projections."""
     fira_scale: float = above(0.25, 0)
     """The factor on a projected update."""
-    fira_proj_type: Side = Side.std
+    fira_proj_type: Projection = Projection.std
     """The side of the gradient that is projected; std and reverse_std choose it by the matrix's shape."""
 
     def describe_projection(self) -> dict:

@@ -16,17 +16,7 @@ from tuneoff.config import (
 )
 from tuneoff.methods import Method, register
 from tuneoff.methods._backward_refusals import check_inside_backward
-from tuneoff.methods._projected import warn_of_interval
-
-
-class Projection(Enum):
-    """The side of the gradient that galore-torch projects; std and reverse_std choose it by the matrix's shape."""
-
-    std = "std"
-    reverse_std = "reverse_std"
-    right = "right"
-    left = "left"
-    full = "full"
+from tuneoff.methods._projected import Projection, warn_of_interval
 
 
 class Decomposition(Enum):

@@ -1,6 +1,5 @@
 """The LoRA family (LoRA, DoRA, PiSSA, rsLoRA, LoRA+): low-rank adapters through PEFT, for five choices of `method`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from tuneoff.config import (
     one_of,
     option,
 )
-from tuneoff.methods import TIED, Method, _lora_elsewhere, register
+from tuneoff.methods import TIED, LoadBase, Method, _lora_elsewhere, register
 from tuneoff.methods import _lora_refusals as refusals
 from tuneoff.methods._lora_stored import take_adapter
 
@@ -269,12 +268,7 @@ class LoRA(Method):
             facts |= self.export_merged(model, folder)
         return facts
 
-    def read_back(
-        self,
-        model: Any,
-        folder: Path,
-        load_base: Callable[[], Any],
-    ) -> Any:
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
         """Load the adapter on the weights that it applies to: those in memory, where they are the same."""
         from tuneoff.methods import _lora_export
 

@@ -4,13 +4,12 @@ A YAML names its tuner by `/peft_type@peft` in its defaults, and has the tuner's
 stand in `_peft_options.json`, since a refusal must not wait for PEFT; `tests/tools/peft_options.py` writes it.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Task, check_ranges, is_split, names, option
-from tuneoff.methods import Method, register
+from tuneoff.methods import LoadBase, Method, register
 from tuneoff.methods._peft_options import NOT_MERGED, NOT_PREDICTED, OTHER_START, store_tuners
 
 ALLOWED = "must be a tuner's options, as in peft.r=8"
@@ -111,12 +110,7 @@ class Peft(Method):
 
         return get_peft_model_state_dict(model, save_embedding_layers=False)
 
-    def read_back(
-        self,
-        model: Any,
-        folder: Path,
-        load_base: Callable[[], Any],
-    ) -> Any:
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
         """Load the saved adapter on the base, loaded anew: some tuners have changed the one in memory."""
         from tuneoff.methods._lora_export import load_saved_adapter
         from tuneoff.models.reading_back import make_room

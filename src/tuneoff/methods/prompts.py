@@ -1,12 +1,11 @@
 """Prompts through PEFT: the input is changed, and no weight: virtual tokens before it, or before each layer's keys."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment
-from tuneoff.methods import register
+from tuneoff.methods import LoadBase, register
 from tuneoff.methods.peft import Peft
 
 # Types whose virtual tokens are keys and values of each layer, and no input of the first.
@@ -50,12 +49,7 @@ class Prompts(Peft):
         leave_out_virtual_tokens(model, tokens)
         return model
 
-    def read_back(
-        self,
-        model: Any,
-        folder: Path,
-        load_base: Callable[[], Any],
-    ) -> Any:
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
         """Load the saved virtual tokens; the logits are those of the row alone."""
         from tuneoff.methods._peft_model import leave_out_virtual_tokens
 

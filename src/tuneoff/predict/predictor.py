@@ -284,8 +284,9 @@ class Predictor:
         attention = experiment.model.attention
         if attention not in (None, *FAKE_ATTENTION):
             lines.append(f"attention={attention} is taken to keep what {FAKE_ATTENTION[0]} keeps")
-        if experiment.model.liger:
-            lines.append("model.liger=true is taken to keep what the layers without it keep")
+        for key, used in (("model.liger", experiment.model.liger), ("compile", experiment.compile)):
+            if used:
+                lines.append(f"{key}=true is taken to keep what the layers without it keep")
         if experiment.mixed_precision is not MixedPrecision.no:
             lines.append(
                 "autocast by the CPU's list of operations; the gradient scaler's few scalars are left out"

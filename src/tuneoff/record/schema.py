@@ -71,6 +71,7 @@ NOT_PREDICTED = (
     "max_seconds",
     "tf32",
     "deterministic",
+    "compile",
     "test",
     "measure_serving",
     "serving_prompt_tokens",

@@ -22,6 +22,7 @@ FIELDS = {
     "jobs a device": "provenance.jobs_per_device",
     "TF32": "provenance.precision.tf32",
     "deterministic": "provenance.deterministic",
+    "compiled": "config.compile",
     "NEFTune": "config.neftune_alpha",
     "versions": "provenance.versions",
 }
@@ -34,6 +35,7 @@ NOT_OF_A_PREDICTION = (
     "jobs a device",
     "TF32",
     "deterministic",
+    "compiled",
 )
 # What runs did before these fields were recorded.
 BEFORE_RECORDED = {
@@ -41,6 +43,7 @@ BEFORE_RECORDED = {
     "provenance.jobs_per_device": 1,
     "provenance.precision.tf32": False,
     "provenance.deterministic": False,
+    "config.compile": False,
     "config.neftune_alpha": 0.0,
 }
 BASE_WEIGHTS = "provenance.base_weights_hash"

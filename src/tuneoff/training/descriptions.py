@@ -83,6 +83,15 @@ def add_facts(facts: dict, more: dict) -> None:
         facts["warnings"] = warnings
 
 
+def describe_speed(parts: Parts) -> dict:
+    """The record's `throughput`: what steps took, what they computed, and what was compiled beside them."""
+    facts = {**parts.throughput.facts(), **parts.flop_meter.facts()}
+    if parts.experiment.compile:
+        facts["compile_seconds"] = round(parts.layers.seconds, 3)
+        facts["compilation"] = parts.layers.facts()
+    return facts
+
+
 def describe_reach(parts: Parts, step: int) -> tuple[dict[str, int], dict]:
     """The numbers of weights, and the method's facts, as the end of a run shows them.
 

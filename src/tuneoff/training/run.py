@@ -30,6 +30,7 @@ from tuneoff.training.descriptions import (
     add_facts,
     describe_parts,
     describe_reach,
+    describe_speed,
     describe_start,
     measured_before_set_up,
 )
@@ -262,7 +263,7 @@ class Run:
             },
             "metrics": parts.metrics.values(),
             "metric_facts": parts.metrics.facts(),
-            "throughput": {**parts.throughput.facts(), **parts.flop_meter.facts()},
+            "throughput": describe_speed(parts),
             "serving": self.serving,
             "paused_after": self.paused_after,
             "benchmarks": parts.benchmarks.facts(),

@@ -19,6 +19,7 @@ from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.benchmarks import Benchmarks
 from tuneoff.training.best_step import check_judged_rows
+from tuneoff.training.compilation import PlainLayers, compile_layers
 from tuneoff.training.evaluation import Evaluation, load_second_set
 from tuneoff.training.exact_match import ExactMatch
 from tuneoff.training.model_setup import ModelFacts, prepare_model, refuse_together
@@ -43,6 +44,7 @@ class Parts(Session):
     # Model
     model: Any
     optimizer: torch.optim.Optimizer
+    layers: PlainLayers  # of the decoder, compiled where the run asks for it
     wrapped_model: Any  # the model as a step calls it: DDP, FSDP or DeepSpeed around it
     stepper: Any  # the optimizer as a step calls it
     engine: Engine
@@ -71,6 +73,7 @@ class Parts(Session):
         return {
             "schedule": self.schedule,
             "throughput": self.throughput,
+            "layers": self.layers,
             "breakdown": self.breakdown,
             "flop_meter": self.flop_meter,
             "peaks": self.peaks,
@@ -94,16 +97,15 @@ def build(session: Session) -> Parts:
     experiment = session.experiment
     with session.peaks.phase("load"):
         benchmarks = _find_benchmarks(session)
-        # Data first: what is wrong with them is known before a large model is read.
-        tokenizer = load_tokenizer(experiment.model)
-        dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
-        order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
+        tokenizer, dataset, order = _load_data(session)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = session.method.make_optimizer(model, experiment)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
+        known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
+        layers = compile_layers(experiment, model, order, known_steps)
         wrapped_model, stepper = session.sharding.join(model, optimizer, describe_step(experiment))
     engine = _make_engine(session, model, wrapped_model, stepper)
     evaluation, metrics = _make_metrics(session, model, engine, dataset, tokenizer, benchmarks)
@@ -115,12 +117,13 @@ def build(session: Session) -> Parts:
         order=order,
         model=model,
         optimizer=optimizer,
+        layers=layers,
         wrapped_model=wrapped_model,
         stepper=stepper,
         engine=engine,
         schedule=schedule,
         lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate_factor),
-        counted_steps=_choose_counted_steps(optimizer, order, schedule),
+        counted_steps=_choose_counted_steps(experiment, optimizer, order, known_steps),
         throughput=Throughput(),
         breakdown=BreakdownPeak(),
         flop_meter=make_flop_meter(session, optimizer),
@@ -130,6 +133,17 @@ def build(session: Session) -> Parts:
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
     )
+
+
+def _load_data(
+    session: Session,
+) -> tuple[PreTrainedTokenizerBase, data.DataSet, data.StepOrder]:
+    """Load what is read before the model: what is wrong with data is known before a large model is."""
+    experiment = session.experiment
+    tokenizer = load_tokenizer(experiment.model)
+    dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
+    order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
+    return tokenizer, dataset, order
 
 
 def _find_benchmarks(session: Session) -> Benchmarks:
@@ -259,8 +273,17 @@ def make_flop_meter(session: Session, optimizer: Any) -> FlopMeter:
     return FlopMeter(rate, source, optimizer)
 
 
-def _choose_counted_steps(optimizer: Any, order: data.StepOrder, schedule: Schedule) -> set[int]:
-    """One step for each phase of the method's cycle, and the one with the longest batch."""
+def _choose_counted_steps(
+    experiment: Experiment,
+    optimizer: Any,
+    order: data.StepOrder,
+    known_steps: int,
+) -> set[int]:
+    """One step for each phase of the method's cycle, and the one with the longest batch.
+
+    None where layers are compiled: what these allocate passes no operation that could be watched.
+    """
+    if experiment.compile:
+        return set()
     interval = getattr(optimizer, "refresh_interval", 0)
-    known_steps = int(min(schedule.total_steps, KNOWN_STEPS))
     return {0, interval, order.find_longest_step(known_steps)}

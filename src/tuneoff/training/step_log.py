@@ -69,7 +69,9 @@ class StepLog:
         seconds = reports[0].seconds
         parts.schedule.seconds += seconds
         is_counted = prepared.step in parts.counted_steps or launched.flop_counter is not None
-        measured = not is_counted
+        # The others wait for a rank that compiles.
+        compile_seconds = max(report.compile_seconds for report in reports)
+        measured = not is_counted and not compile_seconds
         parts.throughput.add(
             seconds,
             tokens=prepared.tokens,

@@ -88,7 +88,7 @@ class StepBatches:
         micro_rows = [rows[start : start + size] for start in starts]
         batches = []
         for own_rows in data.split_between_ranks(micro_rows, parts.ranks.index, parts.ranks.count):
-            batch = data.collate(own_rows, parts.tokenizer.pad_token_id)
+            batch = data.collate(own_rows, parts.tokenizer.pad_token_id, parts.layers.lengths)
             batches.append(batch.to(parts.ranks.device))
         return PreparedStep(step, rows, batches)
 
@@ -129,6 +129,7 @@ class StepUnderWay:
         started: when the host began with it, by `time.perf_counter`.
         breakdown: of its memory, where it is counted.
         flop_counter: of its operations, where they are counted.
+        compile_seconds: in which layers were compiled.
     """
 
     prepared: PreparedStep
@@ -136,6 +137,7 @@ class StepUnderWay:
     started: float
     breakdown: MemoryBreakdown | None
     flop_counter: FlopCounter | None
+    compile_seconds: float
     reading: Reading
 
 
@@ -145,7 +147,8 @@ class StepReport(NamedTuple):
     loss: float
     padded_tokens: int
     stop_requested: bool
-    seconds: float
+    seconds: float  # without those of compiling
+    compile_seconds: float
 
 
 def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
@@ -156,7 +159,8 @@ def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
     parts.model.train()
     breakdown = _start_breakdown(parts, step)
     flop_counter = None if parts.sharding.splits else parts.flop_meter.start(step)
-    with breakdown or nullcontext(), flop_counter or nullcontext():
+    compiled_before = parts.layers.seconds
+    with parts.layers.active(), breakdown or nullcontext(), flop_counter or nullcontext():
         result = train_step(
             parts.wrapped_model,
             parts.stepper,
@@ -167,7 +171,15 @@ def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:
         )
     whole_norm = parts.sharding.gather_norm(result.gradient_norm)
     reading = Reading(result._replace(gradient_norm=whole_norm))
-    return StepUnderWay(prepared, rates, started, breakdown, flop_counter, reading)
+    return StepUnderWay(
+        prepared,
+        rates,
+        started,
+        breakdown,
+        flop_counter,
+        parts.layers.seconds - compiled_before,
+        reading,
+    )
 
 
 def _start_breakdown(parts: Parts, step: int) -> MemoryBreakdown | None:

@@ -154,7 +154,8 @@ class Trainer:
             padded_tokens=launched.prepared.padded_tokens,
             stop_requested=parts.stop.is_set(),
             # One that was launched while the last one ran has begun when that was done.
-            seconds=now - max(launched.started, self._done_at),
+            seconds=now - max(launched.started, self._done_at) - launched.compile_seconds,
+            compile_seconds=launched.compile_seconds,
         )
         self._done_at = now
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)

@@ -39,6 +39,7 @@ TAKEN: dict[str, Take] = {
     "seed": rename("seed"),
     "neftune_noise_alpha": rename("neftune_alpha"),
     "tf32": rename("tf32"),
+    "torch_compile": rename("compile"),
     "disable_shuffling": lambda value: [f"shuffle={format_plain(not value)}"],
     "train_sampling_strategy": lambda value: SAMPLING.get(str(value), []),
     "use_liger_kernel": rename("model.liger"),
@@ -176,7 +177,6 @@ PREFIXES: dict[str, str] = {
     "sglang_": AT_GENERATION,
     "eval_": "changes nothing of what is evaluated",
     "generation_": AT_GENERATION,
-    "torch_compile": SAME_STEPS,
     "torchdynamo": SAME_STEPS,
 }
 # ---------------------------------------------------------------- refused unless off, and what it would need
