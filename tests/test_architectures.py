@@ -64,12 +64,6 @@ UNDERNEATH = {
         "hrm_text",
         "galore_layerwise",
     ): "a weight is used again after its gradient is known, so its step cannot be taken",
-    ("inkling2_text", "dora"): "PEFT renames the keys of some layers when it loads an adapter",
-    ("inkling2_text", "lora"): "PEFT renames the keys of some layers when it loads an adapter",
-    ("inkling2_text", "pissa"): "PEFT renames the keys of some layers when it loads an adapter",
-    ("laguna", "dora"): "PEFT renames the keys of some layers when it loads an adapter",
-    ("laguna", "lora"): "PEFT renames the keys of some layers when it loads an adapter",
-    ("laguna", "pissa"): "PEFT renames the keys of some layers when it loads an adapter",
     (
         "youtu",
         "full",

@@ -1,4 +1,4 @@
-"""This project and LLaMA-Factory itself, from one YAML on the same rows: the losses of the first steps are equal.
+"""This project and LLaMA-Factory itself, from one YAML on the same rows: equal first losses, and types of weights.
 
 Skipped unless TUNEOFF_LLAMAFACTORY names a Python in whose environment LLaMA-Factory 0.9.5 is installed, one of its own:
 `python3 -m venv lf && lf/bin/pip install llamafactory==0.9.5 torch==2.13.0`.
@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, inherited_environment, save_debug_model
+from helpers import ROOT, bound, inherited_environment, prepare_run, save_debug_model
 
 from tuneoff import record
+from tuneoff.cli.llamafactory.command import list_words
+from tuneoff.cli.llamafactory.translate import translate
 
 PYTHON = os.environ.get("TUNEOFF_LLAMAFACTORY")
 # As its command does, and without rounding what it logs.
@@ -23,14 +25,17 @@ import json, sys, yaml
 from llamafactory.train import tuner
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 losses = []
+types = {}
 compute = CustomSeq2SeqTrainer.compute_loss
 def compute_and_keep(self, *args, **options):
     loss = compute(self, *args, **options)
+    for name, weight in args[0].named_parameters():
+        types[name.removeprefix("module.")] = str(weight.dtype)
     losses.append((loss[0] if isinstance(loss, tuple) else loss).item())
     return loss
 CustomSeq2SeqTrainer.compute_loss = compute_and_keep
 tuner.run_exp(yaml.safe_load(open(sys.argv[1])))
-json.dump(losses, open(sys.argv[2], "w"))
+json.dump({"losses": losses, "types": types}, open(sys.argv[2], "w"))
 """
 METHODS = {
     "full": {"finetuning_type": "full"},
@@ -91,7 +96,7 @@ def save_adapter(folder: Path, **options) -> Path:
     return place
 
 
-def write_yaml(folder: Path, method: str) -> Path:
+def write_yaml(folder: Path, method: str, **more) -> Path:
     """The file that both read."""
     values = {
         "model_name_or_path": str(folder / "model"),
@@ -112,17 +117,18 @@ def write_yaml(folder: Path, method: str) -> Path:
         "report_to": "none",
         "disable_gradient_checkpointing": True,
         **METHODS[method],
+        **more,
     }
     if values["finetuning_type"] == "lora":
         options = {key: True for key in ("use_dora", "use_rslora") if key in values}
         values["adapter_name_or_path"] = str(save_adapter(folder, **options))
-    path = folder / f"{method}.yaml"
+    path = folder / f"{'_'.join([method, *more])}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
 
 
-def run_llamafactory(folder: Path, file: Path) -> list[float]:
-    """The losses that LLaMA-Factory computes."""
+def run_llamafactory(folder: Path, file: Path) -> dict:
+    """The losses that LLaMA-Factory computes, and the types of its weights by name."""
     script = folder / "runner.py"
     script.write_text(RUNNER)
     losses = folder / f"{file.stem}.json"
@@ -149,8 +155,31 @@ def run_ours(folder: Path, file: Path) -> list[float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_losses_are_those_of_llamafactory(folder, method):
     file = write_yaml(folder, method)
-    expected = run_llamafactory(folder, file)
+    expected = run_llamafactory(folder, file)["losses"]
     ours = run_ours(folder, file)
     print(f"{method}: {expected} there, {ours} here")
     assert len(ours) == len(expected) == 3
     assert ours == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["freeze", "lora"])
+def test_under_bf16_each_weight_has_the_type_that_it_has_there(folder, method):
+    """What is frozen is bfloat16, as in the checkpoint, and what trains float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="bfloat16")
+    place = folder / "bfloat16"
+    base.save_pretrained(place)
+    AutoTokenizer.from_pretrained(folder / "model").save_pretrained(place)
+    options = {"bf16": True, "model_name_or_path": str(place)}
+    file = write_yaml(folder, method, **options)
+    # Without it transformers looks for bfloat16 on a GPU.
+    beside = write_yaml(folder, method, **options, use_cpu=True)
+    expected = run_llamafactory(folder, beside)["types"]
+    ours = {key: value for key, value in translate(file).words.items() if key != "hydra.run.dir"}
+    words = list_words(ours)
+    experiment, chosen, config = bound(*words, "tracker=none")
+    run = prepare_run(experiment, chosen, folder / f"types_{method}", config)
+    types = {name: str(weight.dtype) for name, weight in run.parts.model.named_parameters()}
+    assert set(expected.values()) == {"torch.float32", "torch.bfloat16"}
+    assert types == expected

@@ -12,6 +12,11 @@ from pathlib import Path
 from helpers import ROOT, prepare_run
 
 COUNT = 2
+# What cannot give the losses of one process, and why.
+OTHER_LOSSES = {
+    "lily": "its router takes the mean over the tokens of a micro-batch, so that its rows depend on each other",
+    "pvera": "draws noise as it trains, and each process draws other noise",
+}
 
 
 class TwoRanks:
@@ -103,8 +108,12 @@ def compare_ranks(make_settings, ranks: TwoRanks, folder: Path, measured, method
     alone = train_losses(make_settings(method, *shared, "batch_size=4"), folder / "one")
     assert len(alone) == len(together["losses"]) == 6
     largest = max(abs(one - two) for one, two in zip(alone, together["losses"], strict=True))
+    if method in OTHER_LOSSES:
+        measured(method, "two processes", OTHER_LOSSES[method])
+        assert largest > 1e-5
+        return
     measured(method, "two processes", largest)
-    assert largest <= 1e-4
+    assert largest <= 1e-5
 
 
 def serve() -> None:

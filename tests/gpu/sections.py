@@ -162,7 +162,7 @@ def out_of_memory(check: Check) -> dict:
     if not check.dry:  # a CPU's memory would be filled
         rows = [*check.full_rows(2048), "eval_batch_size=1", "pure_bf16=true"]
         figures["too_large"] = run_job(check, "too_large", "method=full", whole, *rows)
-    rows = check.full_rows(64)
+    rows = check.full_rows(128 if check.dry else 64)
     figures["limited"] = run_job(
         check, "limited", "method=full", whole, *rows, memory_gib=limit_gib
     )

@@ -13,8 +13,11 @@ from adapted_models import (
     train,
 )
 from peft import PeftModel
+from shrunk_models import shrunk_model
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._lora_renamed import RENAMED, find_renamed_layers
+from tuneoff.methods._lora_targets import choose_targets
 
 
 # ---------------------------------------------------------------- ranks
@@ -141,3 +144,17 @@ def test_an_option_that_was_written_is_refused_at_its_default_too(compose_config
     bind(config)
     with pytest.raises(ConfigError, match=r"badam_update_ratio=0.05: needs badam_mode=ratio"):
         bind(config, ["method", "badam_update_ratio"])
+
+
+def test_all_leaves_out_a_layer_whose_adapter_peft_would_not_find_again():
+    """The list of older names that transformers has for laguna has a pattern that fits a name of today."""
+    model = shrunk_model("laguna")
+    chosen = choose_targets(model, ["all"], None)
+    shared = {path for path, reason in chosen.left_out.items() if reason == RENAMED}
+    assert shared and all(".shared_experts." in path for path in shared)
+    assert not [path for path in chosen.modules if "shared_experts" in path]
+    with pytest.raises(
+        ConfigError, match="cannot be adapted: PEFT takes its name for one of an older"
+    ):
+        choose_targets(model, ["shared_experts.gate_proj"], None)
+    assert not find_renamed_layers(build(LLAMA), ["model.layers.0.self_attn.q_proj"])

@@ -8,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._lora_renamed import RENAMED, find_renamed_layers
 from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers, generalise_path
 from tuneoff.models.layers import (
     Targets,
@@ -43,12 +44,12 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
     """
     found = find_targets(model, wanted, "lora_target")
     chosen = PeftTargets()
-    bypassed = find_bypassed_layers(model)
+    unusable = find_unusable_layers(model, found)
     head = model.get_output_embeddings()
     for path, layer in found.linears.items():
         chosen.names_tied_head |= layer is head and has_tied_head(model)
-        if path in bypassed:
-            chosen.left_out[generalise_path(path)] = BYPASSED
+        if path in unusable:
+            chosen.left_out[generalise_path(path)] = unusable[path]
             continue
         if not computes_linear(layer):
             reason = f"{type(layer).__name__} has a forward pass of its own"
@@ -75,6 +76,13 @@ def choose_targets(model: Any, wanted: list[str], parameters_refused: str | None
             chosen.parameters.append(path)
     _check_choice(chosen, wanted)
     return chosen
+
+
+def find_unusable_layers(model: Any, found: Targets) -> dict[str, str]:
+    """Return the linear layers on which an adapter would do nothing, or be lost, with the reason."""
+    unusable = dict.fromkeys(find_renamed_layers(model, found.linears), RENAMED)
+    unusable.update(dict.fromkeys(find_bypassed_layers(model), BYPASSED))
+    return unusable
 
 
 def leave_out_additional(chosen: PeftTargets, wanted: list[str], additional: list[str]) -> None:

@@ -18,6 +18,8 @@ from tuneoff.record.schema import CURVE_POINTS, METRICS
 
 log = logging.getLogger(__name__)
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+# What trackers can hold; as a tuple, since a union would be made anew for each of a record's values.
+PLAIN = (int, float, str, bool)
 
 
 def utc_now() -> str:
@@ -230,7 +232,7 @@ def flatten(content: dict, prefix: str = "") -> dict:
     for key, value in content.items():
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}/"))
-        elif value is None or isinstance(value, int | float | str | bool):
+        elif value is None or isinstance(value, PLAIN):
             flat[prefix + key] = value
         else:
             flat[prefix + key] = str(value)

@@ -152,6 +152,7 @@ def _mask_argument(value: Any) -> Any:
     return mask_secrets(value)
 
 
+@lru_cache(maxsize=4096)  # the records of a report say much the same
 def _mask_text(text: str) -> str:
     """A text without its secrets."""
     text = USER_INFORMATION.sub(MASK, text)

@@ -28,6 +28,8 @@ class Presentation:
             ReportError: a name or a column that no comparison has.
         """
         self._check(comparisons)
+        if not self.order and not self.names:
+            return
         for comparison in comparisons:
             places = sorted(range(len(comparison.rows)), key=self._find_order(comparison))
             reorder_rows(comparison, places)

@@ -249,10 +249,11 @@ def _sum_seconds(train: np.ndarray, total: float | None) -> np.ndarray:
 def _read_columns(lines: list[dict], *keys: str) -> CountedTable:
     """(lines, keys) of the lines that have all keys, the rarest one last; how many of them hold what is no number."""
     take = itemgetter(*keys)
-    rows = []
-    for line in lines:
-        if keys[-1] in line and line.keys() >= set(keys):
-            rows.append(take(line))
+    candidates = [line for line in lines if keys[-1] in line]
+    try:
+        rows = list(map(take, candidates))
+    except KeyError:  # of a torn or foreign record: ours have all of them, or not the last
+        rows = [take(line) for line in candidates if line.keys() >= set(keys)]
     try:
         table = np.array(rows)
     except ValueError:  # lists among the values

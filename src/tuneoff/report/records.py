@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,18 @@ PHASES = (
     "export",
 )
 # Larger numbers are no losses, rates, tokens or seconds, and no axis can show them beside others.
+NUMBERS = (int, float)
 LARGEST_DRAWN = 1e15
 MEMORY_PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 
 
 class ReportError(ValueError):
     """A report that cannot be written as asked; its text is the one line that the user sees."""
+
+
+@cache  # a report asks for the same hundred paths of every record
+def _split_path(path: str) -> list[str]:
+    return path.split(".")
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,11 @@ class Run:
     def get(self, path: str) -> Any:
         """Return the value at a path such as `loss.final`, or None."""
         value: Any = self.content
-        for key in path.split("."):
-            if not isinstance(value, dict):
-                return None
-            value = value.get(key)
+        try:
+            for key in _split_path(path):
+                value = value[key]
+        except (KeyError, TypeError):
+            return None
         return value
 
     def section(self, path: str) -> dict:
@@ -151,7 +158,7 @@ def phase_order(phase: str) -> tuple[int, str]:
 
 def as_number(value: Any) -> float | None:
     """Return a finite float, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, NUMBERS):
         return None
     try:
         number = float(value)

@@ -31,6 +31,7 @@ class Row:
     label: str = ""  # the settings that tell it from the other rows of its method, but for the rate
     name: str = ""  # method, label, and the rate where it varies
     _values: dict[str, dict[int, float]] = field(default_factory=dict, repr=False)
+    _estimates: dict[str, stats.Estimate | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.title = self.title or self.method
@@ -128,8 +129,10 @@ class Row:
 
     def estimate(self, path: str) -> stats.Estimate | None:
         """Return the mean and interval over seeds of the number at a path."""
-        values = self.values_by_seed(path)
-        return stats.estimate_mean(list(values.values()))
+        if path not in self._estimates:
+            values = self.values_by_seed(path)
+            self._estimates[path] = stats.estimate_mean(list(values.values()))
+        return self._estimates[path]
 
     @property
     def mean_validation_loss(self) -> float:

@@ -11,6 +11,7 @@ from tuneoff.record import mask_secrets
 MOST_NAME_CHARACTERS = 80
 MOST_CHARACTERS = 20_000  # of any other text
 MOST_DEPTH = 50  # of what a record nests
+NESTS = (dict, list)  # a tuple: `dict | list` would be made anew for each of a record's values
 # Control characters other than tab and line ends, halves of characters, marks that turn the direction of text.
 UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -46,7 +47,7 @@ def clean_value(value: Any, depth: int = 0) -> Any:
     """
     if isinstance(value, str):
         return clean_text(value)
-    if not isinstance(value, dict | list):
+    if not isinstance(value, NESTS):
         return value
     if depth > MOST_DEPTH:
         raise TooDeepError(f"it is nested more than {MOST_DEPTH} deep")

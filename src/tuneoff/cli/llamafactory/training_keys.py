@@ -162,7 +162,7 @@ def take_precision(result: Translation, options: Any) -> None:
             note = f"all weights are {options.foreign_dtype}"
         elif options.keeps_base or options.freezes:
             words[1:] = ["dtype=bfloat16", "trainable_dtype=float32"]
-            note = "what is frozen is bfloat16"
+            note = "what is frozen is bfloat16, and there in the type of its file"
     result.take(kind, *words, note=note)
 
 

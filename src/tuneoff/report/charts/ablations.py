@@ -104,7 +104,7 @@ def _draw_ablation(points: list[Point], key: str, quality: Quality) -> Figure:
     width = WIDTH - widest
     dash = alt.StrokeDash("others:N", sort=[point["others"] for point in points], legend=None)
     tips = [
-        "name:N",
+        alt.Tooltip("name:N"),
         alt.Tooltip("x:Q", title=key),
         alt.Tooltip("y:Q", title=quality.title, format=".4f"),
     ]
@@ -112,9 +112,14 @@ def _draw_ablation(points: list[Point], key: str, quality: Quality) -> Figure:
     line = base.mark_line(strokeWidth=1.5)
     interval = base.mark_rule(strokeWidth=1.2)
     mark = base.mark_point(filled=True, size=40, opacity=1)
+    details = [alt.Detail("method:N"), alt.Detail("others:N")]
     return alt.layer(
-        line.encode(x=x, y=y, detail=["method:N", "others:N"], strokeDash=dash),
-        interval.encode(x=x, y="y_low:Q", y2="y_high:Q"),
+        line.encode(x=x, y=y, detail=details, strokeDash=dash),
+        interval.encode(
+            x=x,
+            y=alt.Y("y_low:Q"),
+            y2=alt.Y2("y_high:Q"),
+        ),
         mark.encode(x=x, y=y, tooltip=tips),
         *draw_ends(ends, x, y, style, width),
     ).properties(width=width, height=HEIGHT)

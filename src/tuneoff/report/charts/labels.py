@@ -206,15 +206,15 @@ def draw_labels(
     leaders = base.mark_rule(**LEADER).encode(
         x=alt.X("from_x:Q", scale=x["scale"]),
         y=alt.Y("from_y:Q", scale=y["scale"]),
-        x2="to_x:Q",
-        y2="to_y:Q",
+        x2=alt.X2("to_x:Q"),
+        y2=alt.Y2("to_y:Q"),
     )
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
-    colour = style.colour
-    return [leaders, texts.encode(x=x, y=y, text="label:N", color=colour)]
+    text = alt.Text("label:N")
+    texts = texts.encode(x=x, y=y, text=text, color=style.colour)
+    return [leaders, texts]
 
 
-# ---------------------------------------------------------------- at the ends of lines
 def spread_ends(
     heights: Sequence[float],
     least: float,
@@ -292,9 +292,9 @@ def draw_ends(
     )
     texts = base.mark_text(align="left", baseline="middle", fontSize=font)
     placed = texts.encode(
-        x=alt.value(side),
+        x=alt.XValue(side),
         y=alt.Y("to_y:Q", scale=y["scale"]),
-        text="label:N",
+        text=alt.Text("label:N"),
         color=style.colour,
     )
     return [leaders, placed]

@@ -92,7 +92,7 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
         scale=alt.Scale(zero=False, domain=[lowest, top]),
     )
     tips = [
-        "method:N",
+        alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", format=",.4g"),
         alt.Tooltip("y:Q", title="loss", format=".4f"),
     ]
@@ -126,7 +126,7 @@ def draw_labelled_lines(
             x=x,
             y=y,
             color=style.colour,
-            detail="method:N",
+            detail=alt.Detail("method:N"),
             strokeDash=dash_by_method(points),
             tooltip=tips,
         ),

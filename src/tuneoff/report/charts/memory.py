@@ -77,7 +77,8 @@ def _draw_bars(bars: list[Point], methods: list[str]) -> alt.Chart:
         stack="zero",
         axis=alt.Axis(tickCount=5),
     )
-    tips = ["method:N", "kind:N", "part:N", alt.Tooltip("gib:Q", title="GiB", format=".4f")]
+    tips = [alt.Tooltip(f"{name}:N") for name in ("method", "kind", "part")]
+    tips.append(alt.Tooltip("gib:Q", title="GiB", format=".4f"))
     chart = alt.Chart(inline_data(bars)).mark_bar(stroke="white", strokeWidth=0.4)
     return chart.encode(
         x=x,

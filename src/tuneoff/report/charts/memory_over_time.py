@@ -73,7 +73,7 @@ def _draw_lines(lines: list[Line]) -> Figure:
     scale = alt.Scale(zero=False, domain=ends_of_axis)
     y = alt.Y("y:Q", title="Memory in use (GiB)", scale=scale)
     tips = [
-        "method:N",
+        alt.Tooltip("method:N"),
         alt.Tooltip("x:Q", title="step", format=",.0f"),
         alt.Tooltip("y:Q", title="GiB", format=".4f"),
     ]

@@ -15,6 +15,7 @@ from tuneoff.report.charts.style import (
     Figure,
     Point,
     axis_range,
+    draw_intervals,
     inline_data,
     interval_ends,
     keep_drawable,
@@ -126,7 +127,7 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     lines = lines.mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
     forgetting = alt.Tooltip("x:Q", format=".4f")
     target = alt.Tooltip("y:Q", format=".4f")
-    tips = ["name:N", forgetting, target, "seeds:Q"]
+    tips = [alt.Tooltip("name:N"), forgetting, target, alt.Tooltip("seeds:Q")]
     labels = place_labels(
         ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []
     )
@@ -134,13 +135,12 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
         x=x,
         y=y,
         color=style.colour,
-        detail="name:N",
-        order="step:Q",
+        detail=alt.Detail("name:N"),
+        order=alt.Order("step:Q"),
     )
     return alt.layer(
         paths_of_rows,
-        base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
-        base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
+        *draw_intervals(base, x, y),
         base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2).encode(
             x=x, y=y, shape=style.shape, tooltip=tips
         ),

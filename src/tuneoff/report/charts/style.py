@@ -156,6 +156,26 @@ def interval_ends(key: str, mean: float, half: float | None) -> Point:
     return {f"{key}_low": mean - width, f"{key}_high": mean + width}
 
 
+def draw_intervals(
+    points: alt.Chart,
+    x: alt.X,
+    y: alt.Y,
+) -> list[alt.Chart]:
+    """Return the vertical and the horizontal bars of points' intervals."""
+    rule = points.mark_rule(strokeWidth=1.2)
+    vertical = rule.encode(
+        x=x,
+        y=alt.Y("y_low:Q"),
+        y2=alt.Y2("y_high:Q"),
+    )
+    horizontal = rule.encode(
+        x=alt.X("x_low:Q"),
+        x2=alt.X2("x_high:Q"),
+        y=y,
+    )
+    return [vertical, horizontal]
+
+
 def file_name(key: str) -> str:
     """Return a config key or a metric's name as part of a file's name."""
     characters = [c if c.isalnum() and c.isascii() else "_" for c in key]

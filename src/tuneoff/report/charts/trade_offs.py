@@ -18,6 +18,7 @@ from tuneoff.report.charts.style import (
     Figure,
     Point,
     axis_range,
+    draw_intervals,
     file_name,
     inline_data,
     interval_ends,
@@ -165,22 +166,23 @@ def draw_trade_off(
     style = FamilyStyle(points)
     base = alt.Chart(inline_data(points)).encode(color=style.colour)
     tips = [
-        "name:N",
+        alt.Tooltip("name:N"),
         alt.Tooltip("y:Q", title=quality.title, format=".4f"),
         alt.Tooltip("x:Q", title=cost.title, format=",.4g"),
-        "seeds:Q",
+        alt.Tooltip("seeds:Q"),
     ]
     # Hollow, so that none hides another.
     marks = base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2)
     x_axis = Axis(domain, size.width)
     y_axis = Axis(quality_range(points), size.height, upward=True)
     front = _find_front(points, quality, cost)
+    order = alt.Order("x:Q")
+    front_line = _draw_front(front, cost).encode(x=x, y=y, order=order)
     lines = _front_boxes(front, x_axis, y_axis, cost)
     labels = place_labels(points[:MOST_LABELS], x_axis, y_axis, size.font, lines)
     return alt.layer(
-        _draw_front(front, cost).encode(x=x, y=y, order="x:Q"),
-        base.mark_rule(strokeWidth=1.2).encode(x=x, y="y_low:Q", y2="y_high:Q"),
-        base.mark_rule(strokeWidth=1.2).encode(x="x_low:Q", x2="x_high:Q", y=y),
+        front_line,
+        *draw_intervals(base, x, y),
         marks.encode(x=x, y=y, shape=style.shape, tooltip=tips),
         *draw_labels(labels, x, y, style, size.font),
     ).properties(width=size.width, height=size.height)
