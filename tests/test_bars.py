@@ -39,6 +39,8 @@ def test_no_bar_is_drawn_where_none_is_wanted_and_all_are_afterwards():
         assert draw_bars() == ""
     with show_bars(True):
         assert draw_bars().count("loaded: 100%") == 3
+        # A semaphore would outlive a job that is stopped, and Python would tell of it behind our last line.
+        assert not isinstance(std.tqdm.get_lock(), std.TqdmDefaultWriteLock)
 
 
 @pytest.mark.parametrize("progress", [True, False])

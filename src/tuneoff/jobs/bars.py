@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 
@@ -12,11 +13,14 @@ def show_bars(shown: bool) -> Iterator[None]:
     Libraries have a switch each, or none (transformers' of GGUF files, PEFT's, lm-evaluation-harness'); all draw by
     tqdm.
     """
+    from tqdm.std import tqdm
+
+    # No other process draws here. tqdm's own lock is a semaphore, which a job that is stopped would leave behind, and
+    # Python would say so below our last line.
+    tqdm.set_lock(RLock())
     if shown:
         yield
         return
-    from tqdm.std import tqdm
-
     begin = tqdm.__init__
 
     def begin_hidden(self: tqdm, *args: Any, **settings: Any) -> None:
