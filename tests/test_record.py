@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,13 +30,25 @@ from tuneoff.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 
 # ---------------------------------------------------------------- files
+@contextmanager
+def limit_file_size(size_bytes: int):
+    """Files may grow to this size: what is written beyond fails as on a full disk, with an error that has no name."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python would keep a compiled module that the limit has cut, and read it for ever.
+    kept = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = kept
+
+
 @pytest.fixture
 def full_disk():
-    """Files may grow to 100 bytes: what is written beyond fails as on a full disk, with an error that has no name."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with limit_file_size(100):
+        yield
 
 
 def write_too_much(path: Path) -> None:
@@ -55,16 +69,12 @@ def test_a_checkpoint_that_outgrows_the_limit_leaves_the_one_before(tmp_path):
     """As under `ulimit -f`, whose signal Python turns into an error."""
     kept = Checkpoint(1, {"weight": torch.zeros(2)}, {}, {})
     save_checkpoint(tmp_path, kept, keep=2)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    try:
-        with pytest.raises(
-            OSError, match=r"checkpoint of step 2 could not be written: .*too large"
-        ):
-            large = Checkpoint(2, {"weight": torch.zeros(9000)}, {}, {})
-            save_checkpoint(tmp_path, large, keep=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    large = Checkpoint(2, {"weight": torch.zeros(9000)}, {}, {})
+    refused = pytest.raises(
+        OSError, match=r"checkpoint of step 2 could not be written: .*too large"
+    )
+    with limit_file_size(2000), refused:
+        save_checkpoint(tmp_path, large, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert load_newest(tmp_path).step == 1
 
@@ -84,14 +94,9 @@ def test_a_file_is_whole_whatever_stops_the_writing(tmp_path):
 def test_a_full_disk_names_the_file_and_the_result_is_tried(tmp_path):
     recorder = Recorder(tmp_path)
     recorder.start({})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            for step in range(100):
-                recorder.log({"step": step, "loss": 1.0})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with limit_file_size(100), pytest.raises(OSError, match="File too large") as caught:
+        for step in range(100):
+            recorder.log({"step": step, "loss": 1.0})
     assert caught.value.filename == str(tmp_path / METRICS)
     recorder.finish("failed", {})
     recorder.close()
