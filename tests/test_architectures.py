@@ -61,10 +61,6 @@ LEFT_OUT = {
 # Faults of the packages underneath: the run says so in one line when it reads its export back, or as it fails.
 UNDERNEATH = {
     (
-        "hrm_text",
-        "galore_layerwise",
-    ): "a weight is used again after its gradient is known, so its step cannot be taken",
-    (
         "youtu",
         "full",
     ): "transformers sets the padding token's embedding to zero when it loads a model",

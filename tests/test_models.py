@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import METHODS, TINY
 from peft import AutoPeftModelForCausalLM, PeftModel, prepare_model_for_kbit_training
+from shrunk_models import shrunk_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -302,3 +303,15 @@ def test_a_quantised_module_does_not_train(settings):
     )
     with pytest.raises(ConfigError, match="additional_target=down_proj: is quantised"):
         method.prepare(load_model(experiment))
+
+
+# ---------------------------------------------------------------- weights that a file holds joined
+def test_each_weight_has_a_storage_of_its_own(settings, tmp_path):
+    """This type's file holds queries, keys and values as one matrix, of which transformers loads views."""
+    saved = shrunk_model("hrm_text")
+    saved.save_pretrained(tmp_path)
+    experiment, _, _ = settings("method=full", f"model.path={tmp_path}")
+    model = load_model(experiment)
+    for name, parameter in model.named_parameters():
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes, name
+        assert torch.equal(parameter, saved.get_parameter(name))

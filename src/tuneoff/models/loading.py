@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -129,7 +130,28 @@ def load_model(experiment: Experiment) -> PreTrainedModel:
             **_model_options(experiment),
             quantization_config=_quantization_config(experiment),
         )
+    _part_joined_weights(model)
     return _set_up(model, experiment)
+
+
+def _part_joined_weights(model: PreTrainedModel) -> None:
+    """Give each weight that is a part of a larger tensor a storage of its own.
+
+    Where a file holds matrices joined, transformers loads views of them. Views share one version counter, so that
+    autograd takes a step on one, inside a backward pass, for a change of all.
+    """
+    separate: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_ordinary = (
+                type(parameter) is nn.Parameter
+            )  # bitsandbytes' own hold more than their tensor
+            if not is_ordinary or parameter.untyped_storage().nbytes() <= parameter.nbytes:
+                continue
+            if parameter not in separate:  # a tied weight stays one
+                own = parameter.detach().clone()
+                separate[parameter] = nn.Parameter(own, parameter.requires_grad)
+            setattr(module, name, separate[parameter])
 
 
 def build_model(experiment: Experiment) -> PreTrainedModel:
