@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import METHODS, apart, quick_of
+from helpers import METHODS, apart
 
 from tuneoff import record
 from tuneoff.config import ConfigError
@@ -81,7 +81,8 @@ def test_compiled_layers_train_to_the_same_losses(run, tmp_path, method):
     assert counted > 0.2 * expected["tflops_per_second"] * expected["step_seconds"]["p50"]
 
 
-@pytest.mark.parametrize("method", quick_of(METHODS, "lora"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_compiled_whole(run, without_code, tmp_path, method):
     words = [f"method={method}", "max_steps=8", *LENGTHS, *OWN.get(method, [])]
     run(*words, folder=tmp_path / "plain")
@@ -96,6 +97,7 @@ def test_every_method_is_compiled_whole(run, without_code, tmp_path, method):
     assert result["throughput"]["compile_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_layers_that_differ_for_ever_end_the_run(run, without_code, monkeypatch):
     monkeypatch.setattr(compilation, "MOST_COMPILED", 1)
     result = run("method=full", "max_steps=8", *LENGTHS, "compile=true")
