@@ -43,6 +43,18 @@ def test_no_bar_is_drawn_where_none_is_wanted_and_all_are_afterwards():
         assert not isinstance(std.tqdm.get_lock(), std.TqdmDefaultWriteLock)
 
 
+@pytest.fixture(autouse=True)
+def hub_bars():
+    """The hub's own switch, which an earlier test may have turned off for its process."""
+    from huggingface_hub import utils
+
+    off = utils.are_progress_bars_disabled()
+    utils.enable_progress_bars()
+    yield
+    if off:
+        utils.disable_progress_bars()
+
+
 @pytest.mark.parametrize("progress", [True, False])
 def test_work_shows_the_bars_of_what_it_calls_as_its_settings_say(tmp_path, monkeypatch, progress):
     drawn = []
