@@ -96,6 +96,7 @@ def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path
     assert lines[1].endswith("(about 5 s left)")
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_jobs_and_starts_none(sweep, tmp_path):
     words = ["-m", "method=lora,full", "seed=0,1", "dry_run=true"]
     code, out, err = sweep(*words)

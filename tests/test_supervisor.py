@@ -114,6 +114,7 @@ def job(tmp_path):
 
 
 # ---------------------------------------------------------------- what it sees
+@pytest.mark.slow
 def test_each_job_sees_its_own_environment(job, tmp_path, monkeypatch):
     monkeypatch.setenv("INHERITED", "kept")
     seen = []

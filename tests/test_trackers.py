@@ -245,12 +245,11 @@ def test_without_the_package_there_is_one_warning(tmp_path, run, monkeypatch, ca
 ONLINE = ["tracker=wandb", RUN, "wandb_mode=online"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        pytest.param(  # nobody answers
-            {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}, "", marks=pytest.mark.slow
-        ),
+        ({"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}, ""),  # nobody answers
         (
             {"WANDB_API_KEY": "", "HOME": "/nonexistent", "NETRC": "/nonexistent"},
             "nobody is logged",

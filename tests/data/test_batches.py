@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 import torch
-from helpers import METHODS, trajectory
+from helpers import METHODS, quick_of, trajectory
 
 from tuneoff.data import PackedRow, Row, StepOrder, collate, join_rows, pack_rows
 from tuneoff.data.packing import example_starts
@@ -25,6 +25,7 @@ def examples(count, seed=0, longest=512):
 
 
 ROWS = examples(403)
+WAYS = ("group_by_length", "packing")
 
 
 def padding_share(plan, steps, size):
@@ -93,7 +94,7 @@ def test_rows_of_a_step_are_padded_less_when_they_are_cut_into_micro_batches():
     assert padding_share(plan, 12, 8) < 0.18
 
 
-@pytest.mark.parametrize("option", ["group_by_length", "packing"])
+@pytest.mark.parametrize("option", quick_of(WAYS, "packing"))
 def test_every_method_sees_the_same(new_run, tmp_path, option):
     seen = set()
     for method in METHODS:
@@ -171,7 +172,7 @@ def test_budgets_count_packs_as_rows(run):
     assert tokens[-2] < 2500 <= tokens[-1]
 
 
-@pytest.mark.parametrize("option", ["group_by_length", "packing"])
+@pytest.mark.parametrize("option", quick_of(WAYS, "group_by_length"))
 def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_run, tmp_path, option):
     from tuneoff.training.failures import Interrupted
 
