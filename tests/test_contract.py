@@ -66,6 +66,7 @@ def test_micro_batches_hand_the_optimizer_one_batchs_gradients(new_run, tmp_path
         ), name
 
 
+@pytest.mark.slow
 def test_methods_of_a_seed_share_data_order_tokens_and_base_weights(run, quick_run):
     seen = {}
     for method in METHODS:

@@ -79,6 +79,7 @@ def test_a_disk_with_no_room_for_the_record(small_disk, train):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(tmp_path, train):
     """Below a file, since root may write anywhere else."""
     (tmp_path / "file").write_text("in the way")

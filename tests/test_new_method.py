@@ -60,9 +60,8 @@ def train(folder, model, *overrides):
     )
 
 
-@pytest.mark.parametrize(
-    "contract", ["tuneoff.methods", pytest.param("tuneoff.config", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("contract", ["tuneoff.methods", "tuneoff.config"])
 def test_a_method_from_another_folder_trains(tmp_path, debug_model, contract):
     """The contract is found at its old place for a version too; a file that begins with `_` is no method itself."""
     files = {

@@ -11,9 +11,14 @@ from tuneoff.config import PACKAGED, ConfigError, Optimizer
 from tuneoff.data import collate
 from tuneoff.models.loading import load_model
 
-# As of the methods beside README's eleven, a normal run takes a part of them (tests/helpers.py).
+
+def is_quick(kind: str) -> bool:
+    """Whether a normal run takes it: a part of them (tests/helpers.py), and never SOAP, which takes minutes."""
+    return kind != "soap" and in_this_part(kind)
+
+
 NEW = [
-    pytest.param(kind.name, marks=() if in_this_part(kind.name) else pytest.mark.slow)
+    pytest.param(kind.name, marks=() if is_quick(kind.name) else pytest.mark.slow)
     for kind in (Optimizer.muon, *PACKAGED)
 ]
 STEPS = 6

@@ -133,6 +133,7 @@ def test_what_the_hub_refuses_is_told_with_what_helps(hub, tmp_path):
     assert signed[1].startswith(f"model.path=broken/m: {hub.endpoint} fails: Server error '500")
 
 
+@pytest.mark.slow
 def test_without_a_network_what_is_cached_is_used_at_once(home, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

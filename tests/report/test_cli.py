@@ -70,6 +70,7 @@ def test_without_torch_and_offline(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables(tmp_path):
     comparison(tmp_path, seeds=3)
     run(tmp_path)
