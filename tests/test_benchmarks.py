@@ -1,11 +1,14 @@
 """Benchmarks in a run: a task of one's own is asked before and after training, and what came of it is in the record."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import bound, trajectory
+from helpers import ROOT, bound, trajectory
+from local_hub import serve
 
 from tuneoff import record
 from tuneoff.config import ConfigError
@@ -23,6 +26,17 @@ doc_to_choice: [apple, house]
 doc_to_target: "{{{{label}}}}"
 metric_list:
   - metric: acc
+"""
+
+GSM8K_CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: main/train-*
+  - split: test
+    path: main/test-*
+---
 """
 
 
@@ -63,6 +77,43 @@ def test_a_task_of_ones_own(run, tasks, tmp_path):
     # Asking changes nothing of the training.
     run(*settings, folder=tmp_path / "plain")
     assert trajectory(tmp_path / "asked") == trajectory(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_a_task_of_the_hub(tmp_path):
+    """The harness's own `gsm8k`, whose rows it fetches from a hub, and what the run says of it."""
+    pytest.importorskip("lm_eval")
+    import datasets
+
+    rows = [
+        {"question": f"What is {number} + 1?", "answer": f"One more.\n#### {number + 1}"}
+        for number in range(8)
+    ]
+    for split in ("train", "test"):
+        path = tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    (tmp_path / "gsm8k" / "README.md").write_text(GSM8K_CARD)
+    command = [sys.executable, "train.py", "method=lora", "max_steps=2", "data.limit=40"]
+    command += ["benchmarks=[gsm8k]", "benchmark_limit=4", "benchmark_fewshot=1", "max_length=64"]
+    command += ["tracker=none", f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "datasets")
+    with serve({("datasets", "openai/gsm8k"): tmp_path / "gsm8k"}) as hub:
+        environment["HF_ENDPOINT"] = hub.endpoint
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == 0, done.stderr
+    result = record.read_json(tmp_path / "run" / record.RESULT)
+    after = result["benchmarks"]["after"]["gsm8k"]
+    assert after["examples"] == 4 and set(after["metrics"]) >= {
+        "exact_match strict-match",
+        "exact_match flexible-extract",
+    }
+    lines = [json.loads(line) for line in (tmp_path / "run" / record.BENCHMARKS).open()]
+    assert [line["example"] for line in lines] == [0, 1, 2, 3]
+    assert any("openai/gsm8k/resolve" in request for request in hub.requests)
 
 
 def test_what_the_base_answered_is_kept_over_a_resume(new_run, tasks, tmp_path):
