@@ -56,6 +56,9 @@ CASES = {
     # ---- keys that are not there
     "foo=1": "foo=1: no such option for method=lora",
     "dry_run=true": "dry_run=true: is for sweeps, with -m; …",
+    "tuning_schedule=halving": "tuning_schedule=halving: is for sweeps, with -m",
+    "fail_fast=true": "fail_fast=true: is for sweeps, with -m",
+    "tuned_anyway=true": "tuned_anyway=true: is for sweeps, with -m",
     "device=h100": "device=h100: is for task=predict, and for sweeps; …",
     "task=predict device=v100": "device=v100: must be one of h100, a100, 4090, l40s, cpu…",
     "-m seed=0,1 dry_run=true hydra/sweeper=basic": "dry_run=true: needs hydra/sweeper=grids, …",

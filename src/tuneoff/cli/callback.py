@@ -46,6 +46,10 @@ class OpenSweep(NamedTuple):
 OPEN_SWEEPS: list[OpenSweep] = []
 
 
+# What only a sweep does, with the value at which it is not asked for.
+UNUSED_ALONE = {"tuned_anyway": False, "tuning_schedule": "grid", "fail_fast": False}
+
+
 def print_open_sweeps() -> None:
     """Say what came of the jobs of a sweep that did not come to its end."""
     while OPEN_SWEEPS:
@@ -73,6 +77,9 @@ class PreflightCheck(Callback):
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
+        for key, unused in UNUSED_ALONE.items():
+            if task[key] != unused:
+                raise ConfigError(key, task[key], "is for sweeps, with -m")
         if task.dry_run:
             allowed = "is for sweeps, with -m; --cfg job --resolve shows a single run's settings"
             raise ConfigError("dry_run", True, allowed)
