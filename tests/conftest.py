@@ -230,14 +230,14 @@ def launch(request, small_settings, tmp_path):
     Of the quick settings those that are given replace the tests'. `python=` are words for the interpreter, other names
     are variables of the environment. What is left of the session is killed at the end of the test.
 
-    With neither, and where no time is measured, it is forked from a process that has the imports of training.
+    With neither, in a test that is marked `@WARM`, it is forked from a process that has the imports of training.
     """
     started = []
-    is_timed = request.node.get_closest_marker("serial") is not None
+    is_warm = "warm_trainer" in request.fixturenames
 
     def start(*words, **more):
         words = small_settings(words)
-        if more or is_timed:
+        if more or not is_warm:
             process = start_training(words, tmp_path, **more)
         else:
             trainer = request.getfixturevalue("warm_trainer")

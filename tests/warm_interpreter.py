@@ -208,6 +208,9 @@ def become_command(
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.argv = [TRAIN, *words]
+    from tuneoff.jobs import work
+
+    work.COMMAND[:] = sys.argv  # as it had been imported only now
     if forks_jobs:
         keep_forkserver_ready()
         from tuneoff.jobs import held_cuda
