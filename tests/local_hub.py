@@ -142,7 +142,7 @@ class Answer(BaseHTTPRequestHandler):
             place = folder.joinpath(*below.split("/")[1:])
             if not place.is_dir():
                 return self.refuse(404, "EntryNotFound", "Entry not found")
-            return self.send_json([describe_file(folder, file) for file in files])
+            return self.send_json(list_entries(folder, place))
         names = [{"rfilename": str(file.relative_to(folder))} for file in files]
         return self.send_json({"_id": "1" * 24, "id": name, "sha": COMMIT, "private": False,
                                "tags": [], "downloads": 1, "likes": 0, "siblings": names})  # fmt: skip
@@ -160,6 +160,18 @@ class Answer(BaseHTTPRequestHandler):
         start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
         headers["Content_Range"] = f"bytes {start}-{end}/{len(content)}"
         return self.send(206, content[start : end + 1], **headers)
+
+
+def list_entries(folder: Path, place: Path) -> list[dict]:
+    """What lies below a place in a repository, folders too, as where a listing of all is asked for."""
+    entries = []
+    for path in sorted(place.rglob("*")):
+        if path.is_dir():
+            name = str(path.relative_to(folder))
+            entries.append({"type": "directory", "oid": "0" * 40, "size": 0, "path": name})
+        else:
+            entries.append(describe_file(folder, path))
+    return entries
 
 
 def describe_file(folder: Path, file: Path) -> dict:

@@ -114,6 +114,22 @@ def test_a_task_of_the_hub(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / record.BENCHMARKS).open()]
     assert [line["example"] for line in lines] == [0, 1, 2, 3]
     assert any("openai/gsm8k/resolve" in request for request in hub.requests)
+    assert "HTTP Request" not in done.stderr
+
+
+def test_a_task_whose_rows_cannot_be_had_is_refused_before_training(new_run, tmp_path):
+    pytest.importorskip("lm_eval")
+    task = TASK.format(path=tmp_path / "nowhere.jsonl").replace("four_words", "elsewhere")
+    (tmp_path / "elsewhere.yaml").write_text(task)
+    hub = task.replace("elsewhere", "of_hub").replace("dataset_path: json", "dataset_path: a/b")
+    (tmp_path / "of_hub.yaml").write_text(hub)
+    asked = ["method=full", "max_steps=1", f"benchmark_folder={tmp_path}"]
+    with pytest.raises(
+        ConfigError, match="benchmarks=elsewhere: the task cannot be loaded: .*nowhere.jsonl"
+    ):
+        new_run(*asked, "benchmarks=[elsewhere]")
+    with pytest.raises(ConfigError, match="benchmarks=of_hub: .*'a/b' on the Hub"):
+        new_run(*asked, "benchmarks=[of_hub]")
 
 
 def test_what_the_base_answered_is_kept_over_a_resume(new_run, tasks, tmp_path):

@@ -83,3 +83,9 @@ def test_control_tokens_that_a_tokenizer_has_not_are_refused(tmp_path, name):
         return
     with pytest.raises(ConfigError, match=f"data.template={name}: this tokenizer has no token <"):
         encode(tmp_path, plain(), name, TALK)
+
+
+def test_an_answer_that_is_written_like_a_slot_is_no_end_token(tmp_path):
+    talk = [{"role": "user", "content": "{bos}"}, {"role": "assistant", "content": "{eos}"}]
+    _, answers, _ = encode(tmp_path, plain(), "vicuna", talk)
+    assert answers == ["{eos}<|end|>"]

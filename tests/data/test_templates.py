@@ -4,9 +4,10 @@ import threading
 import time
 
 import pytest
-from sets import SMOLLM2, chatty, new_tokenizer, plain, trained
+from sets import SMOLLM2, chatty, new_tokenizer, plain, trained, write_lines
 
 from tuneoff.config import ConfigError, Data
+from tuneoff.data import load_dataset
 from tuneoff.data.chat_template import ChatTemplate
 from tuneoff.data.dataset import Row
 from tuneoff.data.plain_template import PlainTemplate
@@ -243,3 +244,29 @@ def test_auto_takes_the_tokenizers_template_where_there_is_one():
         ConfigError, match="^data.template=chat: this tokenizer has no chat template"
     ):
         choose_template(Data("t", "t", template="chat"), plain())
+
+
+def test_several_templates_without_a_default_are_refused():
+    tokenizer = new_tokenizer()
+    tokenizer.chat_template = {"rag": SMOLLM2, "tool_use": SMOLLM2}
+    with pytest.raises(ConfigError, match="data.template=auto: .*rag, tool_use, none of them def"):
+        choose_template(Data("test"), tokenizer)
+    tokenizer.chat_template["default"] = SMOLLM2
+    assert choose_template(Data("test"), tokenizer).text == SMOLLM2
+
+
+def test_a_conversation_that_the_template_refuses_is_skipped_where_bad_rows_are(tmp_path):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    refused = [{"role": "system", "content": "Be brief."}, *talk]
+    tokenizer = new_tokenizer(STRICT, "<|turn|>", "<|done|>")
+    path = write_lines(tmp_path / "rows.jsonl", [{"messages": refused}, {"messages": talk}])
+    with pytest.raises(ConfigError, match="System role not supported"):
+        load_dataset(Data("test", str(path)), tokenizer, 64)
+    data = load_dataset(Data("test", str(path), on_bad_row="skip"), tokenizer, 64)
+    (row,) = data.splits["train"]
+    assert trained(row, tokenizer) == ["yo<|done|>"]
+    assert data.unread["skipped_rows"] == 1
+    assert "the chat template refuses" in data.unread["skipped"][0]
+    write_lines(path, [{"messages": refused}])
+    with pytest.raises(ConfigError, match="no training rows beside those that are skipped, as .*1"):
+        load_dataset(Data("test", str(path), on_bad_row="skip"), tokenizer, 64)

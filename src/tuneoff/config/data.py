@@ -125,7 +125,8 @@ class SingleSet:
     split_seed: int = option(0, "must be in [0, 2^32)", lambda value: 0 <= value < 2**32)
     """Fixes which rows these shares are; never the run's seed, so that all seeds have the same splits."""
     on_bad_row: str = one_of("refuse", "refuse", "skip")
-    """Of a row that no format can read, as one with a tool's turn: skip leaves it out, counted and listed."""
+    """Of a row that no format can read, as one with a tool's turn, or that the chat template refuses: skip leaves it
+    out, counted and listed."""
     template: str = one_of("auto", "auto", "chat", "plain", *NAMED_TEMPLATES)
     """How a conversation becomes text: by the tokenizer's chat template, plain headings, a template of this name, or
     auto: chat where there is one."""

@@ -1,6 +1,7 @@
 """Model settings: which model is fine-tuned, and what can be seen to be wrong with it before it is loaded."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -19,6 +20,8 @@ from tuneoff.config.paths import (
 from tuneoff.record import read_json
 
 CONFIG = "config.json"
+# How a file begins that git-lfs writes in place of a large one.
+POINTER = b"version https://git-lfs"
 
 
 @dataclass
@@ -83,6 +86,12 @@ class Model:
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
             allowed = f"{path} holds no weights; false draws random ones"
             raise ConfigError("model.pretrained", True, allowed)
+        pointers = [file.name for file in sorted(folder.glob("*.safetensors")) if _is_pointer(file)]
+        if pointers:
+            allowed = (
+                f"{pointers[0]} is a pointer of git-lfs, no weights; git lfs pull fetches them"
+            )
+            raise ConfigError("model.path", path, allowed)
 
     def _check_gguf(self) -> None:
         """Refuse a GGUF file that is not there, and say how one is named where only `path` points to it."""
@@ -111,7 +120,16 @@ class Model:
     def quantised(self) -> bool:
         """Whether the weights in a local folder are quantised (a hub name says so only when it is loaded)."""
         config = read_json(resolve_folder(self.path or "") / CONFIG)
-        return config is not None and "quantization_config" in config
+        return config is not None and config.get("quantization_config") is not None
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a file stands for one that git-lfs has not fetched; false where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
 
 
 def _check_place(key: str, path: str, holds: str = "") -> None:

@@ -12,6 +12,7 @@ from tuneoff.data.boundaries import find_begin_tokens, find_label_spans
 from tuneoff.data.conversations import give_system
 from tuneoff.data.dataset import DataSet, Row, fingerprint_rows, show_example
 from tuneoff.data.joining import join_sets
+from tuneoff.data.plain_template import EncodedConversation
 from tuneoff.data.row_formats import Example
 from tuneoff.data.source_rows import Source
 from tuneoff.data.sources import open_source
@@ -88,7 +89,7 @@ def tokenize_dataset(
             blocks = make_blocks(members, template.tokenizer, max_length, data.end_token)
             result.splits[split] = list(blocks)
         else:
-            add_conversations(members, template, max_length, split, result, data)
+            add_conversations(members, template, max_length, split, result, data, unread)
     result.unread = unread.facts()
     columns = row_format.recorded_columns(unread.used_columns)
     result.recipe = {"format": row_format.name, "columns": columns}
@@ -114,6 +115,8 @@ def explain_no_rows(result: DataSet, max_length: int, split: str) -> str:
         return f"{reason}: no answer of {cut} examples begins within max_length={max_length}"
     if result.dropped[split]:
         return f"{reason}: no row has an answer"
+    if result.unread.get("skipped"):
+        return f"{reason} beside those that are skipped, as {result.unread['skipped'][0]}"
     return reason
 
 
@@ -124,6 +127,7 @@ def add_conversations(
     split: str,
     result: DataSet,
     data: SingleSet,
+    unread: UnreadParts,
 ) -> None:
     """Add a row to `result` for each conversation; the loss is on what `data.train_on` says.
 
@@ -131,37 +135,78 @@ def add_conversations(
     """
     # What a run is judged by is the same whatever it is trained on.
     train_on = data.train_on if split == "train" else "answers"
-    for chunk in divide_into_chunks(examples):
-        encoded = template.encode(add_system(chunk, data.default_system))
-        for example, (ids, spans) in zip(chunk, encoded, strict=True):
-            answers = []
-            for message in example.messages:
-                if message["role"] == "assistant":
-                    answers.append(message["content"])
-            # What is left of each answer within max_length.
-            spans_left = []
-            last_answer = ""
-            for number, (start, end) in enumerate(spans):
-                is_passed_over = train_on == "last_answer" and number < len(spans) - 1
-                if number in example.untrained or is_passed_over:
-                    continue
-                start = max(1, start)
-                end = min(end, max_length)
-                if start < end:
-                    spans_left.append((start, end))
-                    last_answer = answers[number]
-            if len(ids) > max_length:
-                result.cut[split] += 1
-            if train_on == "all":
-                spans_left = [(1, min(len(ids), max_length))]
-            if not spans_left:
-                result.dropped[split] += 1
+    for example, (ids, spans) in encode_examples(template, examples, data, unread):
+        answers = []
+        for message in example.messages:
+            if message["role"] == "assistant":
+                answers.append(message["content"])
+        # What is left of each answer within max_length.
+        spans_left = []
+        last_answer = ""
+        for number, (start, end) in enumerate(spans):
+            is_passed_over = train_on == "last_answer" and number < len(spans) - 1
+            if number in example.untrained or is_passed_over:
                 continue
-            row = Row(array("i", ids[:max_length]), tuple(spans_left))
-            result.splits[split].append(row)
-            result.asked[split].append(hash_question(example))
-            if split != "train":
-                result.answers.setdefault(split, []).append(last_answer)
+            start = max(1, start)
+            end = min(end, max_length)
+            if start < end:
+                spans_left.append((start, end))
+                last_answer = answers[number]
+        if len(ids) > max_length:
+            result.cut[split] += 1
+        if train_on == "all":
+            spans_left = [(1, min(len(ids), max_length))]
+        if not spans_left:
+            result.dropped[split] += 1
+            continue
+        row = Row(array("i", ids[:max_length]), tuple(spans_left))
+        result.splits[split].append(row)
+        result.asked[split].append(hash_question(example))
+        if split != "train":
+            result.answers.setdefault(split, []).append(last_answer)
+
+
+def encode_examples(
+    template: Template,
+    examples: Iterable[Example],
+    data: SingleSet,
+    unread: UnreadParts,
+) -> Iterator[tuple[Example, EncodedConversation]]:
+    """Yield conversations with their token ids, without those that are skipped.
+
+    Raises:
+        ConfigError: as `encode_all`.
+    """
+    for chunk in divide_into_chunks(examples):
+        completed = add_system(chunk, data.default_system)
+        encoded = encode_all(template, completed, unread)
+        for example, conversation in zip(chunk, encoded, strict=True):
+            if conversation is not None:
+                yield example, conversation
+
+
+def encode_all(
+    template: Template, examples: list[Example], unread: UnreadParts
+) -> list[EncodedConversation | None]:
+    """Return the token ids of conversations; None for one that the template refuses, where such are skipped.
+
+    Raises:
+        ConfigError: a conversation that the template refuses, where bad rows are not skipped.
+    """
+    try:
+        return list(template.encode(examples))
+    except ConfigError:
+        if not unread.skips_bad_rows:
+            raise
+    # Only each by itself tells which ones are refused.
+    encoded: list[EncodedConversation | None] = []
+    for example in examples:
+        try:
+            encoded += template.encode([example])
+        except ConfigError as error:
+            unread.bad_rows.append(error.allowed)
+            encoded.append(None)
+    return encoded
 
 
 def add_system(examples: list[Example], words: str | None) -> list[Example]:

@@ -5,6 +5,7 @@ Tokenised as LLaMA-Factory does it: a turn by itself, and cut at the tokens that
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +17,16 @@ from tuneoff.data.row_formats import Example, Message
 SLOT = re.compile(r"(\{bos\}|\{eos\})")
 CONTROL_TOKEN = re.compile(r"<\|?[a-z_]+\|?>")
 SAID = "{}"
+
+
+class Slot(Enum):
+    """A place for a token that begins or ends a text; no text is one, whatever somebody says."""
+
+    BEGIN = "{bos}"
+    END = "{eos}"
+
+
+Piece = str | Slot
 
 
 class NamedTemplate:
@@ -31,7 +42,7 @@ class NamedTemplate:
         self.name = name
         self.texts = NAMED_TEMPLATES[name]
         self.text = "".join(map(str, self.texts))  # for the record
-        self.slots = {"{bos}": tokenizer.bos_token_id, "{eos}": tokenizer.eos_token_id}
+        self.slots = {Slot.BEGIN: tokenizer.bos_token_id, Slot.END: tokenizer.eos_token_id}
         vocabulary = tokenizer.get_vocab()
         for token in CONTROL_TOKEN.findall(self.text):
             if token not in vocabulary:
@@ -44,7 +55,7 @@ class NamedTemplate:
         texts: list[str] = []
         for turns in conversations:
             for _, pieces in turns:
-                texts += [piece for piece in pieces if piece not in self.slots]
+                texts += [piece for piece in pieces if isinstance(piece, str)]
         tokenized = iter(self._tokenize(texts))
         for turns in conversations:
             ids: list[int] = []
@@ -52,10 +63,12 @@ class NamedTemplate:
             for is_answer, pieces in turns:
                 start = len(ids)
                 for piece in pieces:
-                    if piece not in self.slots:
+                    if isinstance(piece, str):
                         ids += next(tokenized)
-                    elif self.slots[piece] is not None:
-                        ids.append(self.slots[piece])
+                        continue
+                    token = self.slots[piece]
+                    if token is not None:
+                        ids.append(token)
                 if is_answer:
                     spans.append((start, len(ids)))
             yield EncodedConversation(ids, spans)
@@ -68,7 +81,7 @@ class NamedTemplate:
     def list_turns(
         self,
         messages: list[Message],
-    ) -> list[tuple[bool, list[str]]]:
+    ) -> list[tuple[bool, list[Piece]]]:
         """Return a conversation's turns: whether each is an answer, and its pieces, texts or slots."""
         texts = self.texts
         system = texts.default_system
@@ -93,12 +106,12 @@ class NamedTemplate:
         return turns
 
 
-def cut_at_slots(text: str, said: str) -> list[str]:
+def cut_at_slots(text: str, said: str) -> list[Piece]:
     """Return a template's text with what was said put in, cut at its slots."""
-    pieces = []
+    pieces: list[Piece] = []
     for part in SLOT.split(text):
         if SLOT.fullmatch(part):
-            pieces.append(part)
+            pieces.append(Slot(part))
             continue
         filled = part.replace(SAID, said, 1)
         if filled:

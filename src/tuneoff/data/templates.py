@@ -15,8 +15,9 @@ def choose_template(data: SingleSet, tokenizer: PreTrainedTokenizerBase) -> Temp
     """Return the template that `data.template` means with this tokenizer.
 
     Raises:
-        ConfigError: chat is asked for, and the tokenizer has no template or does not say where its
-            tokens lie in a text; the tokenizer has no end token, or not those of a named template.
+        ConfigError: chat is asked for, and the tokenizer has no template, several without a default, or
+            does not say where its tokens lie in a text; the tokenizer has no end token, or not
+            those of a named template.
     """
     if tokenizer.eos_token_id is None:
         message = "has no token that ends a text"
@@ -30,6 +31,10 @@ def choose_template(data: SingleSet, tokenizer: PreTrainedTokenizerBase) -> Temp
     if not has_chat_template:
         message = "this tokenizer has no chat template; must be plain or auto"
         raise ConfigError("data.template", "chat", message)
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        message = f"this tokenizer's chat templates are {', '.join(templates)}, none of them default; must be plain"
+        raise ConfigError("data.template", data.template, message)
     if not tokenizer.is_fast:
         message = (
             "needs a fast tokenizer, which says where its tokens lie in the text; must be plain"

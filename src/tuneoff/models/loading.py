@@ -1,10 +1,7 @@
 """Loading: a model from a hub, a folder or a GGUF file, or drawn at random from a shape."""
 
 import logging as python_logging
-import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +26,8 @@ from tuneoff.config import (
     resolve_folder,
     suggest_nearest,
 )
-from tuneoff.data.hub_access import explain_hub_error, prepare_hub
-
-# What transformers says of an attention that a model does not have, or whose package is missing.
-ATTENTION_NAMES = ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
+from tuneoff.data.hub_access import prepare_hub
+from tuneoff.models.loading_errors import explain_loading_errors, refuse_missing
 
 
 def _silence_libraries() -> None:
@@ -71,37 +66,6 @@ def resolve_path(path: str) -> str:
     return path
 
 
-@contextmanager
-def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
-    """Turn what transformers raises for a model it cannot give as asked into a refusal in one line.
-
-    Raises:
-        ConfigError: naming trust_remote_code, attention, or `key`. A fault of the disk or of memory passes.
-    """
-    try:
-        yield
-    # struct.error is that of a torn GGUF file.
-    except (OSError, ValueError, ImportError, struct.error) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        hub_reason = explain_hub_error(error, str(getattr(model, key)))
-        if "trust_remote_code" in str(error):
-            key = "trust_remote_code"
-            reason = f"{model.path} brings code of its own, which runs only where this is true"
-        elif any(name in reason for name in ATTENTION_NAMES):
-            key = "attention"
-            reason = reason.partition(" Please request")[0]
-        elif hub_reason:
-            reason = hub_reason
-            if model.revision is not None and "no such revision" in hub_reason:
-                key = "revision"
-        elif model.gguf_file and key == "path":
-            key = "gguf_file"
-            reason = f"cannot be read: {reason}"
-        raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
-
-
 def loading_options(model: Model, at_path: bool = True) -> dict[str, Any]:
     """What `from_pretrained` needs beside the path.
 
@@ -124,12 +88,15 @@ def load_model(experiment: Experiment) -> PreTrainedModel:
         return build_model(experiment)
     assert experiment.model.path  # `Model.check` has seen to it
     with explain_loading_errors(experiment.model):
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             resolve_path(experiment.model.path),
             **loading_options(experiment.model),
             **_model_options(experiment),
-            quantization_config=_quantization_config(experiment),
+            **_quantization_options(experiment),
+            output_loading_info=True,
         )
+    model, report = loaded
+    refuse_missing(experiment.model.path, report["missing_keys"])
     _part_joined_weights(model)
     return _set_up(model, experiment)
 
@@ -214,6 +181,12 @@ def _model_options(experiment: Experiment) -> dict[str, Any]:
         "attn_implementation": experiment.model.attention,
         "dtype": _weight_dtype(experiment),
     }
+
+
+def _quantization_options(experiment: Experiment) -> dict[str, Any]:
+    """What `from_pretrained` is told of quantisation; a null would hide that the weights are quantised already."""
+    config = _quantization_config(experiment)
+    return {} if config is None else {"quantization_config": config}
 
 
 def _quantization_config(experiment: Experiment) -> BitsAndBytesConfig | GgufConfig | None:

@@ -9,12 +9,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Model
-from tuneoff.models.loading import (
-    explain_loading_errors,
-    load_config,
-    loading_options,
-    resolve_path,
-)
+from tuneoff.models.loading import load_config, loading_options, resolve_path
+from tuneoff.models.loading_errors import explain_loading_errors
 
 log = logging.getLogger(__name__)
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment
+from tuneoff.data.hub_access import explain_hub_error, prepare_hub
 from tuneoff.training.model_setup import seeded
 from tuneoff.training.session import Session
 
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 BEFORE = "before"
 AFTER = "after"
 MOST_NAMES = 10  # in a message
+LONGEST_REASON = 500  # characters
+FILE_READERS = ("json", "csv", "parquet", "text", "arrow")  # of `datasets`, as a task names them
 STANDARD_ERROR = "_stderr"
 
 
@@ -23,10 +26,11 @@ class Benchmarks:
     """The tasks of a run, and what came of them so far."""
 
     def __init__(self, session: Session):
-        """Find the tasks; nothing is read of them but their names.
+        """Find the tasks, and fetch what they ask: what cannot be had is known before training.
 
         Raises:
-            ConfigError: a name that is no task, or a base that the method does not start at.
+            ConfigError: a name that is no task, one whose rows or packages cannot be had, or a base that the method
+                does not start at.
         """
         self.session = session
         self.experiment = session.experiment
@@ -41,6 +45,7 @@ class Benchmarks:
             raise ConfigError("benchmarks_before", True, allowed)
         if session.ranks.first:
             self.manager = find_tasks(self.experiment)
+            fetch_tasks(self.manager, self.experiment.benchmarks)
 
     def state(self) -> dict:
         """What a checkpoint keeps: what the base model answered, which a resume cannot ask again."""
@@ -176,6 +181,37 @@ def list_unknown(manager: Any, wanted: list[str]) -> list[str]:
     """Return the names that are no task, group or tag."""
     known = set(manager.all_tasks)
     return [name for name in wanted if name not in known]
+
+
+def fetch_tasks(manager: Any, wanted: list[str]) -> None:
+    """Load each task once, which leaves its rows in the cache of `datasets`.
+
+    Raises:
+        ConfigError: rows that the hub does not give, or a package that a task needs and is not installed.
+    """
+    for name in wanted:
+        dataset = find_dataset(manager, name)
+        if not is_local(dataset):
+            prepare_hub()
+        try:
+            manager.load([name])
+        except (
+            Exception
+        ) as error:  # of the harness, of `datasets`, of the hub, or of a task's own code
+            reason = explain_hub_error(error, dataset) or " ".join(str(error).split())
+            allowed = f"the task cannot be loaded: {reason[:LONGEST_REASON]}"
+            raise ConfigError("benchmarks", name, allowed) from error
+
+
+def find_dataset(manager: Any, name: str) -> str:
+    """Return the set whose rows a task asks, or the task's own name where that stands in its parts."""
+    settings = manager.task_index[name].cfg or {}
+    return str(settings.get("dataset_path") or name)
+
+
+def is_local(dataset: str) -> bool:
+    """Return whether `datasets` reads this set from files here: a folder, or by a reader such as `json`."""
+    return dataset in FILE_READERS or Path(dataset).exists()
 
 
 def summarize(answers: dict) -> Iterator[tuple[str, dict]]:

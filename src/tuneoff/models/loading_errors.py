@@ -1,0 +1,91 @@
+"""Loading errors: what transformers raises for a model that it cannot give, as a refusal in one line."""
+
+import re
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from tuneoff.config import ConfigError, Model
+from tuneoff.data.hub_access import explain_hub_error
+
+# What transformers says of an attention that a model does not have, or whose package is missing.
+ATTENTION_NAMES = ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
+# What transformers raises of a folder or file that is torn, or that says what cannot be followed.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    ImportError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,  # of a torn GGUF file
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+# The same as a RuntimeError, which may also be a lack of memory: weights and sizes that do not go together.
+WRONG_SIZES = re.compile(r"mismatched_sizes|negative dimension")
+
+
+@contextmanager
+def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
+    """Turn what transformers raises for a model it cannot give as asked into a refusal in one line.
+
+    Raises:
+        ConfigError: naming trust_remote_code, attention, or `key`. A fault of the disk or of memory passes.
+    """
+    try:
+        yield
+    except (*UNREADABLE, RuntimeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        if not isinstance(error, UNREADABLE) and not WRONG_SIZES.search(str(error)):
+            raise
+        reason = _describe_loading_error(error)
+        hub_reason = explain_hub_error(error, str(getattr(model, key)))
+        if "trust_remote_code" in str(error):
+            key = "trust_remote_code"
+            reason = f"{model.path} brings code of its own, which runs only where this is true"
+        elif any(name in reason for name in ATTENTION_NAMES):
+            key = "attention"
+            reason = reason.partition(" Please request")[0]
+        elif hub_reason:
+            reason = hub_reason
+            if model.revision is not None and "no such revision" in hub_reason:
+                key = "revision"
+        elif model.gguf_file and key == "path":
+            key = "gguf_file"
+            reason = f"cannot be read: {reason}"
+        raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
+
+
+def _describe_loading_error(error: BaseException) -> str:
+    """What transformers has against a model, in one line."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if "mismatched_sizes" in str(error):
+        return "its weights do not have the sizes that its config.json says; the report above lists them"
+    if isinstance(error, StrictDataclassError):  # the second line says what was wrong in the field
+        return f"its config.json cannot be read: {' '.join(lines)}"
+    if isinstance(error, OSError | ValueError | ImportError | struct.error):
+        return lines[0] if lines else type(error).__name__
+    first_line = next(iter(lines), "")
+    return f"cannot be read: {type(error).__name__}: {first_line}"
+
+
+def refuse_missing(path: str, missing: Collection[str]) -> None:
+    """Refuse a checkpoint that lacks weights of the model: transformers draws random ones for them.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    if missing:
+        first = min(missing)
+        allowed = (
+            f"holds no {first}, one of {len(missing)} weights of the model that are missing; "
+            "random ones would stand in for them"
+        )
+        raise ConfigError("model.path", path, allowed)

@@ -1,0 +1,155 @@
+"""Checkpoints that are torn, lack weights, or are quantised already: refused in one line, and never random instead."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import composed, save_debug_model
+from safetensors.torch import load_file, save_file
+
+from tuneoff.config import ConfigError, bind
+from tuneoff.models.loading import load_model
+from tuneoff.models.tokenizer import load_tokenizer
+
+WEIGHTS = "model.safetensors"
+MISSING = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def whole_model(tmp_path_factory):
+    return save_debug_model(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def folder(whole_model, tmp_path):
+    return shutil.copytree(whole_model, tmp_path / "model")
+
+
+def load(folder):
+    """Bind, and load tokenizer and model, as a run does."""
+    cfg = composed("model.name=damaged")
+    cfg.model.path = str(folder)
+    experiment, _ = bind(cfg)
+    load_tokenizer(experiment.model)
+    return load_model(experiment)
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / WEIGHTS)
+    save_file(change(weights), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def change_config(folder, **settings):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def without_first(weights):
+    weights.pop(MISSING)
+    return weights
+
+
+def with_a_prefix(weights):
+    return {f"module.{name}": value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_first, f"holds no {MISSING}, one of 1 weights"),
+        (with_a_prefix, "holds no lm_head.weight, one of 30 weights"),
+    ],
+)
+def test_no_weight_is_drawn_at_random_where_one_is_missing(folder, change, reason):
+    change_weights(folder, change)
+    with pytest.raises(ConfigError, match=f"^model.path=.*: {reason}"):
+        load(folder)
+
+
+def test_more_layers_than_there_are_weights_for_are_refused(folder):
+    change_config(folder, num_hidden_layers=9)
+    with pytest.raises(ConfigError, match="holds no model.layers.3.*, one of 54 weights"):
+        load(folder)
+
+
+def cut_weights(folder):
+    file = folder / WEIGHTS
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def narrow_a_weight(folder):
+    def narrow(weights):
+        weights[MISSING] = weights[MISSING][:-2].contiguous()
+        return weights
+
+    change_weights(folder, narrow)
+
+
+def break_pickle(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"xx")
+
+
+DAMAGES = {
+    "torn": (cut_weights, "cannot be read: SafetensorError"),
+    "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "cannot be read: Safetensor"),
+    "pickle": (break_pickle, "cannot be read: UnpicklingError"),
+    "sizes": (narrow_a_weight, "its weights do not have the sizes"),
+    "tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "cannot be read: KeyError: 'added_tokens'",
+    ),
+    "type": (lambda folder: change_config(folder, dtype="nonsense"), "cannot be read: Attribute"),
+    "negative": (lambda folder: change_config(folder, hidden_size=-4), "cannot be read: Runtime"),
+    "text": (lambda folder: change_config(folder, hidden_size="x"), "its config.json cannot be"),
+    "awq": (
+        lambda folder: change_config(folder, quantization_config={"quant_method": "awq"}),
+        "Loading an AWQ quantized model requires",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_cannot_be_read_is_refused_in_a_line(folder, damage):
+    break_it, reason = DAMAGES[damage]
+    break_it(folder)
+    with pytest.raises(ConfigError, match=f"^model.path=.*: {reason}") as refusal:
+        load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_model(folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load(folder)
+
+
+def test_a_pointer_of_git_lfs_is_refused_before_anything_is_loaded(folder):
+    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\nsize 123\n")
+    with pytest.raises(ConfigError, match=f"{WEIGHTS} is a pointer of git-lfs"):
+        bind(composed("model.name=x", f"model.path={folder}"))
+
+
+def test_a_null_in_a_config_is_no_quantisation(folder):
+    change_config(folder, quantization_config=None)
+    experiment, _ = bind(composed("model.name=x", f"model.path={folder}"))
+    assert experiment.quantised is None
+
+
+def test_weights_that_are_quantised_already_stay_so(whole_model, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    folder = shutil.copytree(whole_model, tmp_path / "model")
+    quantised = AutoModelForCausalLM.from_pretrained(
+        whole_model, quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    quantised.save_pretrained(folder)
+    model = load(folder)
+    layer = model.model.layers[0].mlp.up_proj
+    assert layer.weight.dtype == torch.uint8
+    assert type(layer).__name__ == "Linear4bit"
