@@ -100,6 +100,7 @@ def test_a_tuning_by_halving(sweep, tmp_path):
     code, out, err = sweep(*words)
     assert code == 0, out + err
     assert "3 candidates of each method, 1.75 whole budgets in all instead of 3" in err
+    assert "] paused: " in err and "] interrupted: " not in err
     found = results_list(tmp_path / "sweep")
     statuses = sorted(result["status"] for result in found)
     assert statuses == ["finished", "interrupted", "interrupted"]

@@ -61,9 +61,10 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         how = run_beside_others(work, int(jobs_at_once))
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
     seconds = time.monotonic() - started
-    line = progress.format_progress_line(hydra, outcome.status, how, outcome.loss, seconds)
+    status = progress.name_status(outcome.status, folder)
+    line = progress.format_progress_line(hydra, status, how, outcome.loss, seconds)
     print(line, file=sys.stderr, flush=True)
-    has_failed = outcome.status != "finished" and not progress.is_paused(folder)
+    has_failed = status not in ("finished", progress.PAUSED)
     if how == RAN and experiment.fail_fast and has_failed:
         raise SweepStopped(f"{outcome.status}: {folder}")
     return outcome

@@ -129,8 +129,7 @@ class JobRow:
         """As its record says, `not started` where it has none."""
         if self.error:
             return "failed"
-        status = self.work_type.read_status(self.folder)
-        return PAUSED if status == "interrupted" and is_paused(self.folder) else status
+        return name_status(self.work_type.read_status(self.folder), self.folder)
 
     @property
     def outcome(self) -> str:
@@ -159,6 +158,11 @@ class JobRow:
             line = message.strip().splitlines()[0]
             return f"{self.status}: {line} ({self.folder})"
         return self.work_type.describe_result(self.folder)
+
+
+def name_status(status: str, folder: Path) -> str:
+    """The status that a user reads: a run which its own tuning stopped is paused, and nothing interrupted it."""
+    return PAUSED if status == "interrupted" and is_paused(folder) else status
 
 
 def is_paused(folder: Path) -> bool:
