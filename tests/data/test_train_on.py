@@ -70,3 +70,17 @@ def test_an_input_stands_below_its_instruction(tmp_path, name, between):
     data = load_dataset(Data("test", path, template="empty", input_break=name), plain(), 64)
     text = plain().decode(list(data.splits["train"][0].ids))
     assert f"Add.{between}1 + 12" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"text": "a b c"}, {"train_on": "last_answer"}),
+        ({"prompt": "a", "completion": "b"}, {"end_token": False}),
+    ],
+)
+def test_what_would_change_nothing_for_these_rows_is_refused(tmp_path, row, settings):
+    path = write_lines(tmp_path / "rows.jsonl", [row])
+    (key,) = settings
+    with pytest.raises(ConfigError, match=f"^data.{key}=.*: is for "):
+        load_dataset(Data("test", str(path), **settings), plain(), 64)

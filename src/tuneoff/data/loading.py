@@ -97,14 +97,29 @@ def tokenize_dataset(
         result.recipe["template"] = template.name
         result.recipe["template_text"] = template.text
         result.recipe["default_system"] = data.default_system
-    elif data.default_system:
-        allowed = "is for conversations, and these rows are text"
-        raise ConfigError("data.default_system", data.default_system, allowed)
+    refuse_unused_settings(data, row_format.name)
     split = data.only_for or "train"
     if not result.splits[split]:
         raise ConfigError("data.path", data.path, explain_no_rows(result, max_length, split))
     result.fingerprint = fingerprint_rows(result.splits)
     return result
+
+
+def refuse_unused_settings(data: SingleSet, format_name: str) -> None:
+    """Refuse what would change nothing for rows of this format, and be recorded as if it had.
+
+    Raises:
+        ConfigError: words of the system or the last answer of a text; a text's end token of a conversation.
+    """
+    allowed = "is for conversations, and these rows are text"
+    if format_name != "text":
+        if not data.end_token:
+            reason = "is for texts, and these rows are conversations"
+            raise ConfigError("data.end_token", False, reason)
+    elif data.default_system:
+        raise ConfigError("data.default_system", data.default_system, allowed)
+    elif data.train_on == "last_answer":
+        raise ConfigError("data.train_on", data.train_on, allowed)
 
 
 def explain_no_rows(result: DataSet, max_length: int, split: str) -> str:
