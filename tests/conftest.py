@@ -46,10 +46,8 @@ import tuneoff.cli.run_folder  # noqa: F401 (registers a resolver of config.yaml
 from tuneoff.config import bind, resolve_config
 from tuneoff.jobs.processes import PRELOAD
 
-# What a forkserver imports, but for what changes a process's signals: this one is not the forkserver.
-OF_A_FORKSERVER = ("tuneoff.jobs.die_with_parent", "tuneoff.jobs.keep_forkserver")
 # As the package has them: a test of engines adds its own.
-TRAINING_MODULES = tuple(module for module in PRELOAD if module not in OF_A_FORKSERVER)
+TRAINING_MODULES = tuple(PRELOAD)
 
 sys.dont_write_bytecode = False  # as above, for the children that are forked from this process
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
@@ -224,26 +222,17 @@ def quick_run(small_settings, tmp_path_factory):
 
 # ---------------------------------------------------------------- training in other processes
 @pytest.fixture
-def launch(request, small_settings, tmp_path):
+def launch(small_settings, tmp_path):
     """`launch("-m", "method=lora", …)` starts a quick `train.py` in `tmp_path`, in a session of its own.
 
     Of the quick settings those that are given replace the tests'. `python=` are words for the interpreter, other names
     are variables of the environment. What is left of the session is killed at the end of the test.
-
-    With neither, in a test that is marked `@WARM`, it is forked from a process that has the imports of training.
     """
     started = []
-    is_warm = "warm_trainer" in request.fixturenames
 
     def start(*words, **more):
-        words = small_settings(words)
-        if more or not is_warm:
-            process = start_training(words, tmp_path, **more)
-        else:
-            trainer = request.getfixturevalue("warm_trainer")
-            process = trainer.start(words, tmp_path, inherited_environment(), imported=None)
-        started.append(process)
-        return process
+        started.append(start_training(small_settings(words), tmp_path, **more))
+        return started[-1]
 
     yield start
     for process in started:

@@ -75,8 +75,6 @@ def quick_of(cases: Iterable[object], *quick: object) -> list:
     return [pytest.param(case, marks=() if case in quick else slow) for case in listed]
 
 
-# Marks a test whose commands start in a second of CPU, not seven: what it tests is not the start.
-WARM = pytest.mark.usefixtures("warm_trainer")
 CHOICES = ("method", "model", "data", "forgetting.data")  # keys that choose a file of conf
 
 

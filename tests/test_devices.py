@@ -134,7 +134,8 @@ def test_a_job_too_many_waits_until_a_device_is_free(monkeypatch, caplog, names)
         time.sleep(0.2)
         assert not got
     surplus.join(10)
-    assert got == [names.split(",")[0]]
+    # Two devices come free one after the other, and it takes the one it sees first.
+    assert len(got) == 1 and got[0] in names.split(",")
     waits = [record.message for record in caplog.records if "this job waits" in record.message]
     assert len(waits) == 1, "said once"
 

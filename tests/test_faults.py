@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from helpers import METHODS, WARM, finish, quick_of
+from helpers import METHODS, finish, quick_of
 
 from tuneoff import record
 from tuneoff.training import checkpoint
@@ -127,7 +127,6 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
     assert {path: path.read_bytes() for path in before} == before
 
 
-@WARM
 @pytest.mark.slow
 def test_two_runs_that_start_at_once_on_one_folder(tmp_path, launch):
     """A lock decides: one trains, the other is refused and changes nothing."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import METHODS, WARM, Killed, apart, complete, kill_inside, trajectory, wait_for
+from helpers import METHODS, Killed, apart, complete, kill_inside, trajectory, wait_for
 from safetensors.torch import load_file
 
 from tuneoff import record
@@ -187,7 +187,6 @@ def command(launch):
     return lambda *words: launch(*complete(words, LONG))
 
 
-@WARM
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_sigkill_six_times(settings, command, tmp_path, measured, method):

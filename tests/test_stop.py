@@ -5,7 +5,7 @@ import shlex
 import signal
 
 import pytest
-from helpers import WARM, trajectory, wait_for
+from helpers import trajectory, wait_for
 
 from tuneoff.distributed.stop import StopRequest, StopSignal, call_on_stop_signals
 from tuneoff.record import read_json
@@ -163,7 +163,6 @@ def test_a_launcher_that_passes_ctrl_c_on_is_no_second_one():
     assert request.is_set() and request.name == "Ctrl-C"
 
 
-@WARM
 @pytest.mark.slow
 def test_the_command_that_a_stopped_run_prints_goes_on(launch, tmp_path):
     """Typed in a terminal: Ctrl-C, and then what its last line says."""

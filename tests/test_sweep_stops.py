@@ -8,7 +8,7 @@ from collections import Counter
 
 import psutil
 import pytest
-from helpers import WARM, finish, left_of_session, wait_for
+from helpers import finish, left_of_session, wait_for
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from sweeping import counted, reached, results, results_list
@@ -59,7 +59,6 @@ def test_a_memory_limit_and_a_killed_job(launch_sweep, sweep, tmp_path):
     assert code == 1
 
 
-@WARM
 @pytest.mark.slow
 def test_sigkill_of_the_sweep_and_its_resume(launch_sweep, sweep, tmp_path):
     words = ["-m", "method=lora", "seed=0,1", "max_steps=40", "save_every=2"]

@@ -6,7 +6,7 @@ import shutil
 from unittest.mock import Mock
 
 import pytest
-from helpers import WARM, is_of_the_machine, python_path
+from helpers import is_of_the_machine, python_path
 from sweeping import counted, results, results_list
 
 from tuneoff import record
@@ -132,7 +132,6 @@ def test_a_job_that_cannot_begin_keeps_what_is_there_and_is_done_again_alone(
     )
 
 
-@WARM
 @pytest.mark.slow
 def test_predictions_leave_results_alone(sweep, tmp_path):
     assert sweep("-m", "method=full")[0] == 0
@@ -218,7 +217,6 @@ def test_a_damaged_record_is_a_failed_job_that_is_done_again(tmp_path, content):
     assert not TrainWork.is_done(tmp_path, Mock(rerun=False))
 
 
-@WARM
 @pytest.mark.slow
 def test_equal_jobs_are_equal_whatever_ran_before(sweep, tmp_path):
     """Bit-identical losses, and the same memory alone as after a job ten times its size."""
