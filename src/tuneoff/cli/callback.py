@@ -17,7 +17,7 @@ from tuneoff.cli.run_folder import (
     describe_resume,
     remove_refused_run,
 )
-from tuneoff.config import ConfigError, Task, check_config
+from tuneoff.config import ConfigError, Experiment, Task, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
@@ -46,8 +46,8 @@ class OpenSweep(NamedTuple):
 OPEN_SWEEPS: list[OpenSweep] = []
 
 
-# What only a sweep does, with the value at which it is not asked for.
-UNUSED_ALONE = {"tuned_anyway": False, "tuning_schedule": "grid", "fail_fast": False}
+# What only a sweep does; at its default it is not asked for.
+SWEEP_SETTINGS = ("tuned_anyway", "tuning_schedule", "fail_fast")
 
 
 def print_open_sweeps() -> None:
@@ -77,8 +77,8 @@ class PreflightCheck(Callback):
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
-        for key, unused in UNUSED_ALONE.items():
-            if task[key] != unused:
+        for key in SWEEP_SETTINGS:
+            if task[key] != getattr(Experiment, key):
                 raise ConfigError(key, task[key], "is for sweeps, with -m")
         if task.dry_run:
             allowed = "is for sweeps, with -m; --cfg job --resolve shows a single run's settings"

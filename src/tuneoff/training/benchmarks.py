@@ -195,9 +195,7 @@ def fetch_tasks(manager: Any, wanted: list[str]) -> None:
             prepare_hub()
         try:
             manager.load([name])
-        except (
-            Exception
-        ) as error:  # of the harness, of `datasets`, of the hub, or of a task's own code
+        except Exception as error:  # of the harness, of the hub, or of a task's own code
             reason = explain_hub_error(error, dataset) or " ".join(str(error).split())
             allowed = f"the task cannot be loaded: {reason[:LONGEST_REASON]}"
             raise ConfigError("benchmarks", name, allowed) from error
