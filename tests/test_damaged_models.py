@@ -9,7 +9,7 @@ from helpers import composed, save_debug_model
 from safetensors.torch import load_file, save_file
 
 from tuneoff.config import ConfigError, bind
-from tuneoff.models.loading import load_model
+from tuneoff.models.loading import load_model, refuse_odd_widths
 from tuneoff.models.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -153,3 +153,13 @@ def test_weights_that_are_quantised_already_stay_so(whole_model, tmp_path):
     layer = model.model.layers[0].mlp.up_proj
     assert layer.weight.dtype == torch.uint8
     assert type(layer).__name__ == "Linear4bit"
+
+
+def test_quantised_layers_of_an_odd_width_are_refused_for_a_gpu():
+    """On an H200 bitsandbytes' kernels ended with `misaligned address`."""
+    layer = torch.nn.Linear(6, 5)
+    packed = torch.zeros(15, 1, dtype=torch.uint8)
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    with pytest.raises(ConfigError, match=r"^quantization=4bit: must be null .*: down is 5 wide"):
+        refuse_odd_widths(torch.nn.ModuleDict({"down": layer}), "4bit")
+    refuse_odd_widths(torch.nn.ModuleDict({"plain": torch.nn.Linear(6, 5)}), "4bit")

@@ -50,6 +50,8 @@ def test_the_check_goes_through_on_a_cpu(tmp_path):
     assert sections["ranks"]["on_one_card"]["status"] == "finished"
     assert sections["ranks"]["beside_nccl"]["busy_seconds"] > 0
     assert sections["small_model"]["answers"]["status"] == "finished"
+    assert {job["status"] for job in sections["shelf"].values()} == {"finished"}
+    assert sections["compiled"]["lora_plain"]["status"] == "finished"
     for seconds in sections["galore_refresh"].values():
         assert set(seconds) == {"exact_seconds", "first_seconds", "subspace_seconds"}
     for name in ("quantised", "attention"):

@@ -60,7 +60,7 @@ CASES = {
     "fail_fast=true": "fail_fast=true: is for sweeps, with -m",
     "tuned_anyway=true": "tuned_anyway=true: is for sweeps, with -m",
     "device=h100": "device=h100: is for task=predict, and for sweeps; …",
-    "task=predict device=v100": "device=v100: must be one of h100, a100, 4090, l40s, cpu…",
+    "task=predict device=v100": "device=v100: must be one of h100, h200, a100, 4090, l40s, cpu…",
     "-m seed=0,1 dry_run=true hydra/sweeper=basic": "dry_run=true: needs hydra/sweeper=grids, …",
     "learning_rate=1": "learning_rate=1: is written otherwise here; this works: python train.py lr=1 …",
     "val_size=.1": "val_size=.1: is written otherwise here; this works: python train.py data.validation_share=.1 …",

@@ -16,6 +16,7 @@ from helpers import (
     in_this_part,
     kill_inside,
     prepare_run,
+    quick_of,
     trajectory,
 )
 from peft import PeftModel
@@ -410,3 +411,12 @@ def test_layers_that_no_draw_has_reached_are_told(new_run, caplog):
 
 def test_every_further_choice_has_a_reference():
     assert set(REFERENCES) == set(FURTHER)
+
+
+@pytest.mark.parametrize("method", quick_of(["corda", "eva", "lora_ga"], "corda"))
+def test_what_adapters_begin_from_is_not_rounded_by_autocast(further_settings, tmp_path, method):
+    whole = arrange(further_settings(method), tmp_path / "whole")
+    rounded = arrange(further_settings(method, "mixed_precision=bf16"), tmp_path / "rounded")
+    others = dict(rounded.parts.model.named_parameters())
+    for name, weight in whole.parts.model.named_parameters():
+        assert torch.equal(weight, others[name]), name

@@ -131,7 +131,7 @@ def test_an_operation_is_bound_by_its_arithmetic_or_by_memory(operation, seconds
 
 
 def test_every_card_has_rates_and_a_source():
-    assert set(list_cards()) == {"h100", "a100", "4090", "l40s"}
+    assert set(list_cards()) == {"h100", "h200", "a100", "4090", "l40s"}
     for card in list_cards().values():
         assert find_card(card.reported_as) is card
         assert card.source and card.bandwidth > 100

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from device_work import DRY_HEADS, DRY_HIDDEN, DRY_INTERMEDIATE, DRY_VOCABULARY
+from device_work import DRY
 from jobs import TESTS, Check, make_work
 from sections import BATCH_SIZES, SECTIONS
 
@@ -25,6 +25,7 @@ from tuneoff.record import write_json
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SHOWN_WIDTH = 200
+THREADS = 2
 
 
 def main() -> int:
@@ -36,6 +37,8 @@ def main() -> int:
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(OFFLINE, TUNEOFF_CACHE=str(folder / "cache"))
+    # Jobs side by side that each take all cores would wait for each other: minutes for one SVD of psoft or osf.
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
     paths = [str(TESTS), str(TESTS / "gpu"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     check = Check(folder, options.dry, options.seconds)
@@ -70,6 +73,7 @@ def run_sections(check: Check, names: list[str], out: Path) -> int:
         section, wanted_seconds = SECTIONS[name]
         if check.left_seconds() < wanted_seconds:
             check.sections[name] = {"skipped": f"wants {wanted_seconds} s"}
+            write_figures(check, out)
             continue
         started = time.monotonic()
         try:
@@ -78,9 +82,14 @@ def run_sections(check: Check, names: list[str], out: Path) -> int:
             check.sections[name] = {"error": f"{type(error).__name__}: {error}"}
             failed = True
         check.say(f"section {name}: {time.monotonic() - started:.1f} s")
-        write_json(out, {"dry": check.dry, "sections": check.sections})
+        write_figures(check, out)
     print(format_summary(check.sections))
     return int(failed)
+
+
+def write_figures(check: Check, out: Path) -> None:
+    """Write what has been found so far."""
+    write_json(out, {"dry": check.dry, "sections": check.sections})
 
 
 def format_summary(sections: dict) -> str:
@@ -123,11 +132,11 @@ def describe_shape(check: Check, method: str) -> list[str]:
     words = ["model=llama_1b", "model.pretrained=false", f"model.config.num_hidden_layers={layers}"]
     if check.dry:
         words += [
-            f"model.config.hidden_size={DRY_HIDDEN}",
-            f"model.config.intermediate_size={DRY_INTERMEDIATE}",
-            f"model.config.num_attention_heads={DRY_HEADS}",
-            f"model.config.num_key_value_heads={DRY_HEADS}",
-            f"model.config.vocab_size={DRY_VOCABULARY}",
+            f"model.config.hidden_size={DRY.hidden}",
+            f"model.config.intermediate_size={DRY.intermediate}",
+            f"model.config.num_attention_heads={DRY.heads}",
+            f"model.config.num_key_value_heads={DRY.heads}",
+            f"model.config.vocab_size={DRY.vocabulary}",
         ]
     return words
 

@@ -8,13 +8,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-HIDDEN, INTERMEDIATE, HEADS, VOCABULARY = 2048, 5461, 32, 32000  # of model=llama_1b
-DRY_HIDDEN, DRY_INTERMEDIATE, DRY_HEADS, DRY_VOCABULARY = 64, 172, 4, 8192
+
+class Shape(NamedTuple):
+    """The widths of a Llama."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    vocabulary: int
+
+
+LLAMA_1B = Shape(2048, 5461, 32, 32000)  # of model=llama_1b
+EVEN_1B = LLAMA_1B._replace(intermediate=5504)  # bitsandbytes' kernels fail on odd widths
+DRY = Shape(64, 172, 4, 8192)
 WARMUP_STEPS = 3
 MATRIX_REPEATS = 10
 BUSY_PRODUCTS = 20
-MATRICES = ((HIDDEN, HIDDEN), (HIDDEN, INTERMEDIATE))
-DRY_MATRICES = ((DRY_HIDDEN, DRY_HIDDEN), (DRY_HIDDEN, DRY_INTERMEDIATE))
 REFRESH_RANK, DRY_REFRESH_RANK = 128, 16
 PACKAGES = (
     "transformers",
@@ -77,18 +86,17 @@ def measure_matrix_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 * MATRIX_REPEATS / (time.perf_counter() - started)
 
 
-def make_model(folder: Path, layers: int, dry: bool) -> dict:
-    """Random weights of the shape of model=llama_1b, saved in bfloat16 with the tokenizer that ships."""
+def make_model(folder: Path, layers: int, shape: Shape) -> dict:
+    """Random weights, saved in bfloat16 with the tokenizer that ships."""
     from helpers import TINY
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-    heads = DRY_HEADS if dry else HEADS
     config = LlamaConfig(
-        hidden_size=DRY_HIDDEN if dry else HIDDEN,
-        intermediate_size=DRY_INTERMEDIATE if dry else INTERMEDIATE,
-        vocab_size=DRY_VOCABULARY if dry else VOCABULARY,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocabulary,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
         num_hidden_layers=layers,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
@@ -165,7 +173,8 @@ def time_refreshes(dry: bool) -> dict:
     from tuneoff.methods._galore_projectors import Projector
 
     device = choose_device()
-    sizes = DRY_MATRICES if dry else MATRICES
+    shape = DRY if dry else LLAMA_1B
+    sizes = ((shape.hidden, shape.hidden), (shape.hidden, shape.intermediate))
     rank = DRY_REFRESH_RANK if dry else REFRESH_RANK
     figures = {}
     for rows, columns in sizes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import device_work
 from jobs import Check, call_in_child, run_command, run_job
-from variants import attention, precisions, quantised, small_model
+from variants import attention, compiled, precisions, quantised, shelf, small_model
 
 TEXT_CHARACTERS = 4000
 BATCH_SIZES = (4, 1)
@@ -28,14 +28,21 @@ def machine(check: Check) -> dict:
     return call_in_child(check, "machine", device_work.describe_machine, check.dry)
 
 
-def models(check: Check) -> dict:
-    """The two models that the sections below train, and the rows."""
+def make_models(check: Check) -> dict:
+    """The models that the sections below train, and the rows."""
     write_rows(check)
+    shape = device_work.DRY if check.dry else device_work.LLAMA_1B
+    even = device_work.DRY if check.dry else device_work.EVEN_1B
+    models = {
+        "whole": (check.layers, shape),
+        "slim": (check.slim_layers, shape),
+        "even": (check.slim_layers, even),
+    }
     made = {}
-    for name, layers in (("whole", check.layers), ("slim", check.slim_layers)):
+    for name, (layers, own_shape) in models.items():
         folder = check.folder / name
         made[name] = call_in_child(
-            check, f"make_{name}", device_work.make_model, folder, layers, check.dry
+            check, f"make_{name}", device_work.make_model, folder, layers, own_shape
         )
     return made
 
@@ -198,12 +205,14 @@ def ranks(check: Check) -> dict:
 SECTIONS: dict[str, tuple[Callable[[Check], dict], float]] = {
     "user_sweep": (user_sweep, 0),
     "machine": (machine, 0),
-    "models": (models, 0),
+    "models": (make_models, 0),
     "methods_4": (partial(methods, batch_size=4), 0),
     "bare_loops": (bare_loops, 40),
     "galore_refresh": (galore_refresh, 20),
     "resume": (resume, 60),
     "small_model": (small_model, 40),
+    "shelf": (shelf, 40),
+    "compiled": (compiled, 40),
     "precisions": (precisions, 40),
     "quantised": (quantised, 30),
     "attention": (attention, 30),

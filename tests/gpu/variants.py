@@ -4,6 +4,7 @@ import device_work
 import helpers
 from jobs import Check, call_in_child, run_jobs
 
+SHELF_WORKERS = 8
 FEW_MATRICES = ("galore_target=[q_proj]",)  # an SVD of each takes seconds
 
 
@@ -16,6 +17,26 @@ def small_model(check: Check) -> dict:
     answers = ["exact_match=whole", "exact_match_limit=8", "max_new_tokens=16"]
     jobs["answers"] = ["method=lora", *quick, *answers, "save_model=true", "export_merged=true"]
     return run_jobs(check, check.choose(jobs, "badam", "answers"))
+
+
+def shelf(check: Check) -> dict:
+    """Every choice beside README's eleven, on the small model, under bf16 autocast as a model of one's own trains."""
+    quick = [*check.quick_words(), "mixed_precision=" + ("no" if check.dry else "bf16")]
+    jobs = {}
+    for method in (*helpers.SHELF, *helpers.FURTHER):
+        jobs[method] = [f"method={method}", *quick]
+    workers = 1 if check.dry else SHELF_WORKERS
+    return run_jobs(check, check.choose(jobs, "vera", "lisa"), workers)
+
+
+def compiled(check: Check) -> dict:
+    """torch.compile beside the layers as they are, on the same rows."""
+    slim = [f"model.path={check.folder / 'slim'}", *check.full_rows(4), "pure_bf16=true"]
+    jobs = {}
+    for method in ("full", "lora"):
+        jobs[f"{method}_plain"] = [f"method={method}", *slim]
+        jobs[f"{method}_compiled"] = [f"method={method}", "compile=true", *slim]
+    return run_jobs(check, check.choose(jobs, "lora_plain"), workers=1)
 
 
 def precisions(check: Check) -> dict:
@@ -45,15 +66,15 @@ def precisions(check: Check) -> dict:
 
 def quantised(check: Check) -> dict:
     """Adapters on 4-bit and 8-bit weights with gradient checkpointing, and a merged export."""
-    whole = [f"model.path={check.folder / 'whole'}", "gradient_checkpointing=true"]
+    even = [f"model.path={check.folder / 'even'}"]
     jobs = {}
     for bits in ("4bit", "8bit"):
         for method in ("lora", "dora"):
             words = [f"method={method}", f"quantization={bits}", "pure_bf16=true"]
-            jobs[f"{bits}_{method}"] = [*words, *whole, *check.full_rows(4)]
+            words += ["gradient_checkpointing=true", *even, *check.full_rows(4)]
+            jobs[f"{bits}_{method}"] = words
     merged = ["method=lora", "quantization=4bit", "pure_bf16=true", "export_merged=true"]
-    slim = [f"model.path={check.folder / 'slim'}", *check.full_rows(2)]
-    jobs["4bit_merged"] = [*merged, "save_model=true", *slim]
+    jobs["4bit_merged"] = [*merged, "save_model=true", *even, *check.full_rows(2)]
     return run_jobs(check, check.choose(jobs, "4bit_merged"), workers=2)
 
 

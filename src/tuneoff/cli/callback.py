@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +47,19 @@ class OpenSweep(NamedTuple):
 OPEN_SWEEPS: list[OpenSweep] = []
 
 
+# Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not always: in
+# each of joblib's workers too, which import this module and not the command's.
+VALIDATED_BY_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+warnings.filterwarnings("ignore", message=VALIDATED_BY_NAME)
 # What only a sweep does; at its default it is not asked for.
-SWEEP_SETTINGS = ("tuned_anyway", "tuning_schedule", "fail_fast")
+SWEEP_SETTINGS = (
+    "tuned_anyway",
+    "tuning_schedule",
+    "fail_fast",
+    "job_memory_gib",
+    "job_timeout_seconds",
+    "job_stall_seconds",
+)
 
 
 def print_open_sweeps() -> None:

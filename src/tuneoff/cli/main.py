@@ -23,9 +23,6 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130  # as a shell has it of a process that Ctrl-C ended
 
-# Our YAML of a launcher has the plugin's name and its types; Hydra 1.3 merges the two, and says it will not for ever.
-VALIDATED_BY_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
-warnings.filterwarnings("ignore", message=VALIDATED_BY_NAME)
 # Of these Hydra only warns.
 RAISED_WARNINGS = (f"Callback {PreflightCheck.__name__}", "provider=.* is not available")
 

@@ -49,6 +49,10 @@ def _silence_libraries() -> None:
         "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated",
         # PEFT, of an adapter on a GGUF file.
         "Could not find a config file in",
+        # PyTorch's schedule, of the step that accelerate puts in the optimizer's place under fp16.
+        r"Seems like `optimizer\.step\(\)` has been overridden",
+        # PyTorch 2.11 on a GPU, of the masks of BAdam's ratio mode and of PEFT's SHiRA.
+        "Sparse invariant checks are implicitly disabled",
     )
     for message in ignored_warnings:
         warnings.filterwarnings("ignore", message)
@@ -215,11 +219,34 @@ def _set_up(model: PreTrainedModel, experiment: Experiment) -> PreTrainedModel:
             # In its first evaluation on such a CPU bitsandbytes would repack a 4-bit weight for inference: with scales
             # rounded to bfloat16, and no gradient through the layer from then on.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    if experiment.quantization is not None and model.device.type == "cuda":
+        refuse_odd_widths(model, experiment.quantization)
     if experiment.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if experiment.model.liger and model.device.type != "meta":  # a prediction runs no kernel
         _apply_liger(model)
     return model
+
+
+def refuse_odd_widths(model: PreTrainedModel, quantization: str) -> None:
+    """Refuse quantised layers on which bitsandbytes' CUDA kernels fail, with an error that names none of this.
+
+    Seen on an H200 with 5461 columns: `misaligned address` in 4 bits, `cublasLt ran into an error` in 8.
+
+    Raises:
+        ConfigError: a quantised layer has an odd number of inputs or outputs.
+    """
+    for path, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, torch.nn.Linear) or weight.is_floating_point():
+            continue
+        for width in (layer.in_features, layer.out_features):
+            if width % 2:
+                allowed = (
+                    f"must be null for this model: {path} is {width} wide, and bitsandbytes' "
+                    "CUDA kernels fail on odd widths"
+                )
+                raise ConfigError("quantization", quantization, allowed)
 
 
 def _apply_liger(model: PreTrainedModel) -> None:

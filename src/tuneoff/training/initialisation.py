@@ -53,10 +53,12 @@ class InitialBatches:
         return data.collate(rows, self._pad).to(self._session.ranks.device)
 
     def sum_loss(self, batch: data.Batch) -> torch.Tensor:
-        """Run the model in training's precision; return its loss summed over the label tokens, 0-d."""
+        """Run the model in the type of its weights; return its loss summed over the label tokens, 0-d.
+
+        Without autocast: it would round what PEFT computes in the layers' hooks too, and a GPU has no QR of bfloat16.
+        """
         self.tokens += batch.tokens
-        with self._session.sharding.autocast():
-            return summed_loss(self._model, batch)
+        return summed_loss(self._model, batch)
 
 
 def initialise_from_data(session: Session, model: Any, order: data.StepOrder, pad: int) -> dict:
