@@ -298,3 +298,14 @@ def test_a_later_row_without_a_column_is_named():
     form = find_format(Columns(), SourceRow({"prompt": "a", "completion": "b"}, "line 1"))
     with pytest.raises(ConfigError, match="line 5: has no completion, as the first row has"):
         list(parse_rows(form, [SourceRow({"prompt": "a"}, "line 5")], UnreadParts()))
+
+
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+def test_an_answer_that_is_marked_as_bad_is_not_learned(name):
+    """Sets for KTO hold good answers and bad ones."""
+    row = {"prompt": "What is 1 + 1?", "completion": "3"}
+    with pytest.raises(ConfigError, match=f"line 1: {name} is false, which marks its answer"):
+        read(row | {name: False})
+    assert read(row | {name: True})[0] == "prompt_completion"
+    # A text is no answer, and its label a column like any other.
+    assert read({"text": "3", name: False})[0] == "text"

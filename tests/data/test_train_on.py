@@ -76,6 +76,7 @@ def test_an_input_stands_below_its_instruction(tmp_path, name, between):
     ("row", "settings"),
     [
         ({"text": "a b c"}, {"train_on": "last_answer"}),
+        ({"text": "a b c"}, {"template": "plain"}),
         ({"prompt": "a", "completion": "b"}, {"end_token": False}),
     ],
 )

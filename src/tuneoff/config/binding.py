@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tuneoff.config.declared_keys import list_keys, refuse_invalid_keys
 from tuneoff.config.experiment import Experiment
 from tuneoff.config.options import ABSENT, ConfigError
+from tuneoff.config.unused import refuse_unused
 
 
 def read_settings(cfg: DictConfig) -> Any:
@@ -53,6 +54,7 @@ def bind_settings(
         ConfigError: for the first setting that is out of range, or contradicts another.
     """
     experiment = _build(Experiment, settings)
+    refuse_unused(experiment, written)
     method = _build(settings.options, settings)
     if experiment.quantised and not method.keeps_base:
         allowed = (

@@ -144,9 +144,7 @@ class Experiment(
         return settled
 
     def _check_what_belongs_together(self) -> None:
-        """Refuse a limit of what is not done, and two ways to fill a row at once."""
-        if self.exact_match_limit is not None and self.exact_match is None:
-            raise ConfigError("exact_match_limit", self.exact_match_limit, "needs exact_match")
+        """Refuse two ways to fill a row at once, and an order that is not drawn."""
         if self.group_by_length and not self.shuffle:
             allowed = "must be true where group_by_length=true, which draws the order of steps"
             raise ConfigError("shuffle", False, allowed)

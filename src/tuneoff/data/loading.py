@@ -109,7 +109,7 @@ def refuse_unused_settings(data: SingleSet, format_name: str) -> None:
     """Refuse what would change nothing for rows of this format, and be recorded as if it had.
 
     Raises:
-        ConfigError: words of the system or the last answer of a text; a text's end token of a conversation.
+        ConfigError: a template, words of the system or the last answer of a text; a text's end token of a conversation.
     """
     allowed = "is for conversations, and these rows are text"
     if format_name != "text":
@@ -118,6 +118,8 @@ def refuse_unused_settings(data: SingleSet, format_name: str) -> None:
             raise ConfigError("data.end_token", False, reason)
     elif data.default_system:
         raise ConfigError("data.default_system", data.default_system, allowed)
+    elif data.template != "auto":
+        raise ConfigError("data.template", data.template, allowed)
     elif data.train_on == "last_answer":
         raise ConfigError("data.train_on", data.train_on, allowed)
 

@@ -32,7 +32,8 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
 # the last two are these words.
 OPTIONAL = ("input", "history", "system")
 
-
+# Columns in which a set for KTO says of each answer whether it is a good one.
+VERDICT_COLUMNS = ("label", "kto_tag")
 EMPTY_LINE = "\n\n"
 
 
@@ -170,9 +171,13 @@ def parse_conversation(
     """Return all turns of a row, whether they are given as a list or in columns.
 
     Raises:
-        ConfigError: as `parse_rows`, or two different words of the system.
+        ConfigError: as `parse_rows`, two different words of the system, or an answer that is marked as a bad one.
     """
     columns = row_format.columns
+    for name in VERDICT_COLUMNS:
+        if row.values.get(name) is False:
+            message = f"{name} is false, which marks its answer as one that is not to be learned"
+            raise refuse_row(row, message)
     if "messages" in columns:
         turns = parse_turns(row, columns["messages"], unread)
     else:

@@ -237,8 +237,7 @@ def refuse_odd_widths(model: PreTrainedModel, quantization: str) -> None:
         ConfigError: a quantised layer has an odd number of inputs or outputs.
     """
     for path, layer in model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if not isinstance(layer, torch.nn.Linear) or weight.is_floating_point():
+        if not isinstance(layer, torch.nn.Linear) or layer.weight.is_floating_point():
             continue
         for width in (layer.in_features, layer.out_features):
             if width % 2:
