@@ -28,7 +28,7 @@ def format_prediction(prediction: dict, folder: Path) -> str:
         (f"  in the {prediction['breakdown_of']}", _format_breakdown(prediction)),
         (
             "  CUDA's own, beside",
-            f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.1f} "
+            f"rounding {cuda['rounding_gib']:.2f}, context about {cuda['context_gib']:.2f} "
             "(allowance)",
         ),
         ("needed GiB", f"{prediction['needed_gib']:.2f}"),
