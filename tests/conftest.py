@@ -24,6 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from helpers import (
+    FOUND,
     FURTHER,
     METHODS,
     PART,
@@ -73,10 +74,13 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of the slow tests, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs: all take three quarters of an hour."""
+    """Of the slow tests over methods, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs, for want of time."""
     if "TUNEOFF_TESTS_PART" not in os.environ:
         return
-    left_out = [item for item in items if is_slow(item) and not is_in_this_eighth(item)]
+    left_out = []
+    for item in items:
+        if is_slow(item) and is_over_methods(item) and not is_in_this_eighth(item):
+            left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 
@@ -84,6 +88,12 @@ def pytest_collection_modifyitems(config, items):
 def is_slow(item) -> bool:
     """Whether a run without `-m slow` leaves it out."""
     return item.get_closest_marker("slow") is not None
+
+
+def is_over_methods(item) -> bool:
+    """Whether it is one of a family of tests that has one for each choice of `method`."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(isinstance(value, str) and value in FOUND for value in parameters)
 
 
 def is_in_this_eighth(item) -> bool:
@@ -113,6 +123,19 @@ def pytest_runtest_protocol(item):
             kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
             turn.enter_context(hold(TURNS / "running", kind))
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def environment_stays():
+    """What a test, or the code that it runs, writes into the environment is for no other test.
+
+    monkeypatch restores what it changed itself, and `delenv` of a variable that is not there changes nothing.
+    """
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -41,7 +41,8 @@ def driver(monkeypatch, tmp_path):
             (gpu / "information").write_text(f"Model: \t H100\nGPU UUID:   \t GPU-{index}abc-1\n")
         return folder
 
-    return make
+    yield make
+    visible._count_by_lister.cache_clear()  # what a made-up lister answered is for no other test
 
 
 # ---------------------------------------------------------------- what is visible
