@@ -77,7 +77,8 @@ def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
     most = MOST_PASSES * len(by_ids)
     runs: list[int] = []
 
-    def run(model: Any, inputs: dict) -> None:
+    def read_step(model: Any, inputs: dict) -> None:
+        """Read the rows of a step once more, unless the directions should have settled by now."""
         runs.append(1)
         if len(runs) > most:
             allowed = (
@@ -92,7 +93,7 @@ def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
             model,
             [_describe_inputs(batch) for batch in batches.whole_steps],
             config,
-            forward_fn=run,
+            forward_fn=read_step,
             gather_distributed_inputs=False,  # every rank has the same
             show_progress_bar=False,
         )

@@ -39,9 +39,13 @@ def head_at(model: nn.Module, places: torch.Tensor) -> Iterator[None]:
     of unequal length about twice as many as there are labels, and of packed rows nearly all.
     """
     whole: Any = getattr(model, "module", model)  # what wraps a model for several processes
-    hook = whole.get_output_embeddings().register_forward_pre_hook(
-        lambda head, inputs: (inputs[0].flatten(0, 1).index_select(0, places), *inputs[1:])
-    )
+
+    def select_places(head: nn.Module, inputs: tuple) -> tuple:
+        hidden, *others = inputs
+        tokens = hidden.flatten(0, 1)  # (batch · length, hidden)
+        return (tokens.index_select(0, places), *others)
+
+    hook = whole.get_output_embeddings().register_forward_pre_hook(select_places)
     try:
         yield
     finally:
