@@ -9,7 +9,7 @@ from helpers import composed, save_debug_model
 from safetensors.torch import load_file, save_file
 
 from tuneoff.config import ConfigError, bind
-from tuneoff.models.loading import load_model, refuse_odd_widths
+from tuneoff.models.loading import describe_unused, load_model, refuse_odd_widths
 from tuneoff.models.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -71,6 +71,16 @@ def test_more_layers_than_there_are_weights_for_are_refused(folder):
     change_config(folder, num_hidden_layers=9)
     with pytest.raises(ConfigError, match="holds no model.layers.3.*, one of 54 weights"):
         load(folder)
+
+
+def test_weights_beyond_the_config_are_told_and_recorded(whole_model, tmp_path, run):
+    folder = shutil.copytree(whole_model, tmp_path / "model")
+    change_config(folder, num_hidden_layers=1, layer_types=None)
+    result = run("model.name=cut", f"model.path={folder}", "max_steps=1", folder=tmp_path / "run")
+    unused = "18 weights of the file, from model.layers.1.input_layernorm.weight to "
+    assert result["unused_weights"].startswith(unused)
+    assert any(unused in warning for warning in result["facts"]["warnings"])
+    assert describe_unused([]) is None
 
 
 def cut_weights(folder):

@@ -28,8 +28,10 @@ def data_words(path):
         ([], ("validation", "test"), ("test",)),
         (["data.test_share=0.2"], ("validation", "test"), None),
         (["test=true"], (), ("test",)),
-        (["data.validation_share=0"], (), ("validation",)),
-        (["data.validation_share=0", "data.splits.validation=null"], (), None),
+        (["data.validation_share=null"], (), ("validation",)),
+        (["data.validation_share=0"], (), None),
+        (["data.validation_share=0"], ("validation",), ("validation",)),
+        (["data.validation_share=null", "data.splits.validation=null"], (), None),
     ],
 )
 def test_only_what_no_setting_gives_is_looked_at(settings, rows, words, needs, looked_at):
@@ -39,7 +41,7 @@ def test_only_what_no_setting_gives_is_looked_at(settings, rows, words, needs, l
 
 
 def test_a_set_without_the_rows_is_refused_and_one_with_them_is_not(settings, rows):
-    experiment, _, _ = settings(*data_words(rows), "test=true", "data.validation_share=0")
+    experiment, _, _ = settings(*data_words(rows), "test=true", "data.validation_share=null")
     (check,) = plan_checks(experiment, ())
     with pytest.raises(ConfigError, match="has no test rows, by which a comparison is judged"):
         check.run()

@@ -75,17 +75,20 @@ def test_no_validation_rows_are_refused(new_run, tmp_path):
     path = tmp_path / "rows.jsonl"
     write_rows(path, 3, "an answer")
     with pytest.raises(ConfigError, match=r"data.path=.*: no validation rows, so that nothing"):
-        new_run("data=json", f"data.path={path}", "data.validation_share=0")
+        new_run("data=json", f"data.path={path}", "data.validation_share=null")
     long = {"prompt": "a long question " * 40, "completion": "no", "split": "validation"}
     with path.open("a") as file:
         file.write("\n" + json.dumps(long))
-    with pytest.raises(ConfigError, match="max_length=40: no answer of the 1 validation rows"):
-        new_run("data=json", f"data.path={path}", "max_length=40")
+    for words in ((), ("data.validation_share=0",)):
+        with pytest.raises(ConfigError, match="max_length=40: no answer of the 1 validation rows"):
+            new_run("data=json", f"data.path={path}", "max_length=40", *words)
 
 
 def test_who_asks_for_no_validation_rows_trains_without(run, tmp_path):
     path = tmp_path / "rows.jsonl"
     write_rows(path, 3, "an answer")
-    asked = ["data.validation_share=0", "data.splits.validation=null"]
-    result = run("data=json", f"data.path={path}", *asked)
-    assert result["status"] == "finished" and result["loss"]["final"] is None
+    without_split = ("data.validation_share=null", "data.splits.validation=null")
+    for number, words in enumerate((("data.validation_share=0",), without_split)):
+        folder = tmp_path / f"run{number}"
+        result = run("data=json", f"data.path={path}", *words, folder=folder)
+        assert result["status"] == "finished" and result["loss"]["final"] is None

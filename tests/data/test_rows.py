@@ -95,6 +95,18 @@ def test_what_is_not_read_is_told_and_recorded(tmp_path):
     assert load_dataset(Data("test", str(path)), plain(), 96).facts() == data.facts()
 
 
+def test_special_tokens_that_somebody_wrote_are_counted(tmp_path):
+    end = plain().eos_token
+    rows = [*pairs(3), {"prompt": f"say {end}{end}", "completion": f"it is {end}"}]
+    data = load_dataset(Data("test", str(write_lines(tmp_path / "a.jsonl", rows))), plain(), 96)
+    told = f"written in the text, and read as special tokens: {end} (1 rows)"
+    assert data.summary().endswith(told)
+    assert data.facts()["unread"] == {"special_tokens": {end: 1}}
+    rows = [{"text": f"one{end}two"}, {"text": "three"}, {"text": "<|nothing|>"}]
+    texts = load_dataset(Data("test", str(write_lines(tmp_path / "b.jsonl", rows))), plain(), 96)
+    assert texts.facts()["unread"] == {"special_tokens": {end: 1}}
+
+
 def test_what_is_cut_and_what_is_dropped_is_counted(tmp_path):
     rows = [
         {"prompt": "a", "completion": "b"},

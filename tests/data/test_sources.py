@@ -57,6 +57,7 @@ def write(path, content):
         "csv": lambda: write_csv(path, content),
         "jsonl.xz": lambda: path.write_bytes(lzma.compress(text)),
         "bom.jsonl": lambda: path.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n\r\n")),
+        "mark.jsonl": lambda: path.write_bytes(b"\xef\xbb\xbf\n" + text),
         "lines.json": lambda: path.write_bytes(text),
         "parquet": lambda: write_parquet(path, content),
     }
@@ -64,7 +65,18 @@ def write(path, content):
 
 
 @pytest.mark.parametrize(
-    "kind", ["jsonl", "json", "lines.json", "bom.jsonl", "jsonl.gz", "jsonl.xz", "csv", "parquet"]
+    "kind",
+    [
+        "jsonl",
+        "json",
+        "lines.json",
+        "bom.jsonl",
+        "mark.jsonl",
+        "jsonl.gz",
+        "jsonl.xz",
+        "csv",
+        "parquet",
+    ],
 )
 def test_every_kind_of_file_gives_the_text_that_was_written(tmp_path, kind):
     content = [{"prompt": f"q{number}", "completion": text} for number, text in enumerate(AWKWARD)]

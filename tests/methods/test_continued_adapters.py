@@ -83,6 +83,71 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_lo
         settings(*words)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"r": None}, "its adapter_config.json has r=null; must be a number above 0"),
+        ({"lora_alpha": "much"}, "its adapter_config.json has lora_alpha=much"),
+        ({"bias": "all"}, "its adapter_config.json has bias=all, which no option here can say"),
+        ({"lora_bias": True}, "its adapter_config.json has lora_bias=true, which"),
+        (
+            {"trainable_token_indices": [1, 2]},
+            "its adapter_config.json has trainable_token_indices=",
+        ),
+        ({"layer_replication": [[0, 1], [0, 2]]}, "its adapter_config.json has layer_replication="),
+    ],
+)
+def test_an_adapter_with_settings_that_no_option_can_say_is_refused(
+    settings, adapter, change, reason
+):
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, **change}))
+    with pytest.raises(ConfigError, match=f"^adapter_path=.*: {reason}"):
+        settings("method=lora", f"adapter_path={adapter}")
+
+
+def test_an_adapter_without_a_rank_is_refused(settings, adapter):
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    del config["r"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"^adapter_path=.*: its adapter_config.json has no r;"):
+        settings("method=lora", f"adapter_path={adapter}")
+
+
+def test_ranks_that_differ_between_layers_are_recorded(prepare, tmp_path, settings):
+    """What EVA leaves, and PEFT's `rank_pattern`."""
+    from peft import LoraConfig, get_peft_model
+
+    pattern = {"layers.0.self_attn.q_proj": 2}
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj"], rank_pattern=pattern, task_type="CAUSAL_LM"
+    )
+    get_peft_model(build(LLAMA), config).save_pretrained(tmp_path)
+    _, method, _ = settings("method=lora")
+    method.adapter_path = str(tmp_path)
+    facts = method.facts(method.prepare(build(LLAMA)))
+    assert facts["adapters_by_rank"] == {"2": 1, "4": 1}
+    model, method, _ = prepare(LLAMA, "method=lora")
+    assert "adapters_by_rank" not in method.facts(model)
+
+
+def test_an_adapter_that_was_trained_on_another_model_is_told(settings, adapter):
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    same = config["base_model_name_or_path"].rpartition("/")[2]
+    for base, is_told in (("acme/Big-7B", True), (f"acme/{same}", False), (None, False)):
+        file.write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        for fresh in ("true", "false"):
+            words = [f"adapter_path={adapter}", f"create_new_adapter={fresh}"]
+            _, method, _ = settings("method=lora", *words)
+            assert bool(method.warnings) is is_told
+    file.write_text(json.dumps({**config, "base_model_name_or_path": "acme/Big-7B"}))
+    _, method, _ = settings("method=lora", f"adapter_path={adapter}")
+    assert "was trained on acme/Big-7B, and is put on model.path=" in method.warnings[0]
+
+
 def test_an_adapter_of_another_width_is_refused(settings, prepare, tmp_path):
     from safetensors.torch import save_file
 

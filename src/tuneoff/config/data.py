@@ -116,8 +116,9 @@ class SingleSet:
     """What stands between a prompt and its input: an empty line, or a line break alone."""
     splits: Splits = field(default_factory=Splits)
     """The names of the set's own splits."""
-    validation_share: float = fraction(0.0)
-    """The share of the training rows to validate on, where there is no validation split."""
+    validation_share: float | None = fraction(None)
+    """The share of the training rows to validate on, where there is no validation split; 0 then trains without any, and
+    null refuses to."""
     validation_rows: int | None = at_least(None, 1)
     """The same as a number of rows, in place of validation_share."""
     test_share: float = fraction(0.0)
@@ -158,7 +159,7 @@ class SingleSet:
         self.splits.check(f"{prefix}splits.")
         self._check_path(prefix)
         self._check_hub_settings(prefix)
-        if self.validation_share + self.test_share >= 1:
+        if (self.validation_share or 0) + self.test_share >= 1:
             allowed = "must leave rows to train on beside the other"
             raise ConfigError(f"{prefix}test_share", self.test_share, allowed)
         if self.streaming:
@@ -221,7 +222,13 @@ class SingleSet:
         """Whether some of the training rows stand in for a split (validation or test) that the set lacks."""
         if split == "validation" and self.validation_rows is not None:
             return True
-        return getattr(self, f"{split}_share") > 0
+        return bool(getattr(self, f"{split}_share"))
+
+    def goes_without_validation(self) -> bool:
+        """Whether the settings ask to train without validation rows, where the set has none itself."""
+        if self.takes_training_rows("validation"):
+            return False
+        return self.validation_share == 0 or self.splits.validation is None
 
     @property
     def ships(self) -> bool:

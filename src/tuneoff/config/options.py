@@ -108,7 +108,7 @@ def above(
     return option(default, allowed, lambda value: low < value < math.inf, role, column)
 
 
-def fraction(default: float) -> Any:
+def fraction(default: float | None) -> Any:
     """An option in [0, 1)."""
     return option(default, "must be in [0, 1)", lambda value: 0 <= value < 1)
 

@@ -16,6 +16,7 @@ from tuneoff.data.plain_template import EncodedConversation
 from tuneoff.data.row_formats import Example
 from tuneoff.data.source_rows import Source
 from tuneoff.data.sources import open_source
+from tuneoff.data.special_tokens import count_special_tokens
 from tuneoff.data.splits import read_examples
 from tuneoff.data.templates import Template, choose_template
 from tuneoff.data.unread import UnreadParts
@@ -84,7 +85,8 @@ def tokenize_dataset(
     result = DataSet()
     unread = UnreadParts(skips_bad_rows=data.on_bad_row == "skip")
     row_format, examples = read_examples(data, source, result, unread)
-    for split, members in examples.items():
+    for split, all_members in examples.items():
+        members = count_special_tokens(all_members, template.tokenizer, unread.special_tokens)
         if row_format.name == "text":
             blocks = make_blocks(members, template.tokenizer, max_length, data.end_token)
             result.splits[split] = list(blocks)

@@ -43,7 +43,7 @@ def read_examples(
     shares = {}
     for split in ("validation", "test"):
         if split not in rows and data.only_for is None:
-            shares[split] = getattr(data, f"{split}_share")
+            shares[split] = getattr(data, f"{split}_share") or 0.0
     takes_rows = "validation" in shares and data.validation_rows is not None
     if takes_rows or any(shares.values()):
         training_examples = list(examples["train"])

@@ -137,7 +137,7 @@ def read_json_lines(file: Iterable[bytes]) -> Iterator[tuple[dict, str]]:
     number = 0
     try:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            if not line.removeprefix(BYTE_ORDER_MARK).strip():
                 continue
             text = decode_text(line, number - 1).rstrip()
             try:

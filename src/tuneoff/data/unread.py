@@ -36,6 +36,7 @@ class UnreadParts:
         self.columns: Counter[str] = Counter()  # rows in which the column holds something
         self.turn_keys: Counter[str] = Counter()  # turns in which the key holds something
         self.empty_answers = 0
+        self.special_tokens: Counter[str] = Counter()  # examples that somebody wrote the token in
         # Of the columns that any row may lack: those that held something, by what they hold.
         self.used_columns: set[str] = set()
 
@@ -51,6 +52,7 @@ class UnreadParts:
             "columns": dict(sorted(self.columns.items())),
             "turn_keys": dict(sorted(self.turn_keys.items())),
             "empty_answers": self.empty_answers,
+            "special_tokens": dict(sorted(self.special_tokens.items())),
             "skipped_rows": len(self.bad_rows),
             "skipped": self.bad_rows[:LISTED_ROWS],
         }
@@ -65,6 +67,10 @@ def describe_unread(facts: dict[str, Any]) -> str:
         names = [f"{name} ({count:,} {unit})" for name, count in counts.items()]
         if names:
             sentences.append(f"not read: {kind} {', '.join(names)}")
+    if "special_tokens" in facts:
+        counts = facts["special_tokens"]
+        names = [f"{name} ({count:,} rows)" for name, count in counts.items()]
+        sentences.append(f"written in the text, and read as special tokens: {', '.join(names)}")
     if "skipped_rows" in facts:
         listed = "; ".join(facts["skipped"][:SHOWN_ROWS])
         sentences.append(f"skipped rows: {facts['skipped_rows']:,}, as {listed}")

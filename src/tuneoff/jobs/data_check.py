@@ -89,7 +89,7 @@ def list_open_splits(
     if settings.only_for is not None:
         return ()
     splits = dict.fromkeys(needs)
-    if settings.splits.validation is not None or settings.takes_training_rows("validation"):
+    if not settings.goes_without_validation():
         splits["validation"] = None
     if experiment.test:
         splits["test"] = None

@@ -1,6 +1,7 @@
 """The adapted model of the LoRA family: PEFT's, mended where it is wrong. Imports torch at its head."""
 
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -201,6 +202,15 @@ def copy_adapter(model: Any) -> dict[str, torch.Tensor]:
         if "lora_" in name:
             copies[name] = value.detach().clone()
     return copies
+
+
+def count_ranks(model: Any) -> dict[str, int]:
+    """Return how many adapters the model has of each rank, by the rank as a text, as JSON wants names."""
+    ranks: Counter[int] = Counter()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            ranks.update(module.r.values())
+    return {str(rank): count for rank, count in sorted(ranks.items())}
 
 
 def share_of_adapted(model: Any) -> float:

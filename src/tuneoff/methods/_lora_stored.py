@@ -11,6 +11,20 @@ from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, r
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+# Settings of PEFT's that change what trains and that no option here can say; each beside the values that are none.
+FOREIGN_SETTINGS: dict[str, tuple] = {
+    "bias": ("none",),
+    "lora_bias": (),
+    "trainable_token_indices": (),
+    "layer_replication": (),
+    "alora_invocation_tokens": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "arrow_config": (),
+    "kasa_config": (),
+    "monteclora_config": (),
+    "velora_config": (),
+}
 
 
 def find_adapter(path: str) -> Path:
@@ -69,10 +83,59 @@ def read_adapter(path: str) -> dict[str, Any]:
     if kind != "LORA":
         allowed = f"must be an adapter of LoRA's kind, and its peft_type is {kind}"
         raise ConfigError(KEY, path, allowed)
+    check_numbers(path, config)
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
     read_shapes(folder / WEIGHTS[0], path)
     return config
+
+
+def check_numbers(path: str, config: dict[str, Any]) -> None:
+    """Refuse a configuration that does not say how large its adapter is, for which PEFT would take a default.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name in ("r", "lora_alpha"):
+        value = config.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or not is_number or value <= 0:
+            stated = f"{name}={format_value(value)}" if name in config else f"no {name}"
+            allowed = f"its {CONFIG} has {stated}; must be a number above 0"
+            raise ConfigError(KEY, path, allowed)
+
+
+def refuse_foreign_settings(path: str, config: dict[str, Any]) -> None:
+    """Refuse to go on with an adapter that trains what no option here can say.
+
+    Raises:
+        ConfigError: naming the first such setting.
+    """
+    for name, unset_values in FOREIGN_SETTINGS.items():
+        value = config.get(name)
+        if value and value not in unset_values:
+            allowed = (
+                f"its {CONFIG} has {name}={format_value(value)}, which no option here can say; "
+                "create_new_adapter=true merges it and begins a new one"
+            )
+            raise ConfigError(KEY, path, allowed)
+
+
+def describe_other_base(path: str, own_base: str | None, model_path: str | None) -> str | None:
+    """Return a warning where an adapter says that it was trained on another model; None where it says nothing else.
+
+    The same model may lie in a folder here and on a hub there, so that one's last name in the other's path will do.
+    """
+    if not own_base or not model_path:
+        return None
+    own = Path(own_base.lower())
+    other = Path(str(resolve_folder(model_path)).lower())
+    if own.name in str(other) or other.name in str(own):
+        return None
+    return (
+        f"adapter_path={path} was trained on {own_base}, and is put on model.path={model_path}: "
+        "their sizes agree, and nothing else says that they are one model"
+    )
 
 
 def read_shapes(file: Path, path: str) -> dict[str, list[int]]:
@@ -172,7 +235,11 @@ def take_adapter(method: Any, path: str, experiment: Experiment) -> None:
         raise ConfigError("adapter_path", path, allowed)
     config = read_adapter(path)
     check_base(path, experiment.model.path)
+    own_base = config.get("base_model_name_or_path")
+    other_base = describe_other_base(path, own_base, experiment.model.path)
+    method.warnings = [other_base] if other_base else []
     if not method.create_new_adapter:
+        refuse_foreign_settings(path, config)
         _take_settings(method, path, read_settings(config))
 
 

@@ -72,6 +72,7 @@ class LoRA(Method):
         super().__post_init__()
         self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
         self.directions: dict | None = None  # from data, that adapters begin from, by path
+        self.warnings: list[str] = []  # of an adapter that another base may be meant for
         self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
 
     # ------------------------------------------------------------ refusals
@@ -221,10 +222,15 @@ class LoRA(Method):
         return share_of_adapted(model)
 
     def facts(self, model: Any) -> dict:
-        """Say what `lora_target=all` leaves out, and what became of a tied weight that was named."""
+        """Say what `lora_target=all` leaves out, ranks that differ, and what became of a tied weight that was named."""
         from tuneoff.methods import _lora_model
 
         facts: dict = {"covered_share": self.coverage(model)}
+        ranks = _lora_model.count_ranks(model)
+        if len(ranks) > 1:
+            facts["adapters_by_rank"] = ranks
+        if self.warnings:
+            facts["warnings"] = self.warnings
         if self.left_out:
             facts["not_adapted"] = self.left_out
         if _lora_model.has_tied_copies(model):

@@ -101,6 +101,7 @@ def load_model(experiment: Experiment) -> PreTrainedModel:
         )
     model, report = loaded
     refuse_missing(experiment.model.path, report["missing_keys"])
+    model.unused_weights = sorted(report["unexpected_keys"])
     _part_joined_weights(model)
     return _set_up(model, experiment)
 
@@ -266,6 +267,13 @@ def _apply_liger(model: PreTrainedModel) -> None:
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
+def describe_unused(names: list[str]) -> str | None:
+    """Return in words which weights of a checkpoint its configuration has no place for; None where there are none."""
+    if not names:
+        return None
+    return f"{len(names)} weights of the file, from {names[0]} to {names[-1]}"
+
+
 def runtime_facts(model: PreTrainedModel, experiment: Experiment) -> dict[str, Any]:
     """What the record says of a loaded model: the attention that transformers chose, Liger, how weights are stored."""
     stored = getattr(model.config, "quantization_config", None)
@@ -277,6 +285,7 @@ def runtime_facts(model: PreTrainedModel, experiment: Experiment) -> dict[str, A
     return {
         # Of a hub's model; its newest may be another one tomorrow.
         "model_commit": getattr(model.config, "_commit_hash", None),
+        "unused_weights": describe_unused(getattr(model, "unused_weights", [])),
         "attention": model.config._attn_implementation,
         "liger": experiment.model.liger,
         "quantization": quantization,

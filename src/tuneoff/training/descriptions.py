@@ -51,7 +51,19 @@ def find_warnings(parts: Parts) -> list[str]:
     of_rows = warn_of_losses(parts.dataset.facts(), parts.experiment.max_length)
     of_budget = parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
     of_device = find_device_warnings(parts.experiment, parts.ranks.device)
-    return [*of_rows, *of_budget, *of_device]
+    of_model = warn_of_unused_weights(parts)
+    return [*of_rows, *of_budget, *of_device, *of_model]
+
+
+def warn_of_unused_weights(parts: Parts) -> list[str]:
+    """What a checkpoint holds beyond its configuration: an image tower, or layers that were meant to be there."""
+    unused = parts.model_facts.runtime["unused_weights"]
+    if unused is None:
+        return []
+    path = parts.experiment.model.path
+    return [
+        f"model.path={path}: {unused}, have no place in the model of its config.json, and are left out"
+    ]
 
 
 def describe_parts(parts: Parts, provenance: dict) -> dict:

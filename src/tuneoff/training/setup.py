@@ -240,11 +240,12 @@ def check_validation(experiment: Experiment, dataset: data.DataSet) -> None:
     judged = dataset.rows_by_set("validation")
     for name, settings in experiment.data.members.items():
         label = name if dataset.set_names else ""
-        takes_rows = settings.takes_training_rows("validation")
-        goes_without = settings.splits.validation is None and not takes_rows
+        dropped = dataset.dropped["validation"]
+        lost_all = dropped > 0 and not label  # of several sets it is not known whose they were
+        goes_without = settings.goes_without_validation() and not lost_all
         if label not in judged and not goes_without:
             prefix = f"data.sets.{name}." if label else "data."
-            refuse_unjudged(experiment, settings, prefix, dataset.dropped["validation"])
+            refuse_unjudged(experiment, settings, prefix, dropped)
 
 
 def refuse_unjudged(
@@ -257,7 +258,7 @@ def refuse_unjudged(
     """
     advice = (
         f"{prefix}validation_share=0.1 takes some of the training rows, "
-        f"{prefix}splits.validation=null trains without any"
+        f"{prefix}validation_share=0 trains without any"
     )
     if dropped:
         allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
