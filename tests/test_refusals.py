@@ -333,7 +333,7 @@ CASES = {
     "-m method=full,nope": "method=nope: must be one of …",
     "-m method=full,badam +foo=1": "foo=1: no such option for method=full",
     "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
-    "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept",
+    "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept; a list for the sweeper is one text…",
 }
 OPT = {
     "model_type": "opt",

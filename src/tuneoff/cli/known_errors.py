@@ -227,6 +227,12 @@ def explain_swept(override: str, arguments: list[str]) -> str:
     return f"{override}: must be one value; several are a sweep, with -m"
 
 
+def explain_swept_hydra(override: str, arguments: list[str]) -> str:
+    """Values with a comma for a key of Hydra's own, such as the rates that a tuning tries."""
+    key, _, values = override.partition("=")
+    return f"{override}: cannot be swept; a list for the sweeper is one text: \"{key}='{values}'\""
+
+
 def explain_two_methods(schema: str, arguments: list[str]) -> str:
     """Two methods in one run."""
     written = "method"
@@ -251,9 +257,7 @@ def explain_no_such_option(key: str, arguments: list[str]) -> str:
 COMPOSITION_ERRORS: dict[str, Callable[[str, list[str]], str]] = {
     r"Ambiguous value for argument '(.*)'": explain_swept,
     r"Sweep parameters '(.*)' requires --multirun": explain_swept,
-    r"Sweeping over Hydra's configuration is not supported : '(.*)'": (
-        lambda override, _: f"{override}: cannot be swept"
-    ),
+    r"Sweeping over Hydra's configuration is not supported : '(.*)'": explain_swept_hydra,
     r"In 'schema/(.*)': ValidationError": explain_two_methods,
     r"Multiple values for (method)": explain_two_methods,
     r"Could not delete(?: from config\.)? '(.*)'(?: does not exist|\. No match)": (

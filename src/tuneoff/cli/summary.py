@@ -115,8 +115,10 @@ def format_throughput(throughput: dict) -> str:
 
 
 def format_losses(loss: dict) -> str:
-    """`5.6570 → 3.7840`, with a dash for what was not measured."""
+    """`5.6570 → 3.7840`, with a dash for the end that was not measured."""
     ends = (loss["initial"], loss["final"])
+    if ends == (None, None):
+        return "not measured"
     return " → ".join("-" if end is None else f"{end:.4f}" for end in ends)
 
 
