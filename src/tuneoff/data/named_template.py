@@ -96,7 +96,8 @@ class NamedTemplate:
         for turn, following in pairwise(example.messages):
             if turn["role"] == "user" and following["role"] != "assistant":
                 reason = f"a turn of the {following['role']} follows one of the user"
-                message = f"the template refuses {example.location}: {reason}; data.template=plain takes any conversation"
+                refused = f"the template refuses {example.location}: {reason}"
+                message = f"{refused}; data.template=plain takes any conversation"
                 raise ConfigError("data.template", self.name, message)
 
     def list_turns(
