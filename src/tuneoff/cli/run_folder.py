@@ -4,12 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import ConfigError, check_config, identify_run
+from tuneoff.config import ConfigError, Task, check_config, identify_run
+from tuneoff.config.paths import expand_user
 from tuneoff.record import (
     CHECKPOINTS,
     LOCK,
     METRICS,
     RESULT,
+    RESULTS,
     RETRIED,
     RUN,
     find_checkpoints,
@@ -26,6 +28,14 @@ WRITTEN_BY_HYDRA = (
 )
 
 
+class RunEnded(Exception):
+    """The run that a resume would go on with has its result already, so that there is nothing left to do."""
+
+    def __init__(self, resume: str, folder: Path):
+        super().__init__(describe_resume(resume, folder))
+        self.folder = folder
+
+
 def check_and_identify(*, _root_: DictConfig) -> str:
     """`${identity:}`: names a run's folder, so a config is refused before any folder is made."""
     return identify_run(check_config(_root_))
@@ -39,7 +49,7 @@ def choose_run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
     if task.resume == "never":
         return new_folder
     if task.resume != "auto":
-        return task.resume
+        return str(expand_user(task.resume))
     stopped = []
     for folder in sorted(Path(parent).glob(f"*_{identity}")):
         if read_status(folder) in RETRIED:
@@ -60,8 +70,11 @@ def find_last_step(folder: Path) -> int:
 def describe_resume(resume: str, folder: Path) -> str:
     """Where a run goes on, and from which step."""
     step = find_last_step(folder)
-    if read_status(folder) == "finished":
+    status = read_status(folder)
+    if status == "finished":
         return f"resume={resume}: the run in {folder} has finished"
+    if status in RESULTS:
+        return f"resume={resume}: the run in {folder} has ended, {status}"
     if step:
         return f"resume={resume}: goes on in {folder} after step {step}"
     if holds_run(folder):
@@ -83,6 +96,24 @@ def check_same_run(task: DictConfig, folder: Path) -> None:
     if earlier != identity:
         allowed = f"{folder} holds run {earlier}, and these settings make {identity}"
         raise ConfigError("resume", task.resume, allowed)
+
+
+def check_resumed_run(task: DictConfig, folder: Path) -> None:
+    """Refuse to go on in `folder` with what is no run of these settings, or has its result.
+
+    Raises:
+        ConfigError: `resume` names another folder, or what is there has another identity.
+        RunEnded: there is nothing left to do; with rerun=true a result is no end.
+    """
+    if task.resume != "auto" and expand_user(task.resume).resolve() != folder.resolve():
+        allowed = f"must be left out, since resume={task.resume} says where the run is"
+        raise ConfigError("hydra.run.dir", folder, allowed)
+    if not holds_run(folder):
+        return
+    check_same_run(task, folder)
+    has_result = task.task is Task.train and read_status(folder) in RESULTS
+    if has_result and not task.rerun:
+        raise RunEnded(task.resume, folder)
 
 
 def deepest_existing_folder(folder: Path) -> Path:
