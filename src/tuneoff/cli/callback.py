@@ -16,6 +16,7 @@ from tuneoff.cli.run_folder import (
     check_resumed_run,
     deepest_existing_folder,
     describe_resume,
+    find_output_folder,
     remove_refused_run,
 )
 from tuneoff.config import ConfigError, Experiment, Task, check_config
@@ -104,7 +105,7 @@ class PreflightCheck(Callback):
                 "is for task=predict, and for sweeps; a run trains on the device that it finds"
             )
             raise ConfigError("device", task.device, allowed)
-        folder = Path(config.hydra.run.dir)
+        folder = find_output_folder(config, "hydra.run.dir")
         if task.resume != "never":
             check_resumed_run(task, folder)
             print(describe_resume(task.resume, folder), file=sys.stderr)
@@ -116,7 +117,9 @@ class PreflightCheck(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
-        self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
+        self.existing_folder = deepest_existing_folder(
+            find_output_folder(config, "hydra.sweep.dir")
+        )
         if has_grid_sweeper(config):
             return
         if config.get("tuned") is not None:

@@ -5,13 +5,14 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
+from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.foreign_names import refuse_foreign_names
 from tuneoff.cli.help import print_help, wants_help
 from tuneoff.cli.run_folder import RunEnded
 from tuneoff.cli.summary import format_run_summary
+from tuneoff.cli.typed_words import expand_home, put_keys_together
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
@@ -41,8 +42,8 @@ def one_line(main: Callable[[], None]) -> int:
             print_help(written)
             return 0
         refuse_foreign_names(written)
-        check_flags()
-        sys.argv[1:] = prepare_sweep_arguments(expand_yamls(written))
+        words = expand_home(put_keys_together(written))
+        sys.argv[1:] = prepare_sweep_arguments(expand_yamls(words))
         with interrupt_on_stop_signals():
             main()
         return 0

@@ -1,5 +1,6 @@
 """A run's folder: its name, the one that a resume goes on in, and nothing left of a refused run."""
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from tuneoff.record import (
     read_status,
 )
 
+LONGEST_NAME = 255  # bytes, of a file or a folder, on any file system that is in use
 WRITTEN_BY_HYDRA = (
     "run.log",
     ".hydra/config.yaml",
@@ -114,6 +116,63 @@ def check_resumed_run(task: DictConfig, folder: Path) -> None:
     has_result = task.task is Task.train and read_status(folder) in RESULTS
     if has_result and not task.rerun:
         raise RunEnded(task.resume, folder)
+
+
+def find_output_folder(config: DictConfig, key: str) -> Path:
+    """The folder that `hydra.run.dir` or `hydra.sweep.dir` names, there or not.
+
+    Raises:
+        ConfigError: it cannot be made, or nothing can be written in it.
+    """
+    written = OmegaConf.select(config, key)
+    if not written:
+        raise ConfigError(key, written, "must name a folder; . is the one that you are in")
+    folder = Path(str(written))
+    reason = describe_unusable(folder)
+    if reason is not None:
+        raise ConfigError(key, folder, f"must be a folder that can be made and written: {reason}")
+    return folder
+
+
+def describe_unusable(folder: Path) -> str | None:
+    """Why a folder cannot be made or written in; None where it can."""
+    if str(folder).startswith("~"):
+        return "there is no such user"
+    too_long = [part for part in folder.parts if len(os.fsencode(part)) > LONGEST_NAME]
+    if too_long:
+        return f"a name in it has more than {LONGEST_NAME} bytes"
+    try:
+        existing = deepest_existing(folder)
+    except (OSError, ValueError) as error:  # too long as a whole, a ring of links; a null byte
+        return describe_error_of_path(error)
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"you have no permission to write in {existing}"
+    return None
+
+
+def describe_error_of_path(error: OSError | ValueError) -> str:
+    """What the system has against a path."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return reason.lower()
+
+
+def deepest_existing(path: Path) -> Path:
+    """The deepest folder or file on the way to `path` that exists.
+
+    Raises:
+        OSError: no path can be so.
+        ValueError: it holds a null byte.
+    """
+    path = path.absolute()
+    for existing in (path, *path.parents):
+        try:
+            os.stat(existing)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return existing
+    return path
 
 
 def deepest_existing_folder(folder: Path) -> Path:
