@@ -26,6 +26,9 @@ doc_to_choice: [apple, house]
 doc_to_target: "{{{{label}}}}"
 metric_list:
   - metric: acc
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: false
 """
 
 GSM8K_CARD = """---
@@ -63,6 +66,9 @@ def test_a_task_of_ones_own(run, tasks, tmp_path):
     before = result["benchmarks"]["before"]["four_words"]
     after = result["benchmarks"]["after"]["four_words"]
     assert before["examples"] == after["examples"] == 4 and after["errors"]["acc"] >= 0
+    assert after["higher_is_better"] == {"acc": True, "acc_norm": False}
+    facts = result["metric_facts"]["benchmarks"]["four_words"]["acc"]
+    assert facts["rows"] == 4 and facts["higher_is_better"] is True
     assert result["memory"]["peak_gib"]["benchmark"] > 0
     assert result["metrics"]["benchmarks"] == {"four_words": {"acc": after["metrics"]["acc"]}}
     lines = [json.loads(line) for line in (tmp_path / "asked" / record.BENCHMARKS).open()]

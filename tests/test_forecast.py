@@ -90,7 +90,7 @@ def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path
                 "runtime": {"output_dir": str(folder)},
             }
         )
-        lines.append(progress.format_progress_line(hydra, "finished", "ran", 2.0, seconds))
+        lines.append(progress.format_progress_line(hydra, "finished", "ran", "", seconds))
     # Not 2 x 27 s, though the first took so long; the half second before the second's record counts.
     assert lines[0].endswith("(about 10 s left)")
     assert lines[1].endswith("(about 5 s left)")
@@ -131,6 +131,6 @@ def test_jobs_that_were_done_before_are_no_part_of_the_time_left(monkeypatch):
     hydra = OmegaConf.create(
         {"job": {"num": 1}, "overrides": {"task": ["seed=1"]}, "sweeper": sweeper}
     )
-    line = progress.format_progress_line(hydra, "finished", "ran", 2.0, 60.0)
+    line = progress.format_progress_line(hydra, "finished", "ran", "", 60.0)
     # One of two to run took a minute, so the other takes one.
     assert line.endswith("60.0 s  (about 1 min 0 s left)")

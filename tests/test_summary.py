@@ -6,6 +6,7 @@ import pytest
 
 from tuneoff.cli.summary import format_exact_match, format_run_summary, format_throughput
 from tuneoff.config import ConfigError
+from tuneoff.record import format_failure
 from tuneoff.record.judgement import warn_of_losses
 
 
@@ -69,6 +70,33 @@ def test_cut_examples_are_told_at_the_start_and_in_the_closing_table(run, tmp_pa
     table = format_run_summary(result, tmp_path)
     assert "train 11 (100 % cut to max_length), validation 1 (100 % cut" in table
     assert f"  {of_train}" in table
+
+
+def test_each_loss_is_called_by_its_split(run, tmp_path):
+    from tuneoff.jobs.work import TrainWork
+
+    result = run("test=true", "max_steps=1", folder=tmp_path / "run")
+    table = format_run_summary(result, tmp_path)
+    assert f"\ntest loss            {result['loss']['test']:.4f}\n" in table
+    told = TrainWork.describe_losses(tmp_path / "run")
+    final = result["loss"]["final"]
+    assert told == f"validation loss {final:.4f}  test loss {result['loss']['test']:.4f}"
+    assert TrainWork.describe_losses(tmp_path) == ""
+    untested = {**result, "loss": {"initial": None, "final": None, "test": None}}
+    table = format_run_summary(untested, tmp_path)
+    assert "validation loss      not measured\n" in table and "test loss" not in table
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "line"),
+    [
+        ("diverged", "Diverged", "diverged at step 2", "diverged at step 2"),
+        ("interrupted", "Interrupted", "stopped by Ctrl-C", "interrupted: stopped by Ctrl-C"),
+        ("failed", "ValueError", "no such thing", "failed: ValueError: no such thing"),
+    ],
+)
+def test_no_failure_is_named_twice(status, kind, message, line):
+    assert format_failure(status, {"type": kind, "message": message}) == line
 
 
 def test_no_validation_rows_are_refused(new_run, tmp_path):

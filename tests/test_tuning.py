@@ -12,6 +12,7 @@ from sweeping import SWEEPS, counted, plan, results
 
 from tuneoff import record
 from tuneoff.config import ConfigError, check_config, resolve_config
+from tuneoff.sweeps import trials
 from tuneoff.sweeps import tuning as tuned
 
 
@@ -50,6 +51,7 @@ def tuning(tmp_path):
         if lr < 0.1:
             trial(tmp_path, "lora", lr, lora)
     tuned.read_tunings.cache_clear()
+    trials.find_unread_trials.cache_clear()
     return tmp_path
 
 
@@ -105,6 +107,70 @@ def test_the_best_is_the_mean_over_seeds_and_needs_them_all(tmp_path):
     tuned.read_tunings.cache_clear()
     [found] = tuned.read_tunings(str(tmp_path))
     assert found.best == {"lr": 1e-2}
+
+
+def test_trials_of_another_budget_are_a_tuning_of_their_own(tmp_path):
+    for lr, loss in ((1e-3, 1.0), (1e-2, 2.0)):
+        trial(tmp_path, "full", lr, loss, max_steps=90)
+    for lr, loss in ((1e-3, 0.9), (1e-2, 0.5), (1e-1, 0.6)):
+        trial(tmp_path, "full", lr, loss, max_steps=60)
+    tuned.read_tunings.cache_clear()
+    assert len(tuned.read_tunings(str(tmp_path))) == 2
+    for steps, best in ((90, "lr=0.001"), (60, "lr=0.01")):
+        task = compose_task("method=full", f"max_steps={steps}", "seed=7", f"tuned={tmp_path}")
+        values, _ = tuned.find_tuned_overrides(task, ())
+        assert values == [best]
+    facts = tuned.describe_tuning(task, [])
+    assert facts["method_cost"]["jobs"] == 3
+    task = compose_task("method=full", "max_steps=30", "seed=7", f"tuned={tmp_path}")
+    with pytest.raises(ConfigError, match="budget .max_steps=.0 there, max_steps=30 here"):
+        tuned.find_tuned_overrides(task, ())
+
+
+def damage(folder: Path, content: str) -> None:
+    """Put this in the place of a trial's result, and beside it the start of a record."""
+    (folder / "run.json").write_text('{"method": "full"}')
+    (folder / "result.json").write_text(content)
+
+
+@pytest.mark.parametrize("content", ["{", "", '{"schema_version": 99}', '{"loss": {"final": NaN}}'])
+def test_trials_that_cannot_be_read_are_told_of(tuning, content):
+    [best] = (tuning / "full").glob("0.001_*")
+    damage(best, content)
+    tuned.read_tunings.cache_clear()
+    trials.find_unread_trials.cache_clear()
+    task = compose_task("method=full", "seed=7", f"tuned={tuning}")
+    values, notes = tuned.find_tuned_overrides(task, ())
+    assert values == ["lr=0.01"]
+    assert notes[0].startswith(f"full: 1 of the runs in {tuning} have no result that can be read")
+    task = compose_task("method=lora", "seed=7", f"tuned={tuning}")
+    assert not any("can be read" in note for note in tuned.find_tuned_overrides(task, ())[1])
+
+
+def test_a_run_without_a_result_and_failed_ones_are_told_of(tuning):
+    folder = tuning / "full" / "begun"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"method": "full"}')
+    [worst] = (tuning / "full").glob("0.0001_*")
+    result = record.read_json(worst / "result.json")
+    record.write_json(worst / "result.json", {**result, "status": "failed"})
+    tuned.read_tunings.cache_clear()
+    trials.find_unread_trials.cache_clear()
+    task = compose_task("method=full", "seed=7", f"tuned={tuning}")
+    values, notes = tuned.find_tuned_overrides(task, ())
+    assert values == ["lr=0.001"]
+    assert str(folder) in notes[0]
+    assert notes[1].startswith("full: 1 of its 4 trials failed or were interrupted")
+
+
+def test_a_tuned_value_that_cannot_be_names_the_folder(tuning):
+    [best] = (tuning / "full").glob("0.001_*")
+    result = record.read_json(best / "result.json")
+    config = {**result["config"], "lr": -1.0}
+    record.write_json(best / "result.json", {**result, "config": config})
+    tuned.read_tunings.cache_clear()
+    with pytest.raises(ConfigError, match=r"^tuned=.*: its best trial has lr=-1.0: must be above"):
+        plan("-cd", str(SWEEPS), "-cn", "compare", f"tuned={tuning}", "method=full")
 
 
 def test_other_keys_that_were_searched_are_tuned_too(tmp_path):

@@ -19,7 +19,7 @@ from tuneoff.jobs.devices import Share, assign_devices, check_enough_devices, ho
 from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
-from tuneoff.record import RESULT, AlreadyDone, NeverBegan, read_json
+from tuneoff.record import RESULT, AlreadyDone, NeverBegan, format_failure, read_json
 
 
 def run_single(cfg: DictConfig, folder: Path) -> dict:
@@ -42,7 +42,7 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         print_summary(work, result)
     error = result.get("error")
     if error:
-        message = f"{result['status']}: {error['type']}: {error['message']}"
+        message = format_failure(result["status"], error)
         raise RunFailed(f"{message} ({folder / work.result_file})")
     return result
 

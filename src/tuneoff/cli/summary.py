@@ -38,6 +38,9 @@ def format_run_summary(result: dict, folder: Path) -> str:
         rows.append(("covered", f"{100 * facts['covered_share']:.2f} % of the model's weights"))
     rows += summarize_rows(result)
     rows.append(("validation loss", format_losses(result["loss"])))
+    test_loss = result["loss"].get("test")
+    if test_loss is not None:
+        rows.append(("test loss", f"{test_loss:.4f}"))
     rows += summarize_metrics(result)
     rows += summarize_sets(result)
     rows.append(("throughput", format_throughput(result["throughput"])))

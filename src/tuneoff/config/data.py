@@ -1,5 +1,6 @@
 """Settings of a data set: where rows come from, which columns count, and how they become splits and text."""
 
+import re
 from dataclasses import dataclass, field, fields
 
 from omegaconf import MISSING
@@ -32,6 +33,8 @@ from tuneoff.config.templates import NAMED_TEMPLATES
 PAIR_COLUMNS = ("prompt", "input", "completion", "history")
 # What only a set of the hub has.
 HUB_SETTINGS = ("subset", "streaming", "revision")
+# What `datasets` takes for a pattern, or for two addresses, in the path of a folder.
+PATTERN_SIGNS = re.compile(r"[*?\[]|::")
 
 
 @dataclass
@@ -199,6 +202,9 @@ class SingleSet:
             if value and not may_be:
                 allowed = "is for sets of the hub, as path=owner/name"
                 raise ConfigError(f"{prefix}{key}", value, allowed)
+        if in_folder and (self.subset or self.streaming) and PATTERN_SIGNS.search(self.path):
+            allowed = "holds one of * ? [ or ::, which `datasets` reads as a pattern here; rename the folder"
+            raise ConfigError(f"{prefix}path", self.path, allowed)
 
     def _check_judging(self, prefix: str) -> None:
         """Refuse shares of training rows that all judge."""

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, SingleSet, data_files, format_of
-from tuneoff.data.hub import as_config_error, open_with_datasets
-from tuneoff.data.printable import list_columns
+from tuneoff.data.parquet import read_parquet
 from tuneoff.data.source_rows import SourceRow
 from tuneoff.data.text_formats import (
     UnreadableFile,
-    find_repeated,
     read_csv,
     read_json,
     read_json_lines,
@@ -122,34 +120,3 @@ def read_file(data: SingleSet, path: Path) -> Iterator[SourceRow]:
     except (OSError, EOFError, lzma.LZMAError) as error:  # no permission, a broken archive
         first_line = str(error).partition("\n")[0]
         raise ConfigError("data.path", path, first_line) from error
-
-
-def read_parquet(data: SingleSet, path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a parquet file.
-
-    Raises:
-        ConfigError: what pyarrow cannot read, or a column or a field that is there twice.
-    """
-    refuse_repeated_columns(data, path)
-    source = open_with_datasets(data, "parquet", streaming=True, data_files=str(path.absolute()))
-    rows = source.read()["train"]
-    for number, row in enumerate(rows, 1):
-        yield SourceRow(row.values, f"{path}: row {number}")
-
-
-def refuse_repeated_columns(data: SingleSet, path: Path) -> None:
-    """Refuse a parquet file that has a column twice, or a field of a column, at any depth.
-
-    Raises:
-        ConfigError: naming the column.
-    """
-    with as_config_error(data):
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(path) as file:
-            columns = map(file.schema.column, range(len(file.schema)))
-            names = [column.path for column in columns]
-    repeated = find_repeated(names)
-    if repeated:
-        message = f"has the column {list_columns(repeated)} twice"
-        raise ConfigError("data.path", path, message)

@@ -8,6 +8,7 @@ from typing import Any
 from tuneoff.config import ConfigError, SingleSet
 from tuneoff.data.hub_access import explain_hub_error, prepare_hub
 from tuneoff.data.source_rows import Source, SourceRow
+from tuneoff.data.typed_values import convert_row, find_converters
 
 
 def open_with_datasets(
@@ -22,7 +23,7 @@ def open_with_datasets(
 
     Args:
         data: the settings that an error names.
-        path: a hub's set, a folder laid out like one, or the word `parquet` for files.
+        path: a hub's set, or a folder laid out like one.
         subset: of the set.
         streaming: whether rows are fetched as they are asked for, and nothing is kept.
         settings: further arguments of `datasets.load_dataset_builder`.
@@ -54,11 +55,18 @@ def open_with_datasets(
     return Source(read, str(builder.cache_dir))
 
 
-def number_rows(data: SingleSet, rows: Iterable[dict], split: str) -> Iterator[SourceRow]:
-    """Yield the rows of one split of a set with their places."""
+def number_rows(data: SingleSet, rows: Any, split: str) -> Iterator[SourceRow]:
+    """Yield the rows of one split of a set with their places; a class is given by its name.
+
+    Args:
+        data: the settings that an error names.
+        rows: the split, as `datasets` has it.
+        split: its name.
+    """
+    converters = find_converters(rows.features)
     with as_config_error(data):
         for number, row in enumerate(rows, 1):
-            yield SourceRow(row, f"{data.path}: {split} row {number}")
+            yield SourceRow(convert_row(row, converters), f"{data.path}: {split} row {number}")
 
 
 @contextmanager

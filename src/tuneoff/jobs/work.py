@@ -104,6 +104,18 @@ class Work(ABC):
         """The last validation loss, where there is one."""
 
     @classmethod
+    def describe_losses(cls, folder: Path) -> str:
+        """`validation loss 2.1034  test loss 2.1512` of the result in `folder`, of those that were measured."""
+        result = read_json(folder / cls.result_file) or {}
+        losses = result.get("loss") or {}
+        parts = []
+        for split, stage in (("validation", "final"), ("test", "test")):
+            value = losses.get(stage)
+            if value is not None:
+                parts.append(f"{split} loss {value:.4f}")
+        return "  ".join(parts)
+
+    @classmethod
     @abstractmethod
     def describe_result(cls, folder: Path) -> str:
         """The result in `folder` as part of a line of the sweep's table; empty where there is none."""
@@ -198,11 +210,9 @@ class TrainWork(Work):
 
     @classmethod
     def describe_result(cls, folder: Path) -> str:
-        """`loss 2.1034`, and what the record warns of in what was saved; warnings of data are the same in every row."""
-        parts = []
-        loss = cls.read_loss(folder)
-        if loss is not None:
-            parts.append(f"loss {loss:.4f}")
+        """Its losses, and what the record warns of in what was saved; warnings of data are the same in every row."""
+        losses = cls.describe_losses(folder)
+        parts = [losses] if losses else []
         result = read_json(folder / RESULT) or {}
         facts = result.get("facts") or {}
         for warning in facts.get("warnings") or []:

@@ -26,6 +26,7 @@ from tuneoff.record.recorder import (
     ResumePoint,
     SilentRecorder,
     describe_error,
+    format_failure,
     write_prediction,
 )
 from tuneoff.record.schema import (
@@ -86,6 +87,7 @@ __all__ = [
     "describe_os_error",
     "find_checkpoints",
     "flatten",
+    "format_failure",
     "holds_run",
     "is_locked",
     "is_private",

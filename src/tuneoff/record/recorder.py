@@ -50,6 +50,16 @@ def describe_error(error: BaseException) -> dict:
     }
 
 
+def format_failure(status: str, error: dict) -> str:
+    """Return `failed: ValueError: why`; a type or a message that begins with the status is not said twice."""
+    message = str(error.get("message"))
+    if message.lower().startswith(status):
+        return message
+    if str(error.get("type")).lower() == status:
+        return f"{status}: {message}"
+    return f"{status}: {error.get('type')}: {message}"
+
+
 class Busy(RuntimeError):
     """Another process trains in this folder."""
 
@@ -62,9 +72,7 @@ class NeverBegan(RuntimeError):
     """A run failed before its record began, and the folder keeps what an earlier run has left there."""
 
     def __init__(self, status: str, error: dict, folder: Path):
-        super().__init__(
-            f"{status}: {error['type']}: {error['message']}; {folder} keeps its earlier run"
-        )
+        super().__init__(f"{format_failure(status, error)}; {folder} keeps its earlier run")
         self.status = status
         self.error = error
 

@@ -62,7 +62,8 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
     seconds = time.monotonic() - started
     status = progress.name_status(outcome.status, folder)
-    line = progress.format_progress_line(hydra, status, how, outcome.loss, seconds)
+    losses = work_type.describe_losses(folder)
+    line = progress.format_progress_line(hydra, status, how, losses, seconds)
     print(line, file=sys.stderr, flush=True)
     has_failed = status not in ("finished", progress.PAUSED)
     if how == RAN and experiment.fail_fast and has_failed:

@@ -17,6 +17,7 @@ from tuneoff.config import (
     bind_settings,
     check_settings,
     find_method_options,
+    format_value,
     refuse_second_method,
 )
 from tuneoff.config.set_lists import write_as_choices
@@ -132,7 +133,7 @@ class Plan:
             values, notes = tuning.find_tuned_overrides(config, override_keys(overrides))
             self.add_notes(notes)
             overrides = [*overrides, *values]
-            composed, experiment = self._compose_checked(overrides)
+            composed, experiment = self._compose_tuned(experiment.tuned, overrides, values)
         if self.is_local:
             check_enough_devices(experiment.num_processes)
         folder = self.composer.name_folder(composed)
@@ -148,6 +149,23 @@ class Plan:
             if experiment.device is not None and not is_done:
                 point.prediction = self._plan_prediction(overrides, folder)
         return point
+
+    def _compose_tuned(
+        self, folder: str, overrides: list[str], tuned_values: list[str]
+    ) -> tuple[ComposedPoint, Experiment]:
+        """As `_compose_checked`, of overrides of which some come from a tuning.
+
+        Raises:
+            ConfigError: also a tuned value that cannot be, which nobody has typed.
+        """
+        try:
+            return self._compose_checked(overrides)
+        except ConfigError as error:
+            if error.key not in override_keys(tuned_values):
+                raise
+            written = f"{error.key}={format_value(error.value)}"
+            allowed = f"its best trial has {written}: {error.allowed}"
+            raise ConfigError("tuned", folder, allowed) from error
 
     def _compose_checked(self, overrides: list[str]) -> tuple[ComposedPoint, Experiment]:
         """What a point's overrides compose to, once it is known to bind."""

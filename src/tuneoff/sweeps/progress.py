@@ -32,12 +32,13 @@ _jobs_without_run = 0  # of this process; they took no time, and say nothing of 
 
 
 def format_progress_line(
-    hydra: DictConfig, job_status: str, how: str, loss: float | None, seconds: float
+    hydra: DictConfig, job_status: str, how: str, losses: str, seconds: float
 ) -> str:
-    """`[3/22] finished: method=lora seed=1  loss 2.1034  4.1 s  (about 1 min 20 s left)`.
+    """`[3/22] finished: method=lora seed=1  validation loss 2.1034  4.1 s  (about 1 min 20 s left)`.
 
     Args:
         how: `ran`, or why the job did not run.
+        losses: as `Work.describe_losses` gives them.
     """
     global _jobs_without_run
     has_run = how == "ran"
@@ -51,8 +52,8 @@ def format_progress_line(
         if job_status != "finished":
             line.append(f"({job_status})")
         return "  ".join(line)
-    if loss is not None:
-        line.append(f"loss {loss:.4f}")
+    if losses:
+        line.append(losses)
     line.append(f"{seconds:.1f} s")
     seconds_left = forecast_left(hydra, seconds)
     if seconds_left is not None and number < total:

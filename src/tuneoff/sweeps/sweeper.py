@@ -25,6 +25,7 @@ from tuneoff.sweeps.job_costs import measure_work
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
 from tuneoff.sweeps.time_forecast import forecast_sweep
+from tuneoff.sweeps.trials import find_unread_trials
 
 
 class GridSweeper(BasicSweeper):
@@ -237,7 +238,9 @@ def add_sweep_facts(
 
 def print_edges(folder: Path) -> None:
     """Say which best values lie on the edge of their grid, and how to search on."""
-    tuning.read_tunings.cache_clear()  # of what was there before the sweep
+    # Of what was there before the sweep.
+    tuning.read_tunings.cache_clear()
+    find_unread_trials.cache_clear()
     for trials in tuning.read_tunings(str(folder)):
         note = trials.describe_extension()
         if note:

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 from tuneoff.config import (
@@ -18,13 +17,15 @@ from tuneoff.config import (
     schemas,
 )
 from tuneoff.jobs.work import COMMAND
-from tuneoff.record import RESULT, read_json
+from tuneoff.sweeps.trials import LARGEST, describe_lost_trials, is_number, read_trials
 from tuneoff.sweeps.tuned_conditions import (
+    BUDGET,
     PROBLEM,
     Differences,
     describe_problems,
     find_differences,
     refuse_differences,
+    settle,
 )
 
 # Words of a comparison's command line that its tuning does not have.
@@ -37,13 +38,11 @@ OF_COMPARISON = (
     "dry_run",
     "hydra.sweep.dir",
 )
-# Beyond this, a product of three values is infinite.
-LARGEST = 1e60
 
 
 @dataclass
 class Tuning:
-    """One method's trials on one model and data set."""
+    """One method's trials on one model and data set, all of the same budget."""
 
     method: str
     trials: list[dict]
@@ -138,13 +137,6 @@ def never_tuned() -> set[str]:
     return keys
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value can lie between others, and be calculated with."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -LARGEST < value < LARGEST
-
-
 def numbers_first(value: Any) -> tuple[bool, Any]:
     """A key to sort by: numbers in order, then everything else as text."""
     if is_number(value):
@@ -161,43 +153,25 @@ def mean_final_loss(trials: Iterable[dict]) -> float:
     return statistics.fmean(losses) if losses else math.inf
 
 
-def read_results(folder: str) -> list[dict]:
-    """The results below a folder that a tuning can be read from; one that is damaged is passed over."""
-    paths = sorted(Path(folder).rglob(RESULT))
-    results = [read_json(path) or {} for path in paths]
-    return [result for result in results if is_trial(result)]
-
-
-def is_trial(result: dict) -> bool:
-    """Whether a result holds what a tuning reads, in the types that a run writes."""
-    config: Any = result.get("config")
-    loss: Any = result.get("loss") or None
-    throughput = result.get("throughput") or {}
-    command = result.get("command") or []
-    if not all(isinstance(part, dict) for part in (config, loss, throughput)):
-        return False
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        return False
-    numbers = [throughput.get("tokens_seen") or 0, throughput.get("wall_seconds") or 0]
-    if result.get("status") == "finished":
-        numbers.append(loss.get("final"))
-    named = isinstance(config.get("method"), str) and isinstance(config.get("seed"), int)
-    return named and {"model", "data"} <= config.keys() and all(map(is_number, numbers))
-
-
 @cache
 def read_tunings(folder: str) -> list[Tuning]:
-    """What a sweep's folder holds, a `Tuning` for each method, model and data set; read once, since each point asks."""
+    """What a sweep's folder holds, a `Tuning` for each method, model, data set and budget.
+
+    A mean over trials of different budgets would say nothing. The folder is read once, since each point asks.
+    """
     groups: dict[str, list[dict]] = {}
-    for result in read_results(folder):
+    for result in read_trials(folder):
         config = result["config"]
-        problem = f"{config['method']} {config['model']} {config['data']}"
+        budget = settle(config)[BUDGET]
+        problem = f"{config['method']} {config['model']} {config['data']} {budget}"
         groups.setdefault(problem, []).append(result)
     return [Tuning(trials[0]["config"]["method"], trials) for trials in groups.values()]
 
 
 def find_tuning(wanted: dict[str, Any]) -> Tuning:
     """The tuning in the folder `tuned` of a config, of its method on its model and data.
+
+    Of several, which have other budgets, it is the one that differs least.
 
     Args:
         wanted: the config as plain values.
@@ -207,13 +181,17 @@ def find_tuning(wanted: dict[str, Any]) -> Tuning:
     """
     folder = wanted["tuned"]
     differing = ""
+    fitting: list[Tuning] = []
     for tuning in read_tunings(folder):
         config = tuning.trials[0]["config"]
         if config["method"] != wanted["method"] or not tuning.best:
             continue
         if all(config[key] == wanted[key] for key in PROBLEM):
-            return tuning
+            fitting.append(tuning)
+            continue
         differing = f"; of this method there is one with {describe_problems(config, wanted)}"
+    if fitting:
+        return min(fitting, key=lambda tuning: len(tuning.find_differences(wanted)))
     names = {key: wanted[key]["name"] for key in ("model", "data")}
     raise ConfigError(
         "tuned",
@@ -261,6 +239,7 @@ def find_tuned_overrides(
     seed = config["seed"]
     if seed in {trial["config"]["seed"] for trial in tuning.trials}:
         notes.append(f"seed={seed} was tuned on; a comparison needs fresh seeds")
+    notes += describe_lost_trials(config["tuned"], tuning.method, tuning.trials)
     extension = tuning.describe_extension()
     if extension:
         notes.append(extension)

@@ -126,7 +126,11 @@ class Benchmarks:
         facts = {}
         for task, result in self.results.get(AFTER, {}).items():
             name = result["metric"]
-            entry = {"rows": result["examples"], "standard_error": result["errors"].get(name)}
+            entry = {
+                "rows": result["examples"],
+                "standard_error": result["errors"].get(name),
+                "higher_is_better": result["higher_is_better"].get(name),
+            }
             scores = "".join(self._list_digits(task, name))
             if len(scores) == result["examples"]:
                 entry["scores"] = scores
@@ -213,13 +217,15 @@ def is_local(dataset: str) -> bool:
 
 
 def summarize(answers: dict) -> Iterator[tuple[str, dict]]:
-    """Yield each task with its metrics, their standard errors, and how many examples it has.
+    """Yield each task with its metrics, their standard errors and directions, and how many examples it has.
 
     The harness names a metric `acc,none` or `exact_match,strict-match`, by the filter that the answer went through.
     """
     for task, result in answers["results"].items():
         metrics = {}
         errors = {}
+        directions = {}
+        stated = (answers.get("higher_is_better") or {}).get(task) or {}
         for key, value in result.items():
             name, _, filter_name = key.partition(",")
             if not filter_name or not isinstance(value, int | float):
@@ -228,13 +234,18 @@ def summarize(answers: dict) -> Iterator[tuple[str, dict]]:
                 errors[name_metric(name.removesuffix(STANDARD_ERROR), filter_name)] = value
             else:
                 metrics[name_metric(name, filter_name)] = value
+                directions[name_metric(name, filter_name)] = stated.get(name)
         if metrics:
             examples = answers["n-samples"].get(task, {}).get("effective")
             first = next(iter(metrics))
-            yield (
-                name_key(task),
-                {"metric": first, "metrics": metrics, "errors": errors, "examples": examples},
-            )
+            summary = {
+                "metric": first,
+                "metrics": metrics,
+                "errors": errors,
+                "higher_is_better": directions,
+                "examples": examples,
+            }
+            yield name_key(task), summary
 
 
 def name_metric(name: str, filter_name: str) -> str:
