@@ -49,7 +49,9 @@ def expand_home(arguments: list[str]) -> list[str]:
     for word in arguments:
         match = HOME_WORD.fullmatch(word)
         if match is not None:
-            words.append(_write_home_word(match[1], match[3], is_quoted=bool(match[2])))
+            key, quote, value = match.groups()
+            values = [value] if quote else value.split(",")
+            words.append(_write_home_word(key, values))
         elif words and words[-1] in CONFIG_FLAGS:
             words.append(os.path.expanduser(word))
         else:
@@ -57,9 +59,8 @@ def expand_home(arguments: list[str]) -> list[str]:
     return words
 
 
-def _write_home_word(key: str, value: str, is_quoted: bool) -> str:
+def _write_home_word(key: str, values: list[str]) -> str:
     """KEY=VALUE with a value, or several with commas, that Hydra reads as a path."""
-    values = [value] if is_quoted else value.split(",")
     name = key.lstrip("+")
     if name in FOLDER_KEYS or key.startswith("--"):
         values = [os.path.expanduser(path) for path in values]
