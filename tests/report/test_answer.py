@@ -1,11 +1,15 @@
 """The answer in words: what the table's own tests show, and nothing where they may not be asked."""
 
+import json
+
 import numpy as np
 import pytest
 from records import METHODS, comparison, load, ranks, record, tuning, write
 
 from tuneoff.report import stats, write_tables
 from tuneoff.report.answer import write_answer
+from tuneoff.report.caption import write_caption, write_short_caption
+from tuneoff.report.table import make_columns
 
 TUNED = {"method_cost": {"jobs": 5}, "best": {"lr": 1e-3}, "space": {"lr": [1e-4, 1e-3]}}
 
@@ -53,6 +57,50 @@ def test_the_best_its_ties_and_the_baseline_are_named_as_the_table_marks_them(tm
 def test_a_single_winner_differs_from_all_others(tmp_path):
     text = answer(fill(tmp_path, {"full": 3.2, "lora": 3.0, "dora": 3.1}))
     assert "lora has the lowest test loss" in text and "and differs from all 2 other rows." in text
+
+
+def fill_values(folder, values: dict[str, list[float | None]], finals=3.0):
+    """Tuned rows with these test losses, a seed each."""
+    for method, losses in values.items():
+        for seed, loss in enumerate(losses):
+            content = record(method, seed)
+            content["loss"] |= {"final": finals + 0.01 * seed, "test": loss}
+            content["tuning"] = TUNED
+            write(folder / f"{method}{seed}", content)
+    return folder
+
+
+def test_a_row_with_the_same_losses_as_the_best_shares_its_place(tmp_path):
+    same = [3.0, 3.1, 3.05]
+    values = {"galore": same, "galore_layerwise": same, "full": [3.5, 3.61, 3.57]}
+    text = answer(fill_values(tmp_path, values), "galore")
+    assert "galore has the lowest test loss" in text
+    assert "; galore_layerwise cannot be told from it." in text
+    assert "not told from it: galore_layerwise" in text and "differs from" not in text
+
+
+def test_a_row_that_was_not_tested_is_not_said_to_differ(tmp_path):
+    """One seed in common with the best, or the same difference at every seed."""
+    values = {
+        "lora": [3.0, 3.1, 3.05],
+        "dora": [None, None, 3.06, 3.1, 3.0],
+        "pissa": [3.25, 3.35, 3.3],
+        "full": [3.5, 3.601, 3.5515],
+    }
+    (made,) = load(fill_values(tmp_path, values), baseline="full")
+    text = " ".join(write_answer(made))
+    assert "and differs from the one other row that could be tested" in text
+    assert "; not tested against it: dora and pissa." in text
+    assert "not tested: dora." in text  # against full, of which it has one seed
+    assert "Not tested against the best in test loss" in write_caption(made)
+    assert "dora, pissa." in write_caption(made)
+
+
+def test_nothing_is_ranked_for_want_of_a_test_loss(tmp_path):
+    """All seeds have finished, so that it cannot be said that they did not."""
+    values = {"full": [3.0, 3.1, 3.05], "lora": [None, None, 3.2]}
+    text = answer(fill_values(tmp_path, values))
+    assert "nothing is ranked: fewer than 3 of the finished seeds of lora have a test loss." in text
 
 
 def test_equal_methods_are_not_ranked(tmp_path):
@@ -116,6 +164,25 @@ def test_the_answer_stands_above_the_markdown_table(tmp_path):
     made = load(fill(tmp_path, {"full": 3.2, "lora": 3.0}))
     text = write_tables.write_markdown(made, {})
     assert text.startswith("On docstrings with tiny, lora has the lowest test loss")
+
+
+def test_means_over_fewer_values_than_seeds_are_noted(tmp_path):
+    """And a perplexity of validation data is not averaged with those of test data."""
+    values = {"full": [3.0, 3.1, 3.05, 3.2], "lora": [3.2, 3.3, 3.35, None]}
+    fill_values(tmp_path, values)
+    for path in tmp_path.glob("*/result.json"):
+        content = json.loads(path.read_text())
+        tested = content["loss"]["test"] is not None
+        content["metrics"]["perplexity"] = 20.0 if tested else 500.0
+        path.write_text(json.dumps(content))
+    (made,) = load(tmp_path, baseline="full")
+    noted = (
+        "Over fewer values than seeds have finished: Test loss of lora (3 of 4), Δ test loss of lora (3 of 4), "
+        "Perplexity of lora (3 of 4)."
+    )
+    assert noted in write_caption(made) and noted in write_short_caption(made)
+    (column,) = [column for column in make_columns(made) if column.key == "perplexity"]
+    assert [cell.value for cell in column.cells] == [20.0, 20.0]
 
 
 def test_drawn_losses_are_never_called_more_than_the_tests_show(tmp_path):

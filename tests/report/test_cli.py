@@ -58,6 +58,7 @@ def test_without_torch_and_offline(tmp_path):
     assert (code, err) == (0, "")
     written = {path.name for path in (tmp_path / "compare" / "report").iterdir()}
     assert written == {
+        ".tuneoff-report",
         "table.md",
         "summary.md",
         "table.csv",

@@ -97,6 +97,19 @@ def test_the_command_and_the_report_say_it(sweep, capsys):
     assert "With 80 % power these seeds show a difference of" in write_caption(comparison)
 
 
+def test_rows_whose_differences_do_not_spread_say_nothing(tmp_path, capsys):
+    losses = {"full": [3.0, 3.1, 3.2], "galore": [3.0, 3.1, 3.2], "dora": [3.25, 3.35, 3.45]}
+    for method, values in losses.items():
+        for seed, loss in enumerate(values):
+            content = record(method, seed)
+            content["loss"] |= {"final": loss, "test": loss}
+            write(tmp_path / method / str(seed), content)
+    assert run(tmp_path, "--difference", 0.05, "--baseline", "full") == 2
+    assert "differences are not all the same" in capsys.readouterr().err
+    (comparison,) = make_comparisons(read_records([tmp_path])[0], "full", strict=False)
+    assert "With 80 % power" not in write_caption(comparison)
+
+
 def test_refusals(sweep, tmp_path, capsys):
     write(tmp_path / "full", record("full"))
     write(tmp_path / "lora", record("lora"))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
+from tuneoff.report.ranking import judge_columns
 from tuneoff.report.stats import (
     ALPHA,
     adjust_by_holm,
     bootstrap_examples,
     estimate_mean,
     find_pareto_front,
-    judge_columns,
     paired_p_values,
 )
 
@@ -127,6 +127,50 @@ def test_rows_with_missing_seeds_are_judged_on_common_seeds():
         reference.ttest_rel([2.0, 2.2, 2.3], [1.0, 1.1, 1.3]).pvalue
     )
     assert np.isnan(verdict.p[2]) and not verdict.bold[2]
+
+
+THREE = np.array([3.0, 3.1, 3.05])
+WORSE = THREE + np.array([0.5, 0.51, 0.52])
+
+
+def test_values_that_are_the_same_share_the_first_place():
+    """There is no test of them, and surely they are not told apart; nor are those that rounding alone parts."""
+    values = np.array([THREE, THREE, THREE + np.array([5e-16, 1e-15, 8e-16]), WORSE])
+    for baseline in (3, None):
+        (verdict,) = judge_columns([values], baseline)
+        assert verdict.bold.tolist() == [True, True, True, False]
+        assert not verdict.untested.any()
+    (verdict,) = judge_columns([values], 0)
+    assert verdict.equal.tolist() == [False, True, True, False]
+    assert np.isnan(verdict.p[:3]).all() and verdict.p[3] < ALPHA
+
+
+def test_rows_that_could_not_be_tested_against_the_best_are_known():
+    few = [np.nan, 3.0, np.nan]
+    constant = THREE + 0.25
+    nothing = [np.nan, np.nan, np.nan]
+    values = np.array([THREE, few, constant, WORSE, nothing])
+    (verdict,) = judge_columns([values], 3)
+    assert verdict.bold.tolist() == [True, False, False, False, False]
+    assert verdict.untested.tolist() == [False, True, True, False, False]
+
+
+def test_rounding_is_no_difference_though_it_varies():
+    rounding = np.array([5e-16, 1e-15, 8e-16])
+    differences = np.array([rounding, rounding])
+    p_values = paired_p_values(differences, sizes=np.array([3.0, 1e-15]))
+    assert np.isnan(p_values[0]) and p_values[1] < ALPHA
+
+
+@pytest.mark.parametrize("absurd", [1e300, 1.7e308, -1.7e308])
+def test_one_absurd_value_changes_no_other_test(absurd):
+    values = np.array([THREE, WORSE, THREE + np.array([0.01, -0.02, 0.015])])
+    row = np.array([[absurd, 3.0, absurd]])
+    (alone,) = judge_columns([values], 0)
+    (beside,) = judge_columns([np.concatenate([values, row])], 0)
+    # Of one test more, Holm asks more.
+    assert beside.p[1] == pytest.approx(alone.p[1] * 3 / 2, rel=1e-9)
+    assert np.isfinite(beside.p[1:3]).all()
 
 
 def test_front():

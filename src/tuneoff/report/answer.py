@@ -9,10 +9,10 @@ from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import difference_cell, estimate_cell, format_figure
 from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.ranking import Verdict
 from tuneoff.report.rows import Row, first_known
-from tuneoff.report.text import cut_name
+from tuneoff.report.text import MOST_LISTED, cut_name, shorten_list
 
-MOST_NAMED = 6  # rows in one sentence
 Mean = tuple[float, Row]  # over seeds, before its row
 ALIKE = 1.02  # times the lowest peak: no more is said of smaller differences
 
@@ -97,10 +97,7 @@ def find_obstacle(comparison: Comparison, finished: Sequence[Row]) -> str | None
     quality = comparison.qualities[0]
     enough = [row for row in finished if _has_enough_seeds(row, quality)]
     if len(enough) < 2:
-        return (
-            f"fewer than {stats.LEAST_SEEDS} seeds of two rows have finished, "
-            "and one or two runs say nothing about the spread"
-        )
+        return _explain_few_values(finished, quality)
     untuned = [row for row in enough if row.has_default_rate or not row.tuning]
     if len(untuned) == len(enough):
         return "the learning rates were not tuned, so that a difference may be one of rates"
@@ -113,11 +110,26 @@ def find_obstacle(comparison: Comparison, finished: Sequence[Row]) -> str | None
     return None
 
 
+def _explain_few_values(finished: Sequence[Row], quality: Quality) -> str:
+    """Why fewer than two rows have enough values: too few seeds have finished, or some did without the value."""
+    enough = [row for row in finished if len(row.finished) >= stats.LEAST_SEEDS]
+    if len(enough) < 2:
+        return (
+            f"fewer than {stats.LEAST_SEEDS} seeds of two rows have finished, "
+            "and one or two runs say nothing about the spread"
+        )
+    without = [row for row in enough if not _has_enough_seeds(row, quality)]
+    return (
+        f"fewer than {stats.LEAST_SEEDS} of the finished seeds of {list_names(without)} "
+        f"have a {quality.title.lower()}"
+    )
+
+
 def _has_enough_seeds(row: Row, quality: Quality) -> bool:
     return len(row.values_by_seed(quality.path)) >= stats.LEAST_SEEDS
 
 
-def _describe_best(comparison: Comparison, quality: Quality, verdict: stats.Verdict) -> str:
+def _describe_best(comparison: Comparison, quality: Quality, verdict: Verdict) -> str:
     """Which rows share the first place, by tests of all pairs."""
     title = quality.title.lower()
     best = list(compress(comparison.rows, verdict.bold))
@@ -127,15 +139,20 @@ def _describe_best(comparison: Comparison, quality: Quality, verdict: stats.Verd
     best.sort(key=lambda row: _mean(row, quality), reverse=not quality.lower_is_better)
     first, *others = best
     sentence = f"{first.name} has the {order} {title}, {_show_mean(first, quality)}"
+    untested = list(compress(comparison.rows, verdict.untested))
+    rest = f"; not tested against it: {list_names(untested)}" if untested else ""
     if others:
-        return f"{sentence}; {list_names(others)} cannot be told from it."
+        return f"{sentence}; {list_names(others)} cannot be told from it{rest}."
     tested = [row for row in comparison.rows if _has_enough_seeds(row, quality)]
-    rest = "the one other row" if len(tested) == 2 else f"all {len(tested) - 1} other rows"
-    return f"{sentence}, and differs from {rest}."
+    count = len(set(tested) - {first, *untested})
+    differing = "the one other row" if count == 1 else f"all {count} other rows"
+    if untested:
+        differing += " that could be tested"
+    return f"{sentence}, and differs from {differing}{rest}."
 
 
 def _describe_against_baseline(
-    comparison: Comparison, quality: Quality, verdict: stats.Verdict
+    comparison: Comparison, quality: Quality, verdict: Verdict
 ) -> Iterator[str]:
     """What differs from the baseline: another question, with fewer tests, than which is best."""
     baseline = comparison.baseline
@@ -144,13 +161,18 @@ def _describe_against_baseline(
     better = []
     worse = []
     same = []
+    untested = []
     base = baseline.estimate(quality.path)
-    for row, p in zip(comparison.rows, verdict.p, strict=True):
+    for place, row in enumerate(comparison.rows):
+        p = verdict.p[place]
         difference = comparison.difference(quality, row)
-        if difference is None or np.isnan(p):
+        if difference is None:
             continue
-        if p >= stats.ALPHA:
+        if verdict.equal[place] or p >= stats.ALPHA:
             same.append(row)
+            continue
+        if np.isnan(p):
+            untested.append(row)
             continue
         is_better = (difference.mean < 0) == quality.lower_is_better
         text = difference_cell(difference, base).text.lstrip("+−")
@@ -163,9 +185,11 @@ def _describe_against_baseline(
     for word, changes in (("better", better), ("worse", worse)):
         if changes:
             ranked = [text for _, text in sorted(changes)]
-            parts.append(f"{word}: {_shorten_list(ranked)}")
+            parts.append(f"{word}: {shorten_list(ranked)}")
     if same:
         parts.append(f"not told from it: {list_names(same)}")
+    if untested:
+        parts.append(f"not tested: {list_names(untested)}")
     if parts:
         listing = "; ".join(parts)
         yield f"Against {baseline.name} alone, in {quality.title.lower()}, {listing}."
@@ -235,20 +259,14 @@ def describe_failures(comparison: Comparison) -> Iterator[str]:
     failed = [row for row in comparison.rows if row.runs and not row.all_finished]
     if failed:
         words = [f"{row.name} ({row.outcome})" for row in failed]
-        yield f"Not every run finished: {_shorten_list(words)}."
+        yield f"Not every run finished: {shorten_list(words)}."
 
 
 def list_names(rows: Sequence[Row]) -> str:
     """Return `a, b and c`, shortened where there are many."""
     names = [row.name for row in rows]
-    if len(names) > MOST_NAMED:
-        return _shorten_list(names)
+    if len(names) > MOST_LISTED:
+        return shorten_list(names)
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _shorten_list(words: Sequence[str]) -> str:
-    text = ", ".join(words[:MOST_NAMED])
-    more = len(words) - MOST_NAMED
-    return f"{text} and {more} more" if more > 0 else text

@@ -1,6 +1,7 @@
 """Captions: what a reader must know to believe a table. What ran where, how it was judged, what the figures are."""
 
 from collections.abc import Iterator
+from itertools import compress
 
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
@@ -10,7 +11,8 @@ from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.power import measure_power
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import first_known
-from tuneoff.report.text import cut_name
+from tuneoff.report.table import make_columns
+from tuneoff.report.text import cut_name, shorten_list
 
 
 def write_caption(comparison: Comparison) -> str:
@@ -21,6 +23,7 @@ def write_caption(comparison: Comparison) -> str:
         *_describe_budget(comparison),
         *_describe_shared(comparison),
         *_describe_judgement(comparison),
+        *_describe_gaps(comparison),
         *_describe_measurement(comparison),
         *_describe_serving(comparison),
         *_describe_prediction(comparison),
@@ -40,6 +43,8 @@ def write_short_caption(comparison: Comparison) -> str:
             sentences.append(f"*: differs from {name} (paired t, Holm, p < 0.05).")
     if any(verdict.bold.any() for verdict in comparison.verdicts):
         sentences.append("Bold: the best, and what cannot be told from it.")
+        sentences += _list_untested(comparison)
+    sentences += _describe_gaps(comparison)
     return " ".join(sentences)
 
 
@@ -118,8 +123,33 @@ def _describe_judgement(comparison: Comparison) -> Iterator[str]:
     yield from _describe_power(comparison)
     if any(verdict.bold.any() for verdict in comparison.verdicts):
         yield "Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs)."
+        yield from _list_untested(comparison)
     elif enough and len(comparison.rows) > 1:
         yield "Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05."
+
+
+def _list_untested(comparison: Comparison) -> Iterator[str]:
+    """Which rows no test could compare with the best, so that they are not bold and yet not told from it."""
+    for quality, verdict in zip(comparison.qualities, comparison.verdicts, strict=True):
+        names = [row.name for row in compress(comparison.rows, verdict.untested)]
+        if names:
+            yield (
+                f"Not tested against the best in {quality.title.lower()}, for want of {stats.LEAST_SEEDS} common "
+                f"seeds or since all differences are the same: {shorten_list(names)}."
+            )
+
+
+def _describe_gaps(comparison: Comparison) -> Iterator[str]:
+    """Which means are over fewer values than seeds have finished."""
+    gaps = []
+    for column in make_columns(comparison):
+        for row, cell in zip(comparison.rows, column.cells, strict=True):
+            count = cell.figures.get("n")
+            finished = len(row.finished)
+            if isinstance(count, int) and 0 < count < finished:
+                gaps.append(f"{column.title} of {row.name} ({count} of {finished})")
+    if gaps:
+        yield f"Over fewer values than seeds have finished: {shorten_list(gaps)}."
 
 
 def _count_bootstrapped(comparison: Comparison) -> set[int]:
@@ -138,7 +168,7 @@ def _describe_baseline(comparison: Comparison, enough: bool) -> Iterator[str]:
     reason = comparison.baseline_reason
     if comparison.baseline is None:
         if reason:
-            yield f"{reason.capitalize()}."
+            yield f"{reason[:1].upper()}{reason[1:]}."
         return
     text = f"Δ: difference to the baseline {comparison.baseline.name} ({reason}) at the same seed"
     if enough:

@@ -9,6 +9,7 @@ import numpy as np
 from tuneoff.record import COLUMNS, flatten
 from tuneoff.report import comparability, stats
 from tuneoff.report.notes import make_notes
+from tuneoff.report.ranking import Verdict, judge_columns
 from tuneoff.report.records import ReportError, Run, as_number, phase_order
 from tuneoff.report.rows import Row, make_rows
 from tuneoff.report.serving import SERVING_COLUMNS
@@ -85,7 +86,7 @@ class Comparison:
     baseline: Row | None
     baseline_reason: str
     qualities: list[Quality] = field(default_factory=list)
-    verdicts: list[stats.Verdict] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     # `table.make_columns` keeps them here.
     columns: list[Any] | None = field(default=None, repr=False)
@@ -230,7 +231,7 @@ def _make_comparison(name: str, runs: Sequence[Run], wanted: str | None) -> Comp
     qualities = _find_qualities(rows)
     columns = [_quality_matrix(rows, quality) for quality in qualities]
     place = None if baseline is None else rows.index(baseline)
-    verdicts = stats.judge_columns(columns, place)
+    verdicts = judge_columns(columns, place)
     notes += make_notes(rows, baseline)
     return Comparison(name, rows, baseline, reason, qualities, verdicts, notes)
 

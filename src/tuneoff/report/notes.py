@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from tuneoff.report import stats
 from tuneoff.report.records import LARGEST_DRAWN, Run
 from tuneoff.report.rows import Row
-from tuneoff.report.text import cut_name
+from tuneoff.report.text import cut_name, shorten_list
 
-MOST_NAMES = 6
 CODE_FIELDS = {
     "git commit": "provenance.git.commit",
     "uncommitted changes": "provenance.git.dirty",
@@ -32,11 +31,9 @@ def _note_points_not_drawn(rows: Sequence[Row]) -> Iterator[str]:
         if points:
             parts.append(f"{cut_name(row.name)} ({points})")
     if parts:
-        more = f" and {len(parts) - MOST_NAMES} more" if len(parts) > MOST_NAMES else ""
-        listing = ", ".join(parts[:MOST_NAMES])
         yield (
             f"Points of learning curves that are not drawn, since they are no numbers or {LARGEST_DRAWN:.0e} "
-            f"and more: {listing}{more}."
+            f"and more: {shorten_list(parts)}."
         )
 
 
@@ -45,12 +42,7 @@ def _note_few_seeds(rows: Sequence[Row]) -> Iterator[str]:
     few = [row.name for row in finished if len(row.finished) < stats.LEAST_SEEDS]
     if not few:
         return
-    if len(few) == len(finished) > 1:
-        names = "any row"
-    else:
-        names = ", ".join(few[:MOST_NAMES])
-        if len(few) > MOST_NAMES:
-            names += f" and {len(few) - MOST_NAMES} more"
+    names = "any row" if len(few) == len(finished) > 1 else shorten_list(few)
     yield (
         f"No interval for {names}: fewer than {stats.LEAST_SEEDS} seeds have finished, and one or "
         "two runs say nothing about the spread."
@@ -80,7 +72,7 @@ def _note_tuned_otherwise(rows: Sequence[Row]) -> Iterator[str]:
         if parts:
             names_by_setting.setdefault("; ".join(parts), []).append(row.name)
     for settings, names in names_by_setting.items():
-        yield f"Tuned otherwise ({settings}): {', '.join(names[:MOST_NAMES])}."
+        yield f"Tuned otherwise ({settings}): {shorten_list(names)}."
 
 
 def _note_other_batches(rows: Sequence[Row], baseline: Row) -> Iterator[str]:

@@ -7,8 +7,9 @@ import numpy as np
 
 from tuneoff.report.peft_results import PeftResult
 from tuneoff.report.proportions import compare_shares, mcnemar_p_value, wilson_interval
+from tuneoff.report.ranking import find_ties
 from tuneoff.report.records import ReportError
-from tuneoff.report.stats import ALPHA, adjust_by_holm, find_pareto_front, find_ties
+from tuneoff.report.stats import ALPHA, adjust_by_holm, find_pareto_front
 from tuneoff.report.text import show_line
 
 MOST_NAMES = 60  # in a message

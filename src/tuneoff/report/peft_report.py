@@ -9,6 +9,7 @@ from tuneoff.record import write_atomically
 from tuneoff.report.charts.style import WIDTH, Chart, Point, interval_ends, make_chart
 from tuneoff.report.charts.trade_offs import HEIGHT_OF_LABEL, Cost, Size, draw_trade_off
 from tuneoff.report.compare import Quality
+from tuneoff.report.folder import CHARTS, PEFT_LIST, claim_names, remove_others
 from tuneoff.report.peft_answer import show_range, show_share, write_peft_answer
 from tuneoff.report.peft_judgement import (
     JudgedTable,
@@ -21,7 +22,7 @@ from tuneoff.report.peft_results import PeftResult, keep_comparable, read_peft_r
 from tuneoff.report.records import ReportError
 from tuneoff.report.stats import ALPHA
 from tuneoff.report.text import show_path
-from tuneoff.report.write_report import write_chart
+from tuneoff.report.write_report import list_chart_files, write_chart
 from tuneoff.report.write_tables import escape_markdown
 
 PAGE = "peft.md"
@@ -79,11 +80,16 @@ def report_peft_results(
         lines += [*skipped, *left_out]
         moves = compare_releases(older, results)
     folder = out or Path("peft_judged")
-    (folder / "charts").mkdir(parents=True, exist_ok=True)
+    charts = list(chart_fronts(table))
+    names = [PAGE, TABLE]
+    for chart in charts:
+        names += list_chart_files(chart)
+    claim_names(folder, names, PEFT_LIST)
     write_atomically(folder / PAGE, write_page(table, moves))
     write_atomically(folder / TABLE, write_csv(table))
-    for chart in chart_fronts(table):
-        write_chart(chart, folder / "charts")
+    for chart in charts:
+        write_chart(chart, folder / CHARTS)
+    remove_others(folder, names, PEFT_LIST)
     print(f"{show_path(folder / PAGE)}: {len(results)} results")
     return lines
 

@@ -94,7 +94,7 @@ def measure_power(
 ) -> Iterator[RowPower]:
     """Yield what each row's own paired spread says, at the level that Holm asks of the first of a table's tests.
 
-    Rows with fewer than three pairs, or no spread, say nothing.
+    Rows of which no test was made, for want of three pairs or of any spread, say nothing.
 
     Args:
         comparison: the table.
@@ -106,13 +106,12 @@ def measure_power(
     if not tests or baseline is None:
         return
     alpha = ALPHA / tests
-    for row in comparison.rows:
-        if row is baseline:
+    verdict = comparison.verdicts[comparison.qualities.index(quality)]
+    for row, p in zip(comparison.rows, verdict.p, strict=True):
+        if np.isnan(p):
             continue
         differences = row.differences_to(baseline, quality.path)
         pairs = len(differences)
-        if pairs < LEAST_SEEDS:
-            continue
         with np.errstate(over="ignore"):  # of losses that a rate far too high has left
             spread = float(np.std(differences, ddof=1))
         if not np.isfinite(spread):

@@ -78,7 +78,8 @@ def write_power(options: argparse.Namespace) -> Iterator[str]:
             yield from _describe(comparison, quality, powers, difference)
     if not judged:
         raise ReportError(
-            "no two rows have three seeds in common, which say how far differences spread"
+            "no two rows have three seeds in common, whose differences are not all the same; so nothing says how far "
+            "they spread"
         )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from tuneoff.report.compare import Comparison
 from tuneoff.report.records import ReportError, as_number
 from tuneoff.report.rows import Row
-from tuneoff.report.stats import Verdict
 from tuneoff.report.table import Column, make_columns
 from tuneoff.report.text import show_line
 
@@ -93,9 +92,7 @@ def reorder_rows(comparison: Comparison, places: Sequence[int]) -> None:
     """Put the rows of a comparison into another order, with what the statistics say of each."""
     chosen = list(places)
     comparison.rows = [comparison.rows[place] for place in chosen]
-    comparison.verdicts = [
-        Verdict(verdict.p[chosen], verdict.bold[chosen]) for verdict in comparison.verdicts
-    ]
+    comparison.verdicts = [verdict.reorder(chosen) for verdict in comparison.verdicts]
 
 
 def list_main_columns(comparison: Comparison) -> list[str]:

@@ -1,7 +1,7 @@
 """Tables: the columns of a comparison, in reading order, and what a method implies beside them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from tuneoff.report.cells import (
 )
 from tuneoff.report.compare import DERIVED, LOSS_TITLES, Comparison, Quality
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
+from tuneoff.report.ranking import Verdict
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
 from tuneoff.report.serving import SERVING_COLUMNS
@@ -114,7 +115,7 @@ def _quality_columns(comparison: Comparison) -> Iterator[Column]:
         yield _quality_column(comparison, quality, verdict)
         if comparison.baseline is not None:
             yield _difference_column(comparison, quality, verdict)
-    yield _estimate_column(comparison, DERIVED, "Perplexity", f"metrics.{DERIVED}")
+    yield _make_column(comparison, DERIVED, "Perplexity", partial(_perplexity_cell, qualities))
     yield _make_column(comparison, "seeds", "Seeds", _seeds_cell)
     if not all(row.runs and row.all_finished for row in comparison.rows):
         yield _make_column(
@@ -122,7 +123,15 @@ def _quality_columns(comparison: Comparison) -> Iterator[Column]:
         )
 
 
-def _quality_column(comparison: Comparison, quality: Quality, verdict: stats.Verdict) -> Column:
+def _perplexity_cell(qualities: Sequence[Quality], row: Row) -> Cell:
+    """The mean over the runs that have the loss of this table: of others it is of another split."""
+    perplexities = row.values_by_seed(f"metrics.{DERIVED}")
+    losses = row.values_by_seed(qualities[0].path) if qualities else {}
+    kept = [value for seed, value in perplexities.items() if seed in losses]
+    return estimate_cell(stats.estimate_mean(kept))
+
+
+def _quality_column(comparison: Comparison, quality: Quality, verdict: Verdict) -> Column:
     cells = []
     for row, bold in zip(comparison.rows, verdict.bold, strict=True):
         examples = comparison.example_scores(quality, row)
@@ -137,7 +146,7 @@ def _direction(quality: Quality) -> str:
     return " ↓" if quality.lower_is_better else " ↑"
 
 
-def _difference_column(comparison: Comparison, quality: Quality, verdict: stats.Verdict) -> Column:
+def _difference_column(comparison: Comparison, quality: Quality, verdict: Verdict) -> Column:
     """Each row's paired difference to the baseline."""
     baseline = comparison.baseline
     assert baseline is not None

@@ -1,6 +1,7 @@
 """Text from records, made fit to be shown: no half or control characters, names on one line and cut."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from tuneoff.record import mask_secrets
 
 MOST_NAME_CHARACTERS = 80
+MOST_LISTED = 6  # names in one sentence
 MOST_CHARACTERS = 20_000  # of any other text
 MOST_DEPTH = 50  # of what a record nests
 NESTS = (dict, list)  # a tuple: `dict | list` would be made anew for each of a record's values
@@ -68,3 +70,10 @@ def show_path(path: Path) -> str:
 def show_line(text: str) -> str:
     """Return a text as one line of a terminal, whatever it quotes."""
     return " ".join(clean_text(text).split())
+
+
+def shorten_list(words: Sequence[str]) -> str:
+    """Return `a, b, c`, and of many the first ones and how many more there are."""
+    text = ", ".join(words[:MOST_LISTED])
+    more = len(words) - MOST_LISTED
+    return f"{text} and {more} more" if more > 0 else text
