@@ -49,7 +49,10 @@ def read_examples(
     return row_format, limit_examples(data, examples)
 
 
-def detect_format(data: SingleSet, rows: Iterator[SourceRow]) -> tuple[Format, Iterator[SourceRow]]:
+def detect_format(
+    data: SingleSet,
+    rows: Iterator[SourceRow],
+) -> tuple[Format, Iterator[SourceRow]]:
     """Return the format of training rows, as the first of them says, and all of the rows.
 
     Raises:
