@@ -68,7 +68,7 @@ def test_other_errors_are_faults_of_ours(fault):
 
 
 def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
-    monkeypatch.setattr(binding, "bind", lambda task: task.no_such_key)
+    monkeypatch.setattr(binding, "read_settings", lambda task: task.no_such_key)
     cfg = OmegaConf.create({"name": "${identity:}", "hydra": {"overrides": {"task": []}}})
     with pytest.raises(Exception) as caught:
         _ = cfg.name

@@ -120,11 +120,13 @@ def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
             f"error: {line}"
         )
         assert {path: path.read_bytes() for path in before} == before
-    done = train(folder, *settings, "resume=auto")  # it has finished
-    (line,) = done.stderr.splitlines()
-    assert line == f"resume=auto: the run in {folder} has finished"
-    assert done.returncode == 0 and "finished" in done.stdout
-    assert {path: path.read_bytes() for path in before} == before
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for resume in ("auto", folder):  # it has finished
+        done = train(folder, *settings, f"resume={resume}")
+        (line,) = done.stderr.splitlines()
+        assert line == f"resume={resume}: the run in {folder} has finished"
+        assert done.returncode == 0 and "finished" in done.stdout
+        assert {path: path.read_bytes() for path in whole} == whole
 
 
 @pytest.mark.slow

@@ -300,7 +300,14 @@ CASES = {
     "data=json": "data.path: must be given",
     "data.path=tuneoff:nope": "data.path=tuneoff:nope: must be tuneoff:docstrings or tuneoff:stdlib",
     "hydra.searchpath=[file:///nowhere]": "hydra.searchpath: /nowhere must be an existing folder",
-    "hydra.run.dir=mine.txt/x": "…mine.txt/x: Not a directory",
+    "hydra.run.dir=mine.txt/x": "hydra.run.dir=mine.txt/x: must be a folder …: …mine.txt is a file",
+    "hydra.run.dir=/proc/x": "hydra.run.dir=/proc/x: …",
+    "hydra.run.dir=": "hydra.run.dir=: must name a folder; …",
+    f"hydra.run.dir=new/{'x' * 300}": "hydra.run.dir=new/xxx…: a name in it has more than 255 bytes",
+    "-m seed=0,1 hydra.sweep.dir=": "hydra.sweep.dir=: must name a folder; …",
+    "-m seed=0,1 hydra.sweep.dir=mine.txt": "hydra.sweep.dir=mine.txt: must be a folder …",
+    "data.path=~/nowhere.jsonl": "data.path=~/nowhere.jsonl: must be an existing file or folder, …",
+    "data.path=a:b~c": "data.path=a:b~c: the value cannot be read; one that holds any of …~ is written …",
     # ---- several values, and what cannot be read
     "lora_target=q_proj,v_proj": "lora_target=q_proj,v_proj: a list is written lora_target=[q_proj,v_proj]; …with -m",
     "seed=0,1": "seed=0,1: must be one value; several are a sweep, with -m",
@@ -318,6 +325,10 @@ CASES = {
     "-cn nope": "--config-name=nope: no such file in conf, nor in the folder of --config-dir",
     "-cd /nowhere": "--config-dir=/nowhere: must be an existing folder",
     "-cd . -cn broken": "…broken.yaml, line 1: …",
+    "-cd . -cn bare": "bare.yaml: must begin with `defaults: [config, _self_]`, …",
+    "-cd . -cn latin": "latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
+    "-cd . method=latin": "…method/latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
+    "model=tiny -cd . -cn own lr=0": "lr=0.0: must be above 0",
     # ---- another folder, and a bad point anywhere in a grid
     "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
     f"method={'x' * 5000}": "method=xxx…x…xxx: is longer than any name of a config or an option",
@@ -397,10 +408,14 @@ def contents(folder: Path) -> set[str]:
 
 def lay_out(work: Path) -> None:
     """Fill the folder of a command: a file, a finished run, and models without weights."""
-    for name in ("done/empty", "quantised", "opt"):
+    for name in ("done/empty", "quantised", "opt", "method"):
         (work / name).mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
+    (work / "own.yaml").write_text("defaults: [config, _self_]\n")
+    (work / "bare.yaml").write_text("max_steps: 1\n")
+    for file in (work / "latin.yaml", work / "method" / "latin.yaml"):
+        file.write_bytes(b"defaults: [config, _self_]  # \xe9\n")
     (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')

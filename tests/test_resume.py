@@ -15,8 +15,14 @@ from helpers import METHODS, Killed, apart, complete, kill_inside, trajectory, w
 from safetensors.torch import load_file
 
 from tuneoff import record
-from tuneoff.cli.run_folder import check_same_run, choose_run_folder, describe_resume
-from tuneoff.config import ConfigError
+from tuneoff.cli.run_folder import (
+    RunEnded,
+    check_resumed_run,
+    check_same_run,
+    choose_run_folder,
+    describe_resume,
+)
+from tuneoff.config import ConfigError, identify_run
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.work import TrainWork
 from tuneoff.training import checkpoint
@@ -287,6 +293,29 @@ def test_resume_finds_its_folder(compose_config, tmp_path):
     check_same_run(compose_config("method=full", f"resume={first}"), Path(first))
     with pytest.raises(ConfigError, match=f"holds run {name}, and these settings make"):
         check_same_run(compose_config("method=full", f"resume={first}", "lr=0.5"), Path(first))
+
+
+@pytest.mark.parametrize("status", ["finished", "diverged", "out_of_memory"])
+def test_a_resume_ends_where_the_run_has_its_result(compose_config, tmp_path, status):
+    cfg = compose_config("method=full", f"resume={tmp_path}")
+    identity = identify_run(cfg)
+    record.write_json(tmp_path / "run.json", {"identity": identity})
+    check_resumed_run(cfg, tmp_path)  # an unfinished one
+    record.write_json(tmp_path / "result.json", {"identity": identity, "status": status})
+    with pytest.raises(RunEnded, match=f"{tmp_path} has (finished|ended, {status})"):
+        check_resumed_run(cfg, tmp_path)
+    cfg.resume = "auto"
+    with pytest.raises(RunEnded):
+        check_resumed_run(cfg, tmp_path)
+    cfg.rerun = True
+    check_resumed_run(cfg, tmp_path)
+
+
+def test_no_folder_is_named_beside_another_one_to_go_on_in(compose_config, tmp_path):
+    record.write_json(tmp_path / "run.json", {"identity": "other"})
+    cfg = compose_config("method=full", f"resume={tmp_path}")
+    with pytest.raises(ConfigError, match=f"^hydra.run.dir=elsewhere: .*resume={tmp_path} says"):
+        check_resumed_run(cfg, Path("elsewhere"))
 
 
 def test_resume_takes_the_run_that_got_farthest_and_says_which(compose_config, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line before Hydra reads it: unknown flags refused, and a sweep's options made ready for our sweeper."""
+"""The command line before Hydra reads it: a sweep's options made ready for our sweeper, by what its file says."""
 
 import re
 import sys
@@ -6,14 +6,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
-from yaml import MarkedYAMLError
 
+from tuneoff.cli.own_yamls import read_own_yaml
 from tuneoff.cli.sweep_folder import DIR, name_sweep_folder
-from tuneoff.config import ABSENT, ConfigError, find_method_options
+from tuneoff.cli.typed_words import FOLDER_KEYS, expand_home
+from tuneoff.config import ConfigError, find_method_options
+from tuneoff.config.paths import is_file
 from tuneoff.config.set_lists import refuse_listed_choices, write_as_choices
 from tuneoff.distributed.launch import get_rank, get_world_size
 
@@ -29,17 +31,6 @@ SEARCH_PATH = "hydra.searchpath="
 PLAIN_VALUE = r"[\w.+/-]+|\[[^\[\]()]*\]"
 
 
-def check_flags() -> None:
-    """Refuse unknown flags in one line, where argparse would print its usage too."""
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError("command line", ABSENT, f"{message}; see --help")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args()
-
-
 def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     """The command line with lists of data sets as Hydra's choices; of a sweep ready for our sweeper.
 
@@ -51,6 +42,7 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     arguments = write_as_choices(arguments)
     flags = get_args_parser().parse_args(arguments)
     primary_config = read_primary_config(flags)
+    arguments += list_home_words(arguments, primary_config)
     refuse_listed_choices(primary_config.get("defaults") or [])
     sweeps_by_itself = OmegaConf.select(primary_config, "hydra.mode") == "MULTIRUN"
     is_sweep = flags.multirun or sweeps_by_itself or "hydra.mode=MULTIRUN" in arguments
@@ -103,18 +95,33 @@ def own_config_folder() -> Path:
 
 
 def read_primary_config(flags: Namespace) -> DictConfig:
-    """The file of --config-name; empty where there is none that can be read (Hydra will say so)."""
+    """The file of --config-name; empty where there is none (Hydra will say so).
+
+    Raises:
+        ConfigError: a file of the user's own that cannot be read, or does not begin with all settings.
+    """
     name = (flags.config_name or "config").removesuffix(".yaml")
     given_folder = Path(flags.config_dir or flags.config_path or ".")
-    for folder in (given_folder, own_config_folder()):
+    own_folder = own_config_folder()
+    for folder in (given_folder, own_folder):
         path = folder / f"{name}.yaml"
-        if not path.is_file():
+        if not is_file(path):
             continue
-        try:
-            config = OmegaConf.load(path)
-        except (OSError, MarkedYAMLError):
-            break
-        if isinstance(config, DictConfig):
-            return config
-        break
+        # Without a flag no file of the working folder is read.
+        if folder is own_folder or flags.config_dir or flags.config_path:
+            return read_own_yaml(path, (given_folder, own_folder))
     return OmegaConf.create()
+
+
+def list_home_words(arguments: Sequence[str], primary_config: DictConfig) -> list[str]:
+    """The words that say again, as Hydra reads it, what a primary config has of folders that begin with `~`."""
+    content = OmegaConf.to_container(primary_config, resolve=False)
+    words = []
+    for key in FOLDER_KEYS:
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        is_written = any(word.lstrip("+").startswith(f"{key}=") for word in arguments)
+        if isinstance(value, str) and value.startswith("~") and not is_written:
+            words += expand_home([f'{key}="{value}"'])
+    return words

@@ -13,12 +13,14 @@ from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import (
-    check_same_run,
+    check_resumed_run,
     deepest_existing_folder,
     describe_resume,
+    find_output_folder,
     remove_refused_run,
 )
 from tuneoff.config import ConfigError, Experiment, Task, check_config
+from tuneoff.config.paths import expand_user
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
@@ -86,6 +88,9 @@ class PreflightCheck(Callback):
         refuse_chdir(config)
         task = check_config(config)
         if get_rank():
+            # They do not know the folder, but where it is named: none must wait for a first rank that has ended.
+            if task.resume not in ("never", "auto"):
+                check_resumed_run(task, expand_user(task.resume))
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")
@@ -100,21 +105,21 @@ class PreflightCheck(Callback):
                 "is for task=predict, and for sweeps; a run trains on the device that it finds"
             )
             raise ConfigError("device", task.device, allowed)
-        folder = Path(config.hydra.run.dir)
-        if holds_run(folder):
-            if task.resume != "never":
-                check_same_run(task, folder)
-            elif not task.rerun:
-                allowed = "holds a run already, and rerun=true would replace it"
-                raise ConfigError("hydra.run.dir", folder, allowed)
+        folder = find_output_folder(config, "hydra.run.dir")
         if task.resume != "never":
+            check_resumed_run(task, folder)
             print(describe_resume(task.resume, folder), file=sys.stderr)
+        elif holds_run(folder) and not task.rerun:
+            allowed = "holds a run already, and rerun=true would replace it"
+            raise ConfigError("hydra.run.dir", folder, allowed)
         self.existing_folder = deepest_existing_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
-        self.existing_folder = deepest_existing_folder(Path(config.hydra.sweep.dir))
+        self.existing_folder = deepest_existing_folder(
+            find_output_folder(config, "hydra.sweep.dir")
+        )
         if has_grid_sweeper(config):
             return
         if config.get("tuned") is not None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import singledispatch
+from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -22,9 +23,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-from yaml import MarkedYAMLError, safe_load
+from yaml import MarkedYAMLError, YAMLError, safe_load
 
 from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
+from tuneoff.cli.own_yamls import describe_unreadable, find_file_read
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
 from tuneoff.record import describe_os_error
 
@@ -57,7 +59,7 @@ def _(error: OverrideParseException, arguments: list[str]) -> str:
     key, equals, _ = error.override.partition("=")
     if not equals or not re.fullmatch(r"[+~]*[\w./@-]+", key):
         return f"{error.override}: must be written key=value"
-    quoted = f"one that holds any of ,:=()[]{{}}$ is written '{key}=\"…\"'"
+    quoted = f"one that holds any of ,:=()[]{{}}$~ is written '{key}=\"…\"'"
     return f"{error.override}: the value cannot be read; {quoted}"
 
 
@@ -152,6 +154,15 @@ def _(error: MarkedYAMLError, arguments: list[str]) -> str:
     return f"{mark.name}, line {mark.line + 1}: {error.problem}"
 
 
+@explain_known_error.register(UnicodeDecodeError)
+@explain_known_error.register(YAMLError)
+def _(error: UnicodeDecodeError | YAMLError, arguments: list[str]) -> str:
+    path = find_file_read(error)
+    if path is None:
+        return first_line(error)
+    return f"{path}: {describe_unreadable(Path(path))}"
+
+
 @explain_known_error.register
 def _(error: UserWarning, arguments: list[str]) -> str:
     folder = re.search(r"path=(.*) is not available", str(error))
@@ -184,6 +195,14 @@ def _(error: OSError, arguments: list[str]) -> str:
         # Hydra looks for a file of the name of a group's choice, or of a key.
         longest = max(arguments, key=len)
         return f"{longest}: is longer than any name of a config or an option"
+    path = find_file_read(error)
+    if error.errno is None and path is not None:
+        return f"{path}: must hold keys with values"
+    for text in arguments:
+        key, _, folder = text.partition("=")
+        is_inside = folder != "" and str(error.filename).startswith(folder)
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and is_inside:
+            return f"{text}: {error.strerror}"
     return describe_os_error(error)
 
 

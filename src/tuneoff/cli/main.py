@@ -5,15 +5,18 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from tuneoff.cli.arguments import check_flags, prepare_sweep_arguments
+from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.foreign_names import refuse_foreign_names
 from tuneoff.cli.help import print_help, wants_help
+from tuneoff.cli.run_folder import RunEnded
+from tuneoff.cli.summary import format_run_summary
+from tuneoff.cli.typed_words import expand_home, put_keys_together
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
-from tuneoff.record import describe_os_error
+from tuneoff.record import RESULT, describe_os_error, read_json
 from tuneoff.record.console import accept_any_text
 
 LONG_WORD = re.compile(r"\S{400,}")
@@ -39,8 +42,8 @@ def one_line(main: Callable[[], None]) -> int:
             print_help(written)
             return 0
         refuse_foreign_names(written)
-        check_flags()
-        sys.argv[1:] = prepare_sweep_arguments(expand_yamls(written))
+        words = expand_home(put_keys_together(written))
+        sys.argv[1:] = prepare_sweep_arguments(expand_yamls(words))
         with interrupt_on_stop_signals():
             main()
         return 0
@@ -51,6 +54,8 @@ def one_line(main: Callable[[], None]) -> int:
         error = unwrap_warning(caught)
     finally:
         print_open_sweeps()
+    if isinstance(error, RunEnded):
+        return report_earlier_result(error)
     return report_error(error, written)
 
 
@@ -68,6 +73,19 @@ def unwrap_warning(error: Exception) -> BaseException:
     if isinstance(error, UserWarning) and error.__context__ is not None:
         return error.__context__
     return error
+
+
+def report_earlier_result(ended: RunEnded) -> int:
+    """Print what the run came to that a resume found ended, in the first rank, and return that run's exit code."""
+    result = read_json(ended.folder / RESULT) or {}
+    if get_rank() == 0:
+        print(ended, file=sys.stderr)
+        print(format_run_summary(result, ended.folder))
+    error = result.get("error")
+    if not error:
+        return 0
+    message = f"{result['status']}: {error['type']}: {error['message']}"
+    return report_error(RunFailed(f"{message} ({ended.folder / RESULT})"), [])
 
 
 def report_error(error: BaseException, arguments: list[str]) -> int:

@@ -1,15 +1,18 @@
 """A run's folder: its name, the one that a resume goes on in, and nothing left of a refused run."""
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import ConfigError, check_config, identify_run
+from tuneoff.config import ConfigError, Task, check_config, identify_run
+from tuneoff.config.paths import expand_user
 from tuneoff.record import (
     CHECKPOINTS,
     LOCK,
     METRICS,
     RESULT,
+    RESULTS,
     RETRIED,
     RUN,
     find_checkpoints,
@@ -18,12 +21,21 @@ from tuneoff.record import (
     read_status,
 )
 
+LONGEST_NAME = 255  # bytes, of a file or a folder, on any file system that is in use
 WRITTEN_BY_HYDRA = (
     "run.log",
     ".hydra/config.yaml",
     ".hydra/hydra.yaml",
     ".hydra/overrides.yaml",
 )
+
+
+class RunEnded(Exception):
+    """The run that a resume would go on with has its result already, so that there is nothing left to do."""
+
+    def __init__(self, resume: str, folder: Path):
+        super().__init__(describe_resume(resume, folder))
+        self.folder = folder
 
 
 def check_and_identify(*, _root_: DictConfig) -> str:
@@ -39,7 +51,7 @@ def choose_run_folder(parent: str, time: str, *, _root_: DictConfig) -> str:
     if task.resume == "never":
         return new_folder
     if task.resume != "auto":
-        return task.resume
+        return str(expand_user(task.resume))
     stopped = []
     for folder in sorted(Path(parent).glob(f"*_{identity}")):
         if read_status(folder) in RETRIED:
@@ -60,8 +72,11 @@ def find_last_step(folder: Path) -> int:
 def describe_resume(resume: str, folder: Path) -> str:
     """Where a run goes on, and from which step."""
     step = find_last_step(folder)
-    if read_status(folder) == "finished":
+    status = read_status(folder)
+    if status == "finished":
         return f"resume={resume}: the run in {folder} has finished"
+    if status in RESULTS:
+        return f"resume={resume}: the run in {folder} has ended, {status}"
     if step:
         return f"resume={resume}: goes on in {folder} after step {step}"
     if holds_run(folder):
@@ -83,6 +98,81 @@ def check_same_run(task: DictConfig, folder: Path) -> None:
     if earlier != identity:
         allowed = f"{folder} holds run {earlier}, and these settings make {identity}"
         raise ConfigError("resume", task.resume, allowed)
+
+
+def check_resumed_run(task: DictConfig, folder: Path) -> None:
+    """Refuse to go on in `folder` with what is no run of these settings, or has its result.
+
+    Raises:
+        ConfigError: `resume` names another folder, or what is there has another identity.
+        RunEnded: there is nothing left to do; with rerun=true a result is no end.
+    """
+    if task.resume != "auto" and expand_user(task.resume).resolve() != folder.resolve():
+        allowed = f"must be left out, since resume={task.resume} says where the run is"
+        raise ConfigError("hydra.run.dir", folder, allowed)
+    if not holds_run(folder):
+        return
+    check_same_run(task, folder)
+    has_result = task.task is Task.train and read_status(folder) in RESULTS
+    if has_result and not task.rerun:
+        raise RunEnded(task.resume, folder)
+
+
+def find_output_folder(config: DictConfig, key: str) -> Path:
+    """The folder that `hydra.run.dir` or `hydra.sweep.dir` names, there or not.
+
+    Raises:
+        ConfigError: it cannot be made, or nothing can be written in it.
+    """
+    written = OmegaConf.select(config, key)
+    if not written:
+        raise ConfigError(key, written, "must name a folder; . is the one that you are in")
+    folder = Path(str(written))
+    reason = describe_unusable(folder)
+    if reason is not None:
+        raise ConfigError(key, folder, f"must be a folder that can be made and written: {reason}")
+    return folder
+
+
+def describe_unusable(folder: Path) -> str | None:
+    """Why a folder cannot be made or written in; None where it can."""
+    if str(folder).startswith("~"):
+        return "there is no such user"
+    too_long = [part for part in folder.parts if len(os.fsencode(part)) > LONGEST_NAME]
+    if too_long:
+        return f"a name in it has more than {LONGEST_NAME} bytes"
+    try:
+        existing = deepest_existing(folder)
+    except (OSError, ValueError) as error:  # too long as a whole, a ring of links; a null byte
+        return describe_error_of_path(error)
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"you have no permission to write in {existing}"
+    return None
+
+
+def describe_error_of_path(error: OSError | ValueError) -> str:
+    """What the system has against a path."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return reason.lower()
+
+
+def deepest_existing(path: Path) -> Path:
+    """The deepest folder or file on the way to `path` that exists.
+
+    Raises:
+        OSError: no path can be so.
+        ValueError: it holds a null byte.
+    """
+    path = path.absolute()
+    for existing in (path, *path.parents):
+        try:
+            os.stat(existing)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return existing
+    return path
 
 
 def deepest_existing_folder(folder: Path) -> Path:

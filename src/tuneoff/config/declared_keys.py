@@ -48,6 +48,9 @@ def find_invalid_keys(
         names: those of its keys that are looked at; None for all.
     """
     cls: Any = OmegaConf.get_type(cfg)
+    if not is_dataclass(cls):
+        yield "defaults", ABSENT, "must begin with config, as in `defaults: [config, _self_]`"
+        return
     # Node by node without OmegaConf's own checks, which take ten times as long.
     nodes: dict[str, Any] = {}
     for key in cfg:

@@ -4,7 +4,6 @@ import copy
 import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from tuneoff.config.benchmarks import BenchmarkSettings, check_benchmarks
 from tuneoff.config.choices import PACKAGED, Dtype, MixedPrecision, Optimizer, Scheduler, Task
@@ -12,7 +11,7 @@ from tuneoff.config.compiler import check_compile
 from tuneoff.config.hub_push import check_push
 from tuneoff.config.keeping import KeepingSettings, check_keeping
 from tuneoff.config.options import ConfigError, Role, check_package, check_ranges, find_settings
-from tuneoff.config.paths import is_hub_name, is_shipped
+from tuneoff.config.paths import expand_user, is_hub_name, is_shipped
 from tuneoff.config.settings import (
     BudgetSettings,
     EvaluationSettings,
@@ -217,7 +216,7 @@ class Experiment(
             check_push(self.push, self.save_model)
         if self.hub_name is not None and not is_hub_name(self.hub_name):
             raise ConfigError("hub_name", self.hub_name, "must be a hub name owner/name")
-        names_run = self.resume in ("never", "auto") or holds_run(Path(self.resume))
+        names_run = self.resume in ("never", "auto") or holds_run(expand_user(self.resume))
         if not names_run:
             raise ConfigError("resume", self.resume, "must be never, auto, or the folder of a run")
 

@@ -63,11 +63,12 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
         ConfigError: what only the loaded model or data can show to be wrong.
         NeverBegan: the run failed before its record began, in a folder that holds an earlier one.
         Busy: another process trains in `folder`.
-        AlreadyDone: with resume=auto, another process has finished this run in the meantime.
+        AlreadyDone: under `resume`, another process has finished this run in the meantime.
     """
     recorder = SilentRecorder(folder) if get_rank() else Recorder(folder)
     with closing(recorder):
-        if experiment.resume == "auto" and status_of(folder) in RESULTS:
+        goes_on = experiment.resume != "never" and not experiment.rerun
+        if goes_on and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
         run = Run(experiment, method, recorder)
         status = "finished"

@@ -1,0 +1,95 @@
+"""Own YAMLs: the file of --config-name, read before Hydra reads it, and what is wrong with a file that cannot be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from traceback import walk_tb
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from omegaconf import DictConfig, OmegaConf
+from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import Reader
+
+from tuneoff.config import ABSENT, ConfigError
+
+# In a defaults list they bring all settings.
+BASES = ("config", "experiment")
+FIRST_LINE = "`defaults: [config, _self_]`"
+
+
+def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
+    """Return what a primary config holds; nothing where its YAML is none, of which Hydra names the line.
+
+    Args:
+        folders: where the YAMLs of its defaults list are looked for.
+
+    Raises:
+        ConfigError: it cannot be read as text, or does not begin with all settings.
+    """
+    try:
+        content = OmegaConf.load(path)
+    except MarkedYAMLError:
+        return OmegaConf.create()
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(str(path), ABSENT, describe_unreadable(path)) from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk; else it holds a number alone
+            return OmegaConf.create()
+        content = None
+    if brings_settings(content, folders):
+        return content
+    if path.stem in BASES:
+        allowed = f"stands in for tuneoff's own {path.name}: it must have another name, for -cn"
+    else:
+        allowed = f"must begin with {FIRST_LINE}, which brings the settings that it does not name"
+    raise ConfigError(str(path), ABSENT, allowed)
+
+
+def brings_settings(content: object, folders: Sequence[Path], depth: int = 0) -> bool:
+    """Whether the defaults list of a YAML's content leads to all settings, by way of others or not."""
+    defaults = content.get("defaults") if isinstance(content, DictConfig) else None
+    if not OmegaConf.is_list(defaults) or depth > len(BASES) + 8:
+        return False
+    for entry in defaults:
+        if not isinstance(entry, str):
+            continue
+        name = entry.partition("@")[0].removeprefix("/").removesuffix(".yaml")
+        if name in BASES:
+            return True
+        if any(_leads_to_settings(folder / f"{name}.yaml", folders, depth) for folder in folders):
+            return True
+    return False
+
+
+def _leads_to_settings(path: Path, folders: Sequence[Path], depth: int) -> bool:
+    """Whether another YAML of a defaults list is there and brings the settings; one that cannot be read may."""
+    if not path.is_file():
+        return False
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError):
+        return True  # Hydra will say what is wrong with it
+    return brings_settings(content, folders, depth + 1)
+
+
+def describe_unreadable(path: Path) -> str:
+    """What keeps a file from being YAML's text: a byte that is not UTF-8, or a character that YAML has not."""
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        return f"line {line} has byte 0x{byte:02x}, which is not UTF-8; the file must be saved as UTF-8"
+    match = Reader.NON_PRINTABLE.search(text)
+    if match is None:
+        return "cannot be read as YAML"
+    line = text.count("\n", 0, match.start()) + 1
+    return f"line {line} has character U+{ord(match[0]):04X}, which no YAML may hold"
+
+
+def find_file_read(error: BaseException) -> str | None:
+    """The YAML that Hydra was reading when an error came that does not name it; None where it read none."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == FileConfigSource.__module__:
+            return frame.f_locals.get("full_path")
+    return None
