@@ -301,11 +301,13 @@ def test_a_later_row_without_a_column_is_named():
 
 
 @pytest.mark.parametrize("name", ["label", "kto_tag"])
-def test_an_answer_that_is_marked_as_bad_is_not_learned(name):
+@pytest.mark.parametrize("mark", [False, "False", "false", " FALSE "])
+def test_an_answer_that_is_marked_as_bad_is_not_learned(name, mark):
     """Sets for KTO hold good answers and bad ones."""
     row = {"prompt": "What is 1 + 1?", "completion": "3"}
     with pytest.raises(ConfigError, match=f"line 1: {name} is false, which marks its answer"):
-        read(row | {name: False})
-    assert read(row | {name: True})[0] == "prompt_completion"
+        read(row | {name: mark})
+    for good in (True, "True", "1", 1):
+        assert read(row | {name: good})[0] == "prompt_completion"
     # A text is no answer, and its label a column like any other.
-    assert read({"text": "3", name: False})[0] == "text"
+    assert read({"text": "3", name: mark})[0] == "text"

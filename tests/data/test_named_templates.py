@@ -89,3 +89,15 @@ def test_an_answer_that_is_written_like_a_slot_is_no_end_token(tmp_path):
     talk = [{"role": "user", "content": "{bos}"}, {"role": "assistant", "content": "{eos}"}]
     _, answers, _ = encode(tmp_path, plain(), "vicuna", talk)
     assert answers == ["{eos}<|end|>"]
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_question_that_nobody_answers_is_refused_where_a_heading_stands_below_it(tmp_path, role):
+    talk = [TALK[1], {"role": role, "content": "more"}, TALK[2]]
+    message = f"data.template=vicuna: the template refuses .*line 1: a turn of the {role} follows"
+    with pytest.raises(ConfigError, match=message):
+        encode(tmp_path, plain(), "vicuna", talk)
+    assert encode(tmp_path, plain(), "empty", talk)[1] == ["1"]
+    path = write_lines(tmp_path / "rows.jsonl", [{"messages": talk}, {"messages": TALK}])
+    settings = Data("test", str(path), template="vicuna", on_bad_row="skip")
+    assert load_dataset(settings, plain(), 256).unread["skipped_rows"] == 1

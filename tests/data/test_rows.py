@@ -321,6 +321,52 @@ def test_anything_that_changes_the_rows_misses_the_cache(tmp_path, kept):
     assert len(list(kept.iterdir())) == len(changes) + 2  # a name and a place change nothing
 
 
+def write_bad_row(path):
+    """Two rows that can be read, and below them one that cannot."""
+    return write_lines(path, [*pairs(2), {"prompt": "q", "completion": None}])
+
+
+@pytest.mark.parametrize("tokenizer", [plain, chatty])
+def test_what_comes_from_the_cache_names_the_file_that_is_there(tmp_path, kept, tokenizer):
+    user = {"role": "user", "content": "a"}
+    talks = [[user, {"role": "assistant", "content": "b"}], [user, {"role": "tool"}]]
+    rows = [{"messages": talk} for talk in talks]
+    for folder in ("old", "new"):
+        for path in (
+            write_bad_row(tmp_path / folder / "rows.jsonl"),
+            write_lines(tmp_path / folder / "set/talks.jsonl", rows).parent,
+        ):
+            data = Data("test", str(path), on_bad_row="skip")
+            (skipped,) = load_dataset(data, tokenizer(), 96).unread["skipped"]
+            assert skipped.startswith(
+                f"{path}/talks.jsonl: line 2: " if path.is_dir() else f"{path}: line 3: "
+            )
+    assert len(list(kept.iterdir())) == 2
+
+
+def test_a_template_refuses_a_row_by_the_place_where_it_is_now(tmp_path, kept):
+    tokenizer = new_tokenizer(
+        "{% if messages|length > 2 %}{{ raise_exception('long') }}{% endif %}" + SMOLLM2
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    turns = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    for folder in ("a", "b"):
+        rows = [{"messages": turns[:2]}, {"messages": turns}]
+        path = write_lines(tmp_path / folder / "rows.jsonl", rows)
+        data = Data("test", str(path), on_bad_row="skip")
+        (skipped,) = load_dataset(data, tokenizer, 96).unread["skipped"]
+        assert f"the chat template refuses {path}: line 2: " in skipped
+    assert len(list(kept.iterdir())) == 1
+
+
+def test_the_cache_reads_no_file_that_its_ending_makes_unreadable(tmp_path, kept):
+    path = write_lines(tmp_path / "rows.jsonl", pairs(3))
+    load_dataset(Data("test", str(path)), plain(), 96)
+    path = path.rename(tmp_path / "rows.jsonl.gz")
+    with pytest.raises(ConfigError, match="Not a gzipped file"):
+        load_dataset(Data("test", str(path)), plain(), 96)
+
+
 def test_a_broken_file_in_the_cache_is_made_anew(tmp_path, kept):
     data = Data("test", str(write_lines(tmp_path / "rows.jsonl", pairs(20))))
     first = load_dataset(data, plain(), 96)

@@ -10,7 +10,7 @@ from tuneoff.config import ConfigError, Data
 from tuneoff.data import load_dataset
 from tuneoff.data.chat_template import ChatTemplate
 from tuneoff.data.dataset import Row
-from tuneoff.data.plain_template import PlainTemplate
+from tuneoff.data.plain_template import ANSWER_HEADING, PlainTemplate
 from tuneoff.data.row_formats import Example
 from tuneoff.data.templates import choose_template
 from tuneoff.data.time_limit import TimeLimit, TimeLimitExceeded
@@ -231,6 +231,20 @@ def test_plain_takes_conversations_in_any_order():
         [Example([{"role": r, "content": c} for r, c in said], "", "")]
     )
     assert trained(Row(ids, spans), plain()) == ["Hi.<|end|>", "Well?<|end|>", "c<|end|>"]
+
+
+@pytest.mark.parametrize("before", ["S U", "U S", "U U", "S", "U S U", "U A S", "U A U S U"])
+def test_a_plain_answer_stands_under_its_heading_whoever_spoke_before(before):
+    messages = []
+    roles = {"S": "system", "U": "user", "A": "assistant"}
+    for speaker in [*before.split(), "A"]:
+        messages.append({"role": roles[speaker], "content": f"said by {speaker}"})
+    ((ids, spans),) = PlainTemplate(plain()).encode([Example(messages, "", "")])
+    for start, _ in spans:
+        assert plain().decode(ids[:start]).endswith(f"\n\n{ANSWER_HEADING}")
+    text = plain().decode(ids)
+    assert text.count(ANSWER_HEADING) == len(spans) == before.count("A") + 1
+    assert text.count("said by") == len(messages)
 
 
 def test_auto_takes_the_tokenizers_template_where_there_is_one():

@@ -7,6 +7,7 @@ write the same.
 import hashlib
 import json
 import logging
+import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -88,8 +89,14 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(repr(rules).encode()).hexdigest()
 
 
-def write_cached_set(path: Path, data_set: DataSet) -> None:
-    """Keep a set. A folder that cannot be written costs time and no more."""
+def write_cached_set(path: Path, data_set: DataSet, name: str) -> None:
+    """Keep a set. A folder that cannot be written costs time and no more.
+
+    Args:
+        path: the file.
+        data_set: the set.
+        name: what the locations of its rows begin with; a set of the same content may be elsewhere.
+    """
     tensors: dict[str, np.ndarray] = {}
     for split, rows in data_set.splits.items():
         tensors |= rows_to_tensors(split, rows)
@@ -100,6 +107,7 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         "dropped": data_set.dropped,
         "recipe": data_set.recipe,
         "unread": data_set.unread,
+        "skipped_without_name": cut_out_name(data_set.unread.get("skipped", []), name),
     }
     tensors["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
     tensors[DIGEST] = np.frombuffer(hash_tensors(tensors), np.uint8)
@@ -110,11 +118,21 @@ def write_cached_set(path: Path, data_set: DataSet) -> None:
         log.warning("the tokenised data is not kept: %s", error)
 
 
-def read_cached_set(path: Path) -> DataSet | None:
+def cut_out_name(texts: list[str], name: str) -> list[list[str]]:
+    """Return each text in the two parts around a set's name, or whole where it does not name the set."""
+    before_place = re.compile(rf"{re.escape(name)}(?=: |/)")
+    return [before_place.split(text, maxsplit=1) for text in texts]
+
+
+def read_cached_set(path: Path, name: str) -> DataSet | None:
     """Return a set that was kept.
 
     None where there is none that can be read, where another user could have changed it, or where
     anything in it is not as it was written. The fingerprint is that of the rows that are read.
+
+    Args:
+        path: the file.
+        name: what the locations of the set's rows begin with now.
     """
     if not is_private(path):
         return None
@@ -124,6 +142,9 @@ def read_cached_set(path: Path) -> DataSet | None:
         if digest != hash_tensors(tensors):
             raise ValueError("its content has changed since it was written")
         rest: dict[str, Any] = json.loads(tensors["rest"].tobytes())
+        skipped = [name.join(parts) for parts in rest.pop("skipped_without_name")]
+        if skipped:
+            rest["unread"]["skipped"] = skipped
         splits = {split: list(tensors_to_rows(split, tensors)) for split in SPLITS}
         asked = {split: array("q", tensors[f"{split}.asked"].tobytes()) for split in SPLITS}
     except (OSError, SafetensorError, ValueError, KeyError) as error:

@@ -52,7 +52,7 @@ def open_with_datasets(
                 splits = builder.as_dataset()
         return {split: number_rows(data, splits[split], split) for split in splits}
 
-    return Source(read, str(builder.cache_dir))
+    return Source(read, str(builder.cache_dir), data.path)
 
 
 def number_rows(data: SingleSet, rows: Any, split: str) -> Iterator[SourceRow]:

@@ -66,11 +66,11 @@ def load_single_set(
     result = None
     if source.key:
         path = cache.cache_path(source.key, data, template.text, tokenizer, max_length)
-        result = cache.read_cached_set(path)
+        result = cache.read_cached_set(path, source.name)
     if result is None:
         result = tokenize_dataset(data, source, template, max_length)
         if path is not None:
-            cache.write_cached_set(path, result)
+            cache.write_cached_set(path, result, source.name)
     return result
 
 

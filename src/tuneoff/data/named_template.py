@@ -6,6 +6,7 @@ Tokenised as LLaMA-Factory does it: a turn by itself, and cut at the tokens that
 import re
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -50,7 +51,13 @@ class NamedTemplate:
                 raise ConfigError("data.template", name, message)
 
     def encode(self, examples: list[Example]) -> Iterator[EncodedConversation]:
-        """Tokenise conversations."""
+        """Tokenise conversations.
+
+        Raises:
+            ConfigError: an answer that would not follow its heading.
+        """
+        for example in examples:
+            self.refuse_unanswered(example)
         conversations = [self.list_turns(example.messages) for example in examples]
         texts: list[str] = []
         for turns in conversations:
@@ -77,6 +84,21 @@ class NamedTemplate:
         if not texts:
             return []
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def refuse_unanswered(self, example: Example) -> None:
+        """Refuse a conversation in which a user's turn, which ends with the answer's heading, has no answer below it.
+
+        Raises:
+            ConfigError: with its place.
+        """
+        if self.texts.user.endswith(SAID):  # there is no heading
+            return
+        for turn, following in pairwise(example.messages):
+            if turn["role"] == "user" and following["role"] != "assistant":
+                reason = f"a turn of the {following['role']} follows one of the user"
+                refused = f"the template refuses {example.location}: {reason}"
+                message = f"{refused}; data.template=plain takes any conversation"
+                raise ConfigError("data.template", self.name, message)
 
     def list_turns(
         self,

@@ -13,9 +13,10 @@ from tuneoff.data.row_formats import Example, Message
 
 HEADINGS = {
     "system": "### System:\n{}\n\n",
-    "user": "### Instruction:\n{}\n\n### Response:\n",
-    "assistant": "{}",
+    "user": "### Instruction:\n{}\n\n",
 }
+# Directly before an answer, whoever spoke last; an answer to nobody has none.
+ANSWER_HEADING = "### Response:\n"
 
 
 class EncodedConversation(NamedTuple):
@@ -41,6 +42,7 @@ class PlainTemplate:
         self.text = ""
         for role, heading in HEADINGS.items():
             self.text += heading.replace("{}", f"{{{role}}}")
+        self.text += f"{ANSWER_HEADING}{{assistant}}"
 
     def encode(self, examples: list[Example]) -> Iterator[EncodedConversation]:
         """Tokenise conversations."""
@@ -68,13 +70,15 @@ def split_into_pieces(messages: list[Message]) -> list[str]:
 
     A prompt may be empty. Answers are at the odd places.
     """
-    pieces = [""]
+    pieces = []
+    prompt = ""
     for message in messages:
-        is_answer = message["role"] == "assistant"
-        last_is_answer = len(pieces) % 2 == 0
-        if is_answer and last_is_answer:  # two answers in a row: an empty prompt between them
-            pieces += ["", ""]
-        elif is_answer != last_is_answer:
-            pieces.append("")
-        pieces[-1] += HEADINGS[message["role"]].format(message["content"])
+        if message["role"] == "assistant":
+            heading = ANSWER_HEADING if prompt else ""
+            pieces += [prompt + heading, message["content"]]
+            prompt = ""
+        else:
+            prompt += HEADINGS[message["role"]].format(message["content"])
+    if prompt or not pieces:
+        pieces.append(prompt)
     return pieces

@@ -18,6 +18,7 @@ from tuneoff.data.conversations import (
 from tuneoff.data.printable import list_columns, show_column
 from tuneoff.data.source_rows import SourceRow
 from tuneoff.data.unread import UnreadParts, is_empty
+from tuneoff.data.verdicts import refuse_bad_answer
 
 # Columns by what they hold. The first that fits counts: a set with a text beside its parts
 # (Alpaca's) is read by the parts.
@@ -32,8 +33,6 @@ FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
 # the last two are these words.
 OPTIONAL = ("input", "history", "system")
 
-# Columns in which a set for KTO says of each answer whether it is a good one.
-VERDICT_COLUMNS = ("label", "kto_tag")
 EMPTY_LINE = "\n\n"
 
 
@@ -44,6 +43,8 @@ class Format(NamedTuple):
     columns: dict[str, str]
     # What stands between a prompt and its input.
     input_break: str = EMPTY_LINE
+    # Columns that say of an answer whether it is a good one, as numbers too.
+    verdict_columns: tuple[str, ...] = ()
 
     def recorded_columns(self, used: set[str]) -> dict[str, str]:
         """Return the columns for the record: of history and system only those that were used."""
@@ -174,10 +175,7 @@ def parse_conversation(
         ConfigError: as `parse_rows`, two different words of the system, or an answer that is marked as a bad one.
     """
     columns = row_format.columns
-    for name in VERDICT_COLUMNS:
-        if row.values.get(name) is False:
-            message = f"{name} is false, which marks its answer as one that is not to be learned"
-            raise refuse_row(row, message)
+    refuse_bad_answer(row, columns.values(), row_format.verdict_columns)
     if "messages" in columns:
         turns = parse_turns(row, columns["messages"], unread)
     else:

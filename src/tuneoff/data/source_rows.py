@@ -18,3 +18,5 @@ class Source(NamedTuple):
     read: Callable[[], dict[str, Iterable[SourceRow]]]
     # A text that changes with the rows; empty for a set that ships with the package.
     key: str
+    # What the locations of its rows begin with; the rest of one stays where the set is moved.
+    name: str

@@ -9,6 +9,9 @@ from tuneoff.data.dataset import SPLITS, DataSet
 from tuneoff.data.row_formats import Example, Format, find_format, parse_rows
 from tuneoff.data.source_rows import Source, SourceRow
 from tuneoff.data.unread import UnreadParts
+from tuneoff.data.verdicts import find_verdict_columns
+
+SCANNED_ROWS = 1000  # of a set, by which its columns of numbers are known for verdicts
 
 
 def read_examples(
@@ -26,14 +29,7 @@ def read_examples(
         ConfigError: a split that is not there, a share that gives no rows, or columns of no format.
     """
     rows = assign_splits(data, source.read())
-    # The first training row says the format.
-    first_row = next(rows.get("train", iter(())), None)
-    if first_row is None:
-        raise ConfigError("data.path", data.path, "no training rows")
-    row_format = find_format(data.columns, first_row)
-    if data.input_break == "line":
-        row_format = row_format._replace(input_break="\n")
-    rows["train"] = chain([first_row], rows["train"])
+    row_format, rows["train"] = detect_format(data, rows.get("train", iter(())))
     if data.only_for is not None:
         rows = {data.only_for: rows["train"]}
     examples: dict[str, Iterable[Example]] = {}
@@ -51,6 +47,30 @@ def read_examples(
             shares["validation"] = as_share(data, len(training_examples))
         examples |= split_examples(training_examples, shares, data.split_seed)
     return row_format, limit_examples(data, examples)
+
+
+def detect_format(
+    data: SingleSet,
+    rows: Iterator[SourceRow],
+) -> tuple[Format, Iterator[SourceRow]]:
+    """Return the format of training rows, as the first of them says, and all of the rows.
+
+    Raises:
+        ConfigError: no row, or columns of no format.
+    """
+    # No more than are read anyway, of a set that is streamed.
+    scanned = min(SCANNED_ROWS, data.limit or SCANNED_ROWS)
+    first_rows = list(islice(rows, 1))
+    if not first_rows:
+        raise ConfigError("data.path", data.path, "no training rows")
+    row_format = find_format(data.columns, first_rows[0])
+    if row_format.name != "text":
+        first_rows += islice(rows, scanned - 1)
+        verdict_columns = find_verdict_columns(first_rows, row_format.columns.values())
+        row_format = row_format._replace(verdict_columns=verdict_columns)
+    if data.input_break == "line":
+        row_format = row_format._replace(input_break="\n")
+    return row_format, chain(first_rows, rows)
 
 
 def limit_examples(
