@@ -103,6 +103,76 @@ def test_nothing_is_ranked_for_want_of_a_test_loss(tmp_path):
     assert "nothing is ranked: fewer than 3 of the finished seeds of lora have a test loss." in text
 
 
+def change(folder, method: str, edit) -> None:
+    """Edit the records of a method; `edit(content)` changes one."""
+    for path in sorted(folder.glob(f"{method}[0-9]*/result.json")):
+        content = json.loads(path.read_text())
+        edit(content)
+        write(path.parent, content)
+
+
+def test_a_rate_that_is_not_the_tuned_one_ranks_nothing(tmp_path):
+    fill(tmp_path, {"full": 3.3, "lora": 3.0})
+    best = {"lr": 5e-4, "batch_size": 8}
+
+    def override(content: dict) -> None:
+        content["lr_source"] = "given"
+        content["tuning"] = {**TUNED, "best": best, "overridden": {"lr": "0.001"}}
+
+    change(tmp_path, "lora", override)
+    (made,) = load(tmp_path)
+    text = " ".join(write_answer(made))
+    assert "nothing is ranked: the learning rates of lora are not those that were tuned." in text
+    (rates,) = [column for column in make_columns(made) if column.key == "lr"]
+    assert [cell.text for cell in rates.cells] == ["1e-3", "1e-3 (not the tuned one)"]
+    assert "Learning rates that are not the tuned ones: lora (tuned: 5e-4)." in write_caption(made)
+
+
+def test_what_a_tuning_did_not_find_is_not_taken_for_tuned(tmp_path):
+    """A rate given beside a tuning of other settings, and a tuned setting that was overridden."""
+    fill(tmp_path / "given", {"full": 3.3, "lora": 3.0})
+    change(tmp_path / "given", "lora", lambda content: content.update(lr_source="given"))
+    assert "the learning rates of lora were not tuned" in answer(tmp_path / "given")
+    fill(tmp_path / "batch", {"full": 3.3, "lora": 3.0})
+    tuning = {**TUNED, "best": {"lr": 1e-3, "batch_size": 8}, "overridden": {"batch_size": "16"}}
+    change(tmp_path / "batch", "lora", lambda content: content.update(tuning=tuning))
+    (made,) = load(tmp_path / "batch")
+    assert "lora were tuned under other settings" in " ".join(write_answer(made))
+    assert "Tuned otherwise (batch_size 8, here 16): lora." in write_caption(made)
+
+
+def test_a_mean_of_the_seeds_that_did_not_diverge_is_called_so(tmp_path):
+    fill(tmp_path, {"full": 3.3, "lora": 3.0, "dora": 3.4})
+    for seed in (3, 4):
+        write(tmp_path / f"lora{seed}", record("lora", seed, status="diverged") | {"tuning": TUNED})
+    (made,) = load(tmp_path, baseline="full")
+    text = " ".join(write_answer(made))
+    survivors = "lora (without its 2 of 5 seeds that diverged)"
+    assert f"{survivors} has the lowest test loss" in text and f"better: {survivors} by" in text
+    for caption in (write_caption(made), write_short_caption(made)):
+        assert (
+            "Seeds that diverged are in no mean or test" in caption and "lora (2 of 5)." in caption
+        )
+
+
+def test_paused_runs_are_no_failures(tmp_path):
+    write(tmp_path / "a", record("lora", lr=1e-3))
+    for place, rate in enumerate((1e-4, 1e-2)):
+        content = record("lora", lr=rate, status="interrupted") | {"paused_after": 0.25}
+        write(tmp_path / f"paused{place}", content)
+    write(tmp_path / "stopped", record("full", status="interrupted"))
+    (made,) = load(tmp_path)
+    assert [row.outcome for row in made.rows] == [
+        "interrupted 1",
+        "paused 1",
+        "finished 1",
+        "paused 1",
+    ]
+    text = " ".join(write_answer(made))
+    assert "Not every run finished: full (interrupted 1)." in text
+    assert "but the better candidates: lora lr=0.0001 (paused 1), lora lr=0.01 (paused 1)." in text
+
+
 def test_equal_methods_are_not_ranked(tmp_path):
     """Under the null no sentence calls a row better than another."""
     text = answer(fill(tmp_path, {"full": 3.0, "lora": 3.0, "dora": 3.0}, noise=0.05), "full")

@@ -5,6 +5,7 @@ import json
 import pytest
 from records import METHODS, load, prediction, record, write
 
+from tuneoff.report.caption import write_caption
 from tuneoff.report.comparability import find_differences
 from tuneoff.report.records import ReportError
 from tuneoff.report.table import make_columns
@@ -156,6 +157,27 @@ def test_a_run_that_failed_before_its_data_was_known_stays_a_row(tmp_path):
     )
     (made,) = load(tmp_path, strict=True)
     assert [row.outcome for row in made.rows] == ["finished 3", "failed 1"]
+
+
+def test_a_baseline_that_a_table_lacks_is_named_as_it_is_written(tmp_path):
+    write(tmp_path / "a", record("MyFull"))
+    for method in METHODS[:2]:
+        write(tmp_path / method, record(method, steps=300))
+    made = load(tmp_path, baseline="MyFull")
+    assert "No finished run of the baseline MyFull." in write_caption(made[0])
+
+
+def test_a_finished_run_that_does_not_say_where_it_ran_is_noted(tmp_path):
+    for seed in range(3):
+        write(tmp_path / f"a{seed}", record(METHODS[0], seed))
+        bare = record(METHODS[1], seed)
+        bare["provenance"].pop("hardware")
+        bare.pop("budget")
+        write(tmp_path / f"b{seed}", bare)
+    (made,) = load(tmp_path)
+    (note,) = [note for note in made.notes if note.startswith("Not known to be comparable")]
+    fields = "budget kind, budget value, hardware"
+    assert note.endswith(f"since records do not say their {fields}: {METHODS[1]}.")
 
 
 def test_other_code_is_noted_and_not_split(tmp_path):

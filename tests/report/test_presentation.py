@@ -80,6 +80,14 @@ def test_a_name_is_written_with_an_equals_sign(word):
     assert split_words(" a, b,,") == ["a", "b"] and split_words(None) == []
 
 
+@pytest.mark.parametrize("names", [{"lora": "X", "full": "X"}, {"lora": "full"}])
+def test_no_two_rows_get_one_name(made, names):
+    with pytest.raises(ReportError, match="--names: .* and .* would both be called"):
+        Presentation(names=names).apply(made)
+    with pytest.raises(ReportError, match="lora is named twice"):
+        parse_names(["lora=A", "lora=B"])
+
+
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])
 def test_the_summary_compiles_and_fits_one_column(made, tmp_path, alone):
     """Shrunk to no less than seven points, of eight."""

@@ -149,6 +149,43 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     assert len(made.rows[0].finished) == 1 and "repeat a setting and seed" in write_caption(made)
 
 
+def test_the_newest_of_two_runs_counts_whatever_its_time_zone(tmp_path):
+    times = {"a": "2026-11-27T10:00:00+02:00", "b": "2026-11-27T09:00:00+00:00", "c": "no time"}
+    for place, (name, time) in enumerate(times.items()):
+        content = record(METHODS[0], 0) | {"finished_at": time}
+        content["loss"]["test"] = float(place)
+        write(tmp_path / name, content)
+    (made,) = load(tmp_path)
+    assert made.rows[0].values_by_seed("loss.test") == {0: 1.0}  # b's: an hour after a's
+
+
+def test_the_direction_of_a_metric_is_stated_or_in_its_own_name(tmp_path):
+    task = "salient_translation_error_detection"
+    metrics = {
+        task: {"exact_match flexible-extract": 0.5},
+        "pile": {"word_perplexity": 20.0},
+        "bias": {"likelihood_diff": 0.4},
+        "terrors": {"acc": 0.4},
+        "loss_by_set": {"letters": 3.0},
+    }
+    content = record(METHODS[0]) | {"metrics": metrics}
+    content["metric_facts"] = {
+        "bias": {"likelihood_diff": {"higher_is_better": False}},
+        "terrors": {"acc": {"higher_is_better": None}},
+    }
+    write(tmp_path / "a", content)
+    (made,) = load(tmp_path)
+    directions = {quality.metric: quality.lower_is_better for quality in made.qualities}
+    assert directions == {
+        "loss.test": True,
+        f"{task}.exact_match flexible-extract": False,
+        "pile.word_perplexity": True,
+        "bias.likelihood_diff": True,
+        "terrors.acc": False,
+        "loss_by_set.letters": True,
+    }
+
+
 def test_a_task_metric_has_its_direction(tmp_path):
     for seed in range(5):
         for method, right in zip(METHODS[:2], (0.7, 0.3), strict=True):

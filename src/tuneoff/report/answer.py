@@ -8,10 +8,11 @@ import numpy as np
 from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
 from tuneoff.report.cells import difference_cell, estimate_cell, format_figure
-from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.compare import Comparison
+from tuneoff.report.qualities import Quality
 from tuneoff.report.ranking import Verdict
 from tuneoff.report.rows import Row, first_known
-from tuneoff.report.text import MOST_LISTED, cut_name, shorten_list
+from tuneoff.report.text import cut_name, join_names, shorten_list
 
 Mean = tuple[float, Row]  # over seeds, before its row
 ALIKE = 1.02  # times the lowest peak: no more is said of smaller differences
@@ -98,7 +99,10 @@ def find_obstacle(comparison: Comparison, finished: Sequence[Row]) -> str | None
     enough = [row for row in finished if _has_enough_seeds(row, quality)]
     if len(enough) < 2:
         return _explain_few_values(finished, quality)
-    untuned = [row for row in enough if row.has_default_rate or not row.tuning]
+    overridden = [row for row in enough if row.tuned_rate is not None]
+    if overridden:
+        return f"the learning rates of {list_names(overridden)} are not those that were tuned"
+    untuned = [row for row in enough if not row.has_tuned_rate]
     if len(untuned) == len(enough):
         return "the learning rates were not tuned, so that a difference may be one of rates"
     if untuned:
@@ -138,11 +142,11 @@ def _describe_best(comparison: Comparison, quality: Quality, verdict: Verdict) -
     order = "lowest" if quality.lower_is_better else "highest"
     best.sort(key=lambda row: _mean(row, quality), reverse=not quality.lower_is_better)
     first, *others = best
-    sentence = f"{first.name} has the {order} {title}, {_show_mean(first, quality)}"
+    sentence = f"{_name_judged(first)} has the {order} {title}, {_show_mean(first, quality)}"
     untested = list(compress(comparison.rows, verdict.untested))
     rest = f"; not tested against it: {list_names(untested)}" if untested else ""
     if others:
-        return f"{sentence}; {list_names(others)} cannot be told from it{rest}."
+        return f"{sentence}; {_list_judged(others)} cannot be told from it{rest}."
     tested = [row for row in comparison.rows if _has_enough_seeds(row, quality)]
     count = len(set(tested) - {first, *untested})
     differing = "the one other row" if count == 1 else f"all {count} other rows"
@@ -176,7 +180,7 @@ def _describe_against_baseline(
             continue
         is_better = (difference.mean < 0) == quality.lower_is_better
         text = difference_cell(difference, base).text.lstrip("+−")
-        change = (abs(difference.mean), f"{row.name} by {text}")
+        change = (abs(difference.mean), f"{_name_judged(row)} by {text}")
         if is_better:
             better.append(change)
         else:
@@ -187,12 +191,23 @@ def _describe_against_baseline(
             ranked = [text for _, text in sorted(changes)]
             parts.append(f"{word}: {shorten_list(ranked)}")
     if same:
-        parts.append(f"not told from it: {list_names(same)}")
+        parts.append(f"not told from it: {_list_judged(same)}")
     if untested:
         parts.append(f"not tested: {list_names(untested)}")
     if parts:
         listing = "; ".join(parts)
         yield f"Against {baseline.name} alone, in {quality.title.lower()}, {listing}."
+
+
+def _name_judged(row: Row) -> str:
+    """A row's name, and whether its mean is one of survivors: a seed that diverged is worse than any loss."""
+    if not row.diverged:
+        return row.name
+    return f"{row.name} (without its {row.diverged} of {len(row.runs)} seeds that diverged)"
+
+
+def _list_judged(rows: Sequence[Row]) -> str:
+    return join_names([_name_judged(row) for row in rows])
 
 
 def _mean(row: Row, quality: Quality) -> float:
@@ -255,18 +270,24 @@ def _describe_speed(comparison: Comparison, finished: Sequence[Row]) -> Iterator
 
 
 def describe_failures(comparison: Comparison) -> Iterator[str]:
-    """Yield a sentence on the rows of which not every run finished."""
-    failed = [row for row in comparison.rows if row.runs and not row.all_finished]
+    """Yield a sentence on the rows of which not every run finished, and one on those that were paused on purpose."""
+    failed = []
+    paused = []
+    for row in comparison.rows:
+        words = f"{row.name} ({row.outcome})"
+        if row.only_paused:
+            paused.append(words)
+        elif row.runs and not row.all_finished:
+            failed.append(words)
     if failed:
-        words = [f"{row.name} ({row.outcome})" for row in failed]
-        yield f"Not every run finished: {shorten_list(words)}."
+        yield f"Not every run finished: {shorten_list(failed)}."
+    if paused:
+        yield (
+            "Paused on purpose, as a tuning by halving does with all but the better candidates: "
+            f"{shorten_list(paused)}."
+        )
 
 
 def list_names(rows: Sequence[Row]) -> str:
-    """Return `a, b and c`, shortened where there are many."""
-    names = [row.name for row in rows]
-    if len(names) > MOST_LISTED:
-        return shorten_list(names)
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    """Return the rows' names as `a, b and c`, shortened where there are many."""
+    return join_names([row.name for row in rows])

@@ -24,6 +24,7 @@ def write_caption(comparison: Comparison) -> str:
         *_describe_shared(comparison),
         *_describe_judgement(comparison),
         *_describe_gaps(comparison),
+        *_describe_diverged(comparison),
         *_describe_measurement(comparison),
         *_describe_serving(comparison),
         *_describe_prediction(comparison),
@@ -45,6 +46,7 @@ def write_short_caption(comparison: Comparison) -> str:
         sentences.append("Bold: the best, and what cannot be told from it.")
         sentences += _list_untested(comparison)
     sentences += _describe_gaps(comparison)
+    sentences += _describe_diverged(comparison)
     return " ".join(sentences)
 
 
@@ -150,6 +152,16 @@ def _describe_gaps(comparison: Comparison) -> Iterator[str]:
                 gaps.append(f"{column.title} of {row.name} ({count} of {finished})")
     if gaps:
         yield f"Over fewer values than seeds have finished: {shorten_list(gaps)}."
+
+
+def _describe_diverged(comparison: Comparison) -> Iterator[str]:
+    """Whose means are of the seeds that survived: a diverged one is worse than any loss, and in no mean."""
+    parts = []
+    for row in comparison.rows:
+        if row.finished and row.diverged:
+            parts.append(f"{row.name} ({row.diverged} of {len(row.runs)})")
+    if parts:
+        yield f"Seeds that diverged are in no mean or test, which favours their rows: {shorten_list(parts)}."
 
 
 def _count_bootstrapped(comparison: Comparison) -> set[int]:

@@ -6,75 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from tuneoff.record import COLUMNS, flatten
 from tuneoff.report import comparability, stats
 from tuneoff.report.notes import make_notes
+from tuneoff.report.qualities import Quality, find_qualities
 from tuneoff.report.ranking import Verdict, judge_columns
-from tuneoff.report.records import ReportError, Run, as_number, phase_order
-from tuneoff.report.rows import Row, make_rows
-from tuneoff.report.serving import SERVING_COLUMNS
+from tuneoff.report.records import ReportError, Run, phase_order
+from tuneoff.report.row_making import make_rows
+from tuneoff.report.rows import Row
 from tuneoff.report.text import show_line
 
 Baseline = tuple[Row | None, str]  # with the reason for it
 MOST_NAMES = 60  # in a message
-DERIVED = "perplexity"  # the loss in other units: shown, but not tested a second time
-LOWER_IS_BETTER = ("loss", "perplexity", "forgetting", "error")
-LOSS_TITLES = {"test": "Test loss", "final": "Validation loss"}
-# Keys of columns that are there whatever the metrics are called.
-OTHER_COLUMNS = frozenset(
-    (
-        "comparison",
-        "method",
-        "setting",
-        "trainable",
-        "ever_trained",
-        "lr",
-        "lr_space",
-        "validation_loss",
-        "seeds",
-        "outcome",
-        "tokens_per_second",
-        "train_seconds",
-        "predicted_peak_gib",
-        "needed_gib",
-        "largest_batch",
-        "precision",
-        "tokens_seen",
-        "tuning",
-        *(column.key for column in SERVING_COLUMNS),
-        *COLUMNS,
-    )
-)
-
-
-@dataclass
-class Quality:
-    """A measure that decides: the loss, or a task metric."""
-
-    path: str
-    title: str
-    lower_is_better: bool
-
-    @property
-    def key(self) -> str:
-        """Its column's key; of a metric that is named like another column, one of its own."""
-        key = self.metric.replace("loss.", "loss_")
-        return f"metric_{key}" if key in OTHER_COLUMNS else key
-
-    @property
-    def metric(self) -> str:
-        """Its name in the record."""
-        return self.path.removeprefix("metrics.")
-
-    @property
-    def heading(self) -> str:
-        """The title as it begins a line."""
-        return self.title[:1].upper() + self.title[1:]
-
-    @property
-    def unit(self) -> str:
-        """What follows the title on an axis."""
-        return " (nats per token)" if self.path.startswith("loss.") else ""
 
 
 @dataclass
@@ -228,7 +170,7 @@ def _check_baseline(baseline: str, comparisons: Sequence[Comparison]) -> None:
 def _make_comparison(name: str, runs: Sequence[Run], wanted: str | None) -> Comparison:
     rows, notes = make_rows(runs)
     baseline, reason = _choose_baseline(rows, wanted)
-    qualities = _find_qualities(rows)
+    qualities = find_qualities(rows)
     columns = [_quality_matrix(rows, quality) for quality in qualities]
     place = None if baseline is None else rows.index(baseline)
     verdicts = judge_columns(columns, place)
@@ -261,32 +203,6 @@ def _training_size_order(row: Row) -> tuple:
     optimizer_state = run.breakdown.get("optimizer_state", 0.0)
     state = round(gradients + optimizer_state, 3)
     return (-trainable, -state, row.mean_validation_loss, row.name)
-
-
-def _find_qualities(rows: Sequence[Row]) -> list[Quality]:
-    """The test loss where there is one (rows without are not ranked), else the validation loss; then task metrics."""
-    runs = [run for row in rows for run in row.finished.values()]
-    if not runs:
-        return []
-    tested = any(run.number("loss.test") is not None for run in runs)
-    split = "test" if tested else "final"
-    qualities = [Quality(f"loss.{split}", LOSS_TITLES[split], lower_is_better=True)]
-    for key in _find_metrics(runs):
-        path = "metrics." + key.replace("/", ".")
-        title = key.replace("_", " ").replace("/", ", ")
-        lower_is_better = any(word in key.lower() for word in LOWER_IS_BETTER)
-        qualities.append(Quality(path, title, lower_is_better))
-    return qualities
-
-
-def _find_metrics(runs: Sequence[Run]) -> list[str]:
-    """The task metrics of which any run has a figure, such as `exact_match`, sorted."""
-    metrics = set()
-    for run in runs:
-        for key, value in flatten(run.section("metrics")).items():
-            if as_number(value) is not None and "." not in key:
-                metrics.add(key)
-    return sorted(metrics - {DERIVED})
 
 
 def _quality_matrix(rows: Sequence[Row], quality: Quality) -> np.ndarray:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from tuneoff.report import stats
-from tuneoff.report.records import LARGEST_DRAWN, Run
+from tuneoff.report.cells import format_rate
+from tuneoff.report.comparability import FIELDS, make_fingerprint
+from tuneoff.report.records import LARGEST_DRAWN, Run, as_number
 from tuneoff.report.rows import Row
 from tuneoff.report.text import cut_name, shorten_list
 
@@ -17,6 +19,7 @@ BATCH_ORDER = "provenance.batch_order_hash"
 def make_notes(rows: Sequence[Row], baseline: Row | None) -> list[str]:
     """Return what a reader must know about the rows of a comparison."""
     notes = [*_note_few_seeds(rows), *_note_other_code(rows), *_note_tuned_otherwise(rows)]
+    notes += [*_note_other_rates(rows), *_note_unknown_fields(rows)]
     notes += _note_points_not_drawn(rows)
     if baseline is not None:
         notes += _note_other_batches(rows, baseline)
@@ -73,6 +76,32 @@ def _note_tuned_otherwise(rows: Sequence[Row]) -> Iterator[str]:
             names_by_setting.setdefault("; ".join(parts), []).append(row.name)
     for settings, names in names_by_setting.items():
         yield f"Tuned otherwise ({settings}): {shorten_list(names)}."
+
+
+def _note_other_rates(rows: Sequence[Row]) -> Iterator[str]:
+    """Say which rows did not take the rate that their tuning found."""
+    parts = []
+    for row in rows:
+        if row.tuned_rate is not None:
+            tuned = as_number(row.tuned_rate)
+            shown = cut_name(str(row.tuned_rate)) if tuned is None else format_rate(tuned)
+            parts.append(f"{row.name} (tuned: {shown})")
+    if parts:
+        yield f"Learning rates that are not the tuned ones: {shorten_list(parts)}."
+
+
+def _note_unknown_fields(rows: Sequence[Row]) -> Iterator[str]:
+    """Say whose finished runs do not tell what the guard compares: nothing contradicts them, and nothing says more."""
+    names_by_fields: dict[str, list[str]] = {}
+    for row in rows:
+        unknown: dict[str, None] = {}
+        for run in row.finished.values():
+            fingerprint = make_fingerprint(run)
+            unknown.update(dict.fromkeys(name for name in FIELDS if fingerprint[name] is None))
+        if unknown:
+            names_by_fields.setdefault(shorten_list(list(unknown)), []).append(row.name)
+    for fields, names in names_by_fields.items():
+        yield f"Not known to be comparable, since records do not say their {fields}: {shorten_list(names)}."
 
 
 def _note_other_batches(rows: Sequence[Row], baseline: Row) -> Iterator[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tuneoff.record import write_atomically
 from tuneoff.report.charts.style import WIDTH, Chart, Point, interval_ends, make_chart
 from tuneoff.report.charts.trade_offs import HEIGHT_OF_LABEL, Cost, Size, draw_trade_off
-from tuneoff.report.compare import Quality
 from tuneoff.report.folder import CHARTS, PEFT_LIST, claim_names, remove_others
 from tuneoff.report.peft_answer import show_range, show_share, write_peft_answer
 from tuneoff.report.peft_judgement import (
@@ -19,6 +18,7 @@ from tuneoff.report.peft_judgement import (
     judge_results,
 )
 from tuneoff.report.peft_results import PeftResult, keep_comparable, read_peft_results
+from tuneoff.report.qualities import Quality
 from tuneoff.report.records import ReportError
 from tuneoff.report.stats import ALPHA
 from tuneoff.report.text import show_path

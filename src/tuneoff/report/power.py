@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri, nctdtr, nctdtrinc, stdtrit
 
-from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.compare import Comparison
+from tuneoff.report.qualities import Quality
 from tuneoff.report.rows import Row
 from tuneoff.report.stats import ALPHA, LEAST_SEEDS
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tuneoff.report.cells import show_digits
-from tuneoff.report.compare import Comparison, Quality, make_comparisons
+from tuneoff.report.compare import Comparison, make_comparisons
 from tuneoff.report.power import MOST_SEEDS, RowPower, count_comparisons, measure_power
+from tuneoff.report.qualities import Quality
 from tuneoff.report.reading import read_records
 from tuneoff.report.records import ReportError
 from tuneoff.report.text import show_line, show_path

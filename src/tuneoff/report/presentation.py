@@ -32,8 +32,7 @@ class Presentation:
         for comparison in comparisons:
             places = sorted(range(len(comparison.rows)), key=self._find_order(comparison))
             reorder_rows(comparison, places)
-            for row in comparison.rows:
-                self._rename(row)
+            self._rename_rows(comparison.rows)
             comparison.columns = None  # made of the rows as they were
 
     def choose_columns(self, comparison: Comparison) -> list[Column]:
@@ -41,6 +40,19 @@ class Presentation:
         by_key = {column.key: column for column in make_columns(comparison) if not column.empty}
         wanted = list(self.columns) or list_main_columns(comparison)
         return [by_key[key] for key in wanted if key in by_key]
+
+    def _rename_rows(self, rows: Sequence[Row]) -> None:
+        """Give rows their new names.
+
+        Raises:
+            ReportError: two would have one name, or two methods one title.
+        """
+        before = [row.name for row in rows]
+        for row in rows:
+            self._rename(row)
+        if self.names:
+            _refuse_same([row.name for row in rows], before)
+            _refuse_same([row.title for row in rows], [row.method for row in rows])
 
     def _rename(self, row: Row) -> None:
         """Give a row the name that is asked for, of its method, or of itself."""
@@ -103,6 +115,15 @@ def list_main_columns(comparison: Comparison) -> list[str]:
     return [*keys, "peak_train_gib", "tokens_per_second", "trainable", "outcome"]
 
 
+def _refuse_same(names: Sequence[str], before: Sequence[str]) -> None:
+    """Raise ReportError where two different names have become one."""
+    origins: dict[str, str] = {}
+    for name, old in zip(names, before, strict=True):
+        first = origins.setdefault(name, old)
+        if first != old:
+            raise ReportError(f"--names: {first} and {old} would both be called {name}")
+
+
 def _check_word(flag: str, word: str, known: set[str]) -> None:
     """Raise ReportError where a word is not known."""
     if word in known:
@@ -122,6 +143,8 @@ def parse_names(words: Sequence[str]) -> dict[str, str]:
         name, _, shown = word.partition("=")
         if not name or not shown.strip():
             raise ReportError(f"--names {show_line(word)}: must be written METHOD=NAME")
+        if name in names:
+            raise ReportError(f"--names {show_line(word)}: {show_line(name)} is named twice")
         names[name] = show_line(shown)
     return names
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tuneoff import record
-from tuneoff.report.records import LARGEST_DRAWN, Curve, ReportError, Run, as_number
+from tuneoff.report.records import LARGEST_DRAWN, PAUSED, Curve, ReportError, Run, as_number
 from tuneoff.report.text import TooDeepError, clean_value, cut_name, show_line, show_path
 
 RECORD_FILES = frozenset((record.RUN, record.RESULT, record.PREDICTION))
@@ -107,7 +107,7 @@ def _read_folder(folder: Path, skipped: list[str]) -> Iterator[Run]:
     result = _load_record(folder / record.RESULT, skipped)
     if result is not None and result.get("status") in STATUSES:
         points = result.pop("curve", None)
-        yield Run(path, result, result["status"], _read_curve(points, result))
+        yield Run(path, result, _read_status(result), _read_curve(points, result))
         return
     if result is not None:
         skipped.append(_skip_line(folder / record.RESULT, _describe_status(result)))
@@ -118,6 +118,13 @@ def _read_folder(folder: Path, skipped: list[str]) -> Iterator[Run]:
         status = "running" if record.is_locked(folder) else "interrupted"
         points = record.thin_curve(_read_metrics(folder, skipped))
         yield Run(path, started, status, _read_curve(points, started))
+
+
+def _read_status(result: dict) -> str:
+    """The status of a result, whose interruption may have been a pause."""
+    status = result["status"]
+    is_paused = status == "interrupted" and as_number(result.get("paused_after")) is not None
+    return PAUSED if is_paused else status
 
 
 def _describe_status(result: dict) -> str:

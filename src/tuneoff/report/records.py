@@ -9,6 +9,8 @@ import numpy as np
 
 from tuneoff import record
 
+# A run that was stopped on purpose at a share of its budget, as a tuning by halving stops all but the better ones.
+PAUSED = "paused"
 # The order in which a reader expects the phases of a run.
 PHASES = (
     "load",

@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tuneoff.record import NOT_PREDICTED
 from tuneoff.report import stats
-from tuneoff.report.comparability import canonical_json
-from tuneoff.report.records import Run, as_number
+from tuneoff.report.records import PAUSED, Run, as_number
 from tuneoff.report.text import cut_name
 
-MOST_LABEL_CHARACTERS = 240
 VALIDATION_LOSS = "loss.final"
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 
@@ -50,6 +47,12 @@ class Row:
     def all_finished(self) -> bool:
         """Whether each of its runs finished."""
         return len(self.finished) == len(self.runs)
+
+    @property
+    def only_paused(self) -> bool:
+        """Whether each of its runs finished or was paused, and one was."""
+        statuses = {run.status for run in self.runs}
+        return PAUSED in statuses and statuses <= {PAUSED, "finished"}
 
     @property
     def all_runs(self) -> list[Run]:
@@ -101,15 +104,41 @@ class Row:
     def tuning(self) -> dict:
         """What a sweep's tuning did to find this setting; empty where there was none."""
         tuning = self.first_value("tuning")
-        return tuning if isinstance(tuning, dict) else {}
+        return _as_dict(tuning)
 
     @property
-    def tuned_otherwise(self) -> dict[str, list[str]]:
-        """The settings that were others in the tuning, each with its value there and here."""
-        differs = self.tuning.get("differs")
-        if not isinstance(differs, dict):
-            return {}
-        return {key: values for key, values in differs.items() if isinstance(values, list)}
+    def tuned_otherwise(self) -> dict[str, list]:
+        """The settings that were others in the tuning, each with its value there and here; not the rate itself."""
+        otherwise = {**_as_dict(self.tuning.get("differs")), **self._overridden}
+        otherwise.pop(LEARNING_RATE, None)
+        return {key: values for key, values in otherwise.items() if isinstance(values, list)}
+
+    @property
+    def _overridden(self) -> dict[str, list]:
+        """What the tuning found and the run did not take, each with its value there and here."""
+        best = _as_dict(self.tuning.get("best"))
+        own = _as_dict(self.tuning.get("overridden"))
+        overridden = {}
+        for key, value in own.items():
+            overridden[key] = [best.get(key), value]
+        return overridden
+
+    @property
+    def tuned_rate(self) -> object:
+        """The rate that the tuning found, where the runs took another; else None."""
+        there_and_here = self._overridden.get(LEARNING_RATE)
+        return there_and_here[0] if there_and_here else None
+
+    @property
+    def has_tuned_rate(self) -> bool:
+        """Whether a tuning found its learning rate. Older records do not say where a rate is from."""
+        source = self.first_value("lr_source")
+        return bool(self.tuning) and source in (None, "tuned") and self.tuned_rate is None
+
+    @property
+    def diverged(self) -> int:
+        """How many of its seeds diverged, and so have no figures."""
+        return sum(run.status == "diverged" for run in self.runs)
 
     @property
     def has_default_rate(self) -> bool:
@@ -183,75 +212,8 @@ class Row:
         return as_number(self.setting.get(LEARNING_RATE))
 
 
-def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
-    """Return a row for each method and setting, in order, and what must be said of how they were made."""
-    by_setting: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if not run.predicted:
-            key = (run.method, canonical_json(run.setting))
-            by_setting.setdefault(key, []).append(run)
-    rows = []
-    repeated = 0
-    for members in by_setting.values():
-        chosen = _choose_one_a_seed(members)
-        rows.append(Row(members[0].method, members[0].setting, chosen))
-        repeated += len(members) - len(chosen)
-    notes = []
-    if repeated:
-        notes.append(
-            f"{repeated} run(s) repeat a setting and seed: the newest finished one counts."
-        )
-    for run in runs:
-        if run.predicted:
-            _place_prediction(run, rows)
-    _name_rows(rows)
-    rows.sort(key=_row_order)
-    return rows, notes
-
-
-def _choose_one_a_seed(runs: list[Run]) -> list[Run]:
-    """The finished run of each seed, or the newest: the same seed twice is not two seeds."""
-
-    def order(run: Run) -> tuple:
-        return (run.finished, str(run.get("finished_at")), run.folder)
-
-    chosen: dict[int, Run] = {}
-    for run in sorted(runs, key=order):
-        chosen[run.seed] = run
-    return [chosen[seed] for seed in sorted(chosen)]
-
-
-def _place_prediction(prediction: Run, rows: list[Row]) -> None:
-    """Put a prediction into the rows of its setting, or into a new row where there is none."""
-    matching = [row for row in rows if _predicts(prediction, row)]
-    for row in matching:
-        if row.predicted_run is None:
-            row.predicted_run = prediction
-    if not matching:
-        rows.append(Row(prediction.method, prediction.setting, [], prediction))
-
-
-def _predicts(prediction: Run, row: Row) -> bool:
-    """Whether a prediction is one of this row: they agree in every key that both have and memory depends on."""
-    if prediction.method != row.method:
-        return False
-    common = prediction.setting.keys() & row.setting.keys()
-    return all(
-        prediction.setting[key] == row.setting[key] for key in common.difference(NOT_PREDICTED)
-    )
-
-
-def _row_order(row: Row) -> tuple:
-    """What sorts rows: by method, then by the values of the setting, numbers as numbers."""
-    values = [_natural_order(row.setting.get(key)) for key in sorted(row.setting)]
-    return (row.method, values, row.name)
-
-
-def _natural_order(value: object) -> tuple[int, float, str]:
-    number = as_number(value)
-    if number is not None:
-        return (0, number, "")
-    return (1, 0.0, str(value))
+def _as_dict(value: object) -> dict:
+    return value if isinstance(value, dict) else {}
 
 
 def first_known(rows: Sequence[Row], path: str) -> Any:
@@ -277,17 +239,3 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
 def show_setting(row: Row, key: str) -> str:
     """Return the value of a row's setting as text, cut where it is long."""
     return cut_name(str(row.setting.get(key)))
-
-
-def _name_rows(rows: Sequence[Row]) -> None:
-    """Name a row by the settings in which the rows of its method differ."""
-    by_method: dict[str, list[Row]] = {}
-    for row in rows:
-        by_method.setdefault(row.method, []).append(row)
-    for method, siblings in by_method.items():
-        keys = varied_keys(siblings)
-        for row in siblings:
-            words = {key: f"{key}={show_setting(row, key)}" for key in keys}
-            rate = words.pop(LEARNING_RATE, "")
-            row.label = cut_name(", ".join(words.values()), MOST_LABEL_CHARACTERS)
-            row.name = " ".join(filter(None, [method, row.label, rate]))

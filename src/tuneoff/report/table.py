@@ -22,8 +22,9 @@ from tuneoff.report.cells import (
     gib_cell,
     text_cell,
 )
-from tuneoff.report.compare import DERIVED, LOSS_TITLES, Comparison, Quality
+from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
+from tuneoff.report.qualities import DERIVED, LOSS_TITLES, Quality
 from tuneoff.report.ranking import Verdict
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import Row
@@ -263,6 +264,8 @@ def _rate_cell(row: Row) -> Cell:
         text += " (edge)"
     if row.tuned_otherwise:
         text += " (tuned otherwise)"
+    if row.tuned_rate is not None:
+        text += " (not the tuned one)"
     if row.has_default_rate:
         text += " (default)"
     source = cut_name(str(row.first_value("lr_source") or ""))

@@ -77,3 +77,12 @@ def shorten_list(words: Sequence[str]) -> str:
     text = ", ".join(words[:MOST_LISTED])
     more = len(words) - MOST_LISTED
     return f"{text} and {more} more" if more > 0 else text
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return `a, b and c`, shortened where there are many."""
+    if len(names) > MOST_LISTED:
+        return shorten_list(names)
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -21,7 +21,8 @@ from tuneoff.report.charts.style import (
     quality_axis,
     quality_range,
 )
-from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.compare import Comparison
+from tuneoff.report.qualities import Quality
 from tuneoff.report.records import LARGEST_DRAWN, as_number
 from tuneoff.report.rows import LEARNING_RATE, show_setting, varied_keys
 

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from tuneoff.record import FAMILIES
-from tuneoff.report.compare import Quality
+from tuneoff.report.qualities import Quality
 from tuneoff.report.records import LARGEST_DRAWN
 
 Figure = alt.Chart | alt.LayerChart | alt.FacetChart

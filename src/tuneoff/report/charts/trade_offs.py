@@ -28,7 +28,8 @@ from tuneoff.report.charts.style import (
     quality_range,
     style_figure,
 )
-from tuneoff.report.compare import Comparison, Quality
+from tuneoff.report.compare import Comparison
+from tuneoff.report.qualities import Quality
 from tuneoff.report.rows import Row
 from tuneoff.report.serving import DECODING, saved_mib
 from tuneoff.report.text import cut_name
