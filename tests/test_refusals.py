@@ -286,6 +286,7 @@ CASES = {
     "model.path=/nowhere": "model.path=/nowhere: must be a folder with a config.json, or a hub name owner/name",
     "model.path=": "model.path=: must be a folder with a config.json, or a hub name owner/name",
     "model.path=.": "model.path=.: must be a folder with a config.json, or a hub name owner/name",
+    "model.path=torn": "model.path=torn: its config.json is no JSON: line 1, column 2: …",
     "model.path=tuneoff:nope": "model.path=tuneoff:nope: must be tuneoff:tiny…",
     "model.path=quantised model.pretrained=true": "model.pretrained=true: quantised holds no weights…",
     "model=llama3_8b model.pretrained=true": "model.path=null: must be a folder or a hub name with weights…",
@@ -411,7 +412,7 @@ def contents(folder: Path) -> set[str]:
 
 def lay_out(work: Path) -> None:
     """Fill the folder of a command: a file, a finished run, and models without weights."""
-    for name in ("done/empty", "quantised", "opt", "method"):
+    for name in ("done/empty", "quantised", "torn", "opt", "method"):
         (work / name).mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
@@ -421,6 +422,7 @@ def lay_out(work: Path) -> None:
         file.write_bytes(b"defaults: [config, _self_]  # \xe9\n")
     (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
+    (work / "torn" / "config.json").write_text("{")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
     (work / "opt" / "config.json").write_text(json.dumps(OPT))
 
