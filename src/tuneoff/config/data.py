@@ -206,7 +206,7 @@ class SingleSet:
         if not (in_folder and (self.subset or self.streaming)):
             return
         if PATTERN_SIGNS.search(os.path.realpath(expand_user(self.path))):
-            allowed = "its full path holds one of * ? [ or ::, which `datasets` reads as a pattern here; rename the folder"
+            allowed = "its full path holds one of * ? [ or ::, which `datasets` reads as a pattern; rename the folder"
             raise ConfigError(f"{prefix}path", self.path, allowed)
 
     def _check_judging(self, prefix: str) -> None:
