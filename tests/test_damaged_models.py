@@ -8,9 +8,10 @@ import torch
 from helpers import composed, save_debug_model
 from safetensors.torch import load_file, save_file
 
-from tuneoff.config import ConfigError, bind
+from tuneoff.config import ConfigError, Model, bind
 from tuneoff.models.loading import describe_unused, load_model, refuse_odd_widths
-from tuneoff.models.tokenizer import load_tokenizer
+from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.models.tokenizer import describe_tokenizer_file, load_tokenizer
 
 WEIGHTS = "model.safetensors"
 MISSING = "model.layers.0.self_attn.q_proj.weight"
@@ -108,11 +109,13 @@ DAMAGES = {
     "sizes": (narrow_a_weight, "its weights do not have the sizes"),
     "tokenizer": (
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
-        "cannot be read: KeyError: 'added_tokens'",
+        "its tokenizer.json lacks model and added_tokens",
     ),
     "type": (lambda folder: change_config(folder, dtype="nonsense"), "cannot be read: Attribute"),
-    "negative": (lambda folder: change_config(folder, hidden_size=-4), "cannot be read: Runtime"),
-    "text": (lambda folder: change_config(folder, hidden_size="x"), "its config.json cannot be"),
+    "negative": (lambda folder: change_config(folder, head_dim=-4), "cannot be read: Runtime"),
+    "none": (lambda folder: change_config(folder, head_dim=0), "cannot be read: "),
+    "unknown": (lambda folder: change_config(folder, hidden_act="x"), "cannot be read: KeyError"),
+    "text": (lambda folder: change_config(folder, head_dim="x"), "its config.json cannot be"),
     "awq": (
         lambda folder: change_config(folder, quantization_config={"quant_method": "awq"}),
         "Loading an AWQ quantized model requires",
@@ -127,6 +130,77 @@ def test_a_model_that_cannot_be_read_is_refused_in_a_line(folder, damage):
     with pytest.raises(ConfigError, match=f"^model.path=.*: {reason}") as refusal:
         load(folder)
     assert "\n" not in str(refusal.value)
+
+
+# What stands in a config.json, and what is said of it before torch is there.
+CONFIGS = {
+    b"{": "is no JSON: line 1, column 2: Expecting property name",
+    b"": "is no JSON: line 1, column 1",
+    b"[]": "must hold an object",
+    b"null": "must hold an object",
+    b'{"a": "\xe9"}': "is not UTF-8: byte 8 is 0xe9",
+    b"[" * 100_000: "is nested too deep",
+    b'{"quantization_config": "x"}': "has quantization_config=x; must be an object, or null",
+    b'{"num_attention_heads": 0}': "has num_attention_heads=0; must be a whole number above 0",
+    b'{"hidden_size": -4}': "has hidden_size=-4; must be",
+    b'{"n_layer": 2.5}': "has n_layer=2.5; must be",
+    b'{"vocab_size": "x"}': "has vocab_size=x; must be",
+    b'{"text_config": {"vocab_size": true}}': "has vocab_size=true; must be",
+    b'{"num_attention_heads": 4, "num_key_value_heads": 3}': "has num_key_value_heads=3; must divide",
+}
+
+
+@pytest.mark.parametrize("content", CONFIGS)
+def test_a_config_that_makes_no_model_is_refused_when_it_is_checked(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    model = Model("m", str(tmp_path), pretrained=False)
+    with pytest.raises(ConfigError, match=f"^model.path={tmp_path}: its config.json ") as refusal:
+        model.check()
+    assert f"its config.json {CONFIGS[content]}" in str(refusal.value)
+
+
+def test_a_folder_in_place_of_a_config_is_refused(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match=r"its config.json is a folder"):
+        Model("m", str(tmp_path), pretrained=False).check()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"intermediate_size": [8, 16], "num_hidden_layers": {"text": 3}, "head_dim": 0},
+        {"num_attention_heads": 4, "num_key_value_heads": 2, "quantization_config": None},
+        {"num_attention_heads": [1, 2], "num_key_value_heads": 3, "n_head": None},
+    ],
+)
+def test_sizes_that_some_model_types_have_pass(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    Model("m", str(tmp_path), pretrained=False).check()
+
+
+def test_a_shape_of_no_size_is_refused():
+    shape = {"model_type": "llama", "num_attention_heads": 0}
+    with pytest.raises(ConfigError, match=r"^model.config.num_attention_heads=0: must be a whole"):
+        Model("m", config=shape).check()
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("division by zero"), AssertionError(), KeyError("x"), EOFError()]
+)
+def test_what_transformers_raises_for_sizes_is_the_fault_of_the_model(error):
+    for model, key in ((Model("m", "here"), "model.path=here"), (Model("m"), "model.config=null")):
+        reason = f"^{key}: cannot be read: {type(error).__name__}"
+        with pytest.raises(ConfigError, match=reason), explain_loading_errors(model):
+            raise error
+
+
+@pytest.mark.parametrize("content", ["[]", "", "null", '{"model": {}}', '{"added_tokens": []}'])
+def test_what_a_tokenizer_lacks_is_said(tmp_path, content):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content)
+    reason = describe_tokenizer_file(file)
+    assert reason.startswith("lacks " if "{" in content else "cannot be read as a JSON object")
+    assert describe_tokenizer_file(tmp_path / "none.json") is None
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_model(folder, monkeypatch):

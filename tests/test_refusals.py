@@ -210,6 +210,9 @@ CASES = {
     "decay_ratio=.2": "decay_ratio=0.2: needs scheduler=wsd",
     "scheduler=constant min_lr_ratio=.1": "min_lr_ratio=0.1: needs another scheduler than constant, …",
     "warmup_steps=3 warmup_ratio=.1": "warmup_ratio=0.1: must be left out where warmup_steps is given, …",
+    "data.validation_rows=5 data.validation_share=0": "data.validation_share=0.0: must be left out where data.valid…",
+    "data.mixing_seed=3": "data.mixing_seed=3: is for several sets, in data.sets",
+    "data.split_seed=0": "data.split_seed=0: needs data.validation_share, validation_rows or test_share",
     "serving_new_tokens=9": "serving_new_tokens=9: needs measure_serving=true",
     "serving_prompt_tokens=9": "serving_prompt_tokens=9: needs measure_serving=true",
     "gib=24": "gib=24.0: needs task=predict, or skip_if_over_gib",
@@ -283,6 +286,7 @@ CASES = {
     "model.path=/nowhere": "model.path=/nowhere: must be a folder with a config.json, or a hub name owner/name",
     "model.path=": "model.path=: must be a folder with a config.json, or a hub name owner/name",
     "model.path=.": "model.path=.: must be a folder with a config.json, or a hub name owner/name",
+    "model.path=torn": "model.path=torn: its config.json is no JSON: line 1, column 2: …",
     "model.path=tuneoff:nope": "model.path=tuneoff:nope: must be tuneoff:tiny…",
     "model.path=quantised model.pretrained=true": "model.pretrained=true: quantised holds no weights…",
     "model=llama3_8b model.pretrained=true": "model.path=null: must be a folder or a hub name with weights…",
@@ -408,7 +412,7 @@ def contents(folder: Path) -> set[str]:
 
 def lay_out(work: Path) -> None:
     """Fill the folder of a command: a file, a finished run, and models without weights."""
-    for name in ("done/empty", "quantised", "opt", "method"):
+    for name in ("done/empty", "quantised", "torn", "opt", "method"):
         (work / name).mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
     (work / "broken.yaml").write_text("a: b: c\n")
@@ -418,6 +422,7 @@ def lay_out(work: Path) -> None:
         file.write_bytes(b"defaults: [config, _self_]  # \xe9\n")
     (work / "rows.jsonl").write_text('{"text": "a"}\n{"prompt": \n')
     (work / "done" / "run.json").write_text("{}")
+    (work / "torn" / "config.json").write_text("{")
     (work / "quantised" / "config.json").write_text('{"quantization_config": {}}')
     (work / "opt" / "config.json").write_text(json.dumps(OPT))
 

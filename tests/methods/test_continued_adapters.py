@@ -7,6 +7,8 @@ import torch
 from adapted_models import LLAMA, UNTIED, assert_exported, build, train
 
 from tuneoff.config import ConfigError
+from tuneoff.methods._lora_stored import read_adapter
+from tuneoff.methods._lora_stored_types import STORED_TYPES, describe_wrong_type
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_lo
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"r": None}, "its adapter_config.json has r=null; must be a number above 0"),
+        ({"r": None}, "its adapter_config.json has r=null; must be a whole number above 0"),
         ({"lora_alpha": "much"}, "its adapter_config.json has lora_alpha=much"),
         ({"bias": "all"}, "its adapter_config.json has bias=all, which no option here can say"),
         ({"lora_bias": True}, "its adapter_config.json has lora_bias=true, which"),
@@ -105,6 +107,54 @@ def test_an_adapter_with_settings_that_no_option_can_say_is_refused(
     file.write_text(json.dumps({**config, **change}))
     with pytest.raises(ConfigError, match=f"^adapter_path=.*: {reason}"):
         settings("method=lora", f"adapter_path={adapter}")
+
+
+WRONG_TYPES = [
+    ("r", 8.5),
+    ("r", True),
+    ("lora_alpha", float("nan")),
+    ("lora_dropout", "x"),
+    ("lora_dropout", None),
+    ("target_modules", 5),
+    ("target_modules", ["q_proj", 5]),
+    ("target_modules", "(q_proj"),
+    ("exclude_modules", {"a": 1}),
+    ("target_parameters", 5),
+    ("modules_to_save", 5),
+    ("modules_to_save", "lm_head"),
+    ("rank_pattern", {"q_proj": "x"}),
+    ("rank_pattern", {"(": 4}),
+    ("rank_pattern", [4]),
+    ("alpha_pattern", {"q_proj": 0}),
+    ("layers_to_transform", "all"),
+    ("layers_pattern", 5),
+    ("use_dora", "no"),
+    ("base_model_name_or_path", 5),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
+def test_a_setting_of_a_wrong_type_in_an_adapter_is_refused(tmp_path, name, value):
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, name: value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"^adapter_path=.*_config.json has {name}=.*; must be"):
+        read_adapter(str(tmp_path))
+
+
+def test_an_adapter_of_peft_passes_whatever_it_says(tmp_path):
+    """All of its settings at their defaults, and those that have several types at each of them."""
+    from peft import LoraConfig
+
+    written = LoraConfig(target_modules="all-linear").to_dict()
+    assert set(STORED_TYPES) <= set(written)
+    for change in (
+        {},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "lora_dropout": 0},
+        {"rank_pattern": {r".*\.q_proj": 2}, "alpha_pattern": {"q": 0.5}, "lora_alpha": 0.5},
+        {"layers_to_transform": 3, "layers_pattern": "layers", "exclude_modules": ".*v_proj"},
+        {"layers_to_transform": [0, 3], "layers_pattern": ["h"], "use_dora": True},
+    ):
+        assert describe_wrong_type({**written, **change}) is None
 
 
 def test_an_adapter_without_a_rank_is_refused(settings, adapter):

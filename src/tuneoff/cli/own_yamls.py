@@ -5,7 +5,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import Reader
 
@@ -13,6 +13,7 @@ from tuneoff.config import ABSENT, ConfigError
 
 # In a defaults list they bring all settings.
 BASES = ("config", "experiment")
+MOST_STEPS = 10  # from one defaults list to another; YAMLs may name each other in a ring
 FIRST_LINE = "`defaults: [config, _self_]`"
 
 
@@ -25,6 +26,7 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
     Raises:
         ConfigError: it cannot be read as text, or does not begin with all settings.
     """
+    content: object
     try:
         content = OmegaConf.load(path)
     except MarkedYAMLError:
@@ -35,7 +37,7 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
         if error.errno is not None:  # of the disk; else it holds a number alone
             return OmegaConf.create()
         content = None
-    if brings_settings(content, folders):
+    if isinstance(content, DictConfig) and brings_settings(content, folders):
         return content
     if path.stem in BASES:
         allowed = f"stands in for tuneoff's own {path.name}: it must have another name, for -cn"
@@ -47,7 +49,7 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
 def brings_settings(content: object, folders: Sequence[Path], depth: int = 0) -> bool:
     """Whether the defaults list of a YAML's content leads to all settings, by way of others or not."""
     defaults = content.get("defaults") if isinstance(content, DictConfig) else None
-    if not OmegaConf.is_list(defaults) or depth > len(BASES) + 8:
+    if not isinstance(defaults, ListConfig) or depth > MOST_STEPS:
         return False
     for entry in defaults:
         if not isinstance(entry, str):

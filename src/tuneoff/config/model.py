@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tuneoff.config.model_file import CONFIG, check_model_file, check_shape
 from tuneoff.config.options import ConfigError, check_package, check_ranges, one_of
 from tuneoff.config.paths import (
     exists,
@@ -19,7 +20,6 @@ from tuneoff.config.paths import (
 )
 from tuneoff.record import read_json
 
-CONFIG = "config.json"
 # How a file begins that git-lfs writes in place of a large one.
 POINTER = b"version https://git-lfs"
 
@@ -67,7 +67,12 @@ class Model:
             _check_place("model.tokenizer", self.tokenizer)
         if self.path is not None:
             _check_place("model.path", self.path, holds=self.gguf_file or CONFIG)
+            folder = resolve_folder(self.path)
+            if self.gguf_file is None and is_folder(folder) and not is_shipped(self.path):
+                check_model_file("model.path", self.path, folder)
             self._check_weights(self.path)
+        elif self.config is not None:
+            check_shape(self.config)
 
     def _check_revision(self) -> None:
         """Refuse a revision of what is not on the hub."""

@@ -5,6 +5,8 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from tuneoff.config.choices import Scheduler, Task
+from tuneoff.config.data import SingleSet
+from tuneoff.config.data_sets import CONCATENATE, Data
 from tuneoff.config.options import ConfigError
 
 
@@ -63,6 +65,9 @@ DEPENDENCES = (
     Dependence("gib", predicts, "needs task=predict, or skip_if_over_gib"),
 )
 
+# What of a set does nothing where another setting of it has a value.
+REPLACED_BY = {"validation_share": "validation_rows", "default_epochs": "default_steps"}
+
 
 def refuse_unused(experiment: Any, written: Collection[str]) -> None:
     """Refuse a setting that was given, although another one switches it off.
@@ -84,3 +89,42 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
     if experiment.warmup_steps is not None and "warmup_ratio" in written:
         allowed = "must be left out where warmup_steps is given, which takes its place"
         raise ConfigError("warmup_ratio", experiment.warmup_ratio, allowed)
+    refuse_unused_data("data", experiment.data, written)
+    if experiment.forgetting.data is not None:
+        refuse_unused_data("forgetting.data", experiment.forgetting.data, written)
+
+
+def refuse_unused_data(prefix: str, data: Data, written: Collection[str]) -> None:
+    """Refuse settings of data, one set or several, that others of it switch off.
+
+    Raises:
+        ConfigError: as `refuse_unused`.
+    """
+    seed_key = f"{prefix}.mixing_seed"
+    is_given = seed_key in written or data.mixing_seed != 0
+    if is_given and data.mixing == CONCATENATE:
+        allowed = f"needs {prefix}.mixing=interleave_under or interleave_over"
+        raise ConfigError(seed_key, data.mixing_seed, allowed)
+    if not data.sets:
+        refuse_unused_in_set(prefix, data, written)
+    for name, settings in data.sets.items():
+        refuse_unused_in_set(f"{prefix}.sets.{name}", settings, written)
+
+
+def refuse_unused_in_set(prefix: str, data: SingleSet, written: Collection[str]) -> None:
+    """Refuse settings of one set that others of it switch off.
+
+    Raises:
+        ConfigError: as `refuse_unused`.
+    """
+    seed_key = f"{prefix}.split_seed"
+    is_given = seed_key in written or data.split_seed != 0
+    draws = data.takes_training_rows("validation") or data.takes_training_rows("test")
+    if is_given and not draws:
+        allowed = f"needs {prefix}.validation_share, validation_rows or test_share"
+        raise ConfigError(seed_key, data.split_seed, allowed)
+    # The YAML of a set has one of each pair as its default, which the other on the command line takes the place of.
+    for key, other in REPLACED_BY.items():
+        if f"{prefix}.{key}" in written and getattr(data, other) is not None:
+            allowed = f"must be left out where {prefix}.{other} is given, which takes its place"
+            raise ConfigError(f"{prefix}.{key}", getattr(data, key), allowed)

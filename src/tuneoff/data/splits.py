@@ -11,7 +11,7 @@ from tuneoff.data.source_rows import Source, SourceRow
 from tuneoff.data.unread import UnreadParts
 from tuneoff.data.verdicts import find_verdict_columns
 
-SCANNED_ROWS = 1000  # of a set, by which its columns of numbers are known for verdicts
+SCANNED_ROWS = 1000  # of a set of the hub, by which its columns of numbers are known for verdicts
 
 
 def read_examples(
@@ -35,6 +35,11 @@ def read_examples(
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():
         examples[split] = _parse_answered(row_format, members, split, result, unread)
+    if "validation" in rows and data.validation_rows is not None:
+        allowed = (
+            "the set has validation rows itself; data.splits.validation=null leaves them alone"
+        )
+        raise ConfigError("data.validation_rows", data.validation_rows, allowed)
     # Shares of the training rows stand in for splits that the set does not have.
     shares = {}
     for split in ("validation", "test"):
@@ -46,6 +51,9 @@ def read_examples(
         if takes_rows:
             shares["validation"] = as_share(data, len(training_examples))
         examples |= split_examples(training_examples, shares, data.split_seed)
+    elif data.split_seed:
+        allowed = "fixes which training rows judge, and none do: the set has splits itself"
+        raise ConfigError("data.split_seed", data.split_seed, allowed)
     return row_format, limit_examples(data, examples)
 
 
@@ -56,21 +64,30 @@ def detect_format(
     """Return the format of training rows, as the first of them says, and all of the rows.
 
     Raises:
-        ConfigError: no row, or columns of no format.
+        ConfigError: no row, columns of no format, or a break before an input that no row has.
     """
-    # No more than are read anyway, of a set that is streamed.
-    scanned = min(SCANNED_ROWS, data.limit or SCANNED_ROWS)
     first_rows = list(islice(rows, 1))
     if not first_rows:
         raise ConfigError("data.path", data.path, "no training rows")
     row_format = find_format(data.columns, first_rows[0])
     if row_format.name != "text":
-        first_rows += islice(rows, scanned - 1)
+        first_rows += islice(rows, count_scanned_rows(data))
         verdict_columns = find_verdict_columns(first_rows, row_format.columns.values())
         row_format = row_format._replace(verdict_columns=verdict_columns)
     if data.input_break == "line":
+        column = row_format.columns.get("input")
+        if not any(column in row.values for row in first_rows):
+            allowed = "is for rows with an input, and these have no such column"
+            raise ConfigError("data.input_break", data.input_break, allowed)
         row_format = row_format._replace(input_break="\n")
     return row_format, chain(first_rows, rows)
+
+
+def count_scanned_rows(data: SingleSet) -> int | None:
+    """Return by how many training rows behind the first a set's columns are judged; None where all have been read."""
+    if data.streaming:  # no more than are fetched anyway
+        return min(SCANNED_ROWS, data.limit or SCANNED_ROWS) - 1
+    return SCANNED_ROWS if data.on_hub or data.subset else None
 
 
 def limit_examples(

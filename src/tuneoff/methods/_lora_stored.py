@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, resolve_folder
+from tuneoff.methods._lora_stored_types import describe_wrong_type
 
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
@@ -72,37 +73,24 @@ def read_adapter(path: str) -> dict[str, Any]:
     """Return the configuration of an adapter.
 
     Raises:
-        ConfigError: no adapter, one of another kind than LoRA's, or one that is not whole.
+        ConfigError: no adapter, one of another kind than LoRA's, one that is not whole, or a setting of a wrong type.
     """
     folder = find_adapter(path)
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(KEY, path, f"{CONFIG} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         allowed = f"must be an adapter of LoRA's kind, and its peft_type is {kind}"
         raise ConfigError(KEY, path, allowed)
-    check_numbers(path, config)
+    wrong = describe_wrong_type(config)
+    if wrong is not None:
+        raise ConfigError(KEY, path, f"its {CONFIG} has {wrong}")
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
     read_shapes(folder / WEIGHTS[0], path)
     return config
-
-
-def check_numbers(path: str, config: dict[str, Any]) -> None:
-    """Refuse a configuration that does not say how large its adapter is, for which PEFT would take a default.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    for name in ("r", "lora_alpha"):
-        value = config.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or not is_number or value <= 0:
-            stated = f"{name}={format_value(value)}" if name in config else f"no {name}"
-            allowed = f"its {CONFIG} has {stated}; must be a number above 0"
-            raise ConfigError(KEY, path, allowed)
 
 
 def refuse_foreign_settings(path: str, config: dict[str, Any]) -> None:

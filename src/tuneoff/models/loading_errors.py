@@ -20,15 +20,22 @@ UNREADABLE = (
     ValueError,
     ImportError,
     LookupError,
+    ArithmeticError,  # of a size that nothing can be divided by
+    AssertionError,
+    NotImplementedError,
     AttributeError,
     TypeError,
     struct.error,  # of a torn GGUF file
     UnpicklingError,
+    EOFError,
+    re.error,
     SafetensorError,
     StrictDataclassError,
 )
 # The same as a RuntimeError, which may also be a lack of memory: weights and sizes that do not go together.
-WRONG_SIZES = re.compile(r"mismatched_sizes|negative dimension")
+WRONG_SIZES = re.compile(
+    r"mismatched_sizes|negative dimension|invalid for input of size|size mismatch"
+)
 
 
 @contextmanager
@@ -60,6 +67,8 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
         elif model.gguf_file and key == "path":
             key = "gguf_file"
             reason = f"cannot be read: {reason}"
+        if key == "path" and model.path is None:
+            key = "config"
         raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
 
 

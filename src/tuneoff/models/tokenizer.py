@@ -3,17 +3,21 @@
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tuneoff.config import ConfigError, Model
+from tuneoff.config import ConfigError, Model, resolve_folder
 from tuneoff.models.loading import load_config, loading_options, resolve_path
 from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.record import read_json
 
 log = logging.getLogger(__name__)
 DEFAULT_TOKENIZER = "tuneoff:tiny"  # of a shape without a path
+TOKENIZER = "tokenizer.json"
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
@@ -29,10 +33,9 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     # First, so that a model that cannot be is refused in a line; of a GGUF file this would read the whole header again.
     config = None if model.gguf_file else load_config(model)
     key = "tokenizer" if model.tokenizer else "path"
-    with explain_loading_errors(model, key):
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_path(path), **loading_options(model, at_path=model.tokenizer is None)
-        )
+    options = loading_options(model, at_path=model.tokenizer is None)
+    with explain_loading_errors(model, key), explain_tokenizer_file(f"model.{key}", path):
+        tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), **options)
     if config and model.path is None and len(tokenizer) > config.vocab_size:
         raise ConfigError(
             "model.config.vocab_size",
@@ -46,6 +49,33 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
         vocabulary = getattr(config.get_text_config(), "vocab_size", None) or math.inf
     _choose_padding(tokenizer, vocabulary)
     return tokenizer
+
+
+@contextmanager
+def explain_tokenizer_file(key: str, path: str) -> Iterator[None]:
+    """Say of a tokenizer that cannot be made what its tokenizer.json lacks, where that is why.
+
+    Raises:
+        ConfigError: naming the file, and what is wrong in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = describe_tokenizer_file(resolve_folder(path) / TOKENIZER)
+        if reason is None:
+            raise
+        raise ConfigError(key, path, f"its {TOKENIZER} {reason}") from error
+
+
+def describe_tokenizer_file(file: Path) -> str | None:
+    """What is wrong with a tokenizer.json that makes no tokenizer; None where it is not there, or has what it needs."""
+    if not file.exists():
+        return None
+    content = read_json(file)
+    if content is None:
+        return "cannot be read as a JSON object"
+    missing = [name for name in ("model", "added_tokens") if name not in content]
+    return f"lacks {' and '.join(missing)}" if missing else None
 
 
 def _choose_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: float) -> None:

@@ -123,7 +123,9 @@ def _find_sets(
         result.refuse(key, str(error))
         return None
     for each in sets:
-        if result.stage == "sft" and "columns.messages" not in each:
+        names_pair = "columns.prompt" in each
+        may_have_input = "columns.input" in each or not names_pair
+        if result.stage == "sft" and "columns.messages" not in each and may_have_input:
             each["input_break"] = "line"
     return sets
 
@@ -241,7 +243,7 @@ def _take_validation(result: Translation, prefixes: list[str], judging: list[str
             "val_size", "must be a share where there are several sets: each gives its own"
         )
     elif size >= 1:
-        result.take("val_size", f"data.validation_rows={int(size)}", "data.validation_share=0")
+        result.take("val_size", f"data.validation_rows={int(size)}")
     elif size > 0:
         result.take("val_size", *_for_each(prefixes, f"validation_share={size:g}"))
     else:
