@@ -88,6 +88,7 @@ SYMBOLS = {
     "ϵ": r"\epsilon",
     "ϑ": r"\vartheta",
     "ϕ": r"\phi",
+    "\N{REPLACEMENT CHARACTER}": r"\diamond",  # of what no reader can be shown, in a table of any form
 }
 # Names in the order of Unicode, from the letter on that stands before them.
 GREEK = {
