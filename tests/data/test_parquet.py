@@ -50,9 +50,26 @@ def test_a_copy_of_a_hubs_set_under_a_name_that_is_a_pattern_is_refused(tmp_path
     write_table(tmp_path / "v[2]/train.parquet", prompt=["q"], completion=["a"])
     for settings in ({"subset": "default"}, {"streaming": True, "limit": 1}):
         data = Data("test", str(tmp_path / "v[2]"), **settings)
-        with pytest.raises(ConfigError, match=r"^data.path=.*v\[2\]: holds one of .* rename the"):
+        with pytest.raises(
+            ConfigError, match=r"^data.path=.*v\[2\]: its full path holds one of .* rename"
+        ):
             data.check()
     Data("test", str(tmp_path / "v[2]")).check()
+
+
+def test_a_pattern_in_the_working_folders_name_counts_too(tmp_path, monkeypatch):
+    write_table(tmp_path / "v[2]/rows/train.parquet", prompt=["q"], completion=["a"])
+    monkeypatch.chdir(tmp_path / "v[2]")
+    with pytest.raises(ConfigError, match="^data.path=rows: its full path holds one of"):
+        Data("test", "rows", subset="default").check()
+    Data("test", "rows").check()
+
+
+def test_an_error_names_the_file_of_a_folder(tmp_path):
+    write_table(tmp_path / "a.parquet", prompt=["q"], completion=["a"])
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ConfigError, match=r"^data.path=.*b.parquet: Parquet"):
+        read(tmp_path)
 
 
 def test_a_file_without_rows_adds_none(tmp_path):

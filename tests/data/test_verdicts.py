@@ -25,6 +25,8 @@ def test_numbers_mark_bad_answers_where_a_column_has_no_others(tmp_path, good, b
 
 def test_a_class_is_no_verdict(tmp_path):
     assert len(load_marked(tmp_path, [0, 1, 2, 0]).splits["train"]) == 4
+    # Whatever part of the set is trained, and wherever in it another class stands.
+    assert len(load_marked(tmp_path, [0] * 1100 + [2], limit=3).splits["train"]) == 3
     # Nor is a column that the answers are read from.
     columns = Columns(prompt="prompt", completion="label")
     loaded = load_marked(tmp_path, ["false", "true", "0"], columns=columns)

@@ -125,6 +125,9 @@ def test_a_rate_that_is_not_the_tuned_one_ranks_nothing(tmp_path):
     assert "nothing is ranked: the learning rates of lora are not those that were tuned." in text
     (rates,) = [column for column in make_columns(made) if column.key == "lr"]
     assert [cell.text for cell in rates.cells] == ["1e-3", "1e-3 (not the tuned one)"]
+    assert write_caption(made).startswith(
+        "This table ranks no methods: a rate marked (not the tuned"
+    )
     assert "Learning rates that are not the tuned ones: lora (tuned: 5e-4)." in write_caption(made)
 
 

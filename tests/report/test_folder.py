@@ -64,3 +64,14 @@ def test_a_report_of_before_there_was_a_list_is_known_by_its_page(tmp_path, monk
     (out / "report.html").write_text("<!doctype html>\n<title>my page</title>")
     with pytest.raises(ReportError, match="no report wrote the report.html"):
         write_report.write_report(load(tmp_path / "run"), {}, [], out, "title")
+
+
+def test_a_name_that_latex_cannot_set_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(write_report, "write_chart", lambda chart, folder, suffix="": [])
+    write(tmp_path / "run", record("日本語"))
+    out = tmp_path / "out"
+    (line,) = write_report.write_report(load(tmp_path / "run"), {}, [], out, "title")
+    assert line == "table.tex: what pdfLaTeX cannot set is written as U+number: 日 本 語"
+    assert (
+        "U+65E5" in (out / "table.tex").read_text() and "日本語" in (out / "table.md").read_text()
+    )

@@ -10,6 +10,7 @@ from records import METHODS, comparison, load, program, record, write
 from typesetting import typeset
 
 from tuneoff.report import latex, write_tables
+from tuneoff.report.latex_text import ACCENTS, COMMANDS, SYMBOLS, escape_latex, list_unset
 
 NASTY = "=cmd|' & % $ # _ {x} ~ ^ \\ <b>é漢</b> `*"
 
@@ -31,6 +32,36 @@ def test_text_is_escaped(tmp_path):
         line["method"].startswith("'=cmd")
         for line in csv.DictReader(io.StringIO(write_tables.write_csv(made)))
     )
+
+
+# What the report writes itself, symbols, accents, Greek of both cases, and look-alikes of two other characters.
+SETTABLE = "† ‡ … ∞ × ≥ ≤ ± − Δ ↑ ↓ ² ₁ – — “q” «a» ∑ → éüñçåőšřŵīß øłæœ ïÎ αβγςω ΓΩΑ ?` ''"
+UNSETTABLE = "日本 привет ąđ 🙂"
+
+
+def test_characters_keep_apart_and_what_cannot_be_set_is_known():
+    assert escape_latex("†…∞×≥≤") == r"$\dagger$\ldots{}$\infty$$\times$$\geq$$\leq$"
+    assert escape_latex("é e\u0301 ï ß α Σ Ünïcode") == (
+        '\\\'{e} \\\'{e} \\"{\\i} \\ss{} $\\alpha$ $\\Sigma$ \\"{U}n\\"{\\i}code'
+    )
+    assert list_unset(escape_latex(SETTABLE)) == []
+    names = ["日本", "日語", "日?", "??", "a--b", "a–b", "''", "”", *SETTABLE.split()]
+    assert len({escape_latex(name) for name in names}) == len(set(names))
+    assert list_unset(escape_latex(UNSETTABLE)) == sorted(set(UNSETTABLE) - {" "})
+    assert escape_latex(SETTABLE + UNSETTABLE).isascii()
+
+
+def test_every_command_compiles(tmp_path):
+    """Without a package, in the encoding that pdfLaTeX has by itself."""
+    lines = [SETTABLE, UNSETTABLE, " ".join(COMMANDS), " ".join(SYMBOLS)]
+    lines += [f"a{mark} i{mark} B{mark}" for mark in ACCENTS]
+    text = "\n\n".join(escape_latex(line) for line in lines)
+    document, _ = typeset(tmp_path, "text", text, alone=False)
+    shown = subprocess.run(
+        [program("pdftotext"), document, "-"], capture_output=True, text=True
+    ).stdout
+    for expected in ("†", "∞", "×", "≥", "ß", "α", "U+65E5"):
+        assert expected in shown
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a paper"])

@@ -1,5 +1,6 @@
 """Settings of a data set: where rows come from, which columns count, and how they become splits and text."""
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 
@@ -202,8 +203,10 @@ class SingleSet:
             if value and not may_be:
                 allowed = "is for sets of the hub, as path=owner/name"
                 raise ConfigError(f"{prefix}{key}", value, allowed)
-        if in_folder and (self.subset or self.streaming) and PATTERN_SIGNS.search(self.path):
-            allowed = "holds one of * ? [ or ::, which `datasets` reads as a pattern here; rename the folder"
+        if not (in_folder and (self.subset or self.streaming)):
+            return
+        if PATTERN_SIGNS.search(os.path.realpath(expand_user(self.path))):
+            allowed = "its full path holds one of * ? [ or ::, which `datasets` reads as a pattern; rename the folder"
             raise ConfigError(f"{prefix}path", self.path, allowed)
 
     def _check_judging(self, prefix: str) -> None:

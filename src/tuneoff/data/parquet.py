@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def read_parquet(data: SingleSet, path: Path) -> Iterator[SourceRow]:
         ConfigError: what pyarrow cannot read, a column or a field that is there twice, or a type
             that `datasets` does not know.
     """
-    with as_config_error(data):
+    # An error names the file, also one of a folder.
+    with as_config_error(replace(data, path=str(path))):
         from datasets import Features
         from pyarrow.parquet import ParquetFile
 

@@ -11,7 +11,7 @@ from tuneoff.data.source_rows import Source, SourceRow
 from tuneoff.data.unread import UnreadParts
 from tuneoff.data.verdicts import find_verdict_columns
 
-SCANNED_ROWS = 1000  # of a set, by which its columns of numbers are known for verdicts
+SCANNED_ROWS = 1000  # of a set of the hub, by which its columns of numbers are known for verdicts
 
 
 def read_examples(
@@ -66,14 +66,12 @@ def detect_format(
     Raises:
         ConfigError: no row, columns of no format, or a break before an input that no row has.
     """
-    # No more than are read anyway, of a set that is streamed.
-    scanned = min(SCANNED_ROWS, data.limit or SCANNED_ROWS)
     first_rows = list(islice(rows, 1))
     if not first_rows:
         raise ConfigError("data.path", data.path, "no training rows")
     row_format = find_format(data.columns, first_rows[0])
     if row_format.name != "text":
-        first_rows += islice(rows, scanned - 1)
+        first_rows += islice(rows, count_scanned_rows(data))
         verdict_columns = find_verdict_columns(first_rows, row_format.columns.values())
         row_format = row_format._replace(verdict_columns=verdict_columns)
     if data.input_break == "line":
@@ -83,6 +81,13 @@ def detect_format(
             raise ConfigError("data.input_break", data.input_break, allowed)
         row_format = row_format._replace(input_break="\n")
     return row_format, chain(first_rows, rows)
+
+
+def count_scanned_rows(data: SingleSet) -> int | None:
+    """Return by how many training rows behind the first a set's columns are judged; None where all have been read."""
+    if data.streaming:  # no more than are fetched anyway
+        return min(SCANNED_ROWS, data.limit or SCANNED_ROWS) - 1
+    return SCANNED_ROWS if data.on_hub or data.subset else None
 
 
 def limit_examples(

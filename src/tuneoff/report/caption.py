@@ -18,7 +18,7 @@ from tuneoff.report.text import cut_name, shorten_list
 def write_caption(comparison: Comparison) -> str:
     """Return what the figures are, how they were judged, and what all rows share."""
     sentences = [
-        *_warn_of_default_rates(comparison),
+        *_warn_of_other_rates(comparison),
         *_describe_subject(comparison),
         *_describe_budget(comparison),
         *_describe_shared(comparison),
@@ -58,13 +58,17 @@ def _describe_names(comparison: Comparison) -> Iterator[str]:
         yield f"{cut_name(str(model))} on {cut_name(str(data))}."
 
 
-def _warn_of_default_rates(comparison: Comparison) -> Iterator[str]:
-    """That methods are not ranked by rates that nobody tuned."""
-    if any(row.has_default_rate for row in comparison.rows) and len(comparison.methods) > 1:
+def _warn_of_other_rates(comparison: Comparison) -> Iterator[str]:
+    """That methods are not ranked by rates that nobody tuned, or that are not those that were."""
+    if len(comparison.methods) < 2:
+        return
+    if any(row.has_default_rate for row in comparison.rows):
         yield (
             "This table ranks no methods: a rate marked (default) was not tuned on this problem, and the rate decides "
             "more than the method."
         )
+    if any(row.tuned_rate is not None for row in comparison.rows):
+        yield "This table ranks no methods: a rate marked (not the tuned one) was given in its place."
 
 
 def _describe_subject(comparison: Comparison) -> Iterator[str]:

@@ -7,32 +7,10 @@ from tuneoff.report.answer import describe_failures
 from tuneoff.report.caption import write_caption, write_short_caption
 from tuneoff.report.cells import Cell
 from tuneoff.report.compare import Comparison
+from tuneoff.report.latex_text import escape_latex
 from tuneoff.report.presentation import Presentation
 from tuneoff.report.table import Column, make_columns
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "Δ": r"$\Delta$",
-    "³": "$^3$",
-    "⁰": "$^0$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "–": "--",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
 # Of \footnotesize that an A4 page is wide, the space between two columns counted as two characters.
 PAGE_CHARACTERS = 134
 LEAST_CHARACTERS = 50  # names that fill the page shrink with the rest
@@ -72,7 +50,7 @@ def write_latex(comparisons: Sequence[Comparison]) -> str:
         tabulars = [_write_tabular(page, count, TEXT_WIDTH) for page in pages]
         lines = [
             LATEX_TABLE,
-            rf"\caption{{{_escape_latex(write_caption(comparison))}}}",
+            rf"\caption{{{escape_latex(write_caption(comparison))}}}",
             rf"\label{{tab:tuneoff-{comparison.name}}}",
             "\n\\par\\medskip\n".join(tabulars),
             r"\end{table*}",
@@ -94,7 +72,7 @@ def write_latex_summary(comparisons: Sequence[Comparison], presentation: Present
     lines = [
         LATEX_HEAD,
         LATEX_NARROW_TABLE,
-        rf"\caption{{{_escape_latex(caption)}}}",
+        rf"\caption{{{escape_latex(caption)}}}",
         r"\label{tab:tuneoff-summary}",
         _write_tabular(columns, len(comparison.rows), COLUMN_WIDTH),
         r"\end{table}",
@@ -177,26 +155,20 @@ def _write_tabular(columns: Sequence[Column], rows: int, width: str) -> str:
     return "\n".join(lines)
 
 
-def _escape_latex(text: str) -> str:
-    words = " ".join(text.split())
-    escaped = "".join(LATEX.get(character, character) for character in words)
-    return escaped.encode("ascii", "replace").decode()
-
-
 def _latex_title(column: Column) -> str:
     """A heading, in two lines where it is long: most are longer than their figures."""
     words = re.split(" (?![↑↓])", column.title)  # an arrow stays with its word
     if len(words) == 1 or len(column.title) < SHORT_TITLE:
-        return _escape_latex(column.title)
+        return escape_latex(column.title)
     middle = len(column.title) / 2
     breaks = range(1, len(words))
     firsts = [" ".join(words[:place]) for place in breaks]
     first = min(firsts, key=lambda text: abs(len(text) - middle))
     second = column.title.removeprefix(first).strip()
     side = "r" if column.numeric else "l"
-    return rf"\shortstack[{side}]{{{_escape_latex(first)}\\{_escape_latex(second)}}}"
+    return rf"\shortstack[{side}]{{{escape_latex(first)}\\{escape_latex(second)}}}"
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = _escape_latex(cell.text)
+    text = escape_latex(cell.text)
     return rf"\textbf{{{text}}}" if cell.bold else text

@@ -11,10 +11,12 @@ from tuneoff.report.charts import Chart, make_charts
 from tuneoff.report.comparability import Differences
 from tuneoff.report.compare import Comparison
 from tuneoff.report.folder import CHARTS, PAGE, claim_names, remove_others
+from tuneoff.report.latex_text import list_unset
 from tuneoff.report.page import render_page
 from tuneoff.report.presentation import Presentation
 from tuneoff.report.text import show_line
 
+MOST_SHOWN = 20  # characters in a message
 MOST_CHARTED = 6  # comparisons with charts; more are a sign that the guard has much to say
 CHART_KINDS = ("svg", "pdf", "png")
 TABLES = ("table.md", "summary.md", "table.csv", "table.tex", "summary.tex")
@@ -34,7 +36,7 @@ def write_report(
 
     What an earlier report wrote there is replaced; what is a user's own is not touched.
 
-    Returns a line for each chart that could not be drawn.
+    Returns a line for each chart that could not be drawn, and for what LaTeX cannot set.
 
     Args:
         comparisons: the tables, the largest first.
@@ -54,8 +56,7 @@ def write_report(
         charts[comparison.name] = make_charts(comparison)
     by_comparison = len(comparisons) > 1
     claim_names(folder, [*TABLES_AND_PAGE, *_list_charts(charts, by_comparison)])
-    _write_tables(comparisons, differing, folder, presentation)
-    problems = []
+    problems = _write_tables(comparisons, differing, folder, presentation)
     for name, drawn in charts.items():
         problems += _write_charts(drawn, folder, _name_suffix(name, by_comparison))
     heading = f"Report: {title}"
@@ -70,8 +71,8 @@ def _write_tables(
     differing: Differences,
     folder: Path,
     presentation: Presentation,
-) -> None:
-    """Write the tables of all columns, and the summaries."""
+) -> list[str]:
+    """Write the tables of all columns, and the summaries; returns a line where LaTeX lacks characters."""
     texts = (
         write_tables.write_markdown(comparisons, differing),
         write_tables.write_summary(comparisons, presentation),
@@ -81,6 +82,12 @@ def _write_tables(
     )
     for name, text in zip(TABLES, texts, strict=True):
         write_atomically(folder / name, text)
+    unset = list_unset(texts[TABLES.index("table.tex")])
+    if not unset:
+        return []
+    shown = " ".join(unset[:MOST_SHOWN])
+    more = " …" if len(unset) > MOST_SHOWN else ""
+    return [show_line(f"table.tex: what pdfLaTeX cannot set is written as U+number: {shown}{more}")]
 
 
 def _list_charts(charts: ChartsByName, by_comparison: bool) -> list[str]:
