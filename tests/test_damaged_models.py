@@ -111,6 +111,10 @@ DAMAGES = {
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
         "its tokenizer.json lacks model and added_tokens",
     ),
+    "no tokenizer": (
+        lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
+        "holds no tokenizer; model.tokenizer is",
+    ),
     "type": (lambda folder: change_config(folder, dtype="nonsense"), "cannot be read: Attribute"),
     "negative": (lambda folder: change_config(folder, head_dim=-4), "cannot be read: Runtime"),
     "none": (lambda folder: change_config(folder, head_dim=0), "cannot be read: "),
@@ -129,6 +133,7 @@ def test_a_model_that_cannot_be_read_is_refused_in_a_line(folder, damage):
     break_it(folder)
     with pytest.raises(ConfigError, match=f"^model.path=.*: {reason}") as refusal:
         load(folder)
+    assert str(refusal.value).count("model.path=") == 1
     assert "\n" not in str(refusal.value)
 
 
@@ -140,11 +145,11 @@ CONFIGS = {
     b"null": "must hold an object",
     b'{"a": "\xe9"}': "is not UTF-8: byte 8 is 0xe9",
     b"[" * 100_000: "is nested too deep",
-    b'{"quantization_config": "x"}': "has quantization_config=x; must be an object, or null",
+    b'{"quantization_config": "x"}': 'has quantization_config="x"; must be an object, or null',
     b'{"num_attention_heads": 0}': "has num_attention_heads=0; must be a whole number above 0",
     b'{"hidden_size": -4}': "has hidden_size=-4; must be",
     b'{"n_layer": 2.5}': "has n_layer=2.5; must be",
-    b'{"vocab_size": "x"}': "has vocab_size=x; must be",
+    b'{"vocab_size": "x"}': 'has vocab_size="x"; must be',
     b'{"text_config": {"vocab_size": true}}': "has vocab_size=true; must be",
     b'{"num_attention_heads": 4, "num_key_value_heads": 3}': "has num_key_value_heads=3; must divide",
 }

@@ -307,6 +307,10 @@ def test_a_resume_ends_where_the_run_has_its_result(compose_config, tmp_path, st
     cfg.resume = "auto"
     with pytest.raises(RunEnded):
         check_resumed_run(cfg, tmp_path)
+    cfg.task = "predict"
+    with pytest.raises(ConfigError, match="^resume=auto: is for task=train, and"):
+        check_resumed_run(cfg, tmp_path)
+    cfg.task = "train"
     cfg.rerun = True
     check_resumed_run(cfg, tmp_path)
 

@@ -89,7 +89,7 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_lo
     ("change", "reason"),
     [
         ({"r": None}, "its adapter_config.json has r=null; must be a whole number above 0"),
-        ({"lora_alpha": "much"}, "its adapter_config.json has lora_alpha=much"),
+        ({"lora_alpha": "much"}, 'its adapter_config.json has lora_alpha="much"; must be'),
         ({"bias": "all"}, "its adapter_config.json has bias=all, which no option here can say"),
         ({"lora_bias": True}, "its adapter_config.json has lora_bias=true, which"),
         (

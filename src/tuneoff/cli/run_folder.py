@@ -112,9 +112,11 @@ def check_resumed_run(task: DictConfig, folder: Path) -> None:
         raise ConfigError("hydra.run.dir", folder, allowed)
     if not holds_run(folder):
         return
+    if task.task is not Task.train:
+        allowed = f"is for task=train, and {folder} holds a run, beside which nothing is written"
+        raise ConfigError("resume", task.resume, allowed)
     check_same_run(task, folder)
-    has_result = task.task is Task.train and read_status(folder) in RESULTS
-    if has_result and not task.rerun:
+    if read_status(folder) in RESULTS and not task.rerun:
         raise RunEnded(task.resume, folder)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneoff.config.options import ABSENT, ConfigError, format_value
+from tuneoff.config.options import ABSENT, ConfigError
 from tuneoff.config.paths import is_folder
 
 CONFIG = "config.json"
@@ -40,7 +40,7 @@ def check_model_file(key: str, path: str, folder: Path) -> None:
     reason = describe_wrong_size(content)
     quantization = content.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
-        reason = f"quantization_config={format_value(quantization)}; must be an object, or null"
+        reason = f"quantization_config={json.dumps(quantization)}; must be an object, or null"
     if reason is not None:
         raise ConfigError(key, path, f"its {CONFIG} has {reason}")
 
@@ -84,7 +84,7 @@ def describe_wrong_size(content: Mapping[str, Any]) -> str | None:
         if value is None or isinstance(value, list | dict):
             continue
         if type(value) is not int or value <= 0:
-            return f"{name}={format_value(value)}; {ALLOWED_SIZE}"
+            return f"{name}={json.dumps(value)}; {ALLOWED_SIZE}"
     heads = content.get("num_attention_heads")
     groups = content.get("num_key_value_heads")
     if type(heads) is int and type(groups) is int and heads % groups:

@@ -1,11 +1,10 @@
 """An adapter's settings as its file must hold them: PEFT takes what is there, and fails late or trains otherwise."""
 
+import json
 import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from tuneoff.config import format_value
 
 
 def is_whole(value: Any) -> bool:
@@ -124,5 +123,5 @@ def describe_wrong_type(config: dict[str, Any]) -> str | None:
             if name in REQUIRED:
                 return f"no {name}; {stored_type.allowed}"
         elif not stored_type.accepts(config[name]):
-            return f"{name}={format_value(config[name])}; {stored_type.allowed}"
+            return f"{name}={json.dumps(config[name])}; {stored_type.allowed}"
     return None

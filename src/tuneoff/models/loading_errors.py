@@ -47,6 +47,8 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
     """
     try:
         yield
+    except ConfigError:
+        raise
     except (*UNREADABLE, RuntimeError) as error:
         if getattr(error, "errno", None) is not None:
             raise
@@ -77,6 +79,8 @@ def _describe_loading_error(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if "mismatched_sizes" in str(error):
         return "its weights do not have the sizes that its config.json says; the report above lists them"
+    if "instantiate the backend tokenizer" in str(error):
+        return "holds no tokenizer; model.tokenizer is the hub name or folder of one"
     if isinstance(error, StrictDataclassError):  # the second line says what was wrong in the field
         return f"its config.json cannot be read: {' '.join(lines)}"
     if isinstance(error, OSError | ValueError | ImportError | struct.error):

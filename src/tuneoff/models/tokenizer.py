@@ -34,7 +34,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     config = None if model.gguf_file else load_config(model)
     key = "tokenizer" if model.tokenizer else "path"
     options = loading_options(model, at_path=model.tokenizer is None)
-    with explain_loading_errors(model, key), explain_tokenizer_file(f"model.{key}", path):
+    with explain_tokenizer_file(f"model.{key}", path), explain_loading_errors(model, key):
         tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), **options)
     if config and model.path is None and len(tokenizer) > config.vocab_size:
         raise ConfigError(
