@@ -16,7 +16,7 @@ from tuneoff.cli.typed_words import expand_home, put_keys_together
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
-from tuneoff.record import RESULT, describe_os_error, read_json
+from tuneoff.record import RESULT, describe_os_error, format_failure, read_json
 from tuneoff.record.console import accept_any_text
 
 LONG_WORD = re.compile(r"\S{400,}")
@@ -84,7 +84,7 @@ def report_earlier_result(ended: RunEnded) -> int:
     error = result.get("error")
     if not error:
         return 0
-    message = f"{result['status']}: {error['type']}: {error['message']}"
+    message = format_failure(result["status"], error)
     return report_error(RunFailed(f"{message} ({ended.folder / RESULT})"), [])
 
 
