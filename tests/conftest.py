@@ -24,7 +24,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from helpers import (
-    FOUND,
     FURTHER,
     METHODS,
     PART,
@@ -74,13 +73,10 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of the slow tests over methods, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs, for want of time."""
+    """Of the slow tests, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs: all take three quarters of an hour."""
     if "TUNEOFF_TESTS_PART" not in os.environ:
         return
-    left_out = []
-    for item in items:
-        if is_slow(item) and is_over_methods(item) and not is_in_this_eighth(item):
-            left_out.append(item)
+    left_out = [item for item in items if is_slow(item) and not is_in_this_eighth(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 
@@ -88,12 +84,6 @@ def pytest_collection_modifyitems(config, items):
 def is_slow(item) -> bool:
     """Whether a run without `-m slow` leaves it out."""
     return item.get_closest_marker("slow") is not None
-
-
-def is_over_methods(item) -> bool:
-    """Whether it is one of a family of tests that has one for each choice of `method`."""
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return any(isinstance(value, str) and value in FOUND for value in parameters)
 
 
 def is_in_this_eighth(item) -> bool:
