@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import (
     check_resumed_run,
-    deepest_existing_folder,
+    deepest_existing,
     describe_resume,
     find_output_folder,
     remove_refused_run,
@@ -112,14 +112,12 @@ class PreflightCheck(Callback):
         elif holds_run(folder) and not task.rerun:
             allowed = "holds a run already, and rerun=true would replace it"
             raise ConfigError("hydra.run.dir", folder, allowed)
-        self.existing_folder = deepest_existing_folder(folder)
+        self.existing_folder = deepest_existing(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
-        self.existing_folder = deepest_existing_folder(
-            find_output_folder(config, "hydra.sweep.dir")
-        )
+        self.existing_folder = deepest_existing(find_output_folder(config, "hydra.sweep.dir"))
         if has_grid_sweeper(config):
             return
         if config.get("tuned") is not None:

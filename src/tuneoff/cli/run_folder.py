@@ -177,12 +177,6 @@ def deepest_existing(path: Path) -> Path:
     return path
 
 
-def deepest_existing_folder(folder: Path) -> Path:
-    """The deepest folder on the way to `folder` that exists."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
-
-
 def remove_refused_run(folder: Path, existing_folder: Path) -> None:
     """Remove a refused run's files and the empty folders around them, up to one that existed before."""
     for name in (RUN, METRICS, RESULT, LOCK, *WRITTEN_BY_HYDRA):
