@@ -58,27 +58,11 @@ LEFT_OUT = {
     "musicgen_melody": "transformers builds no causal model of its configuration",
 }
 
-# Faults of the packages underneath: the run says so in one line when it reads its export back, or as it fails.
-UNDERNEATH = {
-    (
-        "youtu",
-        "full",
-    ): "transformers sets the padding token's embedding to zero when it loads a model",
-    (
-        "youtu",
-        "galore",
-    ): "transformers sets the padding token's embedding to zero when it loads a model",
-    (
-        "youtu",
-        "galore_layerwise",
-    ): "transformers sets the padding token's embedding to zero when it loads a model",
-}
-
 
 class Outcome(NamedTuple):
     """What came of one method on one model."""
 
-    status: str  # finished, refused, failed, or: fails underneath
+    status: str  # finished, refused or failed
     reason: str = ""
     first_loss: float | None = None
 
@@ -134,11 +118,7 @@ def try_all(model_type: str) -> tuple[int, dict[str, Outcome]]:
         weights = save_model(model_type, model_folder)
         outcomes = {}
         for method in TRIED:
-            outcome = try_method(model_folder, method, Path(scratch) / method)
-            reason = UNDERNEATH.get((model_type, method))
-            if outcome.status == "failed" and reason is not None:
-                outcome = Outcome("fails underneath", reason)
-            outcomes[method] = outcome
+            outcomes[method] = try_method(model_folder, method, Path(scratch) / method)
         return weights, outcomes
 
 
@@ -147,7 +127,7 @@ def complaints(outcomes: dict[str, Outcome]) -> list[str]:
     wrong = []
     losses = {}
     for method, outcome in outcomes.items():
-        if outcome.status not in ("finished", "refused", "fails underneath"):
+        if outcome.status not in ("finished", "refused"):
             wrong.append(f"{method} {outcome.status}: {outcome.reason}")
         if outcome.status == "refused" and "\n" in outcome.reason:
             wrong.append(f"{method} is refused in several lines")
@@ -195,8 +175,6 @@ def table_row(model_type: str) -> str:
     for method, outcome in outcomes.items():
         if outcome.status == "refused":
             reasons.setdefault(one_line(outcome.reason), []).append(method)
-        elif outcome.status == "fails underneath":
-            reasons.setdefault(f"fails, since {outcome.reason}", []).append(method)
     notes = [f"{', '.join(methods)}: {reason}" for reason, methods in reasons.items()]
     notes += [f"WRONG {one_line(complaint)}" for complaint in complaints(outcomes)]
     return f"| {model_type} | {weights:,} | {words} | {'; '.join(notes)} |"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tuneoff import record
 from tuneoff.cli.run_folder import (
     RunEnded,
+    check_in_other_ranks,
     check_resumed_run,
     check_same_run,
     choose_run_folder,
@@ -313,6 +314,19 @@ def test_a_resume_ends_where_the_run_has_its_result(compose_config, tmp_path, st
     cfg.task = "train"
     cfg.rerun = True
     check_resumed_run(cfg, tmp_path)
+
+
+def test_every_rank_ends_where_the_run_has_its_result(compose_config, tmp_path):
+    cfg = compose_config("method=full", "resume=auto")
+    record.write_json(tmp_path / "run.json", {"identity": identify_run(cfg)})
+    check_in_other_ranks(cfg, tmp_path)  # the first rank may have begun it just now
+    record.write_json(tmp_path / "result.json", {"status": "finished"})
+    for resume in ("auto", str(tmp_path)):
+        cfg.resume = resume
+        with pytest.raises(RunEnded):
+            check_in_other_ranks(cfg, tmp_path)
+    cfg.resume = "never"
+    check_in_other_ranks(cfg, tmp_path)
 
 
 def test_no_folder_is_named_beside_another_one_to_go_on_in(compose_config, tmp_path):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import (
+    check_in_other_ranks,
     check_resumed_run,
     deepest_existing,
     describe_resume,
@@ -20,7 +21,6 @@ from tuneoff.cli.run_folder import (
     remove_refused_run,
 )
 from tuneoff.config import ConfigError, Experiment, Task, check_config
-from tuneoff.config.paths import expand_user
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
@@ -88,9 +88,7 @@ class PreflightCheck(Callback):
         refuse_chdir(config)
         task = check_config(config)
         if get_rank():
-            # They do not know the folder, but where it is named: none must wait for a first rank that has ended.
-            if task.resume not in ("never", "auto"):
-                check_resumed_run(task, expand_user(task.resume))
+            check_in_other_ranks(task, Path(config.hydra.run.dir))
             return
         if task.tuned is not None:
             raise ConfigError("tuned", task.tuned, "is for sweeps, with -m")

@@ -120,6 +120,21 @@ def check_resumed_run(task: DictConfig, folder: Path) -> None:
         raise RunEnded(task.resume, folder)
 
 
+def check_in_other_ranks(task: DictConfig, folder: Path) -> None:
+    """End a rank that a launcher has started beside the first one, where that one ends at once: it would wait for it.
+
+    Args:
+        folder: as `hydra.run.dir` says here. Where its name has the time, the first rank's may be another.
+
+    Raises:
+        ConfigError, RunEnded: as `check_resumed_run`.
+    """
+    if task.resume not in ("never", "auto"):
+        check_resumed_run(task, expand_user(task.resume))
+    elif task.resume == "auto" and read_status(folder) in RESULTS:
+        check_resumed_run(task, folder)
+
+
 def find_output_folder(config: DictConfig, key: str) -> Path:
     """The folder that `hydra.run.dir` or `hydra.sweep.dir` names, there or not.
 

@@ -5,7 +5,7 @@ The model itself is asked, since no list of architectures stays true.
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -69,6 +69,40 @@ def check_embeddings(
             experiment.max_length,
             f"must be at most {positions}, the positions that were learned",
         )
+
+
+def check_reloading(model: Any, experiment: Experiment, trained: Set[str]) -> None:
+    """Refuse to save a model of which transformers would change a weight in `trained` when it loads it again.
+
+    Youtu's own initialisation sets the padding token's embedding to zero even where a file has another.
+
+    Raises:
+        ConfigError: save_model, where the trained model could not be read back.
+    """
+    if not experiment.save_model or not isinstance(model, PreTrainedModel):
+        # What PEFT saves it loads itself.
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or module.padding_idx is None:
+            continue
+        if f"{name}.weight" in trained and _zeroes_padding(model):
+            padding = f"the embedding of its padding token ({module.padding_idx})"
+            reason = f"would save what cannot be read back: transformers sets {padding} to zero"
+            raise ConfigError(
+                "save_model",
+                True,
+                f"{reason} when it loads this {model.config.model_type}, and it is trained here",
+            )
+
+
+def _zeroes_padding(model: PreTrainedModel) -> bool:
+    """Whether loading sets the padding's row to zero in an embedding that was read from a file."""
+    embedding = nn.Embedding(2, 1, padding_idx=0)
+    nn.init.ones_(embedding.weight)
+    embedding.weight._is_hf_initialized = True  # transformers' mark of what a file has
+    with fork_generators():
+        model._initialize_weights(embedding, model.is_custom_code())
+    return not embedding.weight[0].all().item()
 
 
 def check_causality(model: Any, experiment: Experiment) -> None:

@@ -14,7 +14,7 @@ from tuneoff.measure.flop_meter import FlopMeter
 from tuneoff.measure.memory_breakdown import BreakdownPeak
 from tuneoff.measure.rates import find_matrix_rate
 from tuneoff.measure.throughput import Throughput
-from tuneoff.models.checks import max_positions
+from tuneoff.models.checks import check_reloading, max_positions
 from tuneoff.models.optimizers import optimizer_facts
 from tuneoff.models.tokenizer import load_tokenizer
 from tuneoff.training.benchmarks import Benchmarks
@@ -101,6 +101,7 @@ def build(session: Session) -> Parts:
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
         optimizer = session.method.make_optimizer(model, experiment)
+        check_reloading(model, experiment, session.method.ever_trained(model, optimizer))
         # Both are counted before an engine may split the weights over the ranks.
         parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
