@@ -6,14 +6,17 @@ import pytest
 import torch
 from helpers import quick_of
 from safetensors.torch import load_file, save_file
+from shrunk_models import shrunk_model
 from transformers import AutoConfig
 
 from tuneoff.cli.summary import format_run_summary
+from tuneoff.config import ConfigError
 from tuneoff.distributed.stop import StopSignal
 from tuneoff.jobs.work import TrainWork
 from tuneoff.methods import Method
 from tuneoff.methods.lora import LoRA
 from tuneoff.models import reading_back
+from tuneoff.models.checks import check_reloading
 
 SAVED = ["save_model=true", "max_steps=2", "data.limit=16", "lr=1e-2"]
 WHOLE = "model.safetensors"
@@ -245,6 +248,33 @@ def test_an_adapter_on_quantised_weights_is_read_back_and_merged(run, tmp_path, 
     half = "mixed_precision=bf16" not in precision and precision
     assert dtype == {torch.bfloat16 if half else torch.float32}
     assert not any("merged" in warning for warning in result["facts"].get("warnings", []))
+
+
+# ---------------------------------------------------------------- what loading itself would change
+@pytest.fixture
+def padded_youtu(tmp_path):
+    """Words that train a model whose own initialisation zeroes the padding token's embedding."""
+    model = shrunk_model("youtu")
+    assert model.get_input_embeddings().padding_idx == 0
+    model.save_pretrained(tmp_path / "base")
+    return [f"model.path={tmp_path / 'base'}", "model.tokenizer=tuneoff:tiny", *SAVED]
+
+
+@pytest.mark.parametrize("words", [["method=lora"], ["method=full", "save_model=false"]])
+def test_what_transformers_zeroes_on_loading_may_stay_frozen_or_unsaved(run, padded_youtu, words):
+    assert run(*padded_youtu, *words)["status"] == "finished"
+
+
+def test_a_model_that_could_not_be_read_back_is_refused_before_it_trains(run, padded_youtu):
+    with pytest.raises(ConfigError, match=r"^save_model=true: .*token \(0\) to zero when it loads"):
+        run(*padded_youtu, "method=full")
+
+
+def test_an_embedding_with_padding_is_no_reason_to_refuse(settings):
+    experiment, _, _ = settings("method=full", *SAVED)
+    model = shrunk_model("llama", pad_token_id=0)
+    assert model.get_input_embeddings().padding_idx == 0
+    check_reloading(model, experiment, {"model.embed_tokens.weight"})
 
 
 # ---------------------------------------------------------------- merging
