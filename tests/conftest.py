@@ -63,20 +63,24 @@ TURNS = Path(os.environ.setdefault("TUNEOFF_TESTS_TURNS", SCRATCH.name))
 
 # ---------------------------------------------------------------- tests side by side
 def pytest_xdist_auto_num_workers(config) -> int:
-    """One process more than there are cores, since many tests wait for others; none beside this one where files are
-    named, whose tests have begun sooner without.
+    """One process more than there are cores, since many tests wait for others, and with the slow ones three more; none
+    beside this one where files are named, whose tests have begun sooner without.
     """
     for argument in config.args:
         if Path(argument.partition("::")[0]).is_file():
             return 0
-    return len(os.sched_getaffinity(0)) + 1
+    with_slow_ones = config.getoption("markexpr").startswith("slow")
+    return len(os.sched_getaffinity(0)) + (3 if with_slow_ones else 1)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of the slow tests, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs: all take three quarters of an hour."""
+    """Of slow tests that are marked `rotating`, leave an eighth where `TUNEOFF_TESTS_PART` counts the runs."""
     if "TUNEOFF_TESTS_PART" not in os.environ:
         return
-    left_out = [item for item in items if is_slow(item) and not is_in_this_eighth(item)]
+    left_out = []
+    for item in items:
+        if is_slow(item) and is_rotating(item) and not is_in_this_eighth(item):
+            left_out.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 
@@ -84,6 +88,11 @@ def pytest_collection_modifyitems(config, items):
 def is_slow(item) -> bool:
     """Whether a run without `-m slow` leaves it out."""
     return item.get_closest_marker("slow") is not None
+
+
+def is_rotating(item) -> bool:
+    """Whether it is one of a family for each choice of `method` that is too long to be run whole each time."""
+    return item.get_closest_marker("rotating") is not None
 
 
 def is_in_this_eighth(item) -> bool:

@@ -147,6 +147,7 @@ def test_a_prediction_equals_a_real_step_in_bf16(settings, method):
     )
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("size", ["tiny", pytest.param("smollm2_135m", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", quick_of(METHODS, "dora", "galore"))
 def test_a_prediction_equals_a_real_step_of_larger_models(method, size):

@@ -195,6 +195,7 @@ def command(launch):
 
 
 @pytest.mark.slow
+@pytest.mark.rotating
 @pytest.mark.parametrize("method", METHODS)
 def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     """In training, in evaluation, while a checkpoint is written: the launching process, then the training one.

@@ -41,6 +41,8 @@ from tuneoff.methods._peft_options import LEFT_OUT, TUNERS, make_options
 from tuneoff.models.loading import load_model
 from tuneoff.predict.predictor import refuse_values
 
+# Each of these families over methods takes minutes.
+pytestmark = pytest.mark.rotating
 STEPS = 20
 IDS = torch.arange(1, 33).reshape(2, 16)
 CASES = [pytest.param(name, marks=() if in_this_part(name) else pytest.mark.slow) for name in SHELF]

@@ -42,6 +42,8 @@ from tuneoff.data import collate
 from tuneoff.methods import _host_reads
 from tuneoff.training.step import summed_loss
 
+# Each of these families over methods takes minutes.
+pytestmark = pytest.mark.rotating
 # What suits a model of three layers, 64 wide, and lets 24 steps do all that a method does in turn.
 SMALL = {
     "apollo": ["apollo_rank=8", "apollo_update_interval=7"],
