@@ -98,11 +98,12 @@ def check_reloading(model: Any, experiment: Experiment, trained: Set[str]) -> No
 def _zeroes_padding(model: PreTrainedModel) -> bool:
     """Whether loading sets the padding's row to zero in an embedding that was read from a file."""
     embedding = nn.Embedding(2, 1, padding_idx=0)
-    nn.init.ones_(embedding.weight)
-    embedding.weight._is_hf_initialized = True  # transformers' mark of what a file has
+    weight: Any = embedding.weight  # (2 tokens, width 1)
+    nn.init.ones_(weight)
+    weight._is_hf_initialized = True  # transformers' mark of what a file has
     with fork_generators():
         model._initialize_weights(embedding, model.is_custom_code())
-    return not embedding.weight[0].all().item()
+    return not weight[0].all().item()
 
 
 def check_causality(model: Any, experiment: Experiment) -> None:
