@@ -100,8 +100,7 @@ def build(session: Session) -> Parts:
         tokenizer, dataset, order = _load_data(session)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
-        optimizer = session.method.make_optimizer(model, experiment)
-        check_reloading(model, experiment, session.method.ever_trained(model, optimizer))
+        optimizer = _make_optimizer(session, model)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
@@ -134,6 +133,17 @@ def build(session: Session) -> Parts:
         model_facts=model_facts,
         optimizer_facts=described_optimizer,
     )
+
+
+def _make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
+    """The method's optimizer.
+
+    Raises:
+        ConfigError: what it trains would be changed when it is loaded again.
+    """
+    optimizer = session.method.make_optimizer(model, session.experiment)
+    check_reloading(model, session.experiment, session.method.ever_trained(model, optimizer))
+    return optimizer
 
 
 def _load_data(
