@@ -136,13 +136,10 @@ def build(session: Session) -> Parts:
 
 
 def _make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
-    """The method's optimizer.
-
-    Raises:
-        ConfigError: what it trains would be changed when it is loaded again.
-    """
-    optimizer = session.method.make_optimizer(model, session.experiment)
-    check_reloading(model, session.experiment, session.method.ever_trained(model, optimizer))
+    """The method's optimizer; ConfigError where what it trains would be changed when it is loaded again."""
+    method = session.method
+    optimizer = method.make_optimizer(model, session.experiment)
+    check_reloading(model, session.experiment, method.ever_trained(model, optimizer))
     return optimizer
 
 
