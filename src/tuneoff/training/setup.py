@@ -154,6 +154,14 @@ def _load_data(
     return tokenizer, dataset, order
 
 
+def _make_optimizer(session: Session, model: Any) -> Any:
+    """Return the method's optimizer; a model is refused that could not be read back with what it trains."""
+    optimizer = session.method.make_optimizer(model, session.experiment)
+    trained = session.method.ever_trained(model, optimizer)
+    check_reloading(model, session.experiment, trained)
+    return optimizer
+
+
 def _find_benchmarks(session: Session) -> Benchmarks:
     """Return the benchmarks that are asked for; an unknown task is refused on every rank."""
     with refuse_together(session):
