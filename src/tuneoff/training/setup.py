@@ -135,14 +135,6 @@ def build(session: Session) -> Parts:
     )
 
 
-def _make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
-    """The method's optimizer; ConfigError where what it trains would be changed when it is loaded again."""
-    method = session.method
-    optimizer = method.make_optimizer(model, session.experiment)
-    check_reloading(model, session.experiment, method.ever_trained(model, optimizer))
-    return optimizer
-
-
 def _load_data(
     session: Session,
 ) -> tuple[PreTrainedTokenizerBase, data.DataSet, data.StepOrder]:
