@@ -53,7 +53,10 @@ def find_differences(
     return differences
 
 
-def list_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def list_settings(
+    config: dict[str, Any],
+    prefix: str = "",
+) -> dict[str, Any]:
     """Return the settings of a config by their whole keys, as in `peft.r`, by which they are given."""
     settings = {}
     for key, value in config.items():
