@@ -131,7 +131,7 @@ DAMAGES = {
     ),
     "adapter": (
         lambda folder: (folder / "adapter_config.json").write_text("{}"),
-        r"holds an adapter \(adapter_config.json\); method=lora adapter_path=",
+        r"holds an adapter \(adapter_config.json\), which adapter_path=",
     ),
 }
 

@@ -23,8 +23,7 @@ from tuneoff.record import read_json
 ADAPTER_CONFIG = "adapter_config.json"
 # transformers would load it into the model, where methods would train it, merge it or lose it.
 HOLDS_ADAPTER = (
-    f"holds an adapter ({ADAPTER_CONFIG}); method=lora adapter_path=FOLDER goes on with one, "
-    "and model.path is its base alone"
+    f"holds an adapter ({ADAPTER_CONFIG}), which adapter_path=FOLDER goes on with; must be its base"
 )
 # How a file begins that git-lfs writes in place of a large one.
 POINTER = b"version https://git-lfs"

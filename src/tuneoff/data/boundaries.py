@@ -11,6 +11,7 @@
 from transformers import PreTrainedTokenizerBase
 
 PROBE = "a"
+Span = tuple[int, int]
 
 
 def find_begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -41,7 +42,7 @@ def find_label_spans(is_begin: bytes | bytearray) -> list[tuple[int, int]]:
     return spans
 
 
-def find_spans_between(passed_over: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+def find_spans_between(passed_over: list[Span], length: int) -> list[Span]:
     """Return [start, end) of the labels of a row of which some parts, in order, are context only."""
     spans = []
     start = 1  # the first token has no predecessor
