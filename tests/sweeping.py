@@ -43,6 +43,11 @@ def results_list(folder: Path) -> list[dict]:
 
 def plan(*words: str) -> list[list[str]]:
     """The overrides of every job of a command line (without `python train.py`), as the sweeper would launch them."""
+    return [point.overrides for point in plan_points(*words)]
+
+
+def plan_points(*words: str) -> list:
+    """Every job of a command line, planned."""
     written = prepare_sweep_arguments(list(words))
     name = written[written.index("-cn") + 1] if "-cn" in written else "config"
     path = create_config_search_path(str(ROOT / "conf"))
@@ -61,6 +66,6 @@ def plan(*words: str) -> list[list[str]]:
         )
         # As Hydra gives them to a sweeper: what they interpolate is each job's own.
         arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        return [point.overrides for point in sweeper.points(arguments)]
+        return sweeper.points(arguments)
     finally:
         GlobalHydra.instance().clear()

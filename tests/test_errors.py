@@ -77,7 +77,7 @@ def test_a_fault_in_a_resolver_of_ours_is_not_blamed_on_the_config(monkeypatch):
 
 def test_output_reaches_a_terminal_that_knows_ascii_alone():
     script = (
-        "from tuneoff.record.console import accept_any_text\naccept_any_text()\n"
+        "from tuneoff.record.console import prepare_console\nprepare_console()\n"
         "print('1.0 → 0.5 «x» Ж')\n"
     )
     done = subprocess.run(
@@ -87,6 +87,27 @@ def test_output_reaches_a_terminal_that_knows_ascii_alone():
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "1.0 -> 0.5 <<x>> \\u0416\n"), done.stderr
+
+
+def test_a_run_outlasts_whoever_reads_its_output():
+    """`2>&1 | tee run.log`: Ctrl-C ends tee too, and the run failed on its next line, without a checkpoint."""
+    script = (
+        "import signal, sys\n"
+        "from tuneoff.distributed.stop import StopRequest, StopSignal\n"
+        "from tuneoff.record.console import prepare_console\nprepare_console()\n"
+        "sys.stdin.read()\n"
+        "print('x' * 100_000, flush=True)\nprint('y', file=sys.stderr, flush=True)\n"
+        "try:\n    StopRequest().set(signal.SIGINT)\nexcept StopSignal:\n    sys.exit(7)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait() == 7
 
 
 def test_a_long_word_is_cut_in_a_line_of_errors(capsys):

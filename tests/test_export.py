@@ -173,9 +173,9 @@ def test_the_record_says_what_an_export_costs(exported):
     [
         ("lora", False),
         ("lora", True),
-        ("dora", False),
-        ("rslora", False),
-        ("loraplus", False),
+        pytest.param("dora", False, marks=pytest.mark.slow),
+        pytest.param("rslora", False, marks=pytest.mark.slow),
+        pytest.param("loraplus", False, marks=pytest.mark.slow),
         ("pissa", True),
     ],
 )

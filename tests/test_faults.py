@@ -88,6 +88,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, train):
     assert done.stderr.count("\n") == 1 and f"{tmp_path}/file is a file" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_folder(tmp_path, train):
     holder = record.Recorder(tmp_path / "run")
     assert record.is_locked(tmp_path / "run")
@@ -98,6 +99,7 @@ def test_two_runs_on_one_folder(tmp_path, train):
     assert not record.is_locked(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_no_refusal_and_no_other_run_touches_an_earlier_record(tmp_path, train):
     folder, settings = tmp_path / "run", ["method=freeze", "save_every=2"]
     assert train(folder, *settings).returncode == 0

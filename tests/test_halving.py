@@ -77,6 +77,7 @@ def test_other_numbers_of_candidates_are_refused(tmp_path):
         group_candidates(points)
 
 
+@pytest.mark.slow
 def test_a_paused_run_goes_on_to_the_same_bits(new_run, tmp_path):
     settings = ["method=lora", "max_steps=6", "eval_every=3", "lora_dropout=0.1"]
     whole = new_run(*settings, folder=tmp_path / "whole")

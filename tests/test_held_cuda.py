@@ -16,6 +16,10 @@ torch.cuda.get_device_capability()
 """
 
 
+# They share a process that imports everything twice.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> dict:
     """What the imports asked for, those of the forkserver and one of a package that asks at once."""

@@ -49,6 +49,7 @@ def sums(tmp_path_factory):
 
 
 # ---------------------------------------------------------------- exact match
+@pytest.mark.slow
 def test_what_was_memorised_is_right_and_nothing_was_before(run, sums, tmp_path):
     before = run(*LEARN, f"data.path={sums}", "max_steps=1", "lr=1e-9", folder=tmp_path / "before")
     after = run(*LEARN, f"data.path={sums}", "test=true", folder=tmp_path / "after")
@@ -145,6 +146,7 @@ def test_a_split_without_questions_is_refused(new_run, sums, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_longer_answers_leave_the_training_peak(run, tmp_path):
     options = ["method=full", "max_steps=3", "exact_match=whole", "eval_batch_size=1"]
     small = run(*options, "max_new_tokens=1", "exact_match_limit=1", folder=tmp_path / "small")
@@ -224,6 +226,7 @@ CHATML = (
 )
 
 
+@pytest.mark.slow
 def test_an_answer_ends_where_the_chat_template_ends_it(new_run, debug_model, sums, tmp_path):
     """As for a base model whose tokenizer has a chat template, and an end token that the template does not use."""
     tokenizer = AutoTokenizer.from_pretrained(debug_model)

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf_files
 import pytest
 import torch
-from helpers import METHODS, TINY
+from helpers import METHODS, TINY, quick_of
 from peft import AutoPeftModelForCausalLM, PeftModel, prepare_model_for_kbit_training
 from shrunk_models import shrunk_model
 from transformers import (
@@ -79,7 +79,7 @@ def test_a_gguf_file_becomes_an_ordinary_model(settings, gguf, monkeypatch, tmp_
     assert len(tokenizer) == model.config.vocab_size
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "pissa"])
+@pytest.mark.parametrize("method", quick_of(["full", "lora", "pissa"], "lora"))
 def test_what_was_trained_from_a_gguf_file_loads_again(trained, gguf, method):
     training, _ = trained(f"method={method}", *gguf[0], "save_model=true", "export_merged=true")
     expected = logits(training.parts.model)

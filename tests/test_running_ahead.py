@@ -72,6 +72,7 @@ def test_what_is_read_late_is_the_same(new_run, monkeypatch, tmp_path, words):
     assert [apart(one, other) for one, other in zip(*found, strict=True)] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ahead_resumes_to_the_same_bits(new_run, ahead, tmp_path):
     """Killed in step 7, whose predecessor is not written down; the checkpoint of step 4 is whole."""
     finals = []

@@ -27,6 +27,7 @@ def read_lines(folder) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_are_recorded_by_set_and_a_resume_keeps_them(run, new_run, tmp_path):
     options = ["method=full", *SETS, "save_every=2", "lr=1e-2"]
     whole = run(*options, folder=tmp_path / "whole")

@@ -74,6 +74,7 @@ def test_every_method_is_counted(settings, method):
     assert all(step.counts.total_flops(MATRIX) and step.counts.bytes for step in steps)
 
 
+@pytest.mark.slow
 def test_a_refresh_is_a_share_of_the_steps_and_has_its_decompositions():
     predictor = foresee("method=galore", "galore_rank=8", "galore_update_interval=20")
     list(predictor.moments(BATCH))  # which leave the interval at 1
@@ -146,6 +147,7 @@ def test_every_card_has_rates_and_a_source():
     assert set(read_cards_file()) == {"cards", "reached", "reached_on_cpu"}
 
 
+@pytest.mark.slow
 def test_a_prediction_says_the_time_of_a_run():
     words = ["method=lora", "max_steps=100", "data.limit=48", "max_length=96"]
     run, method = foreseen(*words, "device=a100", "model.pretrained=false")

@@ -77,6 +77,7 @@ def test_while_everything_is_loaded(run, monkeypatch, tmp_path, module, name):
     assert checkpoint.find_checkpoints(tmp_path / "run" / "checkpoints") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "call", "step"),
     [

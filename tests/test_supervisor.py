@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from helpers import START, call_work, hang, hanging_launcher, left_of_session, quick_of, session
+from helpers import START, call_work, hang, hanging_launcher, left_of_session, session
 
 from tuneoff.config import ConfigError
 from tuneoff.jobs import supervisor
@@ -294,9 +294,8 @@ def test_sigkill_of_the_launching_process_leaves_nothing(launcher):
     assert left_of_session(launcher.pid, seconds=2) == []
 
 
-@pytest.mark.parametrize(
-    "number", quick_of((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIGTERM)
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_launching_process_marks_its_job(launcher, tmp_path, number):
     """A closed terminal sends SIGHUP to all its processes, the job and its forkserver too."""
     to_all = number in (signal.SIGINT, signal.SIGHUP)

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from sweeping import SWEEPS, plan
+from sweeping import SWEEPS, plan, plan_points
 
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.config import ConfigError, resolve_config
@@ -74,6 +74,35 @@ def test_an_option_of_some_of_a_files_methods():
         plan("-cd", str(SWEEPS), "-cn", "methods", "galore_rnk=64")
 
 
+@pytest.mark.parametrize(
+    ("words", "subdir", "shared"),
+    [
+        (["seed=0,1"], "${hydra.job.num}", "outputs/seed/0"),
+        (["method=lora,full", "seed=0"], "${seed}", "outputs/method_seed-0/0"),
+    ],
+)
+def test_jobs_that_would_share_a_folder_are_refused(words, subdir, shared):
+    """The second was left out as if it were the first."""
+    with pytest.raises(ConfigError) as refused:
+        plan("-m", *words, f"hydra.sweep.subdir={subdir}")
+    line = f"hydra.sweep.subdir={subdir}: must tell all jobs apart, and two would be in {shared};"
+    assert str(refused.value).startswith(line)
+    # The same run, named twice, is one job.
+    assert len(plan("-m", "seed=0,0", "hydra.sweep.subdir=${seed}")) == 1
+
+
+def test_the_seeds_of_a_plan_are_those_that_its_jobs_have(monkeypatch):
+    """Written as text or as an interpolation, the launch failed on them."""
+    monkeypatch.setenv("JOB_SEED", "7")
+    points = plan_points("-m", "seed='1','${oc.env:JOB_SEED}'")
+    from tuneoff.sweeps.sweeper import add_sweep_facts  # Hydra's plugins must be looked for first
+
+    assert [point.seed for point in points] == [1, 7]
+    planned = [f"hydra.sweeper.planned_seeds={seeds}" for seeds in ([1, 7], [1, 7])]
+    jobs = add_sweep_facts(points, ["seed"])
+    assert [word for job in jobs for word in job if "planned_seeds" in word] == planned
+
+
 @pytest.fixture
 def composer():
     """A sweep's composer, whose calls of Hydra are counted in `composer.calls`."""
@@ -116,7 +145,7 @@ def test_a_point_is_what_hydra_composes(composer, overrides):
     point = composer.compose_point(overrides)
     assert point.config == resolve_config(whole)
     folder = Path(whole.hydra.sweep.dir) / whole.hydra.sweep.subdir
-    assert composer.name_folder(point) == folder
+    assert composer.name_folder(point, composer.identify(point)) == folder
 
 
 def test_what_points_share_is_composed_and_read_once(composer, monkeypatch):
@@ -128,7 +157,8 @@ def test_what_points_share_is_composed_and_read_once(composer, monkeypatch):
     to_object = OmegaConf.to_object
     reads = []
     monkeypatch.setattr(OmegaConf, "to_object", lambda cfg: reads.append(cfg) or to_object(cfg))
-    folders = {composer.name_folder(composer.compose_point(overrides)) for overrides in points}
+    composed = [composer.compose_point(overrides) for overrides in points]
+    folders = {composer.name_folder(point, composer.identify(point)) for point in composed}
     assert len(folders) == 80 and len(composer.calls) == 2
     assert sum(cfg._get_parent() is None for cfg in reads) == 2
 

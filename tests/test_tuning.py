@@ -181,6 +181,21 @@ def test_other_keys_that_were_searched_are_tuned_too(tmp_path):
     assert found.best == {"lora_rank": 16, "lr": 1e-2} and found.describe_extension() is None
 
 
+def test_the_options_of_a_tuner_are_tuned_by_their_own_keys(tmp_path):
+    """All that stands below `peft` was one value, which no command line can say."""
+    for rank, loss in ((8, 2.0), (16, 1.0), (32, 1.5)):
+        trial(tmp_path, "vera", 1e-2, loss, **{"peft.r": rank})
+    tuned.read_tunings.cache_clear()
+    [found] = tuned.read_tunings(str(tmp_path))
+    assert found.space == {"lr": [1e-2], "peft.r": [8, 16, 32]}
+    compare = ["-cd", str(SWEEPS), "-cn", "compare", f"tuned={tmp_path}", "method=vera", "seed=7"]
+    [job] = plan(*compare)
+    assert job[-2:] == ["lr=0.01", "peft.r=16"]
+    other = r"peft\.d_initial \(0\.1 there, 0\.5 here\)"
+    with pytest.raises(ConfigError, match=f"tuned under other settings: {other}"):
+        plan(*compare, "peft.d_initial=0.5")
+
+
 @pytest.mark.parametrize(
     ("words", "differs"),
     [

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from tuneoff.record.console import accept_any_text
+from tuneoff.record.console import prepare_console
 
 # Each with its module, which is imported only where it is asked for: a report needs no omegaconf.
 COMMANDS = {
@@ -19,7 +19,7 @@ COMMANDS = {
 
 def main() -> int:
     """Parse the command line and run the command; returns the exit code."""
-    accept_any_text()
+    prepare_console()
     parser = argparse.ArgumentParser(prog="python -m tuneoff", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     asked = sys.argv[1:2]

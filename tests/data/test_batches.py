@@ -172,7 +172,8 @@ def test_budgets_count_packs_as_rows(run):
     assert tokens[-2] < 2500 <= tokens[-1]
 
 
-@pytest.mark.parametrize("option", quick_of(WAYS, "group_by_length"))
+@pytest.mark.slow
+@pytest.mark.parametrize("option", WAYS)
 def test_a_run_resumed_in_a_later_epoch_ends_bit_identical(new_run, tmp_path, option):
     from tuneoff.training.failures import Interrupted
 

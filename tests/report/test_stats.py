@@ -92,6 +92,7 @@ def test_equal_methods_are_seldom_told_apart(seeds, columns):
     assert false / reports <= 0.07
 
 
+@pytest.mark.slow
 def test_without_a_baseline_too():
     rng = np.random.default_rng(1)
     false = sum(judge_columns([rng.normal(size=(11, 5))], None)[0].bold.any() for _ in range(600))

@@ -17,7 +17,7 @@ from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
 from tuneoff.distributed.stop import interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RESULT, describe_os_error, format_failure, read_json
-from tuneoff.record.console import accept_any_text
+from tuneoff.record.console import prepare_console
 
 LONG_WORD = re.compile(r"\S{400,}")
 KEPT = 100  # characters of a long word, at either end
@@ -32,7 +32,7 @@ RAISED_WARNINGS = (f"Callback {PreflightCheck.__name__}", "provider=.* is not av
 
 def one_line(main: Callable[[], None]) -> int:
     """Run `main`; turn what it raises into one line on stderr. Returns the exit code: 2 refused, 1 failed."""
-    accept_any_text()
+    prepare_console()
     for message in RAISED_WARNINGS:
         warnings.filterwarnings("error", message=message)
     written = sys.argv[1:]

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # A terminal and a launcher of several processes may both send on the same Ctrl-C.
@@ -59,8 +59,9 @@ class StopRequest:
     def _hear_key(self) -> None:
         now = time.monotonic()
         if not self._requested:
-            # Not by way of a file object, which the signal may have interrupted.
-            os.write(2, NOTICE)
+            # Not by way of a file object, which the signal may have interrupted. The same Ctrl-C may have ended `tee`.
+            with suppress(OSError):
+                os.write(2, NOTICE)
         elif self._interrupted_at is None or not self._is_same_key(now):
             raise KeyboardInterrupt("ended by a second Ctrl-C")
         self._interrupted_at = now

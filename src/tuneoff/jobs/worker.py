@@ -17,6 +17,7 @@ from pathlib import Path
 from tuneoff.distributed.launch import choose_device_index, get_rank
 from tuneoff.distributed.stop import STOP_SIGNALS, interrupt_on_stop_signals
 from tuneoff.jobs.failures import FailureReport
+from tuneoff.record.console import prepare_console
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LINGER_SECONDS = 15.0  # for what a library still wants to finish when the record is whole
@@ -49,6 +50,7 @@ def run_job(job: Job, reports: Connection) -> None:
     """Do the work in its environment and within its limits; report a failure that no record tells of."""
     os.environ.clear()
     os.environ.update(job.environ)
+    prepare_console()
     release_held_cuda()
     receive_stop_signals(job.ignored_signals)
     server = os.getppid()

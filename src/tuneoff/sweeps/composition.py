@@ -139,17 +139,27 @@ class Composer:
         settings = self._find_base(choices).variations.read(values)
         return ComposedPoint(overrides, settings, list_values(settings))
 
-    def name_folder(self, point: ComposedPoint) -> Path:
-        """The folder of a job.
+    @property
+    def subdir(self) -> str:
+        """How the folder of a job within its sweep's is named, as it is written."""
+        sweep = OmegaConf.to_container(self._sweep_config.hydra.sweep, resolve=False)
+        assert isinstance(sweep, dict)
+        return str(sweep["subdir"])
+
+    def identify(self, point: ComposedPoint) -> str:
+        """Which run a job is.
 
         Raises:
             ConfigError: a file of the data that cannot be read.
         """
+        return identify_config(point.config, type(point.settings), self._hash_path)
+
+    def name_folder(self, point: ComposedPoint, identity: str) -> Path:
+        """The folder of a job, of which `identity` says which run it is."""
         choices, values = self._split(point.overrides)
         base = self._find_base(choices)
         if base.folder is None:
             return self._name_by_hydra(point.overrides)
-        identity = identify_config(point.config, type(point.settings), self._hash_path)
         name = base.folder.fill(point.config["method"], identity)
         if not name.interpolates:
             return name.path

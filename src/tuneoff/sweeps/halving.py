@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tuneoff.config import ConfigError
 from tuneoff.record import RESULT, read_json
 from tuneoff.sweeps.plan import Point
+from tuneoff.sweeps.tuned_conditions import find_root
 
 Candidates = dict[tuple, list[Point]]  # by setting, a point for each seed
 KEY = "tuning_schedule"
@@ -62,11 +63,6 @@ def group_candidates(points: Sequence[Point]) -> dict[tuple, Candidates]:
         allowed = f"needs as many candidates of every method: {', '.join(parts)}"
         raise ConfigError(KEY, HALVING, allowed)
     return problems
-
-
-def find_root(override: str) -> str:
-    """The first part of an override's key: `data` of `data.limit=5`."""
-    return override.partition("=")[0].lstrip("+~").partition(".")[0]
 
 
 def has_reached(point: Point, share: float) -> bool:

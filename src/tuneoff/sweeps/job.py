@@ -14,6 +14,7 @@ from tuneoff.jobs import supervisor
 from tuneoff.jobs.devices import Share, assign_devices
 from tuneoff.jobs.work import WORKS, Work, describe_start
 from tuneoff.record import AlreadyDone, Busy, describe_error
+from tuneoff.record.console import prepare_console
 from tuneoff.sweeps import progress, tuning
 
 RAN = "ran"
@@ -47,6 +48,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         KeyboardInterrupt: the user stopped the sweep; the job's record says `interrupted`.
     """
     started = time.monotonic()
+    prepare_console()  # of a launcher's worker, too
     enter_start_folder(hydra)
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)

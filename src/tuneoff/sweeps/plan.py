@@ -52,6 +52,8 @@ class Point:
     is_done: bool
     work_type: type[Work]
     rerun: bool = False
+    identity: str = ""  # which run it is
+    seed: int = 0  # as composed: it may be written as an interpolation
     budget: Budget | None = None  # of a training
     prediction: PredictWork | None = None  # of a training whose device is named
 
@@ -59,12 +61,6 @@ class Point:
     def setting(self) -> tuple[str, ...]:
         """What tells its setting from others: all but the seed."""
         return tuple(text for text in self.overrides if not text.startswith(SEED))
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seed that it names, if it does."""
-        named = [text for text in self.overrides if text.startswith(SEED)]
-        return [int(text.removeprefix(SEED)) for text in named]
 
 
 def find_budget(experiment: Experiment) -> Budget:
@@ -120,7 +116,7 @@ class Plan:
         bar = tqdm(expanded, "planning", unit="job", leave=False, delay=1, disable=hidden)
         for overrides in bar:
             point = self.make_point(overrides)
-            points.setdefault(point.folder, point)
+            self.refuse_shared_folder(points.setdefault(point.folder, point), point)
         if not points:
             raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
         return list(points.values())
@@ -136,14 +132,17 @@ class Plan:
             composed, experiment = self._compose_tuned(experiment.tuned, overrides, values)
         if self.is_local:
             check_enough_devices(experiment.num_processes)
-        folder = self.composer.name_folder(composed)
+        identity = self.composer.identify(composed)
+        folder = self.composer.name_folder(composed, identity)
         self.refuse_shared_push(experiment.push, folder)
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
             for check in plan_checks(experiment, self.needs):
                 self.add_data_check(check)
-        point = Point(overrides, folder, is_done, work_type, experiment.rerun)
+        point = Point(
+            overrides, folder, is_done, work_type, experiment.rerun, identity, experiment.seed
+        )
         if experiment.task is Task.train:
             point.budget = find_budget(experiment)
             if experiment.device is not None and not is_done:
@@ -180,6 +179,16 @@ class Plan:
         composed = self.composer.compose_point([*overrides, "task=predict"])
         experiment, method = bind_settings(composed.settings)
         return PredictWork(experiment, method, folder, {})
+
+    def refuse_shared_folder(self, first: Point, second: Point) -> None:
+        """Refuse that two jobs have one folder, where the second would be taken for the first, and not run.
+
+        Raises:
+            ConfigError: they are not the same run.
+        """
+        if first.identity != second.identity:
+            allowed = f"must tell all jobs apart, and two would be in {first.folder}; ${{method}}/${{identity:}} does"
+            raise ConfigError("hydra.sweep.subdir", self.composer.subdir, allowed)
 
     def refuse_shared_push(self, push: str | None, folder: Path) -> None:
         """Refuse that two jobs upload to one place.

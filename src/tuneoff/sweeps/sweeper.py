@@ -206,7 +206,7 @@ def add_sweep_facts(
     """
     seeds: dict[tuple[str, ...], list[int]] = {}
     for point in points:
-        seeds.setdefault(point.setting, []).extend(point.seeds)
+        seeds.setdefault(point.setting, []).append(point.seed)
     waiting = sum(not point.is_done for point in points)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",

@@ -41,14 +41,35 @@ def find_differences(
     left_out = {*PROBLEM, *WITHOUT_EFFECT, *space, *find_settings(Experiment, Role.INCIDENTAL)}
     for group in (EvaluationSettings, BenchmarkSettings):
         left_out.update(item.name for item in fields(group))
-    tuned = settle(tuned)
-    here = settle(here)
+    tuned = list_settings(settle(tuned))
+    here = list_settings(settle(here))
     differences = {}
     for key in here:
+        if key in left_out or find_root(key) in left_out:
+            continue
         # A trial of an older version may lack a key.
-        if key not in left_out and key in tuned and tuned[key] != here[key]:
+        if key in tuned and tuned[key] != here[key]:
             differences[key] = (format_value(tuned[key]), format_value(here[key]))
     return differences
+
+
+def list_settings(
+    config: dict[str, Any],
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Return the settings of a config by their whole keys, as in `peft.r`, by which they are given."""
+    settings = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            settings.update(list_settings(value, f"{prefix}{key}."))
+        else:
+            settings[prefix + key] = value
+    return settings
+
+
+def find_root(key: str) -> str:
+    """Return the first part of a key, or of an override's: `data` of `data.limit` and of `data.limit=5`."""
+    return key.partition("=")[0].lstrip("+~").partition(".")[0]
 
 
 def settle(config: dict[str, Any]) -> dict[str, Any]:

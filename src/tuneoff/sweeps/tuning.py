@@ -24,6 +24,8 @@ from tuneoff.sweeps.tuned_conditions import (
     Differences,
     describe_problems,
     find_differences,
+    find_root,
+    list_settings,
     refuse_differences,
     settle,
 )
@@ -48,16 +50,23 @@ class Tuning:
     trials: list[dict]
 
     @cached_property
+    def _settings(self) -> list[dict[str, Any]]:
+        """The settings of each trial, those that stand below another by their whole keys."""
+        return [list_settings(trial["config"]) for trial in self.trials]
+
+    @cached_property
     def space(self) -> dict[str, list]:
         """The rate, and every other key whose values differ between trials, with those values in order."""
-        keys: set[str] = set()
-        for trial in self.trials:
-            keys.update(trial["config"])
+        settings = self._settings
+        keys: set[str] = set().union(*settings)
+        fixed = never_tuned()
         space = {}
-        for key in sorted(keys - never_tuned()):
+        for key in sorted(keys):
+            if find_root(key) in fixed:
+                continue
             values: list = []
-            for trial in self.trials:
-                value = trial["config"].get(key)
+            for trial in settings:
+                value = trial.get(key)
                 if value not in values:
                     values.append(value)
             if len(values) > 1 or key == "lr":
@@ -69,13 +78,14 @@ class Tuning:
         """The values of `space` with the lowest mean validation loss over seeds; empty where nothing finished."""
         keys = list(self.space)
         groups: dict[str, list[dict]] = {}
-        for trial in self.trials:
-            values = [trial["config"].get(key) for key in keys]
-            groups.setdefault(format_value(values), []).append(trial)
-        winner: list[dict] = min(groups.values(), key=mean_final_loss, default=[])
-        if mean_final_loss(winner) == math.inf:
-            return {}
-        return {key: winner[0]["config"].get(key) for key in keys}
+        values_of_group: dict[str, dict[str, Any]] = {}
+        for trial, settings in zip(self.trials, self._settings, strict=True):
+            values = {key: settings.get(key) for key in keys}
+            name = format_value(list(values.values()))
+            groups.setdefault(name, []).append(trial)
+            values_of_group[name] = values
+        winner = min(groups, key=lambda name: mean_final_loss(groups[name]))
+        return {} if mean_final_loss(groups[winner]) == math.inf else values_of_group[winner]
 
     @property
     def schedule(self) -> str:

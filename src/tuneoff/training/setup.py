@@ -100,8 +100,7 @@ def build(session: Session) -> Parts:
         tokenizer, dataset, order = _load_data(session)
         schedule = Schedule(experiment, order.count_steps(*experiment.budget))
         model, model_facts = prepare_model(session, dataset, order, tokenizer.pad_token_id)
-        optimizer = session.method.make_optimizer(model, experiment)
-        check_reloading(model, experiment, session.method.ever_trained(model, optimizer))
+        optimizer = _make_optimizer(session, model)
         # Both are counted before an engine may split the weights over the ranks.
         parameters = session.method.count_parameters(model, optimizer, schedule.total_steps)
         described_optimizer = optimizer_facts(optimizer)
@@ -145,6 +144,14 @@ def _load_data(
     dataset = data.load_dataset(experiment.data, tokenizer, experiment.max_length)
     order = data.make_order(experiment, dataset.splits["train"], session.ranks.count)
     return tokenizer, dataset, order
+
+
+def _make_optimizer(session: Session, model: Any) -> Any:
+    """Return the method's optimizer; a model is refused that could not be read back with what it trains."""
+    optimizer = session.method.make_optimizer(model, session.experiment)
+    trained = session.method.ever_trained(model, optimizer)
+    check_reloading(model, session.experiment, trained)
+    return optimizer
 
 
 def _find_benchmarks(session: Session) -> Benchmarks:
