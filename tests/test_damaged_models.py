@@ -7,10 +7,11 @@ import pytest
 import torch
 from helpers import composed, save_debug_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from tuneoff.config import ConfigError, Model, bind
 from tuneoff.models.loading import describe_unused, load_model, refuse_odd_widths
-from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.models.loading_errors import explain_loading_errors, refuse_adapted
 from tuneoff.models.tokenizer import describe_tokenizer_file, load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -124,6 +125,14 @@ DAMAGES = {
         lambda folder: change_config(folder, quantization_config={"quant_method": "awq"}),
         "Loading an AWQ quantized model requires",
     ),
+    "unknown quantisation": (
+        lambda folder: change_config(folder, quantization_config={"quant_method": "own"}),
+        "its config.json has quant_method=own, which transformers does not know",
+    ),
+    "adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        r"holds an adapter \(adapter_config.json\), which adapter_path=",
+    ),
 }
 
 
@@ -206,6 +215,25 @@ def test_what_a_tokenizer_lacks_is_said(tmp_path, content):
     reason = describe_tokenizer_file(file)
     assert reason.startswith("lacks " if "{" in content else "cannot be read as a JSON object")
     assert describe_tokenizer_file(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma", "qwen2", "roberta"])
+def test_a_tokenizer_of_special_tokens_alone_is_none(tmp_path, model_type):
+    """What transformers makes of a folder without a tokenizer's files reads everything as nothing, or as unknown."""
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"^model.path={tmp_path}: holds no tokenizer"):
+        load_tokenizer(Model("m", str(tmp_path)))
+
+
+def test_a_model_of_the_hub_that_brings_an_adapter_is_refused(whole_model):
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(whole_model)
+    refuse_adapted("acme/both", model)
+    model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ConfigError, match=r"^model.path=acme/both: holds an adapter"):
+        refuse_adapted("acme/both", model)
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_model(folder, monkeypatch):

@@ -46,6 +46,7 @@ def said(*turns: str) -> list[dict]:
         ("prompt_completion", {"prompt": "What is 1 + 1?", "completion": "2"}, [ASKED, ANSWER]),
         ("alpaca", {"instruction": "What is 1 + 1?", "input": "", "output": "2"}, [ASKED, ANSWER]),
         ("alpaca", {"instruction": "What is 1 + 1?", "output": "2"}, [ASKED, ANSWER]),
+        ("alpaca", {"instruction": "", "input": "What is 1 + 1?", "output": "2"}, [ASKED, ANSWER]),
         (
             "alpaca",
             {"instruction": "Add.", "input": "1, 1", "output": "2", "text": "all of it"},

@@ -101,3 +101,14 @@ def test_a_question_that_nobody_answers_is_refused_where_a_heading_stands_below_
     path = write_lines(tmp_path / "rows.jsonl", [{"messages": talk}, {"messages": TALK}])
     settings = Data("test", str(path), template="vicuna", on_bad_row="skip")
     assert load_dataset(settings, plain(), 256).unread["skipped_rows"] == 1
+
+
+@pytest.mark.parametrize("before", [[], [TALK[0]], [TALK[3], TALK[2]]])
+def test_an_answer_to_nobody_is_refused_where_its_heading_stands_below_a_question(tmp_path, before):
+    talk = [*before, TALK[4]]
+    speaker = before[-1]["role"] if before else ""
+    message = f"a turn of the assistant follows (one of the {speaker}|none);"
+    with pytest.raises(ConfigError, match=message):
+        encode(tmp_path, plain(), "mistral", talk)
+    asked = [TALK[1], *talk]
+    assert encode(tmp_path, plain(), "empty", asked)[1][-1] == "2"

@@ -40,6 +40,21 @@ def test_prompts_are_trained_where_all_is_and_judged_by_answers(talks):
     assert short.splits["train"][0].spans == ((1, 12),)
 
 
+def test_a_turn_whose_loss_is_off_is_not_trained_where_all_is(tmp_path):
+    talk = [TALK[0], {**TALK[1], "weight": 0}, *TALK[2:]]
+    path = str(write_lines(tmp_path / "rows.jsonl", [{"messages": talk}]))
+    data = load_dataset(Data("test", path, train_on="all", validation_share=0), chatty(), 128)
+    (row,) = data.splits["train"]
+    before, after = trained(row, chatty())
+    assert before.endswith("one?<|im_end|>\n<|im_start|>assistant\n")
+    assert after.endswith("2<|im_end|>\n")
+    start = row.spans[1][0]
+    short = load_dataset(
+        Data("test", path, train_on="all", validation_share=0), chatty(), start - 1
+    )
+    assert short.splits["train"][0].spans == (row.spans[0],)
+
+
 def test_a_last_answer_behind_max_length_is_counted(tmp_path):
     short = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
     path = write_lines(tmp_path / "rows.jsonl", [short, {"messages": TALK}])

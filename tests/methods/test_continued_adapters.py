@@ -7,7 +7,7 @@ import torch
 from adapted_models import LLAMA, UNTIED, assert_exported, build, train
 
 from tuneoff.config import ConfigError
-from tuneoff.methods._lora_stored import read_adapter
+from tuneoff.methods._lora_stored import read_adapter, take_adapter
 from tuneoff.methods._lora_stored_types import STORED_TYPES, describe_wrong_type
 
 
@@ -72,6 +72,14 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_lo
     with pytest.raises(ConfigError, match="adapter_model.safetensors cannot be read"):
         settings(*words)
     weights.unlink()
+    pickled = adapter / "adapter_model.bin"
+    torch.save({"weight": torch.zeros(9)}, pickled)
+    settings(*words)
+    for torn in (pickled.read_bytes()[:-100], b"", b"version https://git-lfs"):
+        pickled.write_bytes(torn)
+        with pytest.raises(ConfigError, match="adapter_model.bin is torn, or no file of weights"):
+            settings(*words)
+    pickled.unlink()
     with pytest.raises(ConfigError, match="holds no adapter_model.safetensors"):
         settings(*words)
     weights.write_bytes(whole)
@@ -187,7 +195,14 @@ def test_an_adapter_that_was_trained_on_another_model_is_told(settings, adapter)
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text())
     same = config["base_model_name_or_path"].rpartition("/")[2]
-    for base, is_told in (("acme/Big-7B", True), (f"acme/{same}", False), (None, False)):
+    bases = {
+        "acme/Big-7B": True,
+        f"acme/{same}": False,
+        f"/cache/models--acme--{same}/snapshots/1": False,
+        f"acme/{same}-Instruct": True,
+        None: False,
+    }
+    for base, is_told in bases.items():
         file.write_text(json.dumps({**config, "base_model_name_or_path": base}))
         for fresh in ("true", "false"):
             words = [f"adapter_path={adapter}", f"create_new_adapter={fresh}"]
@@ -214,6 +229,8 @@ def test_an_adapter_of_another_width_is_refused(settings, prepare, tmp_path):
         method.prepare(build({**LLAMA, "hidden_size": 32}))
     with pytest.raises(ConfigError, match="which has layers that the adapter lacks"):
         method.prepare(build({**LLAMA, "num_hidden_layers": 3}))
+    with pytest.raises(ConfigError, match=r"no place for the adapter's model.layers.1.self_attn"):
+        method.prepare(build({**LLAMA, "num_hidden_layers": 1}))
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="which has layers that the adapter lacks"):
         method.prepare(build(LLAMA))
@@ -229,6 +246,24 @@ def test_a_new_adapter_on_a_merged_one_saves_what_it_applies_to(prepare, setting
     model = second.prepare(build(LLAMA))
     train(model, second, experiment)
     assert_exported(LLAMA, model, second, tmp_path)
+
+
+@pytest.mark.parametrize("beginning", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_whose_beginning_peft_repeats_is_saved_with_what_it_applies_to(
+    prepare, settings, tmp_path, beginning
+):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=beginning, r=4)
+    get_peft_model(build(UNTIED), config).save_pretrained(tmp_path / "old")
+    experiment, method, _ = settings("method=lora")
+    experiment.model.path = "acme/base"
+    method.adapter_path = str(tmp_path / "old")
+    take_adapter(method, method.adapter_path, experiment)
+    model = method.prepare(build(UNTIED))
+    train(model, method, experiment)
+    assert method.weights_to_save(model).keys() > build(UNTIED).state_dict().keys()
+    assert_exported(UNTIED, model, method, tmp_path)
 
 
 def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(

@@ -20,6 +20,11 @@ from tuneoff.config.paths import (
 )
 from tuneoff.record import read_json
 
+ADAPTER_CONFIG = "adapter_config.json"
+# transformers would load it into the model, where methods would train it, merge it or lose it.
+HOLDS_ADAPTER = (
+    f"holds an adapter ({ADAPTER_CONFIG}), which adapter_path=FOLDER goes on with; must be its base"
+)
 # How a file begins that git-lfs writes in place of a large one.
 POINTER = b"version https://git-lfs"
 
@@ -66,6 +71,8 @@ class Model:
         if self.tokenizer is not None:
             _check_place("model.tokenizer", self.tokenizer)
         if self.path is not None:
+            if self.pretrained and is_file(resolve_folder(self.path) / ADAPTER_CONFIG):
+                raise ConfigError("model.path", self.path, HOLDS_ADAPTER)
             _check_place("model.path", self.path, holds=self.gguf_file or CONFIG)
             folder = resolve_folder(self.path)
             if self.gguf_file is None and is_folder(folder) and not is_shipped(self.path):

@@ -11,6 +11,7 @@
 from transformers import PreTrainedTokenizerBase
 
 PROBE = "a"
+Span = tuple[int, int]
 
 
 def find_begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -39,3 +40,14 @@ def find_label_spans(is_begin: bytes | bytearray) -> list[tuple[int, int]]:
             spans.append((start, end))
         start = end + 1
     return spans
+
+
+def find_spans_between(passed_over: list[Span], length: int) -> list[Span]:
+    """Return [start, end) of the labels of a row of which some parts, in order, are context only."""
+    spans = []
+    start = 1  # the first token has no predecessor
+    for part_start, part_end in passed_over:
+        spans.append((start, min(part_start, length)))
+        start = part_end
+    spans.append((start, length))
+    return [(start, end) for start, end in spans if start < end]

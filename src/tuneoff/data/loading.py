@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Data, SingleSet
 from tuneoff.data import cache
-from tuneoff.data.boundaries import find_begin_tokens, find_label_spans
+from tuneoff.data.boundaries import find_begin_tokens, find_label_spans, find_spans_between
 from tuneoff.data.conversations import give_system
 from tuneoff.data.dataset import DataSet, Row, fingerprint_rows, show_example
 from tuneoff.data.joining import join_sets
@@ -174,7 +174,8 @@ def add_conversations(
         if len(ids) > max_length:
             result.cut[split] += 1
         if train_on == "all":
-            spans_left = [(1, min(len(ids), max_length))]
+            passed_over = [spans[number] for number in sorted(example.untrained)]
+            spans_left = find_spans_between(passed_over, min(len(ids), max_length))
         if not spans_left:
             result.dropped[split] += 1
             continue

@@ -6,7 +6,6 @@ Tokenised as LLaMA-Factory does it: a turn by itself, and cut at the tokens that
 import re
 from collections.abc import Iterator
 from enum import Enum
-from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -86,19 +85,24 @@ class NamedTemplate:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def refuse_unanswered(self, example: Example) -> None:
-        """Refuse a conversation in which a user's turn, which ends with the answer's heading, has no answer below it.
+        """Refuse a user's turn without an answer below it, and an answer to nobody: the heading stands with the user's.
 
         Raises:
             ConfigError: with its place.
         """
         if self.texts.user.endswith(SAID):  # there is no heading
             return
-        for turn, following in pairwise(example.messages):
-            if turn["role"] == "user" and following["role"] != "assistant":
-                reason = f"a turn of the {following['role']} follows one of the user"
+        speaker = ""
+        for turn in example.messages:
+            role = turn["role"]
+            before = f"one of the {speaker}" if speaker else "none"
+            speaks_to_nobody = role == "assistant" and speaker != "user"
+            if speaks_to_nobody or (speaker == "user" and role != "assistant"):
+                reason = f"a turn of the {role} follows {before}"
                 refused = f"the template refuses {example.location}: {reason}"
                 message = f"{refused}; data.template=plain takes any conversation"
                 raise ConfigError("data.template", self.name, message)
+            speaker = role
 
     def list_turns(
         self,

@@ -196,12 +196,14 @@ def parse_conversation(
 
 
 def parse_pair(row: SourceRow, row_format: Format) -> list[Turn]:
-    """Return a prompt, with its input below it, and a completion as two turns."""
+    """Return a prompt, with its input below it if it says anything itself, and a completion as two turns."""
     columns = row_format.columns
     prompt = read_text(row, columns["prompt"])
     input_text = read_optional_text(row, columns.get("input"))
-    if input_text:
+    if input_text and prompt.strip():
         prompt += row_format.input_break + input_text
+    elif input_text:
+        prompt = input_text
     completion = read_text(row, columns["completion"])
     return [Turn("user", prompt), Turn("assistant", completion)]
 

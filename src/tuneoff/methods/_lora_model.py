@@ -69,18 +69,23 @@ def load_adapter(model: Any, path: str, trainable: bool) -> Any:
     Raises:
         ConfigError: an adapter that does not fit the model.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say of missing weights is asked below
         try:
             folder = find_adapter(path)
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            # Once more, since only this says which weights of the file had no place in the model.
+            report: Any = adapted.load_adapter(str(folder), "default", is_trainable=trainable)
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
             lines = [line.strip() for line in str(error).strip().splitlines()]
             reason = next((line for line in lines if "mismatch" in line), lines[0])
             raise ConfigError("adapter_path", path, f"does not fit this model: {reason}") from error
-    missing = [line for line in caught if "missing adapter keys" in str(line.message)]
-    if missing:
+    if report.missing_keys:
         allowed = "does not fit this model, which has layers that the adapter lacks"
+        raise ConfigError("adapter_path", path, allowed)
+    if report.unexpected_keys:
+        first = min(report.unexpected_keys).removeprefix("base_model.model.")
+        allowed = f"does not fit this model, which has no place for the adapter's {first}"
         raise ConfigError("adapter_path", path, allowed)
     give_zero_rows_a_direction(adapted)
     use_lean_layers(adapted)

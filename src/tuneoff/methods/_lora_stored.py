@@ -1,10 +1,12 @@
 """An adapter on disk: its settings and shapes, read without torch, so that a wrong one is refused early."""
 
 import json
+import re
 import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, resolve_folder
 from tuneoff.methods._lora_stored_types import describe_wrong_type
@@ -12,6 +14,9 @@ from tuneoff.methods._lora_stored_types import describe_wrong_type
 KEY = "adapter_path"
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+OLD_PICKLE = b"\x80\x02"  # with which a file begins that torch wrote before it took archives
+# Ways to begin that PEFT repeats when it loads such an adapter, each time taking a part out of the weights.
+CHANGING_BEGINNINGS = ("pissa", "olora", "corda", "loftq")
 # Settings of PEFT's that change what trains and that no option here can say; each beside the values that are none.
 FOREIGN_SETTINGS: dict[str, tuple] = {
     "bias": ("none",),
@@ -90,6 +95,7 @@ def read_adapter(path: str) -> dict[str, Any]:
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
     read_shapes(folder / WEIGHTS[0], path)
+    refuse_torn_pickle(folder / WEIGHTS[1], path)
     return config
 
 
@@ -116,14 +122,19 @@ def describe_other_base(path: str, own_base: str | None, model_path: str | None)
     """
     if not own_base or not model_path:
         return None
-    own = Path(own_base.lower())
-    other = Path(str(resolve_folder(model_path)).lower())
-    if own.name in str(other) or other.name in str(own):
+    own = split_path(own_base)
+    other = split_path(str(resolve_folder(model_path)))
+    if own[-1] in other or other[-1] in own:
         return None
     return (
         f"adapter_path={path} was trained on {own_base}, and is put on model.path={model_path}: "
         "their sizes agree, and nothing else says that they are one model"
     )
+
+
+def split_path(path: str) -> list[str]:
+    """Return the names in a path, in small letters; the hub's cache writes owner/name as models--owner--name."""
+    return re.split(r"/|--", path.lower().rstrip("/"))
 
 
 def read_shapes(file: Path, path: str) -> dict[str, list[int]]:
@@ -150,6 +161,19 @@ def read_shapes(file: Path, path: str) -> dict[str, list[int]]:
     if size != whole:
         raise ConfigError(KEY, path, f"{file.name} is torn: {size} bytes of {whole}")
     return shapes
+
+
+def refuse_torn_pickle(file: Path, path: str) -> None:
+    """Refuse a file of weights in torch's own form, an archive, that is not whole; one that is not there passes.
+
+    Raises:
+        ConfigError: it is torn, or no such file.
+    """
+    if not file.is_file() or is_zipfile(file):
+        return
+    with file.open("rb") as stream:
+        if stream.read(len(OLD_PICKLE)) != OLD_PICKLE:
+            raise ConfigError(KEY, path, f"{file.name} is torn, or no file of weights")
 
 
 def check_base(path: str, model_path: str | None) -> None:
@@ -229,6 +253,8 @@ def take_adapter(method: Any, path: str, experiment: Experiment) -> None:
     if not method.create_new_adapter:
         refuse_foreign_settings(path, config)
         _take_settings(method, path, read_settings(config))
+        beginning = str(config.get("init_lora_weights")).lower()
+        method.loading_changes_base = beginning.startswith(CHANGING_BEGINNINGS)
 
 
 def _take_settings(method: Any, path: str, settings: dict[str, Any]) -> None:

@@ -72,6 +72,8 @@ class LoRA(Method):
         super().__post_init__()
         self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
         self.directions: dict | None = None  # from data, that adapters begin from, by path
+        # Whether PEFT takes a part out of the weights when it loads the adapter that is gone on with.
+        self.loading_changes_base = False
         self.warnings: list[str] = []  # of an adapter that another base may be meant for
         self.left_out: dict[str, str] = {}  # what PEFT cannot adapt, by path, with the reason
 
@@ -104,8 +106,9 @@ class LoRA(Method):
 
     @property
     def changes_base(self) -> bool:
-        """Whether a new adapter begins with a part of the weights, which it takes out of them."""
-        return self.pissa_init or self.lora_init in ("olora", "lora_ga", "corda")
+        """Whether the adapter begins with a part of the weights, which it takes out of them."""
+        begins_in_base = self.pissa_init or self.lora_init in ("olora", "lora_ga", "corda")
+        return begins_in_base or self.loading_changes_base
 
     @property
     def begins_from_data(self) -> bool:

@@ -27,7 +27,8 @@ from tuneoff.config import (
     suggest_nearest,
 )
 from tuneoff.data.hub_access import prepare_hub
-from tuneoff.models.loading_errors import explain_loading_errors, refuse_missing
+from tuneoff.models import loading_errors
+from tuneoff.models.loading_errors import explain_loading_errors
 
 
 def _silence_libraries() -> None:
@@ -100,7 +101,8 @@ def load_model(experiment: Experiment) -> PreTrainedModel:
             output_loading_info=True,
         )
     model, report = loaded
-    refuse_missing(experiment.model.path, report["missing_keys"])
+    loading_errors.refuse_missing(experiment.model.path, report["missing_keys"])
+    loading_errors.refuse_adapted(experiment.model.path, model)
     model.unused_weights = sorted(report["unexpected_keys"])
     _part_joined_weights(model)
     return _set_up(model, experiment)
@@ -156,7 +158,10 @@ def load_config(model: Model) -> PreTrainedConfig:
     """
     if model.path is not None:
         with explain_loading_errors(model):
-            return AutoConfig.from_pretrained(resolve_path(model.path), **loading_options(model))
+            config = AutoConfig.from_pretrained(resolve_path(model.path), **loading_options(model))
+        if model.pretrained:
+            loading_errors.refuse_unknown_quantization(model.path, config)
+        return config
     sizes = dict(model.config or {})
     model_type = sizes.pop("model_type")
     try:

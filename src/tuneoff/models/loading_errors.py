@@ -5,15 +5,19 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from tuneoff.config import ConfigError, Model
+from tuneoff.config import ConfigError, Model, format_value
+from tuneoff.config.model import CONFIG, HOLDS_ADAPTER
 from tuneoff.data.hub_access import explain_hub_error
 
 # What transformers says of an attention that a model does not have, or whose package is missing.
 ATTENTION_NAMES = ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
+NO_TOKENIZER = "holds no tokenizer; model.tokenizer is the hub name or folder of one"
 # What transformers raises of a folder or file that is torn, or that says what cannot be followed.
 UNREADABLE = (
     OSError,
@@ -80,7 +84,7 @@ def _describe_loading_error(error: BaseException) -> str:
     if "mismatched_sizes" in str(error):
         return "its weights do not have the sizes that its config.json says; the report above lists them"
     if "instantiate the backend tokenizer" in str(error):
-        return "holds no tokenizer; model.tokenizer is the hub name or folder of one"
+        return NO_TOKENIZER
     if isinstance(error, StrictDataclassError):  # the second line says what was wrong in the field
         return f"its config.json cannot be read: {' '.join(lines)}"
     if isinstance(error, OSError | ValueError | ImportError | struct.error):
@@ -102,3 +106,31 @@ def refuse_missing(path: str, missing: Collection[str]) -> None:
             "random ones would stand in for them"
         )
         raise ConfigError("model.path", path, allowed)
+
+
+def refuse_adapted(path: str, model: Any) -> None:
+    """Refuse a model into which transformers has loaded an adapter that lies beside its weights.
+
+    Raises:
+        ConfigError: with what goes on with an adapter.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ConfigError("model.path", path, HOLDS_ADAPTER)
+
+
+def refuse_unknown_quantization(path: str, config: Any) -> None:
+    """Refuse weights that are quantised in a way which transformers does not know: it takes them for ordinary ones.
+
+    Raises:
+        ConfigError: naming the way.
+    """
+    stored = getattr(config, "quantization_config", None)
+    if not isinstance(stored, dict):
+        return
+    is_bitsandbytes = stored.get("load_in_4bit") or stored.get("load_in_8bit")
+    method = stored.get("quant_method")
+    if not is_bitsandbytes and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        named = f"quant_method={format_value(method)}"
+        raise ConfigError(
+            "model.path", path, f"its {CONFIG} has {named}, which transformers does not know"
+        )

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tuneoff.config import ConfigError, Model, resolve_folder
 from tuneoff.models.loading import load_config, loading_options, resolve_path
-from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.models.loading_errors import NO_TOKENIZER, explain_loading_errors
 from tuneoff.record import read_json
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     generation. All others come from the data, which are compared with the embeddings.
 
     Raises:
-        ConfigError: a vocabulary that the shape in `model.config` does not cover.
+        ConfigError: no vocabulary, or one that the shape in `model.config` does not cover.
     """
     path = model.tokenizer or model.path or DEFAULT_TOKENIZER
     # First, so that a model that cannot be is refused in a line; of a GGUF file this would read the whole header again.
@@ -36,6 +36,8 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     options = loading_options(model, at_path=model.tokenizer is None)
     with explain_tokenizer_file(f"model.{key}", path), explain_loading_errors(model, key):
         tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), **options)
+    if is_without_words(tokenizer):
+        raise ConfigError(f"model.{key}", path, NO_TOKENIZER)
     if config and model.path is None and len(tokenizer) > config.vocab_size:
         raise ConfigError(
             "model.config.vocab_size",
@@ -49,6 +51,17 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
         vocabulary = getattr(config.get_text_config(), "vocab_size", None) or math.inf
     _choose_padding(tokenizer, vocabulary)
     return tokenizer
+
+
+def is_without_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has special tokens alone: of a folder without its files transformers makes such a one.
+
+    All that it reads is then nothing, or the token for what is unknown, which is easily learned.
+    """
+    words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    for token in tokenizer.added_tokens_decoder.values():
+        words -= {token.content}
+    return len(words) < 2
 
 
 @contextmanager
