@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers import composed, save_debug_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from tuneoff.config import ConfigError, Model, bind
 from tuneoff.models.loading import describe_unused, load_model, refuse_odd_widths
 from tuneoff.models.loading_errors import explain_loading_errors, refuse_adapted
-from tuneoff.models.tokenizer import describe_tokenizer_file, load_tokenizer
+from tuneoff.models.tokenizer import describe_tokenizer_file, is_without_words, load_tokenizer
 
 WEIGHTS = "model.safetensors"
 MISSING = "model.layers.0.self_attn.q_proj.weight"
@@ -215,6 +216,14 @@ def test_what_a_tokenizer_lacks_is_said(tmp_path, content):
     reason = describe_tokenizer_file(file)
     assert reason.startswith("lacks " if "{" in content else "cannot be read as a JSON object")
     assert describe_tokenizer_file(tmp_path / "none.json") is None
+
+
+def test_words_may_all_have_been_added():
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert is_without_words(tokenizer)
+    tokenizer.add_tokens(["A", "C", "G", "T"])
+    assert not is_without_words(tokenizer)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma", "qwen2", "roberta"])

@@ -165,6 +165,8 @@ BROKEN = {
     ("rows.json", b'[{"prompt": "a"},\n {"prompt": }\n]'): "line 2, column 13: Expecting value",
     ("rows.json", b'[{"prompt": "a"}, 3]'): "item 2: not an object",
     ("rows.csv", b"prompt,completion\na,b\na,b,c\n"): "line 3: not as many fields as the header",
+    ("rows.csv", b"sep=;\r\nprompt;completion\r\na,b;c\r\n"): "line 1: fields are separated by ';'",
+    ("rows.csv", b"prompt\tcompletion\na, b\tc\n"): r"line 1: fields are separated by '\\t'; must",
     ("rows.csv", b"prompt,completion\na\n"): "line 2: not as many fields as the header",
     ("rows.csv", b'prompt,completion\na,b\na,"b\n'): "after line 2: unexpected end of data",
     (

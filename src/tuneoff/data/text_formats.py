@@ -18,6 +18,7 @@ from tuneoff.data.printable import list_columns
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+OTHER_SEPARATORS = (";", "\t", "|")  # than the comma, in a table that is called CSV
 # How a line ends on which a JSON value begins that goes on below.
 GOES_ON_BELOW = (b"{", b"[", b",")
 
@@ -212,6 +213,7 @@ def read_csv(file: BinaryIO) -> Iterator[tuple[dict, str]]:
                 continue
             if not header:
                 header = fields
+                refuse_other_separator(header, last_line)
                 refuse_repeated_columns(header, last_line)
                 continue
             if len(fields) != len(header):
@@ -223,6 +225,18 @@ def read_csv(file: BinaryIO) -> Iterator[tuple[dict, str]]:
             yield row, f"line {last_line}"
     except csv.Error as error:
         raise UnreadableFile(f"after line {last_line}: {error}") from error
+
+
+def refuse_other_separator(header: list[str], line: int) -> None:
+    """Refuse a header that is one name with another separator in it: Excel writes `;` where `,` stands in numbers.
+
+    Raises:
+        UnreadableFile: with the separator.
+    """
+    for separator in OTHER_SEPARATORS:
+        if len(header) == 1 and separator in header[0]:
+            shown = reprlib.repr(separator)
+            raise UnreadableFile(f"line {line}: fields are separated by {shown}; must be by ','")
 
 
 def refuse_repeated_columns(header: list[str], line: int) -> None:

@@ -60,7 +60,8 @@ def is_without_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
     for token in tokenizer.added_tokens_decoder.values():
-        words -= {token.content}
+        if token.special:  # others are words, of which a vocabulary may hold no more
+            words -= {token.content}
     return len(words) < 2
 
 
