@@ -8,7 +8,9 @@ import pytest
 from helpers import METHODS, finish, quick_of
 
 from tuneoff import record
+from tuneoff.config import ConfigError
 from tuneoff.training import checkpoint
+from tuneoff.training.provenance import refuse_other_inputs
 
 
 @pytest.fixture
@@ -301,6 +303,13 @@ def tear(folder, name, size=100):
 def test_a_resume_that_cannot_begin_leaves_the_earlier_run_as_it_was(run, tmp_path):
     run("method=lora", "save_every=2", folder=tmp_path)
     (tmp_path / "result.json").unlink()  # as if it had been killed
+    began = record.read_json(tmp_path / "run.json")
+    began["provenance"]["base_weights_hash"] = "another"
+    record.write_json(tmp_path / "run.json", began)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="has other weights than when this run began"):
+        run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)
+    assert contents(tmp_path) == before
     tear(tmp_path, "state.pt")
     before = contents(tmp_path)
     with pytest.raises(record.NeverBegan, match="none of the 2 checkpoints can be read"):
@@ -312,6 +321,23 @@ def test_a_resume_that_cannot_begin_leaves_the_earlier_run_as_it_was(run, tmp_pa
     assert (
         run("method=lora", "save_every=2", "resume=auto", folder=tmp_path)["status"] == "finished"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("base_weights_hash", r"model.path=\S+ has other weights"),
+        ("data", r"data=\S+ has other rows"),
+    ],
+)
+def test_a_resume_with_other_weights_or_rows_is_refused(settings, key, named):
+    """Of the same names: a run went on from a base that was changed since, and said `finished`."""
+    experiment, provenance = settings()[0], {"base_weights_hash": "a", "data": {"fingerprint": "a"}}
+    for earlier in (None, {}, {"provenance": None}, {"provenance": provenance}):
+        refuse_other_inputs(experiment, provenance, earlier)
+    changed = {**provenance, key: "b" if key == "base_weights_hash" else {"fingerprint": "b"}}
+    with pytest.raises(ConfigError, match=named):
+        refuse_other_inputs(experiment, changed, {"provenance": provenance})
 
 
 def test_a_rerun_that_fails_before_it_begins_leaves_the_earlier_result(run, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The record: files that are written whole and read however damaged, and private folders."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -49,6 +51,22 @@ def limit_file_size(size_bytes: int):
 def full_disk():
     with limit_file_size(100):
         yield
+
+
+def test_a_disk_that_knows_no_locks_is_told_of_and_used(tmp_path, monkeypatch, caplog):
+    """Lustre mounted without flock, as on many clusters: no run could begin there."""
+
+    def refuse(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    recorder = Recorder(tmp_path)
+    recorder.start({"identity": "one"})
+    assert recorder.finish("finished", {})["status"] == "finished"
+    recorder.close()
+    assert caplog.messages == [
+        f"{tmp_path}/.lock: Function not implemented; nothing keeps a second run out of this folder"
+    ]
 
 
 def write_too_much(path: Path) -> None:

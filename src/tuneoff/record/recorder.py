@@ -4,13 +4,16 @@ Standard library only, so that a report can read records where torch is not inst
 """
 
 import fcntl
+import logging
 import time
 import traceback
 from contextlib import suppress
+from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from tuneoff.record.files import (
+    describe_os_error,
     find_bad_line,
     format_line,
     name_in_errors,
@@ -36,9 +39,12 @@ from tuneoff.record.schema import (
 from tuneoff.record.secrets import mask_record, mask_secrets
 from tuneoff.record.status import holds_run
 
+log = logging.getLogger(__name__)
 # How often a lock is tried for, and the seconds in between.
 LOCK_ATTEMPTS = 5
 LOCK_SECONDS = 0.05
+# What a disk says that knows no locks, as a cluster's may be: Lustre mounted without flock, NFS without a lock daemon.
+WITHOUT_LOCKS = (ENOSYS, ENOTSUP, EOPNOTSUPP, ENOLCK)
 
 
 def describe_error(error: BaseException) -> dict:
@@ -225,7 +231,11 @@ def _take_lock(path: Path) -> TextIO:
         except BlockingIOError:
             # It may have been `is_locked`, which holds the lock for an instant.
             time.sleep(LOCK_SECONDS)
-        except OSError:
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                reason = describe_os_error(error)
+                log.warning("%s; nothing keeps a second run out of this folder", reason)
+                return lock
             lock.close()
             raise
     lock.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Experiment, method_packages
+from tuneoff.config import ConfigError, Experiment, method_packages
 from tuneoff.distributed.visible import visible_devices
 
 SHARED_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "tuneoff")
@@ -121,3 +121,40 @@ def hash_weights(model: Any) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def refuse_other_inputs(experiment: Experiment, now: dict, earlier_run: dict | None) -> None:
+    """Let no run go on from other weights or rows than it began with, which the same names may stand for by now.
+
+    Args:
+        now: the provenance of the run as it would go on.
+        earlier_run: what run.json holds; what it does not say passes.
+
+    Raises:
+        ConfigError: `model.path` or `data`.
+    """
+    inputs = (
+        ("model.path", experiment.model.path, "weights", _find_weights_hash),
+        ("data", experiment.data.name, "rows", _find_fingerprint),
+    )
+    earlier = (earlier_run or {}).get("provenance")
+    for key, value, what, find_hash in inputs:
+        before = find_hash(earlier)
+        present = find_hash(now)
+        if before and present and before != present:
+            allowed = (
+                f"has other {what} than when this run began ({before} then, {present} now); "
+                "resume=never, or in a sweep rerun=true, begins anew"
+            )
+            raise ConfigError(key, value, allowed)
+
+
+def _find_weights_hash(provenance: Any) -> Any:
+    """The hash of the base weights; None where there is none, or the rank loads none."""
+    return provenance.get("base_weights_hash") if isinstance(provenance, dict) else None
+
+
+def _find_fingerprint(provenance: Any) -> Any:
+    """The fingerprint of the rows; None where there is none."""
+    data = provenance.get("data") if isinstance(provenance, dict) else None
+    return data.get("fingerprint") if isinstance(data, dict) else None

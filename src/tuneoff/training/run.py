@@ -38,7 +38,8 @@ from tuneoff.training.device_settings import refuse_other_precision
 from tuneoff.training.exact_match import answer_questions
 from tuneoff.training.export import MODEL_FOLDER, export_model, keeps_trained_model
 from tuneoff.training.failures import Interrupted, Paused, classify_error
-from tuneoff.training.provenance import collect_provenance
+from tuneoff.training.model_setup import refuse_together
+from tuneoff.training.provenance import collect_provenance, refuse_other_inputs
 from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
@@ -143,6 +144,8 @@ class Run:
             restore_run_state(self.parts, checkpoint)
         self.trainer = Trainer(self.parts, first_step=checkpoint.step if checkpoint else 0)
         description = describe_parts(self.parts, provenance)
+        if checkpoint is not None:
+            self._check_inputs(description["provenance"])
         # All is read, and nothing of an earlier run was touched. From here on the folder is this run's.
         steps = session.ranks.gather(self.trainer.step)
         if len(set(steps)) > 1:
@@ -155,6 +158,12 @@ class Run:
         for warning in description["facts"].get("warnings", []):
             log.warning("warning: %s", warning)
         log.info("an example, its trained part in «»:\n%s", self.parts.dataset.example)
+
+    def _check_inputs(self, provenance: dict) -> None:
+        """Refuse to go on with other weights or rows than the run began with; all ranks must call."""
+        with refuse_together(self.session):
+            earlier_run = read_json(self.session.folder / RUN)
+            refuse_other_inputs(self.session.experiment, provenance, earlier_run)
 
     def fit(self) -> None:
         """Train to the end of the budget, or to where the run is stopped."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import to_gib
 from tuneoff.training.setup import Parts
 from tuneoff.training.step_under_way import StepReport, StepUnderWay
@@ -125,8 +126,12 @@ class StepLog:
         parts.trackers.log({"train": values, "memory": memory}, result.step)
         self._show_progress(result.loss, memory)
 
-    def write_breakdown(self, peak: dict[str, int], step: int) -> None:
-        """Show what the memory of a counted step was made of."""
+    def write_breakdown(self, breakdown: MemoryBreakdown | None, step: int) -> None:
+        """Show what the memory of a step was made of, where it is counted."""
+        if breakdown is None:
+            return
+        peak = breakdown.peak()
+        self.parts.breakdown.add(peak, step)
         gib = {part: to_gib(size) for part, size in peak.items()}
         self.parts.trackers.log({"memory": {"breakdown_gib": gib}}, step)
         rows = [[part.replace("_", " "), size] for part, size in gib.items()]

@@ -120,6 +120,17 @@ def copy_to_host(number: torch.Tensor) -> torch.Tensor:
     return on_host.copy_(number, non_blocking=True)
 
 
+class StepReport(NamedTuple):
+    """What a rank tells the others of a step."""
+
+    loss: float
+    gradient_norm: float  # of all ranks, before it was clipped
+    padded_tokens: int
+    stop_requested: bool
+    seconds: float  # without those of compiling
+    compile_seconds: float
+
+
 @dataclass
 class StepUnderWay:
     """A step that was launched, and is not written down yet.
@@ -130,6 +141,7 @@ class StepUnderWay:
         breakdown: of its memory, where it is counted.
         flop_counter: of its operations, where they are counted.
         compile_seconds: in which layers were compiled.
+        done_at: when it was read.
     """
 
     prepared: PreparedStep
@@ -139,16 +151,25 @@ class StepUnderWay:
     flop_counter: FlopCounter | None
     compile_seconds: float
     reading: Reading
+    done_at: float = 0.0
 
+    def read(self, last_done_at: float, stop_requested: bool) -> StepReport:
+        """Wait for the step; return what this rank tells of it.
 
-class StepReport(NamedTuple):
-    """What a rank tells the others of a step."""
-
-    loss: float
-    padded_tokens: int
-    stop_requested: bool
-    seconds: float  # without those of compiling
-    compile_seconds: float
+        Args:
+            last_done_at: when the step before was read. One that was launched while that one ran has begun then.
+            stop_requested: whether this rank was asked to stop.
+        """
+        loss, gradient_norm = self.reading.read()
+        self.done_at = time.perf_counter()
+        return StepReport(
+            loss=loss,
+            gradient_norm=gradient_norm,
+            padded_tokens=self.prepared.padded_tokens,
+            stop_requested=stop_requested,
+            seconds=self.done_at - max(self.started, last_done_at) - self.compile_seconds,
+            compile_seconds=self.compile_seconds,
+        )
 
 
 def launch_step(parts: Parts, batches: StepBatches, step: int) -> StepUnderWay:

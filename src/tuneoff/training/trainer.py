@@ -1,6 +1,5 @@
 """The trainer: fits a model one step after another through `step.py`, measured at every step. Knows no method."""
 
-import time
 from contextlib import suppress
 
 from tuneoff.distributed.stop import StopSignal
@@ -18,7 +17,6 @@ from tuneoff.training.setup import Parts
 from tuneoff.training.step_log import StepLog, StepNumbers
 from tuneoff.training.step_under_way import (
     StepBatches,
-    StepReport,
     StepUnderWay,
     launch_step,
 )
@@ -64,14 +62,14 @@ class Trainer:
     def _take_steps(self) -> None:
         parts = self.parts
         while True:
-            if self._evaluation_is_due():
+            if is_evaluation_due(parts, self.step):
                 # What it tells may be that a rank was asked to stop, or that a budget of seconds is used up.
                 self.finish_step()
                 self._stop_if_asked()
             ended = parts.schedule.ended(self.step)
             pauses = parts.schedule.pauses(self.step)
             ended = parts.evaluation.evaluate_if_due(self.step, ended, pauses)
-            if self._best_is_due():
+            if is_best(parts, self.step):
                 save_best_weights(parts, self.step)
             if ended:
                 return
@@ -82,7 +80,7 @@ class Trainer:
             with parts.stop.deferred():
                 self.take_step(self.step)
                 self.step += 1
-                if self._save_is_due() and not self.stopping:
+                if is_save_due(parts, self.step) and not self.stopping:
                     self.save()
             self._stop_if_asked()
 
@@ -107,20 +105,6 @@ class Trainer:
         """Raise StopSignal in all ranks, where what they have read says that one of them was asked to stop."""
         if self.stopping:
             raise StopSignal(f"stopped by {self.parts.stop.name}")
-
-    def _evaluation_is_due(self) -> bool:
-        schedule = self.parts.schedule
-        ends_here = schedule.ended(self.step) or schedule.pauses(self.step)
-        return self.parts.evaluation.is_due(self.step, ends_here)
-
-    def _save_is_due(self) -> bool:
-        interval = self.parts.experiment.save_every
-        return interval is not None and self.step % interval == 0
-
-    def _best_is_due(self) -> bool:
-        """Whether this step is the best so far, of a run that keeps it."""
-        keeps_best = self.parts.experiment.save_best is not None
-        return keeps_best and self.parts.evaluation.best_step.step == self.step
 
     def take_step(self, step: int) -> None:
         """Take one optimizer step on the rows of `step` (from 0); write it down, or the one before where it runs on."""
@@ -147,26 +131,32 @@ class Trainer:
         parts = self.parts
         launched = self._under_way
         self._under_way = None
-        own_loss, norm = launched.reading.read()
-        now = time.perf_counter()
-        report = StepReport(
-            loss=own_loss,
-            padded_tokens=launched.prepared.padded_tokens,
-            stop_requested=parts.stop.is_set(),
-            # One that was launched while the last one ran has begun when that was done.
-            seconds=now - max(launched.started, self._done_at) - launched.compile_seconds,
-            compile_seconds=launched.compile_seconds,
-        )
-        self._done_at = now
+        report = launched.read(self._done_at, parts.stop.is_set())
+        self._done_at = launched.done_at
         reports = parts.ranks.gather_with_peaks(report, parts.peaks)
         loss = sum(one.loss for one in reports) / parts.ranks.count
         self.stopping = any(one.stop_requested for one in reports)
         figures = self.log.count(launched, reports)
         number = launched.prepared.step + 1
-        numbers = StepNumbers(number, loss, norm, launched.rates)
+        numbers = StepNumbers(number, loss, report.gradient_norm, launched.rates)
         self.log.write(numbers, figures, self.batches.collect_wait())
-        if launched.breakdown is not None:
-            peak = launched.breakdown.peak()
-            parts.breakdown.add(peak, number)
-            self.log.write_breakdown(peak, number)
-        check_finite(parts.experiment, number, loss, norm)
+        self.log.write_breakdown(launched.breakdown, number)
+        check_finite(parts.experiment, number, loss, report.gradient_norm)
+
+
+def is_evaluation_due(parts: Parts, step: int) -> bool:
+    """Whether an evaluation stands before `step` (from 0)."""
+    ends_here = parts.schedule.ended(step) or parts.schedule.pauses(step)
+    return parts.evaluation.is_due(step, ends_here)
+
+
+def is_save_due(parts: Parts, step: int) -> bool:
+    """Whether a checkpoint is to be written after `step` steps."""
+    interval = parts.experiment.save_every
+    return interval is not None and step % interval == 0
+
+
+def is_best(parts: Parts, step: int) -> bool:
+    """Whether the model after `step` steps is the best so far, of a run that keeps it."""
+    keeps_best = parts.experiment.save_best is not None
+    return keeps_best and parts.evaluation.best_step.step == step
