@@ -115,6 +115,21 @@ def test_a_template_may_move_what_the_system_says():
     assert answers(MOVING, example) == [" 1<|end|>", " 2<|end|>"]
 
 
+def test_words_of_the_system_that_the_template_leaves_out_are_refused():
+    """Phi-3's first template had turns of users and assistants alone."""
+    template = (
+        "{% for m in messages %}{% if m['role'] != 'system' %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] | replace('\n', ' ') }}<|im_end|>\n"
+        "{% endif %}{% endfor %}"
+    )
+    asked = [{"role": "user", "content": "one\n  two?"}, {"role": "assistant", "content": "2"}]
+    assert answers(template, Example(asked, "", "rows.jsonl: line 7")) == [f"2{END}"]
+    told = [{"role": "system", "content": "Be brief."}, *asked]
+    message = "^data.template=chat: the chat template leaves out what the system says in rows.jsonl: line 7;"
+    with pytest.raises(ConfigError, match=message):
+        answers(template, Example(told, "", "rows.jsonl: line 7"))
+
+
 def test_thoughts_are_trained_where_the_template_keeps_them():
     assert answers(THINKING, turns("q", "<think>\nhm\n</think>\n\nyes")) == [
         f"<think>\nhm\n</think>\n\nyes{END}"

@@ -106,6 +106,14 @@ class ChatTemplate:
                 f"the chat template refuses {example.location}: {reason}; "
                 "data.template=plain takes any conversation",
             ) from error
+        left_out = find_left_out(messages, text)
+        if left_out:
+            raise ConfigError(
+                "data.template",
+                self.name,
+                f"the chat template leaves out what the {left_out} says in {example.location}; "
+                "data.template=plain keeps it",
+            )
         if not spans:
             raise ConfigError(
                 "data.template",
@@ -185,6 +193,22 @@ class ChatTemplate:
                 return []
             spans.append((len(before), len(after)))
         return spans
+
+
+def find_left_out(messages: list[Message], text: str) -> str | None:
+    """Return whose words, of the system or a user, do not stand in what a template makes; None where all do.
+
+    Some templates have no place for a system, and say nothing of it. White space may be another.
+    """
+    squeezed = ""
+    for message in messages:
+        words = message["content"].strip()
+        if message["role"] == "assistant" or words in text:
+            continue
+        squeezed = squeezed or "".join(text.split())
+        if "".join(words.split()) not in squeezed:
+            return message["role"]
+    return None
 
 
 def compile_end_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
