@@ -1,5 +1,6 @@
 """Sweeps through the real command line: nothing stops one, and nothing is done twice."""
 
+import math
 import os
 import re
 import shutil
@@ -11,8 +12,25 @@ from sweeping import counted, results, results_list
 
 from tuneoff import record
 from tuneoff.jobs.work import TrainWork
-from tuneoff.record import read_json
-from tuneoff.sweeps.progress import JobRow, describe_unfinished
+from tuneoff.record import read_json, write_json
+from tuneoff.sweeps.halving import read_loss_at
+from tuneoff.sweeps.job_costs import read_cost
+from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table
+
+MISTYPED = [3, "merged", ["a"], {"final": "x"}, {"final": [1]}, {"warnings": 3}, {"warnings": [3]}]
+
+
+@pytest.mark.parametrize("key", ["loss", "throughput", "facts", "curve", "error", "paused_after"])
+def test_a_record_of_other_types_costs_no_other_job_its_line(tmp_path, key):
+    """The table of a whole sweep ended in a traceback, and a plan that counted on the record, too."""
+    for value in MISTYPED:
+        write_json(tmp_path / "result.json", {"status": "finished", "curve": [value], key: value})
+        rows = [JobRow("lr=1", tmp_path), JobRow("lr=2", tmp_path / "other")]
+        assert "lr=2" in format_sweep_table(rows)
+        describe_unfinished(rows)
+        assert read_cost(tmp_path, 1.0) is None
+        assert read_loss_at(tmp_path, 0.5) == math.inf
+        assert TrainWork.read_loss(tmp_path) is None
 
 
 @pytest.mark.slow

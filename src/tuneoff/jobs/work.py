@@ -19,6 +19,7 @@ from tuneoff.record import (
     RESULTS,
     conclude_dead_run,
     read_json,
+    read_section,
     read_status,
     write_prediction,
 )
@@ -106,12 +107,11 @@ class Work(ABC):
     @classmethod
     def describe_losses(cls, folder: Path) -> str:
         """`validation loss 2.1034  test loss 2.1512` of the result in `folder`, of those that were measured."""
-        result = read_json(folder / cls.result_file) or {}
-        losses = result.get("loss") or {}
+        losses = read_section(folder / cls.result_file, "loss")
         parts = []
         for split, stage in (("validation", "final"), ("test", "test")):
             value = losses.get(stage)
-            if value is not None:
+            if isinstance(value, int | float):
                 parts.append(f"{split} loss {value:.4f}")
         return "  ".join(parts)
 
@@ -204,19 +204,17 @@ class TrainWork(Work):
     @classmethod
     def read_loss(cls, folder: Path) -> float | None:
         """The final one, as the result has it."""
-        result = read_json(folder / RESULT) or {}
-        loss = result.get("loss") or {}
-        return loss.get("final")
+        loss = read_section(folder / RESULT, "loss").get("final")
+        return loss if isinstance(loss, int | float) else None
 
     @classmethod
     def describe_result(cls, folder: Path) -> str:
         """Its losses, and what the record warns of in what was saved; warnings of data are the same in every row."""
         losses = cls.describe_losses(folder)
         parts = [losses] if losses else []
-        result = read_json(folder / RESULT) or {}
-        facts = result.get("facts") or {}
-        for warning in facts.get("warnings") or []:
-            if "merged" in warning:
+        warnings = read_section(folder / RESULT, "facts").get("warnings")
+        for warning in warnings if isinstance(warnings, list) else ():
+            if "merged" in str(warning):
                 parts.append(f"warning: {warning}")
         return "  ".join(parts)
 

@@ -130,6 +130,12 @@ def read_json(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
+def read_section(path: Path, key: str) -> dict:
+    """The object under a key of a JSON file; empty where there is none, or something else."""
+    section = (read_json(path) or {}).get(key)
+    return section if isinstance(section, dict) else {}
+
+
 def read_metrics(folder: Path) -> Iterator[dict]:
     """Yield the lines of metrics.jsonl that are objects with a step; what else is there is passed over."""
     for line in _read_lines(folder):

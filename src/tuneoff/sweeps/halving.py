@@ -67,20 +67,26 @@ def group_candidates(points: Sequence[Point]) -> dict[tuple, Candidates]:
 
 def has_reached(point: Point, share: float) -> bool:
     """Whether a point's run came to its end, or paused at this share of its budget or later."""
-    result = read_json(point.folder / RESULT) or {}
-    return point.is_done or (result.get("paused_after") or 0) >= share
+    return point.is_done or read_pause(read_json(point.folder / RESULT) or {}) >= share
+
+
+def read_pause(result: dict) -> float:
+    """The share of its budget after which a run paused; 0 where it did not."""
+    share = result.get("paused_after")
+    return share if isinstance(share, int | float) else 0.0
 
 
 def read_loss_at(folder: Path, share: float) -> float:
     """Return the validation loss when a share of the budget was done; infinite where the run did not come so far."""
     result = read_json(folder / RESULT) or {}
     losses = {}
-    for line in result.get("curve") or []:
-        loss = line.get("validation_loss")
-        if loss is not None:
+    curve = result.get("curve")
+    for line in curve if isinstance(curve, list) else ():
+        loss = line.get("validation_loss") if isinstance(line, dict) else None
+        if isinstance(loss, int | float) and isinstance(line.get("step"), int):
             losses[line["step"]] = loss
     finished = result.get("status") == "finished"
-    if not losses or not (finished or (result.get("paused_after") or 0) >= share):
+    if not losses or not (finished or read_pause(result) >= share):
         return math.inf
     end = max(losses)
     due = end if not finished else share * end

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tuneoff.record import RESULT, read_json
+from tuneoff.record import RESULT, read_section
 from tuneoff.sweeps.plan import Budget
 
 
@@ -37,7 +37,7 @@ def read_cost(folder: Path, work: float, start_seconds: float = 0.0) -> JobCost 
         work: how much it trained.
         start_seconds: before its record began, and after its end.
     """
-    throughput = (read_json(folder / RESULT) or {}).get("throughput") or {}
+    throughput = read_section(folder / RESULT, "throughput")
     whole = throughput.get("wall_seconds")
     if not isinstance(whole, int | float):
         return None
