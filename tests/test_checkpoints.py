@@ -41,6 +41,26 @@ def test_a_torn_checkpoint_takes_no_good_ones_place(tmp_path):
     assert checkpoint.load_newest(tmp_path).step == 3
 
 
+def test_a_kill_while_old_checkpoints_are_removed_leaves_a_whole_one(tmp_path, monkeypatch):
+    """A run that is stopped right behind a save writes the same step again; removing takes time on a shared disk."""
+    (tmp_path / ".step_00000002").mkdir()  # of a process that was killed while it saved
+    remove = checkpoint.shutil.rmtree
+    whole_ones = []
+
+    def removing(path, **options):
+        saved = checkpoint.load_newest(tmp_path)
+        whole_ones.append(None if saved is None else saved.loop["a"])
+        remove(path, **options)
+
+    for number in (1, 2):
+        saved = checkpoint.Checkpoint(4, {"weight": torch.ones(3)}, {}, {"a": number})
+        checkpoint.save_checkpoint(tmp_path, saved, keep=1)
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", removing)
+    assert whole_ones and None not in whole_ones
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000004"]
+    assert checkpoint.load_newest(tmp_path).loop == {"a": 2}
+
+
 def test_a_checkpoint_goes_to_the_device_of_the_rank_that_reads_it(tmp_path, monkeypatch):
     """One that another rank's GPU wrote: without that GPU it is whole all the same."""
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")

@@ -415,6 +415,7 @@ def lay_out(work: Path) -> None:
     for name in ("done/empty", "quantised", "torn", "opt", "method"):
         (work / name).mkdir(parents=True)
     (work / "mine.txt").write_text("kept")
+    (work / "run.log").write_text("an earlier prediction's")
     (work / "broken.yaml").write_text("a: b: c\n")
     (work / "own.yaml").write_text("defaults: [config, _self_]\n")
     (work / "bare.yaml").write_text("max_steps: 1\n")

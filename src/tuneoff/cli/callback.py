@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from tuneoff.cli.run_folder import (
     deepest_existing,
     describe_resume,
     find_output_folder,
+    list_written_files,
     remove_refused_run,
 )
 from tuneoff.config import ConfigError, Experiment, Task, check_config
@@ -83,6 +85,8 @@ class PreflightCheck(Callback):
     Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
     """
 
+    earlier_files: Collection[str] = ()  # that a single run's folder held before it
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
         refuse_chdir(config)
@@ -111,6 +115,7 @@ class PreflightCheck(Callback):
             allowed = "holds a run already, and rerun=true would replace it"
             raise ConfigError("hydra.run.dir", folder, allowed)
         self.existing_folder = deepest_existing(folder)
+        self.earlier_files = list_written_files(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
@@ -152,7 +157,8 @@ class PreflightCheck(Callback):
             job_return.hydra_cfg = None
         refused = isinstance(job_return._return_value, ConfigError)
         if refused and get_rank() == 0 and not self.holds_earlier_run:
-            remove_refused_run(Path(config.hydra.runtime.output_dir), self.existing_folder)
+            folder = Path(config.hydra.runtime.output_dir)
+            remove_refused_run(folder, self.existing_folder, self.earlier_files)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise a single run's error here, where Hydra does not yet print a line of its own."""

@@ -1,6 +1,7 @@
 """A run's folder: its name, the one that a resume goes on in, and nothing left of a refused run."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -192,9 +193,25 @@ def deepest_existing(path: Path) -> Path:
     return path
 
 
-def remove_refused_run(folder: Path, existing_folder: Path) -> None:
-    """Remove a refused run's files and the empty folders around them, up to one that existed before."""
-    for name in (RUN, METRICS, RESULT, LOCK, *WRITTEN_BY_HYDRA):
+def list_written_files(folder: Path) -> set[str]:
+    """The names that a run gives its first files, of those that a folder holds: a prediction's, or the user's own."""
+    names = (RUN, METRICS, RESULT, LOCK, *WRITTEN_BY_HYDRA)
+    return {name for name in names if os.path.lexists(folder / name)}
+
+
+def remove_refused_run(
+    folder: Path,
+    existing_folder: Path,
+    earlier_files: Collection[str],
+) -> None:
+    """Remove a refused run's files and the empty folders around them, up to one that existed before.
+
+    Args:
+        folder: the run's.
+        existing_folder: the deepest one on the way to it that existed before.
+        earlier_files: what it held before, as `list_written_files` gives it.
+    """
+    for name in list_written_files(folder).difference(earlier_files):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / ".hydra", folder, *folder.parents):
         if path == existing_folder or not path.is_dir() or any(path.iterdir()):

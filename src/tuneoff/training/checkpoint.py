@@ -57,7 +57,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     name = name_checkpoint(checkpoint.step)
     folder.mkdir(exist_ok=True)
     unfinished = folder / f".{name}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in (unfinished, folder / f".{name}.replaced"):
+        shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir()
     try:
         _write(unfinished, checkpoint)
@@ -69,7 +70,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             ) from error
         raise
     whole = folder / name
-    shutil.rmtree(whole, ignore_errors=True)
+    if whole.exists():
+        # Of the same step, as where a run is stopped right behind a save: removing it takes time, and a kill may come.
+        whole.rename(folder / f".{name}.replaced")
     unfinished.rename(whole)
     _delete_all_but(folder, whole, keep)
 
@@ -136,7 +139,9 @@ def _is_write_error(error: BaseException) -> bool:
 
 
 def _delete_all_but(folder: Path, newest: Path, keep: int) -> None:
-    """Delete all checkpoints but the `keep` newest up to `newest`."""
+    """Delete all checkpoints but the `keep` newest up to `newest`, and what killed processes have left of others."""
+    for leftover in folder.glob(".step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     checkpoints = find_checkpoints(folder)
     # One of a later step was passed over as damaged when this run went on from an earlier one.
     earlier = [path for path in checkpoints if path <= newest]
