@@ -258,6 +258,9 @@ def test_a_pointer_of_git_lfs_is_refused_before_anything_is_loaded(folder):
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\nsize 123\n")
     with pytest.raises(ConfigError, match=f"{WEIGHTS} is a pointer of git-lfs"):
         bind(composed("model.name=x", f"model.path={folder}"))
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"pytorch_model.bin is a pointer of git-lfs"):
+        bind(composed("model.name=x", f"model.path={folder}"))
 
 
 def test_a_null_in_a_config_is_no_quantisation(folder):

@@ -75,10 +75,13 @@ def test_an_adapter_that_cannot_be_gone_on_with_is_refused_before_anything_is_lo
     pickled = adapter / "adapter_model.bin"
     torch.save({"weight": torch.zeros(9)}, pickled)
     settings(*words)
-    for torn in (pickled.read_bytes()[:-100], b"", b"version https://git-lfs"):
+    for torn in (pickled.read_bytes()[:-100], b"", b"xx"):
         pickled.write_bytes(torn)
         with pytest.raises(ConfigError, match="adapter_model.bin is torn, or no file of weights"):
             settings(*words)
+    pickled.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match="adapter_model.bin is a pointer of git-lfs"):
+        settings(*words)
     pickled.unlink()
     with pytest.raises(ConfigError, match="holds no adapter_model.safetensors"):
         settings(*words)

@@ -98,7 +98,8 @@ class Model:
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
             allowed = f"{path} holds no weights; false draws random ones"
             raise ConfigError("model.pretrained", True, allowed)
-        pointers = [file.name for file in sorted(folder.glob("*.safetensors")) if _is_pointer(file)]
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+        pointers = [file.name for file in files if is_pointer(file)]
         if pointers:
             allowed = (
                 f"{pointers[0]} is a pointer of git-lfs, no weights; git lfs pull fetches them"
@@ -135,7 +136,7 @@ class Model:
         return config is not None and config.get("quantization_config") is not None
 
 
-def _is_pointer(file: Path) -> bool:
+def is_pointer(file: Path) -> bool:
     """Whether a file stands for one that git-lfs has not fetched; false where it cannot be read."""
     try:
         with file.open("rb") as stream:

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, resolve_folder
+from tuneoff.config.model import is_pointer
 from tuneoff.methods._lora_stored_types import describe_wrong_type
 
 KEY = "adapter_path"
@@ -94,6 +95,10 @@ def read_adapter(path: str) -> dict[str, Any]:
         raise ConfigError(KEY, path, f"its {CONFIG} has {wrong}")
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
+    for name in WEIGHTS:
+        if is_pointer(folder / name):
+            allowed = f"{name} is a pointer of git-lfs, no weights; git lfs pull fetches them"
+            raise ConfigError(KEY, path, allowed)
     read_shapes(folder / WEIGHTS[0], path)
     refuse_torn_pickle(folder / WEIGHTS[1], path)
     return config
