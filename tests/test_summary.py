@@ -4,10 +4,21 @@ import json
 
 import pytest
 
+from tuneoff.cli.main import report_earlier_result
+from tuneoff.cli.run_folder import RunEnded
 from tuneoff.cli.summary import format_exact_match, format_run_summary, format_throughput
 from tuneoff.config import ConfigError
-from tuneoff.record import format_failure
+from tuneoff.record import format_failure, write_json
 from tuneoff.record.judgement import warn_of_losses
+
+
+@pytest.mark.parametrize("more", [{}, {"parameters": 3}, {"error": "none"}, {"loss": []}])
+def test_an_earlier_result_of_another_version_is_told_in_a_line(tmp_path, capsys, more):
+    """`resume=FOLDER` of one ended in a traceback."""
+    write_json(tmp_path / "result.json", {"status": "finished", "method": "lora", **more})
+    assert report_earlier_result(RunEnded("auto", tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}/result.json is whole, and not as this version writes it (")
 
 
 def test_a_speed_says_over_how_many_steps_it_was_measured():

@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
@@ -80,12 +81,21 @@ def report_earlier_result(ended: RunEnded) -> int:
     result = read_json(ended.folder / RESULT) or {}
     if get_rank() == 0:
         print(ended, file=sys.stderr)
-        print(format_run_summary(result, ended.folder))
+        print(summarize_earlier_result(result, ended.folder))
     error = result.get("error")
-    if not error:
+    if not isinstance(error, dict):
         return 0
     message = format_failure(result["status"], error)
     return report_error(RunFailed(f"{message} ({ended.folder / RESULT})"), [])
+
+
+def summarize_earlier_result(result: dict, folder: Path) -> str:
+    """The closing table of a result, or why there is none: it may be of an older version, or changed by hand."""
+    try:
+        return format_run_summary(result, folder)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return f"{folder / RESULT} is whole, and not as this version writes it ({reason})"
 
 
 def report_error(error: BaseException, arguments: list[str]) -> int:
