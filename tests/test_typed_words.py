@@ -20,13 +20,14 @@ from tuneoff.config import ConfigError, find_invalid_keys
         ("a=1 -cd mine -cn my b=2", "--config-name my --config-dir mine a=1 b=2"),
         ("a=1 -m b=2", "--multirun a=1 b=2"),
         ("a=1 --cfg job b=2 --resolve", "--cfg job --resolve a=1 b=2"),
-        ("-cd mine a=1 b=2 -cn my", None),
-        ("a=1 ~b -m", None),
+        ("-cd mine a=1 b=2 -cn my", "--config-name my --config-dir mine a=1 b=2"),
+        ("a=1 ~b -m", "--multirun a=1 ~b"),
+        ("-m a=1 b=2", None),
         ("-m", None),
     ],
 )
 def test_keys_may_stand_on_both_sides_of_flags(typed, read):
-    """Those that stand together stay where they are."""
+    """Those at the end stay where they are: words of ours come behind them, and must not be parted from them."""
     words = put_keys_together(typed.split())
     assert words == (read or typed).split()
 

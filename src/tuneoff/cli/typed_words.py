@@ -17,7 +17,9 @@ PLAIN_TEXT = re.compile(r"[\w./@+-]+")
 
 
 def put_keys_together(arguments: list[str]) -> list[str]:
-    """Return a command line with its flags before its keys, where keys stand on both sides of a flag.
+    """Return a command line with its flags before its keys, where a key stands before a flag.
+
+    Hydra takes keys that stand on both sides of a flag for unknown arguments, and words of ours come at the end.
 
     Raises:
         ConfigError: an unknown flag, in one line, where argparse would print its usage too.
@@ -30,8 +32,7 @@ def put_keys_together(arguments: list[str]) -> list[str]:
     parser.error = refuse  # type: ignore[method-assign]
     given = vars(parser.parse_intermixed_args(arguments))
     keys = given.pop("overrides")
-    starts = range(len(arguments) - len(keys) + 1)
-    if any(arguments[start : start + len(keys)] == keys for start in starts):
+    if arguments[len(arguments) - len(keys) :] == keys:
         return arguments
     flags = []
     for name, value in given.items():
