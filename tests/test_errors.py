@@ -110,6 +110,15 @@ def test_a_run_outlasts_whoever_reads_its_output():
     assert process.wait() == 7
 
 
+def test_what_is_printed_is_out_at_once_where_nothing_is_buffered():
+    script = (
+        "import os, sys\nfrom tuneoff.record.console import prepare_console\nprepare_console()\n"
+        "print('now')\nprint('too', file=sys.stderr)\nos._exit(0)  # which writes nothing more\n"
+    )
+    done = subprocess.run([sys.executable, "-u", "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("now\n", "too\n")
+
+
 def test_a_long_word_is_cut_in_a_line_of_errors(capsys):
     assert report_error(config.ConfigError("lr", "x" * 5000, "must be a number"), []) == 2
     line = capsys.readouterr().err

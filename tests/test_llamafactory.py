@@ -234,6 +234,10 @@ def test_what_a_file_does_not_say_is_written_out(read):
         ({"finetuning_type": "full", "pure_bf16": True}, {"pure_bf16": "true"}),
         ({"lora_target": "q_proj,v_proj"}, {"lora_target": "[q_proj,v_proj]"}),
         ({"max_steps": 7, "num_train_epochs": 2}, {"max_steps": "7"}),
+        (
+            {"num_train_epochs": 2.0, "warmup_ratio": 0.0123456789},
+            {"epochs": "2", "warmup_ratio": "0.0123456789"},
+        ),
         ({"warmup_steps": 20, "warmup_ratio": 0.1}, {"warmup_steps": "20"}),
         ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, {"warmup_ratio": "0"}),
         (

@@ -80,11 +80,14 @@ def _make_lasting(stream: TextIO) -> TextIO:
     """A stream of the same file and the same kind."""
     with suppress(OSError):
         stream.flush()
-    raw = LastingOutput(stream.fileno(), "wb", closefd=False)
+    output: Any = LastingOutput(stream.fileno(), "wb", closefd=False)
+    write_through = getattr(stream, "write_through", False)
+    if not write_through:  # as PYTHONUNBUFFERED=1 asks for, so that all is read at once
+        output = io.BufferedWriter(output)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        output,
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=getattr(stream, "line_buffering", False),
-        write_through=getattr(stream, "write_through", False),
+        write_through=write_through,
     )

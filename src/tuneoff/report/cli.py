@@ -104,14 +104,12 @@ def run(options: argparse.Namespace) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would say so once more when it ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        return 1
     except OSError as error:
         path = error.filename or "output"
         print(f"error: {show_line(str(path))}: {error.strerror or error}", file=sys.stderr)
+        # What is left of our output cannot be written either; Python would say so once more when it ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130

@@ -63,6 +63,8 @@ def explain_resume(parts: Parts, step: int) -> str:
     elif parts.ranks.count > 1 or not command:
         advice = "the same command with resume=auto goes on from there"
     else:
+        if "resume=never" in command:
+            command.remove("resume=never")
         if not any(word.startswith("resume=") for word in command):
             command.append("resume=auto")
         advice = f"go on with: {shlex.join(command)}"

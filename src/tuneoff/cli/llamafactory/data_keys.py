@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
-from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.keys import OFF, write_number
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config.templates import NAMED_TEMPLATES
 
@@ -245,7 +245,7 @@ def _take_validation(result: Translation, prefixes: list[str], judging: list[str
     elif size >= 1:
         result.take("val_size", f"data.validation_rows={int(size)}")
     elif size > 0:
-        result.take("val_size", *_for_each(prefixes, f"validation_share={size:g}"))
+        result.take("val_size", *_for_each(prefixes, f"validation_share={write_number(size)}"))
     else:
         words = _for_each(prefixes, "validation_share=0", "splits.validation=null")
         note = "eval_dataset judges" if judging else "nothing but the training loss judges the run"

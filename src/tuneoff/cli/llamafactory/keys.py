@@ -24,6 +24,11 @@ def format_plain(value: Any) -> str:
     return str(value)
 
 
+def write_number(value: float) -> str:
+    """A number with all its digits, without those behind the point of a whole one."""
+    return str(value).removesuffix(".0")
+
+
 # ---------------------------------------------------------------- taken under another name, or the same
 # transformers' ways to draw rows, but for the usual one.
 SAMPLING = {"sequential": ["shuffle=false"], "group_by_length": ["group_by_length=true"]}

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.keys import OFF, write_number
 from tuneoff.cli.llamafactory.launchers import find_launcher_file
 from tuneoff.cli.llamafactory.translation import Translation
 
@@ -59,7 +59,7 @@ def take_budget(result: Translation) -> None:
         return
     result.ignore("max_steps", "is off")
     epochs = result.number("num_train_epochs", 3.0)
-    result.take("num_train_epochs", f"epochs={epochs:g}")
+    result.take("num_train_epochs", f"epochs={write_number(epochs)}")
 
 
 def take_schedule(result: Translation) -> None:
@@ -81,13 +81,13 @@ def take_schedule(result: Translation) -> None:
         options = {"lr_end": LOWEST_POLYNOMIAL, **options}
     for key, value in options.items():
         if key in ("min_lr_rate", "min_lr_ratio"):
-            words.append(f"min_lr_ratio={value:g}")
+            words.append(f"min_lr_ratio={write_number(value)}")
         elif key in ("min_lr", "lr_end"):
             words.append(f"min_lr_ratio={value / rate:g}")
         elif key == "power":
-            words.append(f"scheduler_power={value:g}")
+            words.append(f"scheduler_power={write_number(value)}")
         elif key == "num_cycles" and name == "cosine_with_restarts":
-            words.append(f"scheduler_cycles={value:g}")
+            words.append(f"scheduler_cycles={write_number(value)}")
         else:
             unknown.append(key)
     if unknown:
@@ -130,7 +130,7 @@ def _take_warmup(result: Translation, scheduler: str) -> float:
         return 0.0
     result.ignore("warmup_steps", "is off" if not steps else "is a share")
     share = steps or ratio
-    result.take("warmup_ratio", f"warmup_ratio={share:g}")
+    result.take("warmup_ratio", f"warmup_ratio={write_number(share)}")
     return share
 
 
