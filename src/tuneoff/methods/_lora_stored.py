@@ -9,11 +9,10 @@ from typing import Any
 from zipfile import is_zipfile
 
 from tuneoff.config import ConfigError, Experiment, format_value, is_hub_name, resolve_folder
-from tuneoff.config.model import is_pointer
+from tuneoff.config.model import ADAPTER_CONFIG, is_pointer
 from tuneoff.methods._lora_stored_types import describe_wrong_type
 
 KEY = "adapter_path"
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 OLD_PICKLE = b"\x80\x02"  # with which a file begins that torch wrote before it took archives
 # Ways to begin that PEFT repeats when it loads such an adapter, each time taking a part out of the weights.
@@ -42,10 +41,12 @@ def find_adapter(path: str) -> Path:
     """
     folder = Path(path).expanduser()
     name, _, revision = path.partition("@")
-    if (folder / CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return folder
     if not is_hub_name(name) or folder.exists():
-        raise ConfigError(KEY, path, f"must be a folder with an {CONFIG}, or a hub name owner/name")
+        raise ConfigError(
+            KEY, path, f"must be a folder with an {ADAPTER_CONFIG}, or a hub name owner/name"
+        )
     return fetch_adapter(path, name, revision or None)
 
 
@@ -62,7 +63,9 @@ def fetch_adapter(path: str, name: str, revision: str | None) -> Path:
 
     prepare_hub()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=[CONFIG, *WEIGHTS])
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=[ADAPTER_CONFIG, *WEIGHTS]
+        )
     except (
         Exception
     ) as error:  # the hub's clients have types of their own, which differ between versions
@@ -70,8 +73,8 @@ def fetch_adapter(path: str, name: str, revision: str | None) -> Path:
         if reason is None:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(KEY, path, reason) from error
-    if not (Path(folder) / CONFIG).is_file():
-        raise ConfigError(KEY, path, f"holds no {CONFIG}, so that it is no adapter")
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
+        raise ConfigError(KEY, path, f"holds no {ADAPTER_CONFIG}, so that it is no adapter")
     return Path(folder)
 
 
@@ -83,16 +86,16 @@ def read_adapter(path: str) -> dict[str, Any]:
     """
     folder = find_adapter(path)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(KEY, path, f"{CONFIG} cannot be read: {error}") from error
+        raise ConfigError(KEY, path, f"{ADAPTER_CONFIG} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         allowed = f"must be an adapter of LoRA's kind, and its peft_type is {kind}"
         raise ConfigError(KEY, path, allowed)
     wrong = describe_wrong_type(config)
     if wrong is not None:
-        raise ConfigError(KEY, path, f"its {CONFIG} has {wrong}")
+        raise ConfigError(KEY, path, f"its {ADAPTER_CONFIG} has {wrong}")
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ConfigError(KEY, path, f"holds no {WEIGHTS[0]}")
     for name in WEIGHTS:
@@ -114,7 +117,7 @@ def refuse_foreign_settings(path: str, config: dict[str, Any]) -> None:
         value = config.get(name)
         if value and value not in unset_values:
             allowed = (
-                f"its {CONFIG} has {name}={format_value(value)}, which no option here can say; "
+                f"its {ADAPTER_CONFIG} has {name}={format_value(value)}, which no option here can say; "
                 "create_new_adapter=true merges it and begins a new one"
             )
             raise ConfigError(KEY, path, allowed)

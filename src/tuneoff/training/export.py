@@ -10,6 +10,7 @@ import torch
 
 from tuneoff import data
 from tuneoff.config import Experiment
+from tuneoff.config.model import ADAPTER_CONFIG
 from tuneoff.models.loading import load_model, resolve_path
 from tuneoff.models.reading_back import (
     UnreadableExport,
@@ -25,8 +26,7 @@ from tuneoff.training.setup import Parts
 
 MODEL_FOLDER = "model"
 MERGED_FOLDER = "merged"  # in it
-ADAPTER_CONFIG = "adapter_config.json"
-BASE = "base_model_name_or_path"  # in it
+BASE = "base_model_name_or_path"  # in an adapter's config
 PROBE_ROWS = 2  # of the data, whose logits are compared when an export is read back
 PROBE_TOKENS = 64  # of each
 

@@ -5,9 +5,10 @@ import shlex
 from pathlib import Path
 
 from tuneoff.config import Experiment
+from tuneoff.config.model import ADAPTER_CONFIG
 from tuneoff.config.paths import exists, expand_user, is_hub_name
 from tuneoff.data.hub_access import explain_hub_error
-from tuneoff.training.export import ADAPTER_CONFIG, MERGED_FOLDER, MODEL_FOLDER
+from tuneoff.training.export import MERGED_FOLDER, MODEL_FOLDER
 from tuneoff.training.model_card import write_model_card
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneoff.config import ConfigError, Data
+from tuneoff.config.model import ADAPTER_CONFIG
 from tuneoff.data.conversations import give_system
 from tuneoff.data.row_formats import Example, Message
 from tuneoff.data.templates import choose_template
@@ -15,7 +16,6 @@ from tuneoff.record import RUN, read_json
 from tuneoff.training.export import MODEL_FOLDER
 from tuneoff.training.generate import generate_answers
 
-ADAPTER = "adapter_config.json"
 # Stands where the answer will be; only what comes before it is asked.
 PLACEHOLDER = "answer"
 
@@ -34,7 +34,7 @@ class SavedModel:
         config = record.get("config", {})
         gguf_file = config.get("model", {}).get("gguf_file")
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-        is_adapter = (place / ADAPTER).is_file()
+        is_adapter = (place / ADAPTER_CONFIG).is_file()
         type_name = config.get("dtype")
         if not is_adapter:  # what trained is in it
             type_name = config.get("trainable_dtype") or type_name

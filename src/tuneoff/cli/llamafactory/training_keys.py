@@ -83,7 +83,7 @@ def take_schedule(result: Translation) -> None:
         if key in ("min_lr_rate", "min_lr_ratio"):
             words.append(f"min_lr_ratio={write_number(value)}")
         elif key in ("min_lr", "lr_end"):
-            words.append(f"min_lr_ratio={value / rate:g}")
+            words.append(f"min_lr_ratio={value / rate:.12g}")
         elif key == "power":
             words.append(f"scheduler_power={write_number(value)}")
         elif key == "num_cycles" and name == "cosine_with_restarts":
