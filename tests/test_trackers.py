@@ -179,19 +179,50 @@ def test_answers_are_a_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_has_its_series_in_the_record_up_to_its_last_step(tmp_path, launch):
+def test_a_killed_run_has_its_series_up_to_its_last_step(tmp_path, launch):
+    """In metrics.jsonl to the step, in W&B's file to the second: it would keep a step until it hears of the next."""
     folder = tmp_path / "run"
-    process = launch("tracker=wandb", RUN, "max_steps=5000")
+    process = launch(
+        "tracker=wandb", RUN, "max_steps=5000", "gradient_accumulation_steps=60", "eval_every=2"
+    )
     metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and '"step": 9,' in metrics.read_text()):
+    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
+    seen = read_step_lines(metrics)
+    time.sleep(2 * float(trackers.FLUSH_SECONDS))
     process.kill()
     process.wait()
-    written = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [line for line in written if "loss" in line]
-    assert [line["step"] for line in steps] == list(range(steps[0]["step"], steps[-1]["step"] + 1))
+    steps = read_step_lines(metrics)
+    assert [line["step"] for line in steps] == list(range(1, steps[-1]["step"] + 1))
     assert {"peak_resident_gib", "data_wait_seconds", "tokens_per_second"} <= steps[-1].keys()
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    rows = read_history(path)
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses == [line["loss"] for line in steps[: len(losses)]]
+    assert len(losses) >= len(seen)
+    assert (
+        len([row for row in rows if "eval/loss" in row]) >= 2
+    )  # before the first step, and after the second
+
+
+def read_step_lines(metrics: Path) -> list[dict]:
+    """The lines of metrics.jsonl that are of training steps."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def read_history(path: Path) -> list[dict]:
+    """The rows that an offline run's file holds."""
+    rows = []
+    for record in records(path):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            names = [item.key or "/".join(item.nested_key) for item in items]
+            rows.append(
+                dict(zip(names, (json.loads(item.value_json) for item in items), strict=True))
+            )
+    return rows
 
 
 def test_a_resume_goes_on_in_the_same_wandb_run(run, tmp_path):

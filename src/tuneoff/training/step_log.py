@@ -92,8 +92,9 @@ class StepLog:
         result: StepNumbers,
         figures: StepFigures,
         wait_seconds: float,
+        breakdown: MemoryBreakdown | None,
     ) -> None:
-        """Write down a step; `wait_seconds` are those of it in which batches were being made."""
+        """Write down a step: `wait_seconds` made batches, and `breakdown` is its memory, where that is counted."""
         parts = self.parts
         memory = parts.peaks.snapshot()
         tokens_per_second = round(figures.tokens / figures.seconds, 1)
@@ -125,11 +126,11 @@ class StepLog:
         parts.trackers.tokens_seen = parts.throughput.tokens_seen
         parts.trackers.log({"train": values, "memory": memory}, result.step)
         self._show_progress(result.loss, memory)
+        if breakdown is not None:
+            self._write_breakdown(breakdown, result.step)
 
-    def write_breakdown(self, breakdown: MemoryBreakdown | None, step: int) -> None:
-        """Show what the memory of a step was made of, where it is counted."""
-        if breakdown is None:
-            return
+    def _write_breakdown(self, breakdown: MemoryBreakdown, step: int) -> None:
+        """Show what the memory of a step was made of."""
         peak = breakdown.peak()
         self.parts.breakdown.add(peak, step)
         gib = {part: to_gib(size) for part, size in peak.items()}

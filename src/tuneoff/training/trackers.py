@@ -19,6 +19,8 @@ LONGEST_REASON = 200  # characters of what a tracker raised
 LONGEST_NAME = 128  # W&B's own limits
 LONGEST_TAG = 64
 MOST_TABLE_ROWS = 1000
+# By which W&B's own process writes what it was sent to the run's file: what a killed run may lose of its series.
+FLUSH_SECONDS = "1"
 # Names follow transformers' trainer, where it has one.
 TOKENS = "train/num_input_tokens_seen"
 SUMMARIES = {
@@ -56,6 +58,7 @@ class Trackers:
     def start(self, experiment: Experiment, started: dict, folder: Path) -> None:
         """Begin, or go on with the run of `started["tracker_id"]`: group is the sweep, job type the method."""
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", FLUSH_SECONDS)
         settings = {
             "id": started["tracker_id"],
             "resume": "allow",
@@ -110,6 +113,12 @@ class Trackers:
         numbers = {key: flat[key] for key in keys}
         for tracker in list(self.accelerator.trackers):
             self._guard(partial(tracker.log, numbers, step=step), tracker)
+
+    def end_step(self, step: int) -> None:
+        """Let W&B write what it was sent of `step`, which it would keep until the next; it takes no more of it."""
+        for tracker in list(self.accelerator.trackers):
+            if tracker.name == "wandb":
+                self._guard(partial(tracker.log, {}, step=step, commit=True), tracker)
 
     def log_table(
         self,

@@ -139,8 +139,8 @@ class Trainer:
         figures = self.log.count(launched, reports)
         number = launched.prepared.step + 1
         numbers = StepNumbers(number, loss, report.gradient_norm, launched.rates)
-        self.log.write(numbers, figures, self.batches.collect_wait())
-        self.log.write_breakdown(launched.breakdown, number)
+        self.log.write(numbers, figures, self.batches.collect_wait(), launched.breakdown)
+        end_tracked_step(parts, number)
         check_finite(parts.experiment, number, loss, report.gradient_norm)
 
 
@@ -148,6 +148,12 @@ def is_evaluation_due(parts: Parts, step: int) -> bool:
     """Whether an evaluation stands before `step` (from 0)."""
     ends_here = parts.schedule.ended(step) or parts.schedule.pauses(step)
     return parts.evaluation.is_due(step, ends_here)
+
+
+def end_tracked_step(parts: Parts, step: int) -> None:
+    """Let trackers write what they were sent of `step`, unless an evaluation is to stand beside it."""
+    if not is_evaluation_due(parts, step):
+        parts.trackers.end_step(step)
 
 
 def is_save_due(parts: Parts, step: int) -> bool:
