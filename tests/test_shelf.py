@@ -29,7 +29,7 @@ from helpers import (
 )
 from test_predict import compare
 from test_reach import count_changed
-from test_reference import worst
+from test_reference import loss_of, worst
 from tools.peft_options import FILE, describe_all, format_options
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from two_ranks import compare_ranks
@@ -256,9 +256,7 @@ def test_it_equals_peft_used_directly(trained, measured, method):
     rates = [line["lr"] for line in training.parts.recorder.curve if "lr" in line]
     for step in range(STEPS):
         batch = collate(training.parts.order.step_rows(step), 0)
-        model(
-            input_ids=batch.input_ids, labels=spread_labels(batch), use_cache=False
-        ).loss.backward()
+        loss_of_tuner(model, batch).backward()
         for group, rate in zip(optimizer.param_groups, rates[step], strict=True):
             group["lr"] = rate
         optimizer.step()
@@ -268,6 +266,15 @@ def test_it_equals_peft_used_directly(trained, measured, method):
     largest, name = worst(training.parts.model, model)
     measured(method, "equal to reference", largest)
     assert largest <= 1e-6, name
+
+
+def loss_of_tuner(model, batch):
+    """By the operations of `loss_of`, but where PEFT's own forward adds inputs or a part of the loss."""
+    own_forward = model.active_peft_config.is_prompt_learning or model.peft_type == "ADALORA"
+    if own_forward:
+        labels = spread_labels(batch)
+        return model(input_ids=batch.input_ids, labels=labels, use_cache=False).loss
+    return loss_of(model.get_base_model(), batch)
 
 
 def spread_labels(batch):

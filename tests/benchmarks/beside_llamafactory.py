@@ -1,10 +1,11 @@
-"""This project beside LLaMA-Factory: CPU seconds of the whole process, from one YAML on the same rows and model.
+"""This project beside LLaMA-Factory: CPU seconds and peak of the whole process, from one YAML on the same rows and model.
 
 Run: TUNEOFF_LLAMAFACTORY=lf/bin/python python tests/benchmarks/beside_llamafactory.py ROWS.jsonl [--pairs 3] [--rows 64]
 [--cells full:plain,lora:grouped]. ROWS has the columns question and answer, as GSM8K's; LLaMA-Factory 0.9.5 is installed
 in an environment of its own (see tests/test_beside_llamafactory.py). The embedded model, float32, one thread, one epoch,
-cut at 512, 8 rows a step (packed: 2). The two take turns; a cell is its median seconds, and the median of the pairs'
-ratios with their range. Both are counted from Python's start to its end: imports, reading and training, no evaluation.
+cut at 512, 8 rows a step (packed: 2). The two take turns; a cell is its median seconds, the median of the pairs' ratios
+with their range, and the median of its highest resident memory. Both are counted from Python's start to its end: imports,
+reading and training, no evaluation.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -87,8 +89,15 @@ def write_yaml(cell: str, folder: Path) -> Path:
     return path
 
 
-def count_seconds(command: list[str], folder: Path) -> float:
-    """CPU seconds of a process and of those it has started.
+class Cost(NamedTuple):
+    """What a process took, with those it has started: CPU seconds, and the highest resident memory of one of them."""
+
+    cpu_seconds: float
+    peak_mib: float
+
+
+def measure_cost(command: list[str], folder: Path) -> Cost:
+    """Run a command to its end.
 
     Raises:
         SystemExit: it failed; the end of what it wrote says how.
@@ -107,7 +116,7 @@ def count_seconds(command: list[str], folder: Path) -> float:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)}\n{log.read_text()[-3000:]}")
-    return usage.ru_utime + usage.ru_stime
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def measure_cell(cell: str, pairs: int, peer: str, folder: Path) -> str:
@@ -123,16 +132,23 @@ def measure_cell(cell: str, pairs: int, peer: str, folder: Path) -> str:
         "data.splits.validation=null",
     ]
     theirs = [peer, "-c", RUNNER, str(file)]
-    timed: list[tuple[float, float]] = []
+    costs: dict[str, list[Cost]] = {"theirs": [], "ours": []}
+    commands = {"theirs": theirs, "ours": ours}
     for pair in range(pairs):
-        sides = [theirs, ours] if pair % 2 == 0 else [ours, theirs]
-        seconds = [count_seconds(side, folder) for side in sides]
-        timed.append((seconds[0], seconds[1]) if pair % 2 == 0 else (seconds[1], seconds[0]))
-    ratios = [first / second for first, second in timed]
-    peer_seconds, own_seconds = (statistics.median(side) for side in zip(*timed, strict=True))
+        # The first of a pair may find a warmer or a cooler machine: they take turns at it, too.
+        for side in sorted(commands, reverse=pair % 2 == 0):
+            costs[side].append(measure_cost(commands[side], folder))
+    ratios = []
+    for peer_cost, own_cost in zip(costs["theirs"], costs["ours"], strict=True):
+        ratios.append(peer_cost.cpu_seconds / own_cost.cpu_seconds)
+    peer_seconds = statistics.median(cost.cpu_seconds for cost in costs["theirs"])
+    own_seconds = statistics.median(cost.cpu_seconds for cost in costs["ours"])
+    peer_mib = statistics.median(cost.peak_mib for cost in costs["theirs"])
+    own_mib = statistics.median(cost.peak_mib for cost in costs["ours"])
+    spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
     return (
-        f"{cell:16}  {peer_seconds:13.1f}  {own_seconds:6.1f}  {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f})"
+        f"{cell:16}  {peer_seconds:13.1f}  {own_seconds:6.1f}  {statistics.median(ratios):.2f} {spread:14}  "
+        f"{peer_mib:17,.0f}  {own_mib:8,.0f}"
     )
 
 
@@ -148,8 +164,12 @@ def main() -> None:
     peer = os.environ.get("TUNEOFF_LLAMAFACTORY")
     if peer is None:
         parser.error("TUNEOFF_LLAMAFACTORY must name a Python with LLaMA-Factory")
-    print(f"{told.rows} rows, {told.pairs} pairs: CPU seconds of the whole process")
-    print("cell              LLaMA-Factory    here  ratio")
+    print(
+        f"{told.rows} rows, {told.pairs} pairs: CPU seconds and highest resident MiB of the whole process"
+    )
+    print(
+        "cell              LLaMA-Factory    here  ratio                LLaMA-Factory MiB  here MiB"
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder))
         write_data(told.rows_file, told.rows, Path(folder))
