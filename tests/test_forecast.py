@@ -35,6 +35,10 @@ STEPS = Budget("max_steps", 180, 180 * 2048)
             [STEPS, Budget("max_steps", 20, 100)],
             "2 jobs to run, 0 done before; 180 steps (1 jobs), 20 steps (1 jobs), at most 368,740 tokens in all",
         ),
+        (
+            [Budget("max_seconds", 1_234_567.5, None)],
+            "1 jobs to run, 0 done before; 1,234,567.5 s each",
+        ),
         ([Budget("epochs", 3, None)], "1 jobs to run, 0 done before; 3 epochs each"),
         ([None], "1 jobs to run, 0 done before"),
         ([], "0 jobs to run, 0 done before"),

@@ -7,11 +7,8 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tuneoff.methods._dora_layer import (
-    LeanDoraLayer,
-    has_plain_weights,
-    use_lean_layers,
-)
+from tuneoff.methods._dora_layer import LeanDoraLayer, has_plain_weights
+from tuneoff.methods._lora_layer import use_lean_layers
 
 
 def make_adapted(kind: str, dropout: float):

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -46,7 +45,9 @@ class LeanDoraLayer(DoraLinearLayer):
         elif base_layer.bias is not None:
             base_result = base_result - base_layer.bias
         factors = self.weight / measure_row_norms(weight, lora_A, lora_B, scaling)  # (out,)
-        return (factors - 1) * base_result + (factors * scaling) * lora_B(lora_A(x))
+        added = (factors * scaling) * lora_B(lora_A(x))
+        added += (factors - 1) * base_result
+        return added
 
 
 def has_plain_weights(base_layer: Any, down: Any, up: Any) -> bool:
@@ -79,13 +80,3 @@ def measure_row_norms(
     added = up(down.weight.T.contiguous()).T.to(weight.dtype)  # (out, in)
     summed = torch.add(weight, added, alpha=scaling)
     return torch.linalg.vector_norm(summed, dim=1).to(weight.dtype)
-
-
-def use_lean_layers(model: Any) -> None:
-    """Let DoRA's layers compute their function in fewer passes; names, weights and what is saved stay."""
-    for module in model.modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        for layer in module.lora_magnitude_vector.values():
-            if type(layer) is DoraLinearLayer:
-                layer.__class__ = LeanDoraLayer

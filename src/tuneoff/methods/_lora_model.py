@@ -17,7 +17,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from tuneoff.config import ConfigError
-from tuneoff.methods._dora_layer import use_lean_layers
+from tuneoff.methods._lora_layer import use_lean_layers
 from tuneoff.methods._lora_stored import find_adapter
 from tuneoff.models.layers import share_of_weights
 

@@ -89,5 +89,5 @@ def warn_of_interval(key: str, interval: int, steps: float) -> list[str]:
     if steps > interval or steps == 1:
         return []
     return [
-        f"{key}={interval}: the budget has {steps:g} steps, so that the subspace is never renewed"
+        f"{key}={interval}: the budget has {steps:.12g} steps, so that the subspace is never renewed"
     ]

@@ -231,10 +231,10 @@ class BAdam(Method):
         missed = turns - math.ceil(steps / interval)
         warning = (
             f"badam_switch_interval={interval}: {turns} {kind} take {turns * interval} steps, "
-            f"and the budget has {steps:g}; {missed} of them never train"
+            f"and the budget has {steps:.12g}; {missed} of them never train"
         )
         if steps >= turns:
-            warning += f", and badam_switch_interval={steps // turns:g} would reach all"
+            warning += f", and badam_switch_interval={steps // turns:.12g} would reach all"
         return [warning]
 
     def final_facts(self, model: Any, optimizer: Any) -> dict:

@@ -70,7 +70,7 @@ class LISA(Method):
         if not missed:
             return []
         return [
-            f"lisa_switch_interval={self.lisa_switch_interval}: in a budget of {steps:g} steps "
+            f"lisa_switch_interval={self.lisa_switch_interval}: in a budget of {steps:.12g} steps "
             f"{missed} of the layers are never drawn"
         ]
 

@@ -34,7 +34,7 @@ def _list_budgets(budgets: Sequence[Budget]) -> Iterator[str]:
     counts = Counter((budget.kind, budget.value) for budget in budgets)
     for (kind, value), count in counts.items():
         jobs = "each" if len(counts) == 1 else f"({count} jobs)"
-        yield f"{value:,g} {UNITS[kind]} {jobs}"
+        yield f"{value:,.12g} {UNITS[kind]} {jobs}"
 
 
 def _forecast_seconds(points: Sequence[Point]) -> float | None:
