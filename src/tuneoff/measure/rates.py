@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ PRODUCT_SIZE = 512  # on a CPU
 PRODUCT_SIZE_ON_DEVICE = 4096
 COPIED_BYTES = 2**25  # beyond most caches
 DECOMPOSED_SIZE = 128
-REPETITIONS = 5  # the fastest counts: what else runs only slows
+# The fastest counts: what else runs only slows. A forecast of several methods looks long enough to tell them apart.
+REPETITIONS = 5
+FORECAST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,20 @@ def forecast_rates(card: Card, tf32: bool) -> tuple[Rates, Rates]:
 
 
 # ---------------------------------------------------------------- measured
-def measure_cpu(dtype: str) -> tuple[Rates, Rates]:
-    """The slow and the fast end of what this machine's CPU reaches, with the threads that torch has."""
+@cache
+def measure_cpu(dtype: str, threads: int) -> tuple[Rates, Rates]:
+    """The slow and the fast end of what this machine's CPU reaches; once in a process, for all that it forecasts.
+
+    Args:
+        dtype: of the products.
+        threads: that torch has.
+    """
     device = torch.device("cpu")
+    matrix = {}
+    for name in {"float32", dtype}:
+        matrix[name] = measure_matrix_rate(device, name, FORECAST_SECONDS)
     fast = Rates(
-        matrix={name: measure_matrix_rate(device, name) for name in {"float32", dtype}},
+        matrix=matrix,
         decomposition=_measure_decomposition(),
         bandwidth=_measure_bandwidth(),
         launch_seconds=_measure_launch(),
@@ -88,8 +99,12 @@ def measure_cpu(dtype: str) -> tuple[Rates, Rates]:
     return slow, fast
 
 
-def measure_matrix_rate(device: torch.device, dtype: str) -> float:
-    """Floating-point operations a second in products of square matrices on a device, at best."""
+def measure_matrix_rate(device: torch.device, dtype: str, least_seconds: float = 0.0) -> float:
+    """Floating-point operations a second in products of square matrices on a device, at best.
+
+    Args:
+        least_seconds: how long to look at least.
+    """
     size = PRODUCT_SIZE if device.type == "cpu" else PRODUCT_SIZE_ON_DEVICE
     left = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
     out = torch.empty_like(left)
@@ -99,7 +114,7 @@ def measure_matrix_rate(device: torch.device, dtype: str) -> float:
         if device.type != "cpu":
             out[0, 0].item()  # waits for it, whatever kind of device it is
 
-    return 2 * size**3 / _time_fastest(multiply)
+    return 2 * size**3 / _time_fastest(multiply, least_seconds)
 
 
 @cache
@@ -130,14 +145,15 @@ def _measure_bandwidth() -> float:
     """Bytes a second, read and written, of a copy that is larger than the caches."""
     source = torch.zeros(COPIED_BYTES, dtype=torch.uint8)
     target = torch.zeros_like(source)
-    return 2 * COPIED_BYTES / _time_fastest(lambda: target.copy_(source))
+    return 2 * COPIED_BYTES / _time_fastest(lambda: target.copy_(source), FORECAST_SECONDS)
 
 
 def _measure_decomposition() -> float:
     """Floating-point operations a second of a singular value decomposition."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(DECOMPOSED_SIZE, DECOMPOSED_SIZE, generator=generator)
-    seconds = _time_fastest(lambda: torch.linalg.svd(matrix, full_matrices=False))
+    decompose = partial(torch.linalg.svd, matrix, full_matrices=False)
+    seconds = _time_fastest(decompose, FORECAST_SECONDS)
     return 26 * DECOMPOSED_SIZE**3 / seconds
 
 
@@ -149,15 +165,15 @@ def _measure_launch() -> float:
         for _ in range(100):
             small.add_(1)
 
-    return _time_fastest(add_often) / 100
+    return _time_fastest(add_often, FORECAST_SECONDS) / 100
 
 
-def _time_fastest(action: Callable[[], Any]) -> float:
-    """Seconds of the fastest of a few calls, after one that is not counted."""
+def _time_fastest(action: Callable[[], Any], least_seconds: float = 0.0) -> float:
+    """Seconds of the fastest of a few calls, as many as fill `least_seconds`, after one that is not counted."""
     action()
-    fastest = float("inf")
-    for _ in range(REPETITIONS):
+    seconds: list[float] = []
+    while len(seconds) < REPETITIONS or sum(seconds) < least_seconds:
         began = time.perf_counter()
         action()
-        fastest = min(fastest, time.perf_counter() - began)
-    return fastest
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

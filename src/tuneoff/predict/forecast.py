@@ -50,8 +50,9 @@ def _forecast_hours(length: RunLength, step_seconds: Sequence[float]) -> list[fl
 def _find_rates(experiment: Experiment) -> tuple[Rates, Rates, str]:
     """The slow and the fast end of what the device does, and where these figures come from."""
     if experiment.device == CPU:
-        slow, fast = measure_cpu(experiment.compute_dtype)
-        return slow, fast, f"measured on this machine's CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        slow, fast = measure_cpu(experiment.compute_dtype, threads)
+        return slow, fast, f"measured on this machine's CPU, {threads} threads"
     assert experiment.device is not None
     card = list_cards()[experiment.device]
     slow, fast = forecast_rates(card, experiment.tf32)
