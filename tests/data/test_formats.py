@@ -126,6 +126,7 @@ def test_what_is_not_read_is_counted():
         "columns": {"(a column without a name)": 1},
         "empty_answers": 1,
     }
+    assert read_with_counts({"text": " \n"})[2] == {"empty_texts": 1}
     named = {"prompt": "a", "completion": "b", "system": "c"}
     assert read_with_counts(named, prompt="prompt", completion="completion")[2] == {
         "columns": {"system": 1}

@@ -152,7 +152,9 @@ def parse_rows(
         unread.count_columns(row, columns.values())
         try:
             if "text" in columns:
-                example = Example([], read_text(row, columns["text"]), row.location)
+                text = read_text(row, columns["text"])
+                unread.empty_texts += not text.strip()
+                example = Example([], text, row.location)
             else:
                 turns = parse_conversation(row, row_format, unread)
                 example = make_example(turns, row.location, unread)

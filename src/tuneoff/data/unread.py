@@ -23,7 +23,7 @@ def is_empty(value: Any) -> bool:
 
 
 class UnreadParts:
-    """Counts of the parts of rows that are not read, and of answers that are empty."""
+    """Counts of the parts of rows that are not read, and of answers and texts that are empty."""
 
     def __init__(self, skips_bad_rows: bool = False) -> None:
         """Begin with nothing counted.
@@ -36,6 +36,7 @@ class UnreadParts:
         self.columns: Counter[str] = Counter()  # rows in which the column holds something
         self.turn_keys: Counter[str] = Counter()  # turns in which the key holds something
         self.empty_answers = 0
+        self.empty_texts = 0
         self.special_tokens: Counter[str] = Counter()  # examples that somebody wrote the token in
         # Of the columns that any row may lack: those that held something, by what they hold.
         self.used_columns: set[str] = set()
@@ -52,6 +53,7 @@ class UnreadParts:
             "columns": dict(sorted(self.columns.items())),
             "turn_keys": dict(sorted(self.turn_keys.items())),
             "empty_answers": self.empty_answers,
+            "empty_texts": self.empty_texts,
             "special_tokens": dict(sorted(self.special_tokens.items())),
             "skipped_rows": len(self.bad_rows),
             "skipped": self.bad_rows[:LISTED_ROWS],
@@ -76,4 +78,6 @@ def describe_unread(facts: dict[str, Any]) -> str:
         sentences.append(f"skipped rows: {facts['skipped_rows']:,}, as {listed}")
     if "empty_answers" in facts:
         sentences.append(f"empty answers: {facts['empty_answers']:,}")
+    if "empty_texts" in facts:
+        sentences.append(f"empty texts: {facts['empty_texts']:,}")
     return "; ".join(sentences)
