@@ -24,6 +24,8 @@ RUNNER = """
 import json, sys, yaml
 from llamafactory.train import tuner
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from transformers import Trainer
+Trainer.create_model_card = lambda *args, **options: None  # it ends in an error for whole models
 losses = []
 types = {}
 compute = CustomSeq2SeqTrainer.compute_loss
