@@ -15,7 +15,7 @@ PRODUCT_SIZE = 512  # on a CPU
 PRODUCT_SIZE_ON_DEVICE = 4096
 COPIED_BYTES = 2**25  # beyond most caches
 DECOMPOSED_SIZE = 128
-# The fastest counts: what else runs only slows. A forecast of several methods looks long enough to tell them apart.
+# The fastest of so many counts: what else runs only slows. A forecast repeats each for so long at least.
 REPETITIONS = 5
 FORECAST_SECONDS = 0.1
 

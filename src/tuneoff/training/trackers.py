@@ -19,7 +19,7 @@ LONGEST_REASON = 200  # characters of what a tracker raised
 LONGEST_NAME = 128  # W&B's own limits
 LONGEST_TAG = 64
 MOST_TABLE_ROWS = 1000
-# By which W&B's own process writes what it was sent to the run's file: what a killed run may lose of its series.
+# How often W&B's own process writes to the run's file: a killed run loses what was sent since.
 FLUSH_SECONDS = "1"
 # Names follow transformers' trainer, where it has one.
 TOKENS = "train/num_input_tokens_seen"
