@@ -6,6 +6,7 @@ times of each method, their ratio, and Spearman's rank correlation.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import statistics
@@ -70,6 +71,7 @@ def measure_seconds(method: str, steps: int) -> float:
         training = prepared(method, steps, Path(folder), words=list_words(method))
         training.parts.counted_steps.clear()
         training.parts.flop_meter.start = lambda step: None
+        gc.freeze()  # as a job does: BAdam collects garbage at each switch
         began = time.process_time()
         for step in range(steps):
             training.trainer.take_step(step)
