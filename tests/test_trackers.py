@@ -186,7 +186,7 @@ def test_a_killed_run_has_its_series_up_to_its_last_step(tmp_path, launch):
         "tracker=wandb", RUN, "max_steps=5000", "gradient_accumulation_steps=60", "eval_every=2"
     )
     metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+    while not (metrics.exists() and '"step": 2, "validation_loss"' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     seen = read_step_lines(metrics)

@@ -49,12 +49,24 @@ def test_fewer_passes_are_pefts_function(kind, settings, autocast):
         expected = run_once(model, INPUTS)
     names = [name for name, _ in model.named_parameters()]
     use_lean_layers(model)
-    assert any(isinstance(layer, LeanLoraLinear) for layer in model.modules())
+    layer = model.base_model.model[0]
+    assert type(layer) is LeanLoraLinear
+    # The others are left to PEFT.
+    assert is_plain(layer) == (kind != "conv1d" and "lora_bias" not in settings)
     assert names == [name for name, _ in model.named_parameters()]
     with around:
         lean = run_once(model, INPUTS)
     assert len(lean) == len(expected)
     torch.testing.assert_close(lean, expected, rtol=0, atol=0)
+
+
+def test_float32_adapters_of_bfloat16_weights_are_pefts():
+    model = make_adapted()
+    model.base_model.model[0].base_layer.bfloat16()
+    expected = run_once(model, INPUTS.bfloat16())
+    use_lean_layers(model)
+    assert is_plain(model.base_model.model[0])
+    torch.testing.assert_close(run_once(model, INPUTS.bfloat16()), expected, rtol=0, atol=0)
 
 
 def test_an_input_that_takes_a_gradient_has_pefts():

@@ -15,7 +15,7 @@ PRODUCT_SIZE = 512  # on a CPU
 PRODUCT_SIZE_ON_DEVICE = 4096
 COPIED_BYTES = 2**25  # beyond most caches
 DECOMPOSED_SIZE = 128
-# The fastest of so many counts: what else runs only slows. A forecast repeats each for so long at least.
+# Of so many repetitions the fastest is taken, since what else runs only slows; a forecast fills these seconds.
 REPETITIONS = 5
 FORECAST_SECONDS = 0.1
 
@@ -76,7 +76,7 @@ def measure_cpu(dtype: str, threads: int) -> tuple[Rates, Rates]:
 
     Args:
         dtype: of the products.
-        threads: that torch has.
+        threads: that torch has, for which these rates are kept.
     """
     device = torch.device("cpu")
     matrix = {}

@@ -9,15 +9,15 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from tuneoff.methods._dora_layer import LeanDoraLayer
+from tuneoff.methods._dora_layer import LeanDoraLayer, has_plain_weights
 
 
 class LeanLoraLinear(Linear):
     """A linear layer with an adapter: W x + s B A x.
 
     PEFT writes B A x, s times it, and the sum, each into a new tensor as large as the layer's output, and scales the
-    gradient at every output. Here s meets the r columns of A x and the sum is made in place, with the same bits where
-    s is a power of two, as it is by default; elsewhere s is applied where PEFT does.
+    gradient at every output. Here the sum is made in place, and where s is a power of two, as it is by default, s meets
+    the r columns of A x. The bits are PEFT's.
     """
 
     def forward(self, x: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -31,7 +31,8 @@ class LeanLoraLinear(Linear):
         result = self.base_layer(x)
         inputs = self.lora_dropout[adapter](self._cast_input_dtype(x, down.weight.dtype))
         columns = down(inputs)  # (…, r)
-        if math.frexp(scaling)[0] == 0.5 and up.bias is None:  # a power of two
+        # A power of two changes no digit, but in float16 numbers may leave the range on another way.
+        if math.frexp(scaling)[0] == 0.5 and columns.dtype is not torch.float16:
             result += up(columns * scaling)
         else:
             result += up(columns) * scaling
@@ -39,13 +40,15 @@ class LeanLoraLinear(Linear):
 
 
 def is_plain(layer: Linear) -> bool:
-    """Whether a layer adds one adapter of LoRA itself to the fresh output of a linear layer."""
+    """Whether one adapter of plain LoRA is active on a linear layer, whose output may be changed in place."""
     if layer.disable_adapters or layer.merged or type(layer.base_layer) is not nn.Linear:
         return False
     if len(layer.active_adapters) != 1:
         return False
     adapter = layer.active_adapters[0]
-    return adapter in layer.lora_A and adapter not in layer.lora_variant
+    if adapter not in layer.lora_A or adapter in layer.lora_variant:
+        return False
+    return has_plain_weights(layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter])
 
 
 def use_lean_layers(model: Any) -> None:

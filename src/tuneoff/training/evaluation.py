@@ -134,6 +134,7 @@ class Evaluation:
             self.keep("final", losses)
             self.keep_second("after", second)
             return True
+        self.session.trackers.end_step(step)
         return False
 
     def judge_best_step(self) -> None:
