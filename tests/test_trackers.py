@@ -59,7 +59,7 @@ def contents(folder: Path):
         and time.monotonic() < until
     ):
         time.sleep(0.1)
-    run, config, history, summary = None, {}, [], {}
+    run, config, summary = None, {}, {}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -72,13 +72,6 @@ def contents(folder: Path):
         config.update(
             {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
         )
-        if kind == "history":
-            history.append(
-                {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
-            )
         if kind == "summary":
             summary.update(
                 {
@@ -86,7 +79,7 @@ def contents(folder: Path):
                     for item in record.summary.update
                 }
             )
-    return run, config, history, summary
+    return run, config, read_history(path), summary
 
 
 def test_wandb_holds_config_steps_and_the_final_record(run, tmp_path):
@@ -201,9 +194,8 @@ def test_a_killed_run_has_its_series_up_to_its_last_step(tmp_path, launch):
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert losses == [line["loss"] for line in steps[: len(losses)]]
     assert len(losses) >= len(seen)
-    assert (
-        len([row for row in rows if "eval/loss" in row]) >= 2
-    )  # before the first step, and after the second
+    evaluations = [row for row in rows if "eval/loss" in row]
+    assert len(evaluations) >= 2  # before the first step, and after the second
 
 
 def read_step_lines(metrics: Path) -> list[dict]:
@@ -219,9 +211,8 @@ def read_history(path: Path) -> list[dict]:
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             names = [item.key or "/".join(item.nested_key) for item in items]
-            rows.append(
-                dict(zip(names, (json.loads(item.value_json) for item in items), strict=True))
-            )
+            values = [json.loads(item.value_json) for item in items]
+            rows.append(dict(zip(names, values, strict=True)))
     return rows
 
 
