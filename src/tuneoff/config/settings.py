@@ -42,7 +42,7 @@ BUDGET = Role.BUDGET | Role.JUDGING | Role.NOT_PREDICTED
 JUDGING = Role.JUDGING
 NOT_PREDICTED = Role.NOT_PREDICTED
 
-MOST_JOBS = 8  # that share a device
+MOST_JOBS = 16  # that share a device
 
 
 def is_job_count(value: int) -> bool:
