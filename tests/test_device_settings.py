@@ -33,6 +33,7 @@ def _as_before(monkeypatch):
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @pytest.fixture
@@ -300,3 +301,11 @@ def test_flash_attention_has_no_float32(settings, monkeypatch):
         settings(*flash)
     for precision in ("mixed_precision=bf16", "pure_bf16=true", "dtype=bfloat16"):
         settings(*flash, precision)
+
+
+# ---------------------------------------------------------------- attention
+@pytest.mark.parametrize("packing", [False, True])
+def test_cudnn_attention_is_for_steps_of_one_shape(settings, packing):
+    """It plans every new shape anew, which took longer on a card than the rest of a small model's step."""
+    apply_device_settings(settings(f"packing={str(packing).lower()}")[0])
+    assert torch.backends.cuda.cudnn_sdp_enabled() is packing
