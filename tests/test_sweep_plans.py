@@ -198,6 +198,15 @@ def test_values_of_the_command_line_replace_swept_ones():
     assert len(jobs) == 6 and {job[1] for job in jobs} == {"seed=0", "seed=1", "seed=2"}
 
 
+def test_every_method_runs_with_one_seed_before_the_next_seed():
+    """A sweep that is cut short then has every method equally often."""
+    jobs = plan("-m", "method=lora,full,badam", "seed=3,1")
+    assert [next(word for word in job if "seed=" in word) for job in jobs] == (
+        3 * ["seed=3"] + 3 * ["seed=1"]
+    )
+    assert len({job[0] for job in jobs[:3]}) == 3
+
+
 COUNTS = {
     "methods": len(FOUND),
     "tune": 5 * len(FOUND),
