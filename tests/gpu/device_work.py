@@ -1,5 +1,6 @@
 """What the GPU check does on the device beside tuneoff's own runs: each function in a process of its own."""
 
+import statistics
 import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -254,3 +255,42 @@ def list_attention_kernels(folder: Path, length: int) -> dict:
         names = {event.key for event in profile.key_averages()}
         kernels[str(dtype)] = sorted(name for name in names if "attention" in name)
     return kernels
+
+
+def time_attention_shapes(dry: bool) -> dict:
+    """Median seconds of attention, forward and backward, on a length's first and second call, with cuDNN's and without.
+
+    Rows are padded behind, as a batch's are: the mask says so.
+    """
+    device = choose_device()
+    length_count = 2 if dry else 12
+    figures = {}
+    for with_cudnn in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(with_cudnn)
+        first_seconds = []
+        second_seconds = []
+        time_attention(device, 64)  # libraries are loaded at the first call
+        for index in range(length_count):
+            length = 100 + 13 * index + with_cudnn  # no length of the other half
+            first_seconds.append(time_attention(device, length))
+            second_seconds.append(time_attention(device, length))
+        figures["cudnn" if with_cudnn else "without_cudnn"] = {
+            "first_seconds": round(statistics.median(first_seconds), 5),
+            "second_seconds": round(statistics.median(second_seconds), 5),
+        }
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    return figures
+
+
+def time_attention(device: torch.device, length: int) -> float:
+    """Seconds of one call in bfloat16, forward and backward, of eight rows whose last token is padding."""
+    size = (8, 9, length, 64)  # rows, heads, tokens, width
+    query = torch.randn(size, device=device, dtype=torch.bfloat16, requires_grad=True)
+    mask = torch.ones(8, 1, length, length, device=device, dtype=torch.bool).tril()
+    mask[..., -1] = False
+    wait_for(device)
+    started = time.perf_counter()
+    attended = torch.nn.functional.scaled_dot_product_attention(query, query, query, mask)
+    attended.sum().backward()
+    wait_for(device)
+    return time.perf_counter() - started

@@ -92,4 +92,5 @@ def attention(check: Check) -> dict:
     figures["kernels"] = call_in_child(
         check, "kernels", device_work.list_attention_kernels, folder, check.length
     )
+    figures["shapes"] = call_in_child(check, "shapes", device_work.time_attention_shapes, check.dry)
     return figures
