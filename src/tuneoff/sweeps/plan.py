@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,7 @@ class Plan:
             self.refuse_shared_folder(points.setdefault(point.folder, point), point)
         if not points:
             raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
-        return order_by_seed(points.values())
+        return order_by_seed(list(points.values()))
 
     def make_point(self, overrides: list[str]) -> Point:
         """Compose and check a point, with the tuned values that it asks for."""
@@ -294,8 +294,7 @@ def find_method_choice(point: list[str]) -> str | None:
     return next((text for text in point if text.startswith(METHOD)), None)
 
 
-def order_by_seed(points: Iterable[Point]) -> list[Point]:
+def order_by_seed(points: list[Point]) -> list[Point]:
     """One seed after another, so that a sweep which is cut short has every method equally often."""
-    ordered = list(points)
-    seeds = list(dict.fromkeys(point.seed for point in ordered))
-    return sorted(ordered, key=lambda point: seeds.index(point.seed))
+    seeds = list(dict.fromkeys(point.seed for point in points))
+    return sorted(points, key=lambda point: seeds.index(point.seed))
