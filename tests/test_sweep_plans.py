@@ -28,9 +28,9 @@ def test_a_union_of_grids_times_common_parameters(tmp_path):
     jobs = plan("-m", grids, "seed=0,1")
     assert [sorted(job) for job in jobs] == [
         sorted([f"method={method}", f"{method}_rank={rank}", f"seed={seed}"])
+        for seed in (0, 1)
         for method, ranks in (("lora", (8, 64)), ("galore", (64, 128)))
         for rank in ranks
-        for seed in (0, 1)
     ]
     assert len(plan("-m", grids, "seed=0,1", "lora_rank=4")) == 6  # replaced where the grid has it
     shared = plan(
