@@ -70,7 +70,7 @@ def test_the_checks_files_import_what_is_there():
 
 @pytest.mark.slow
 def test_the_script_for_a_pretrained_model_tunes_and_compares(tmp_path):
-    """Each stage comes to its end, the rates beyond an edge too; what a second call finds done, it leaves."""
+    """Each stage comes to its end, the rates beyond an edge too; without time left nothing starts."""
     rows = []
     for number in range(60):
         answer = f"It is {number + 2}.\n#### {number + 2}"

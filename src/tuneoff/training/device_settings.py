@@ -26,7 +26,7 @@ def apply_device_settings(experiment: Experiment) -> None:
     _check_precision(experiment)
     _set_determinism(experiment.deterministic)
     _set_tf32(experiment.tf32)
-    _choose_attention_kernels(steps_differ_in_shape=not experiment.packing)
+    _leave_out_cudnn_attention()
 
 
 def settle_precision(experiment: Experiment) -> Experiment:
@@ -106,14 +106,13 @@ def _set_tf32(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
-def _choose_attention_kernels(steps_differ_in_shape: bool) -> None:
-    """Take cuDNN's attention, which PyTorch prefers on Hopper and later, only where all steps have the same shape.
+def _leave_out_cudnn_attention() -> None:
+    """Let PyTorch take its flash or memory-efficient kernels, where on Hopper and later it would prefer cuDNN's.
 
-    It plans each shape anew, and rows padded to the longest of a step seldom have one that came before: on an H200
-    almost every step of a small model took 0.1 to 0.25 s longer than the few others. The flash and memory-efficient
-    kernels plan nothing.
+    That one plans each shape anew, and rows padded to the longest of a step, packed ones too, seldom have one that came
+    before: on an H200 almost every step of a small model took 0.1 to 0.25 s longer than the few others.
     """
-    torch.backends.cuda.enable_cudnn_sdp(not steps_differ_in_shape)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def find_device_warnings(experiment: Experiment, device: torch.device) -> list[str]:
