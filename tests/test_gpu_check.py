@@ -85,7 +85,7 @@ def test_the_script_for_a_pretrained_model_tunes_and_compares(tmp_path):
     assert count_finished(outputs / "smollm2_gsm8k_alone") == {"full": 1, "lora": 1}
     edges = done.stdout.count("is on the edge of its grid")
     tuned = count_finished(outputs / "smollm2_gsm8k_tune")
-    assert sum(tuned.values()) == 6 + 2 * edges
+    assert sum(tuned.values()) == 8 + 2 * edges
     assert count_finished(outputs / "smollm2_gsm8k_compare") == {"full": 5, "lora": 5}
     again = run_script(tmp_path, *words, seconds=0)
     assert again.returncode == 124

@@ -186,6 +186,8 @@ class EvaluationSettings:
     """Generate an answer to each row at the end, and compare what this finds in it with the right one."""
     exact_match_limit: int | None = at_least(None, 1)
     """Rows to generate answers for; null takes the whole split."""
+    exact_match_batch_size: int | None = at_least(None, 1, JUDGING)
+    """Rows answered at once, which take less memory than rows evaluated; null takes eval_batch_size, or batch_size."""
     max_new_tokens: int = at_least(256, 1)
     """Tokens of a generated answer at most."""
     measure_serving: bool = setting(False, JUDGING | NOT_PREDICTED)

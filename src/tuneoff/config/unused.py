@@ -53,6 +53,11 @@ DEPENDENCES = (
         "needs exact_match",
     ),
     Dependence(
+        "exact_match_batch_size",
+        lambda experiment: experiment.exact_match is not None,
+        "needs exact_match",
+    ),
+    Dependence(
         "serving_prompt_tokens",
         lambda experiment: experiment.measure_serving,
         "needs measure_serving=true",

@@ -87,7 +87,8 @@ class ExactMatch:
         every_row = range(len(self.questions))
         rows = [row for row in every_row if row not in self.scores]
         rows.sort(key=lambda row: -len(self.questions[row].prompt))
-        size = self.experiment.eval_batch_size or self.experiment.batch_size
+        experiment = self.experiment
+        size = experiment.exact_match_batch_size or experiment.eval_batch_size or experiment.batch_size
         starts = range(0, len(rows), size)
         return [rows[start : start + size] for start in starts]
 
