@@ -79,7 +79,8 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
 
     Args:
         experiment: all settings, their own ranges checked.
-        written: the keys on the command line, which are refused at their defaults too.
+        written: the keys on the command line, which are refused at their defaults too; null gives nothing, and may
+            be there to take back what a YAML has.
 
     Raises:
         ConfigError: naming the setting, and what it needs.
@@ -87,7 +88,8 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
     defaults = {item.name: item.default for item in fields(experiment)}
     for dependence in DEPENDENCES:
         value = getattr(experiment, dependence.key)
-        is_given = dependence.key in written or value != defaults[dependence.key]
+        is_written = dependence.key in written and value is not None
+        is_given = is_written or value != defaults[dependence.key]
         if is_given and not dependence.is_used(experiment):
             raise ConfigError(dependence.key, value, dependence.allowed)
     # A method's YAML may have a share as its default, which steps on the command line take the place of.
