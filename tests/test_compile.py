@@ -66,7 +66,8 @@ def test_a_batch_takes_the_first_length_that_holds_it():
 # ---------------------------------------------------------------- what is computed
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "dora"])
-def test_compiled_layers_train_to_the_same_losses(run, tmp_path, method):
+def test_compiled_layers_train_to_the_same_losses(run, monkeypatch, tmp_path, method):
+    monkeypatch.setattr(compilation, "LENGTHS", 2)  # each takes a minute or more to compile
     words = [f"method={method}", f"max_steps={STEPS}", *LENGTHS]
     plain = run(*words, folder=tmp_path / "plain")
     compiled = run(*words, "compile=true", folder=tmp_path / "compiled")
@@ -82,6 +83,7 @@ def test_compiled_layers_train_to_the_same_losses(run, tmp_path, method):
 
 
 @pytest.mark.slow
+@pytest.mark.rotating
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_compiled_whole(run, without_code, tmp_path, method):
     words = [f"method={method}", "max_steps=8", *LENGTHS, *OWN.get(method, [])]

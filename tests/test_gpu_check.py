@@ -77,16 +77,16 @@ def test_the_script_for_a_pretrained_model_tunes_and_compares(tmp_path):
         rows.append({"question": f"What is {number} plus 2?", "answer": answer})
     data_path = tmp_path / "rows.jsonl"
     data_path.write_text("\n".join(map(json.dumps, rows)))
-    words = ["method=full,lora", "model=tiny", "model.path=tuneoff:tiny", f"data.path={data_path}"]
+    words = ["method=full", "model=tiny", "model.path=tuneoff:tiny", f"data.path={data_path}"]
     words += ["data.subset=null", "data.limit=8", "epochs=1", "forgetting.data.eval_limit=1"]
     done = run_script(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     outputs = tmp_path / "outputs"
-    assert count_finished(outputs / "smollm2_gsm8k_alone") == {"full": 1, "lora": 1}
+    assert count_finished(outputs / "smollm2_gsm8k_alone") == {"full": 1}
     edges = done.stdout.count("is on the edge of its grid")
     tuned = count_finished(outputs / "smollm2_gsm8k_tune")
-    assert sum(tuned.values()) == 8 + 2 * edges
-    assert count_finished(outputs / "smollm2_gsm8k_compare") == {"full": 5, "lora": 5}
+    assert sum(tuned.values()) == 4 + 2 * edges
+    assert count_finished(outputs / "smollm2_gsm8k_compare") == {"full": 5}
     again = run_script(tmp_path, *words, seconds=0)
     assert again.returncode == 124
     assert count_finished(outputs / "smollm2_gsm8k_tune") == tuned
