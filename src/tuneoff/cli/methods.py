@@ -16,7 +16,7 @@ HEAD = """\
 
 Made by `python -m tuneoff methods > conf/method/METHODS.md` from the YAMLs in `conf/method`. What each option means,
 and what it may be, is in [OPTIONS.md](../OPTIONS.md), or behind `python train.py --help method=NAME`. A method marked
-\\* does not start as the base model: its first loss is another.
+\\* changes the model's output before the first step, so its initial loss is not the base model's.
 """
 
 
@@ -41,7 +41,7 @@ def write_methods(folder: Path) -> str:
     for choice in list_choices("method", [folder]).values():
         by_family.setdefault(str(choice.schema), []).append(choice)
     parts = [HEAD]
-    for family, choices in by_family.items():
+    for family, choices in sorted(by_family.items()):
         schema = schemas().get(family)
         sentence = describe_class(schema.options) if schema else ""
         parts += [f"## {family}", "", sentence, ""]

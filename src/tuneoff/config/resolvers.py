@@ -22,7 +22,10 @@ def describe_by_model(written: str) -> str | None:
     if by_source is not None:
         return by_source[1]
     match = re.fullmatch(r"\$\{embedded:(.+),(.+)\}", written)
-    return None if match is None else f"{match[2]} ({match[1]} for tuneoff:tiny)"
+    if match is None:
+        return None
+    shipped, usual = match.groups()
+    return usual if shipped == usual else f"{usual} ({shipped} for tuneoff:tiny)"
 
 
 def name_by_path(path: str) -> str:

@@ -11,7 +11,7 @@ from tuneoff.methods.peft import Peft
 @register
 @dataclass
 class AdaLoRA(Peft):
-    """Adapters as singular triplets; PEFT takes the least important away by a schedule that counts steps."""
+    """Adapters in SVD form; PEFT prunes the least important singular values by a schedule that counts steps."""
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a budget that is not in steps, and steps in which the ranks could not shrink."""
