@@ -33,6 +33,7 @@ from tuneoff.config import (
     suggest_nearest,
 )
 from tuneoff.config.paths import _hash_content, data_hash
+from tuneoff.config.unused import refuse_unused
 from tuneoff.methods import Method, register
 from tuneoff.sweeps.tuning import never_tuned
 
@@ -153,6 +154,14 @@ def test_the_default_rate_is_that_of_the_model_at_hand(method):
     given = composed(f"method={method}", "lr=1e-3")
     sources = [config.find_lr_source(cfg) for cfg in (shipped, usual, given)]
     assert sources == ["default", "default", "given"]
+
+
+def test_null_takes_back_what_a_yaml_has(settings):
+    experiment, _, _ = settings("exact_match=null", "exact_match_limit=null")
+    refuse_unused(experiment, {"exact_match_limit"})
+    experiment.exact_match_limit = 3
+    with pytest.raises(ConfigError, match="exact_match_limit=3: needs exact_match"):
+        refuse_unused(experiment, set())
 
 
 def test_unused_mixed_precision_reads_as_no():

@@ -199,7 +199,8 @@ def test_a_failed_answer_does_not_lose_the_model(new_run, sums, tmp_path):
 
 
 def test_sigterm_while_answers_are_generated(new_run, sums, tmp_path):
-    options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=2"]
+    options = [*LEARN, f"data.path={sums}", "max_steps=2", "eval_batch_size=1"]
+    options.append("exact_match_batch_size=2")
     training = new_run(*options, folder=tmp_path)
     training.fit()
     exact_match = training.parts.metrics.exact_match

@@ -203,6 +203,8 @@ CASES = {
     "packing=two": "packing=two: must be true or false",
     "export_merged=true": "export_merged=true: needs save_model=true",
     "exact_match_limit=5": "exact_match_limit=5: needs exact_match",
+    "exact_match_batch_size=5": "exact_match_batch_size=5: needs exact_match",
+    "exact_match=gsm8k exact_match_batch_size=0": "exact_match_batch_size=0: must be at least 1",
     "max_new_tokens=9": "max_new_tokens=9: needs exact_match",
     "scheduler_cycles=3": "scheduler_cycles=3: needs scheduler=cosine_with_restarts",
     "scheduler_cycles=1": "scheduler_cycles=1: needs scheduler=cosine_with_restarts",

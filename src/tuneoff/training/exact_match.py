@@ -88,7 +88,8 @@ class ExactMatch:
         rows = [row for row in every_row if row not in self.scores]
         rows.sort(key=lambda row: -len(self.questions[row].prompt))
         experiment = self.experiment
-        size = experiment.exact_match_batch_size or experiment.eval_batch_size or experiment.batch_size
+        evaluated_rows = experiment.eval_batch_size or experiment.batch_size
+        size = experiment.exact_match_batch_size or evaluated_rows
         starts = range(0, len(rows), size)
         return [rows[start : start + size] for start in starts]
 
