@@ -100,6 +100,22 @@ def test_a_yaml_that_hydra_could_not_use_is_refused_by_its_name(tmp_path, conten
         read_own_yaml(file, [tmp_path])
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("method: galore", "method=galore: is chosen in .* {override method: galore}"),
+        ("model: llama_60m", "model=llama_60m: is chosen in .* {override model: llama_60m}"),
+        ("data: [alpaca, gsm8k]", "data=alpaca.gsm8k: is chosen in"),
+    ],
+)
+def test_a_choice_in_the_body_of_a_yaml_is_refused(tmp_path, body, said):
+    """It would give the name of one method to what another's options train."""
+    file = tmp_path / "my.yaml"
+    file.write_text(f"defaults: [config, _self_]\n{body}\n")
+    with pytest.raises(ConfigError, match=said):
+        read_own_yaml(file, [tmp_path])
+
+
 def test_a_yaml_may_bring_the_settings_by_way_of_another(tmp_path):
     (tmp_path / "base.yaml").write_text("defaults: [/config, _self_]\n")
     (tmp_path / "my.yaml").write_text("defaults: [base, {override method: full}, _self_]\nlr: 1\n")

@@ -15,6 +15,7 @@ from tuneoff.config import ABSENT, ConfigError
 BASES = ("config", "experiment")
 MOST_STEPS = 10  # from one defaults list to another; YAMLs may name each other in a ring
 FIRST_LINE = "`defaults: [config, _self_]`"
+CHOICES = ("method", "model", "data")  # whose YAMLs a defaults list loads
 
 
 def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
@@ -24,7 +25,7 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
         folders: where the YAMLs of its defaults list are looked for.
 
     Raises:
-        ConfigError: it cannot be read as text, or does not begin with all settings.
+        ConfigError: it cannot be read as text, does not begin with all settings, or names a choice in its body.
     """
     content: object
     try:
@@ -38,12 +39,32 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
             return OmegaConf.create()
         content = None
     if isinstance(content, DictConfig) and brings_settings(content, folders):
+        refuse_choices_in_body(content)
         return content
     if path.stem in BASES:
         allowed = f"stands in for tuneoff's own {path.name}: it must have another name, for -cn"
     else:
         allowed = f"must begin with {FIRST_LINE}, which brings the settings that it does not name"
     raise ConfigError(str(path), ABSENT, allowed)
+
+
+def refuse_choices_in_body(content: DictConfig) -> None:
+    """Refuse a method, model or set that a YAML names beside its defaults list: a name alone loads no settings.
+
+    Raises:
+        ConfigError: naming the key, and how the defaults list has it.
+    """
+    for key in CHOICES:
+        value = content.get(key)
+        if value is None or isinstance(value, DictConfig):
+            continue
+        name = "+".join(map(str, value)) if isinstance(value, ListConfig) else str(value)
+        if {f"override {key}": name} in list(content.defaults):
+            continue
+        allowed = (
+            f"is chosen in the YAML's defaults list: [config, {{override {key}: {name}}}, _self_]"
+        )
+        raise ConfigError(key, name, allowed)
 
 
 def brings_settings(content: object, folders: Sequence[Path], depth: int = 0) -> bool:
