@@ -11,13 +11,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from tuneoff.cli.allowed_values import describe_allowed, read_field_types
+from tuneoff.cli.own_yamls import CHOSEN
 from tuneoff.config import Experiment, Forgetting, format_value, schemas
 from tuneoff.config.descriptions import describe_class, describe_fields
 from tuneoff.config.resolvers import describe_by_model
 from tuneoff.config.settings import GROUPS
 
-# Keys whose value is the name of a YAML in the folder of that name.
-CHOSEN = ("method", "model", "data")
 PACKAGE_LINE = "@package"
 
 

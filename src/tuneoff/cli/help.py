@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tuneoff.cli.arguments import find_config_folders
 from tuneoff.cli.described_options import (
-    CHOSEN,
     Choice,
     Group,
     Option,
@@ -16,6 +15,7 @@ from tuneoff.cli.described_options import (
     list_choices,
     list_shared_groups,
 )
+from tuneoff.cli.own_yamls import CHOSEN
 from tuneoff.config import ABSENT, ConfigError, suggest_nearest
 
 HELP_FLAGS = ("--help", "-h")

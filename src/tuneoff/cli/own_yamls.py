@@ -15,7 +15,7 @@ from tuneoff.config import ABSENT, ConfigError
 BASES = ("config", "experiment")
 MOST_STEPS = 10  # from one defaults list to another; YAMLs may name each other in a ring
 FIRST_LINE = "`defaults: [config, _self_]`"
-CHOICES = ("method", "model", "data")  # whose YAMLs a defaults list loads
+CHOSEN = ("method", "model", "data")  # keys whose value is the name of a YAML in the folder of that name
 
 
 def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
@@ -54,7 +54,7 @@ def refuse_choices_in_body(content: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, and how the defaults list has it.
     """
-    for key in CHOICES:
+    for key in CHOSEN:
         value = content.get(key)
         if value is None or isinstance(value, DictConfig):
             continue
