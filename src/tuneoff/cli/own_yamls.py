@@ -15,7 +15,8 @@ from tuneoff.config import ABSENT, ConfigError
 BASES = ("config", "experiment")
 MOST_STEPS = 10  # from one defaults list to another; YAMLs may name each other in a ring
 FIRST_LINE = "`defaults: [config, _self_]`"
-CHOSEN = ("method", "model", "data")  # keys whose value is the name of a YAML in the folder of that name
+# Keys whose value is the name of a YAML in the folder of that name.
+CHOSEN = ("method", "model", "data")
 
 
 def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
