@@ -20,9 +20,10 @@ train() {
 }
 
 train -cd sweeps -cn smollm2_gsm8k_tune "${words[@]}" "${beside[@]}" 2>&1 | tee "$log" || exit
-# One job after another in each, since a launcher's worker for every core would start in each, too.
+# One job after another in each, since a launcher's worker for every core would start in each, too; with one thread, as
+# the launcher's jobs have.
 while read -r _ _ further; do
-    eval "train ${further/hydra\/launcher=joblib /}" &
+    OMP_NUM_THREADS=1 eval "train ${further/hydra\/launcher=joblib /}" &
 done < <(grep '^  python .*train.py ' "$log")
 wait
 

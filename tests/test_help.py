@@ -126,8 +126,8 @@ def test_the_pages_are_those_that_the_commands_write():
     assert 0 < sum(bool(mark) for _, mark in rows) < len(rows) / 2
 
 
-def test_help_takes_seven_tenths_of_a_second_and_no_torch():
-    """Of processor time, the shortest of three, since others use this machine."""
+def test_help_takes_little_more_than_importing_hydra_and_no_torch():
+    """Of processor time, the shortest of three: as a ratio, since machines differ and others use this one."""
     program = (
         "import runpy, sys\n"
         "sys.argv = ['train.py', '--help']\n"
@@ -140,8 +140,8 @@ def test_help_takes_seven_tenths_of_a_second_and_no_torch():
     variables = {
         key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
     }
-    spent = []
-    for _ in range(3):
+
+    def spend(program):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", program],
@@ -151,9 +151,17 @@ def test_help_takes_seven_tenths_of_a_second_and_no_torch():
             text=True,
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert (done.returncode, done.stderr) == (0, "") and "Budget: how long" in done.stdout
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 0.7
+        assert (done.returncode, done.stderr) == (0, "")
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+    hydra = []
+    help_text = []
+    for _ in range(3):
+        hydra.append(spend("import hydra")[0])
+        seconds, shown = spend(program)
+        assert "Budget: how long" in shown
+        help_text.append(seconds)
+    assert min(help_text) < 3 * min(hydra)
 
 
 def test_the_reference_page_is_made_of_the_same_text(capsys):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tuneoff.cli.hydra_files import mask_yaml_file
 from tuneoff.record import (
     Recorder,
     conclude_dead_run,
@@ -168,3 +169,15 @@ def test_no_record_holds_a_secret(tmp_path, way):
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "***" in written and SECRET not in written
     assert start["command"][-1].endswith(SECRET)
+
+
+def test_a_file_that_hydra_is_writing_for_another_sweep_stays_as_it_is(tmp_path):
+    """Several sweeps may train into one folder, as those beyond the edges of a tuning do."""
+    torn = tmp_path / "multirun.yaml"
+    torn.write_text("hydra:\n  run:\n    dir: outputs\ntas")
+    mask_yaml_file(torn)
+    assert torn.read_text().endswith("tas")
+    mask_yaml_file(tmp_path / "gone.yaml")
+    torn.write_text("password: mine\nother: 1\n")
+    mask_yaml_file(torn)
+    assert torn.read_text() == "password: '***'\nother: 1\n"

@@ -216,7 +216,7 @@ COUNTS = {
     "badam_switch": 12,
     "learning_rate": 6 * len(FOUND),
     "freeze_depth": 6,
-    "smollm2_gsm8k_tune": 33,
+    "smollm2_gsm8k_tune": 44,
     "smollm2_gsm8k_compare": 55,
 }
 

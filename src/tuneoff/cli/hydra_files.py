@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from tuneoff.record.files import write_atomically
 from tuneoff.record.secrets import mask_secrets
@@ -22,7 +23,10 @@ def mask_hydra_files(config: DictConfig) -> None:
 
 def mask_yaml_file(path: Path) -> None:
     """Write a YAML file again without its secrets; one that has none stays as it is."""
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OSError):
+        return  # Hydra writes it for another sweep into this folder, which then masks it itself.
     masked = mask_secrets(content)
     if masked != content:
         write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(masked)))

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from tuneoff.jobs.data_check import DataCheck, run_check
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
+from tuneoff.record.files import write_atomically
 from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps import halving, tuning
 from tuneoff.sweeps.forecast import describe_plan, list_jobs
@@ -111,9 +112,7 @@ class GridSweeper(BasicSweeper):
             row = JobRow(label, point.folder, point.is_done, point.work_type, rerun=point.rerun)
             rows.append(row)
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
-        OmegaConf.save(OmegaConf.create(config), folder / "multirun.yaml")
+        self.write_config(folder)
         try:
             self.launch_points(points, varied, rows)
         except SweepStopped as stopped:
@@ -129,6 +128,12 @@ class GridSweeper(BasicSweeper):
         unfinished = describe_unfinished(rows)
         if unfinished:
             raise RunFailed(unfinished)
+
+    def write_config(self, folder: Path) -> None:
+        """Write the sweep's own config, without its secrets, whole: another sweep into this folder may read it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = mask_secrets(OmegaConf.to_container(self.config, resolve=False))
+        write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def launch_points(
         self,
