@@ -110,7 +110,7 @@ def _leave_out_cudnn_attention() -> None:
     """Let PyTorch take its flash or memory-efficient kernels, where on Hopper and later it would prefer cuDNN's.
 
     That one plans each shape anew, and rows padded to the longest of a step, packed ones too, seldom have one that came
-    before: on an H200 almost every step of a small model took 0.1 to 0.25 s longer than the few others.
+    before: on an H200 the first call of a length took 0.1 s, the second 0.001 s; other kernels take 0.0003 s.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
