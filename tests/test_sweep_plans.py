@@ -207,28 +207,34 @@ def test_every_method_runs_with_one_seed_before_the_next_seed():
     assert len({job[0] for job in jobs[:3]}) == 3
 
 
+# That every method composes, `methods` tells; the other sweeps of all methods are planned for three.
+OF_THREE = "method=full,lora,badam"
 COUNTS = {
-    "methods": len(FOUND),
-    "tune": 5 * len(FOUND),
-    "compare": 5 * len(FOUND),
-    "lora_rank": 24,
-    "galore_rank": 18,
-    "badam_switch": 12,
-    "learning_rate": 6 * len(FOUND),
-    "freeze_depth": 6,
-    "smollm2_gsm8k_tune": 44,
-    "smollm2_gsm8k_compare": 55,
+    "methods": (len(FOUND),),
+    "tune": (5 * 3, OF_THREE),
+    "compare": (5 * 3, OF_THREE, "tuned=null"),
+    "lora_rank": (24,),
+    "galore_rank": (18,),
+    "badam_switch": (12,),
+    "learning_rate": (6 * 3, OF_THREE),
+    "freeze_depth": (6,),
+    "smollm2_gsm8k_tune": (44,),
+    "smollm2_gsm8k_compare": (55, "tuned=null"),
 }
 
 
-# The others compose every method several times over.
-QUICK_SWEEPS = ("lora_rank", "galore_rank", "badam_switch", "freeze_depth")
-
-
-@pytest.mark.parametrize("name", quick_of(sorted(COUNTS), *QUICK_SWEEPS))
+@pytest.mark.parametrize("name", quick_of(sorted(COUNTS), *sorted(COUNTS.keys() - {"methods"})))
 def test_a_ready_sweep_has_its_jobs(name):
-    jobs = plan("-cd", str(SWEEPS), "-cn", name, *(["tuned=null"] if "compare" in name else []))
-    assert len(jobs) == COUNTS[name]
+    count, *words = COUNTS[name]
+    assert len(plan("-cd", str(SWEEPS), "-cn", name, *words)) == count
+
+
+def test_the_sweeps_of_all_methods_have_the_same_ones():
+    named = []
+    for name in ("methods", "tune", "compare", "learning_rate"):
+        params = OmegaConf.load(SWEEPS / f"{name}.yaml").hydra.sweeper.params
+        named.append(params.method)
+    assert len(set(named)) == 1
 
 
 UNCOUNTED = sorted({path.stem for path in SWEEPS.glob("*.yaml")} - {*COUNTS, "wandb"})
