@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from sweeping import SWEEPS, plan, plan_points
 
+from tuneoff.cli.arguments import prepare_sweep_arguments
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.config import ConfigError, resolve_config
 from tuneoff.sweeps.composition import Composer, select_task_overrides
@@ -61,6 +62,53 @@ def test_an_option_of_the_swept_methods_alone():
         plan("-m", "method=galore,lora", "galore_rank=128")
     line = explain_error(refused.value, ["galore_rank=128"])
     assert line == "galore_rank=128: no such option for method=lora, but for galore"
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["method=vera,randlora"], "peft.r=64"),
+        (["model=tiny,tiny"], "model.pretrained=true"),
+        (["data=stdlib,docstrings"], "data.limit=4"),
+        (["data=[stdlib,docstrings],[docstrings,stdlib]"], "data.sets.stdlib.limit=4"),
+        (["forgetting.data=stdlib,docstrings"], "forgetting.data.limit=4"),
+    ],
+)
+def test_what_only_the_swept_choices_have_is_given_to_each(words, value):
+    """Hydra composes once without them, by the default's keys."""
+    jobs = plan("-m", *words, value)
+    assert len(jobs) == (1 if "tiny" in words[0] else 2)
+    assert all(value in [word.lower() for word in job] for job in jobs)
+
+
+def test_a_nested_option_of_some_of_a_files_methods():
+    methods = "hydra.sweeper.params.method='lora,vera'"
+    jobs = plan("-cd", str(SWEEPS), "-cn", "methods", methods, "peft.r=8")
+    assert sorted(map(sorted, jobs)) == [
+        ["method=lora", "seed=0"],
+        ["method=vera", "peft.r=8", "seed=0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "line"),
+    [
+        ("lora_rank", "method=full", "lora_rank=1: no such option for method=full, but for lora"),
+        (
+            "galore_rank",
+            "galore_rnk=3",
+            "galore_rnk=3: no such option for method=lora; did you mean galore_rank or lora_rank or galore_svd?",
+        ),
+        ("tune", "foo=3", "foo=3: no such option for method=lora"),
+    ],
+)
+def test_a_fault_of_a_files_sweep_names_its_own_key(name, word, line):
+    words = ["-cd", str(SWEEPS), "-cn", name, word]
+    # Else Hydra takes it for a run, and refuses the first swept word.
+    assert "--multirun" in prepare_sweep_arguments(words)
+    with pytest.raises((ConfigCompositionException, ConfigError)) as refused:
+        plan(*words)
+    assert explain_error(refused.value, words) == line
 
 
 @pytest.mark.slow

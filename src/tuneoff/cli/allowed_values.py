@@ -77,8 +77,10 @@ def describe_kind(kind: Any, name: str) -> str | None:
 def written_override(key: str, arguments: list[str]) -> str:
     """`key=value` as the user wrote it, or the key alone."""
     for argument in arguments:
-        name, _, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         name = name.lstrip("+~")
+        if not equals:  # as `-cn lora_rank` has of a file
+            continue
         if name == key or name.startswith(f"{key}."):
             return f"{shorten(name)}={shorten(value)}"
     return shorten(key)

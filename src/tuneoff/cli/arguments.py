@@ -3,7 +3,7 @@
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,15 @@ SILENT = [
 SEARCH_PATH = "hydra.searchpath="
 # A word, or a list of words, that sweeps nothing.
 PLAIN_VALUE = r"[\w.+/-]+|\[[^\[\]()]*\]"
+# Groups of which a job's choice says which keys there are below them.
+CHOICES = ("model", "data", "forgetting.data")
 
 
 def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     """The command line with lists of data sets as Hydra's choices; of a sweep ready for our sweeper.
 
-    It is named, and `galore_rank=128` is written `galore_rank=choice(128)` for `galore_rank=128`.
-
-    Hydra composes once without the swept values, and so with a method that may not have that option; a choice reaches
-    the sweeper alone. Only options that not every method has are written so.
+    It is named, and `galore_rank=128` is written `galore_rank=choice(128)`: Hydra composes once without the swept
+    values, and so with a method that may not have that option; a choice reaches the sweeper alone.
     """
     arguments = write_as_choices(arguments)
     flags = get_args_parser().parse_args(arguments)
@@ -52,11 +52,10 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     if ranks > 1:
         allowed = f"a sweep needs no launcher: leave it out, and write num_processes={ranks}"
         raise ConfigError("WORLD_SIZE", ranks, allowed)
-    plain_option = re.compile(rf"({'|'.join(find_method_options())})=({PLAIN_VALUE})")
-    prepared = []
-    for word in arguments:
-        match = plain_option.fullmatch(word)
-        prepared.append(f"{match[1]}=choice({match[2]})" if match else word)
+    prepared = write_for_sweeper(arguments, primary_config)
+    # Else, where Hydra finds a fault, it takes a file that sweeps by itself for a run, and refuses the swept values.
+    if not flags.multirun:
+        prepared.append("--multirun")
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
     if not names_sweeper(arguments, primary_config):
         prepared.append("hydra/sweeper=grids")
@@ -64,6 +63,33 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     if not has_name and not any(word.startswith(DIR) for word in arguments):
         prepared.append(DIR + name_sweep_folder(arguments))
     return prepared
+
+
+def write_for_sweeper(arguments: Sequence[str], primary_config: DictConfig) -> list[str]:
+    """The words with a choice of one value for the settings that not every job may have.
+
+    These are the options that not every method has, and what a model, a set or the second text has where it is swept.
+    """
+    heads = [re.escape(option) + r"(?:\.[\w.]+)?" for option in find_method_options()]
+    for group in CHOICES:
+        if is_swept(group, arguments, primary_config):
+            heads.append(re.escape(group) + r"\.[\w.]+")
+    plain_option = re.compile(rf"({'|'.join(heads)})=({PLAIN_VALUE})")
+    written = []
+    for word in arguments:
+        match = plain_option.fullmatch(word)
+        written.append(f"{match[1]}=choice({match[2]})" if match else word)
+    return written
+
+
+def is_swept(group: str, arguments: Sequence[str], primary_config: DictConfig) -> bool:
+    """Whether the command line, or else the sweep's file, gives the jobs several choices of a group, or may."""
+    values = [word.partition("=")[2] for word in arguments if word.startswith(f"{group}=")]
+    if values:
+        return not re.fullmatch(PLAIN_VALUE, values[-1])
+    sweeper = OmegaConf.select(primary_config, "hydra.sweeper") or {}
+    swept = [sweeper.get("params"), *(sweeper.get("grids") or ())]
+    return any(isinstance(item, Mapping) and group in item for item in swept)
 
 
 def names_sweeper(arguments: list[str], primary_config: DictConfig) -> bool:

@@ -47,7 +47,7 @@ def find_line(error: BaseException, arguments: list[str]) -> str | None:
     if not is_from_input(chain):
         return None
     # In a sweep the point's own value, not the whole list of the command line.
-    arguments = [*find_merged_overrides(chain), *arguments]
+    arguments = [*find_merged_overrides(chain), *arguments, *find_refused_overrides(chain)]
     for cause in chain:
         line = explain_known_error(cause, arguments)
         if line:
@@ -62,6 +62,12 @@ def find_line(error: BaseException, arguments: list[str]) -> str | None:
 def find_merged_overrides(chain: list[BaseException]) -> list[str]:
     """The overrides that Hydra says it could not merge."""
     matches = [re.match(r"Error merging override (.*)", str(cause)) for cause in chain]
+    return [match[1] for match in matches if match]
+
+
+def find_refused_overrides(chain: list[BaseException]) -> list[str]:
+    """The overrides that Hydra advises to add: of a sweep's file, and so not among the words of the command line."""
+    matches = [re.search(r"To append to your config use \+(.*)", str(cause)) for cause in chain]
     return [match[1] for match in matches if match]
 
 

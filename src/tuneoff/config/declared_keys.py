@@ -97,7 +97,8 @@ def explain_unknown_key(key: str, declared: list[str], method: str | None) -> st
         nearest = suggest_nearest(name, declared) or f"; there are {', '.join(declared)}"
         return f"no such option in {parent}{nearest}"
     owners = [owner for owner, schema in schemas().items() if name in list_keys(schema)]
-    hint = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, declared)
+    known = [*declared, *sorted(find_method_options().difference(declared))]
+    hint = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, known)
     return f"no such option for method={method}{hint}"
 
 

@@ -16,7 +16,6 @@ from tuneoff.config import (
     Task,
     bind_settings,
     check_settings,
-    find_method_options,
     format_value,
     refuse_second_method,
 )
@@ -26,11 +25,11 @@ from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
 from tuneoff.sweeps.composition import ComposedPoint, Composer, select_task_overrides
+from tuneoff.sweeps.foreign_options import drop_foreign_options
 from tuneoff.sweeps.grids import expand_grids, override_keys
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 
 SEED = "seed="
-METHOD = "method="
 LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
@@ -220,7 +219,8 @@ class Plan:
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
         if "method" not in given:
-            points = self.drop_foreign_options(points, given & find_method_options())
+            points, notes = drop_foreign_options(points, given, self.composer)
+            self.notes += notes
         for point in points:
             for placed in self.expand_around(point):
                 yield from self.add_sobol_points(placed)
@@ -248,50 +248,6 @@ class Plan:
         task = self.composer.compose_task(point)
         for values in list_sobol_points(self.sobol, task, override_keys(point)):
             yield [*point, *values]
-
-    def drop_foreign_options(
-        self,
-        points: list[list[str]],
-        given: set[str],
-    ) -> list[list[str]]:
-        """The points without those of the `given` options that their method does not have, but others of them do."""
-        if not given:
-            return points
-        options: dict[str, set[str]] = {}
-        for point in points:
-            choice = find_method_choice(point)
-            if choice is not None and choice not in options:
-                task = self.composer.compose_task([choice])
-                options[choice] = given.intersection(map(str, task))
-        # An option that none of the methods has is left in, and refused.
-        known: set[str] = set().union(*options.values())
-        self.note_owners(sorted(known), options)
-        kept_points = []
-        for point in points:
-            choice = find_method_choice(point)
-            foreign = known - options[choice] if choice is not None else set()
-            kept_points.append([text for text in point if not override_keys([text]) & foreign])
-        return kept_points
-
-    def note_owners(
-        self,
-        known: list[str],
-        options: Mapping[str, set[str]],
-    ) -> None:
-        """Note which methods an option is for, where not all of the sweep's have it."""
-        for option in known:
-            owners = [
-                choice.removeprefix(METHOD) for choice in options if option in options[choice]
-            ]
-            if len(owners) < len(options):
-                self.notes.append(
-                    f"{option} is for {', '.join(owners)} alone; the other methods run without it"
-                )
-
-
-def find_method_choice(point: list[str]) -> str | None:
-    """The override that chooses a point's method; None where the config's own choice counts."""
-    return next((text for text in point if text.startswith(METHOD)), None)
 
 
 def order_by_seed(points: list[Point]) -> list[Point]:
