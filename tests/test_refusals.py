@@ -331,6 +331,18 @@ CASES = {
     "-cn nope": "--config-name=nope: no such file in conf, nor in the folder of --config-dir",
     "-cd /nowhere": "--config-dir=/nowhere: must be an existing folder",
     "-cd . -cn broken": "…broken.yaml, line 1: …",
+    "-cd . -cn own_forgetting": "forgetting=stdlib: must be given by its parts, forgetting.data",
+    "-cd . -cn own_columns": "data.columns=prompt: must be given by its parts, data.columns.messages, …",
+    "-cd . -cn own_hydra": "hydra=3: must be given by its parts, hydra.…",
+    "-cd . -cn own_run": "hydra.run=here: must be given by its parts, hydra.run.dir",
+    "-cd . -cn own_sweeper": "hydra.sweeper=4: must be keys with values, as in hydra.sweeper: {KEY: VALUE}",
+    "-cd . -cn own_peft": "peft=4: must be keys with values, as in peft: {KEY: VALUE}",
+    "-cd . -cn own_empty": "model=null: must be given by its parts, model.name, …",
+    "-cd . -cn own_config": "model.config=4: must be keys with values, as in model.config.KEY=VALUE",
+    "-cd . -cn own_dotted": "data.path=x: must be nested in a YAML, data: {path: …}",
+    "-cd . -cn own_value": "lr=abc: must be a number, above 0",
+    "-cd . -cn own_without_self": "lr=abc: must be a number, above 0",
+    "-cd . -cn own_late_base": "defaults=[_self_, config]: must have _self_ after config, …: [config, _self_]",
     "-cd . -cn bare": "bare.yaml: must begin with `defaults: [config, _self_]`, …",
     "-cd . -cn latin": "latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
     "-cd . method=latin": "…method/latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
@@ -408,6 +420,23 @@ class Outcome:
     left: set[str]
 
 
+# What a YAML of one's own may say wrongly; a first line stands before those that have no defaults list.
+OWN_YAMLS = {
+    "own_forgetting": "forgetting: stdlib",
+    "own_columns": "data: {columns: prompt}",
+    "own_hydra": "hydra: 3",
+    "own_run": "hydra: {run: here}",
+    "own_sweeper": "hydra: {sweeper: 4}",
+    "own_peft": "defaults: [config, {override method: vera}, _self_]\npeft: 4",
+    "own_empty": "model:",
+    "own_config": "model: {config: 4}",
+    "own_dotted": "data.path: x",
+    "own_value": "lr: abc",
+    "own_without_self": "defaults: [config]\nlr: abc",
+    "own_late_base": "defaults: [_self_, config]\nlr: 0.5",
+}
+
+
 def contents(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
@@ -420,6 +449,9 @@ def lay_out(work: Path) -> None:
     (work / "run.log").write_text("an earlier prediction's")
     (work / "broken.yaml").write_text("a: b: c\n")
     (work / "own.yaml").write_text("defaults: [config, _self_]\n")
+    for name, body in OWN_YAMLS.items():
+        first = "" if body.startswith("defaults") else "defaults: [config, _self_]\n"
+        (work / f"{name}.yaml").write_text(f"{first}{body}\n")
     (work / "bare.yaml").write_text("max_steps: 1\n")
     for file in (work / "latin.yaml", work / "method" / "latin.yaml"):
         file.write_bytes(b"defaults: [config, _self_]  # \xe9\n")

@@ -40,6 +40,21 @@ def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
     return nested
 
 
+def describe_setting(key: str) -> str | None:
+    """`must be …` of a dotted key that holds settings of its own; None for another."""
+    *parents, name = key.split(".")
+    classes: list[Any] = [Experiment, *schemas().values()]
+    for parent in parents:
+        classes = find_nested_classes(classes, parent)
+    nested = find_nested_classes(classes, name)
+    if nested:
+        return describe_kind(nested[0], key)
+    hints = [read_field_types(cls).get(name) for cls in classes]
+    kinds = [kind for hint in hints for kind in (hint, *get_args(hint))]
+    is_map = any(get_origin(kind) is dict for kind in kinds)
+    return f"must be keys with values, as in {key}.KEY=VALUE" if is_map else None
+
+
 def describe_allowed(cls: Any, name: str) -> str | None:
     """`must be …` from a field's type and its declared range; None where the class says nothing."""
     owner: Any = cls  # is_dataclass() narrows it to what mypy does not take for hashable
@@ -75,12 +90,16 @@ def describe_kind(kind: Any, name: str) -> str | None:
 
 
 def written_override(key: str, arguments: list[str]) -> str:
-    """`key=value` as the user wrote it, or the key alone."""
+    """`key=value` as the user wrote it, or a part of it; the key alone where neither was written."""
+    below = None
     for argument in arguments:
         name, equals, value = argument.partition("=")
         name = name.lstrip("+~")
         if not equals:  # as `-cn lora_rank` has of a file
             continue
-        if name == key or name.startswith(f"{key}."):
-            return f"{shorten(name)}={shorten(value)}"
-    return shorten(key)
+        written = f"{shorten(name)}={shorten(value)}"
+        if name == key:
+            return written
+        if name.startswith(f"{key}."):
+            below = below or written
+    return below or shorten(key)

@@ -11,9 +11,9 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.cli.own_yamls import read_own_yaml
+from tuneoff.cli.own_yamls import list_body_words, read_own_yaml
 from tuneoff.cli.sweep_folder import DIR, name_sweep_folder
-from tuneoff.cli.typed_words import FOLDER_KEYS, expand_home
+from tuneoff.cli.typed_words import FOLDER_KEYS, expand_home, put_keys_together
 from tuneoff.config import ConfigError, find_method_options
 from tuneoff.config.paths import is_file
 from tuneoff.config.set_lists import refuse_listed_choices, write_as_choices
@@ -137,6 +137,18 @@ def read_primary_config(flags: Namespace) -> DictConfig:
         if folder is own_folder or flags.config_dir or flags.config_path:
             return read_own_yaml(path, (given_folder, own_folder))
     return OmegaConf.create()
+
+
+def list_words_of_file(arguments: list[str]) -> list[str]:
+    """What the file of --config-name says, as words of a command line; nothing where none is named, or can be read."""
+    try:
+        flags = get_args_parser().parse_args(put_keys_together(arguments))
+        content = read_primary_config(flags) if flags.config_name else OmegaConf.create()
+    except ConfigError:
+        return []
+    plain = OmegaConf.to_container(content, resolve=False)
+    assert isinstance(plain, dict)
+    return list_body_words(plain)
 
 
 def list_home_words(arguments: Sequence[str], primary_config: DictConfig) -> list[str]:

@@ -10,7 +10,8 @@ from traceback import walk_tb
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tuneoff.cli.known_errors import explain_known_error, first_line
+from tuneoff.cli.error_texts import first_line
+from tuneoff.cli.known_errors import explain_known_error
 from tuneoff.config import ConfigError, shorten
 from tuneoff.distributed.launch import LauncherError
 from tuneoff.record import Busy

@@ -25,22 +25,17 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, YAMLError, safe_load
 
-from tuneoff.cli.allowed_values import describe_allowed, find_field, written_override
+from tuneoff.cli.allowed_values import (
+    describe_allowed,
+    describe_setting,
+    find_field,
+    written_override,
+)
+from tuneoff.cli.error_texts import find_full_key, first_line
+from tuneoff.cli.merge_errors import explain_merge_error, write_nested
 from tuneoff.cli.own_yamls import describe_unreadable, find_file_read
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
 from tuneoff.record import describe_os_error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that is not blank, or nothing."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next(filter(None, lines), "")
-
-
-def find_full_key(error: BaseException) -> str | None:
-    """The key that OmegaConf writes below the message of an error that is not its own."""
-    match = re.search(r"^ *full_key: (\S+)", str(error), re.MULTILINE)
-    return match[1] if match else None
 
 
 @singledispatch
@@ -86,8 +81,9 @@ def _(error: SearchPathException, arguments: list[str]) -> str:
 @explain_known_error.register
 def _(error: ValidationError, arguments: list[str]) -> str | None:
     if not error.full_key:
-        return None
-    allowed = describe_allowed(error.object_type, error.key) or first_line(error)
+        return explain_merge_error(first_line(error), arguments)
+    allowed = describe_allowed(error.object_type, error.key)
+    allowed = allowed or describe_setting(error.full_key) or first_line(error)
     return f"{written_override(error.full_key, arguments)}: {allowed}"
 
 
@@ -101,6 +97,8 @@ def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
         known = [item.name for item in fields(error.object_type)]
     method = OmegaConf.select(error.parent_node._get_root(), "method")
     reason = explain_unknown_key(error.full_key, known, method)
+    if "." in str(error.key):  # of a YAML; on the command line it is what it says
+        reason = f"must be nested in a YAML, {write_nested(str(error.key))}"
     return f"{written_override(error.full_key, arguments)}: {reason}"
 
 

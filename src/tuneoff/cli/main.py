@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from tuneoff.cli.arguments import prepare_sweep_arguments
+from tuneoff.cli.arguments import list_words_of_file, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
 from tuneoff.cli.error_lines import explain_error
 from tuneoff.cli.foreign_names import refuse_foreign_names
@@ -36,6 +36,8 @@ def one_line(main: Callable[[], None]) -> int:
     prepare_console()
     for message in RAISED_WARNINGS:
         warnings.filterwarnings("error", message=message)
+    # Without it a YAML's own settings come last, which is what is meant.
+    warnings.filterwarnings("ignore", message="In '.*': Defaults list is missing `_self_`")
     written = sys.argv[1:]
     try:
         check_launch()
@@ -57,7 +59,7 @@ def one_line(main: Callable[[], None]) -> int:
         print_open_sweeps()
     if isinstance(error, RunEnded):
         return report_earlier_result(error)
-    return report_error(error, written)
+    return report_error(error, [*written, *list_words_of_file(written)])
 
 
 def expand_yamls(arguments: list[str]) -> list[str]:

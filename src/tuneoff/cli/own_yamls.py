@@ -1,6 +1,6 @@
 """Own YAMLs: the file of --config-name, read before Hydra reads it, and what is wrong with a file that cannot be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from traceback import walk_tb
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import Reader
 
-from tuneoff.config import ABSENT, ConfigError
+from tuneoff.config import ABSENT, ConfigError, format_value
 
 # In a defaults list they bring all settings.
 BASES = ("config", "experiment")
@@ -40,6 +40,7 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
             return OmegaConf.create()
         content = None
     if isinstance(content, DictConfig) and brings_settings(content, folders):
+        refuse_late_base(content)
         refuse_choices_in_body(content)
         return content
     if path.stem in BASES:
@@ -47,6 +48,31 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
     else:
         allowed = f"must begin with {FIRST_LINE}, which brings the settings that it does not name"
     raise ConfigError(str(path), ABSENT, allowed)
+
+
+def refuse_late_base(content: DictConfig) -> None:
+    """Refuse a defaults list in which all settings come after what the YAML itself says, which they would replace.
+
+    Raises:
+        ConfigError: with what to write.
+    """
+    names = [entry for entry in content.defaults if isinstance(entry, str)]
+    if "_self_" in names and names.index("_self_") < names.index(names[-1]):
+        late = [name for name in names[names.index("_self_") :] if name in BASES]
+        if late:
+            allowed = f"must have _self_ after {late[0]}, or nothing of this YAML counts: [{late[0]}, _self_]"
+            raise ConfigError("defaults", f"[{', '.join(names)}]", allowed)
+
+
+def list_body_words(content: Mapping) -> list[str]:
+    """What a YAML says, as words of a command line, for messages that leave out the value."""
+    words = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            words += [f"{key}.{word}" for word in list_body_words(value)]
+        elif key != "defaults":
+            words.append(f"{key}={format_value(value)}")
+    return words
 
 
 def refuse_choices_in_body(content: DictConfig) -> None:
