@@ -346,6 +346,7 @@ CASES = {
     "-cd . -cn bare": "bare.yaml: must begin with `defaults: [config, _self_]`, …",
     "-cd . -cn latin": "latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
     "-cd . method=latin": "…method/latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
+    "-cd . -cn sweep": "hydra.sweeper.prams={'seed': '0,1'}: no such option in hydra.sweeper; did you mean params?",
     "model=tiny -cd . -cn own lr=0": "lr=0.0: must be above 0",
     # ---- another folder, and a bad point anywhere in a grid
     "hydra.run.dir=custom/deep lr=0": "lr=0.0: must be above 0",
@@ -362,6 +363,9 @@ CASES = {
     "-m method=full,nope": "method=nope: must be one of …",
     "-m method=full,badam +foo=1": "foo=1: no such option for method=full",
     "-m seed=0,1 lora_rank=8,0 hydra.sweep.dir=custom": "lora_rank=0: must be at least 1",
+    "-m hydra.sweeper.around.lr=2": "hydra.sweeper.around.lr=2: no such option in hydra.sweeper.around; it is given whole, …",
+    "-m hydra.sweeper.prams=2": "hydra.sweeper.prams=2: no such option in hydra.sweeper; did you mean params?",
+    "-m hydra.sweeper.needs=dev seed=0,1": "hydra.sweeper.needs=dev: must be a list of any of validation, test",
     "-m hydra.verbose=true,false": "hydra.verbose=true,false: cannot be swept; a list for the sweeper is one text…",
 }
 OPT = {
@@ -452,6 +456,8 @@ def lay_out(work: Path) -> None:
     for name, body in OWN_YAMLS.items():
         first = "" if body.startswith("defaults") else "defaults: [config, _self_]\n"
         (work / f"{name}.yaml").write_text(f"{first}{body}\n")
+    sweep = "hydra: {mode: MULTIRUN, sweeper: {prams: {seed: '0,1'}}}\n"
+    (work / "sweep.yaml").write_text(f"defaults: [config, _self_]\n{sweep}")
     (work / "bare.yaml").write_text("max_steps: 1\n")
     for file in (work / "latin.yaml", work / "method" / "latin.yaml"):
         file.write_bytes(b"defaults: [config, _self_]  # \xe9\n")

@@ -1,5 +1,6 @@
 """The plan of a sweep: which jobs a command line has, each with its method's own options."""
 
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from sweeping import SWEEPS, plan, plan_points
@@ -329,3 +330,54 @@ def test_hydras_own_part_may_be_added_to():
         "+foo=1",
     ]
     assert select_task_overrides(words) == ["method=lora", "+foo=1"]
+
+
+# An option of the sweeper, as a word or as the content of a YAML, and the line that refuses it.
+OPTIONS = {
+    "around={lr: abc}": "around.lr=abc: must be numbers, as in '0.1,1,10'",
+    "around={lr: null}": "around.lr=null: must be numbers, as in '0.1,1,10'",
+    "around={lr: [1,x]}": "around.lr=[1,x]: must be numbers, as in '0.1,1,10'",
+    "around={lr: true}": "around.lr=true: must be numbers, as in '0.1,1,10'",
+    "around={lr: []}": "around.lr=[]: must be numbers, as in '0.1,1,10'",
+    "around={lr: 'nan,1'}": "around.lr=nan,1: must be numbers, as in '0.1,1,10'",
+    "around={scheduler: 2}": "around.scheduler=2: multiplies a number, and method=lora has scheduler=cosine",
+    "around={model.path: '1,2'}": "around.model.path=1,2: multiplies a number, and method=lora has model.path=…",
+    "around={lrr: 2}": "around.lrr=2: no such option for method=lora; did you mean lr?",
+    "around={model.foo: 2}": "around.model.foo=2: no such option in model; there are name, path, …",
+    "around={galore_rank: 2}": "around.galore_rank=2: no such option for method=lora, but for galore…",
+    "around=3": "around=3: must be keys with values, as in 'hydra.sweeper.around={KEY: VALUE}'",
+    "needs=validation": "needs=validation: must be a list of any of validation, test",
+    "needs=[dev]": "needs=[dev]: must be a list of any of validation, test",
+    "needs=3": "needs=3: must be a list of any of validation, test",
+    "sobol=4": "sobol=4: must be keys with values, as in 'hydra.sweeper.sobol={KEY: VALUE}'",
+    "sobol={points: 4, arond: {lr: [1,3]}}": "sobol.arond=…: no such option in hydra.sweeper.sobol; did you mean around?",
+    "sobol={points: 4, around: 3}": "sobol.around=3: must be keys with values, …",
+    "sobol={points: 4, around: {lr: 3}}": "sobol.around.lr=3: must be [low, high], low below high, and both above 0",
+    "sobol={points: 4, around: {lr: [1,x]}}": "sobol.around.lr=[1,x]: must be [low, high], …",
+    "sobol={points: 4, between: {lrr: [1,3]}}": "sobol.between.lrr=1,3: no such option for method=lora; did you mean lr?",
+    "sobol={points: 4, around: {scheduler: [1,3]}}": "sobol.around.scheduler=1,3: multiplies a number, …",
+    "grids=[seed,3]": "grids=[seed,3]: must be a list of maps, as in …",
+    "grids={seed: 0}": "grids={'seed': 0}: must be a list of maps, as in …",
+    "params=[seed,3]": "params=[seed,3]: must be keys with values, as in …",
+    "max_batch_size=0": "max_batch_size=0: must be an integer, at least 1, or null",
+    "jobs=2": "jobs=2: is filled in by the sweep itself, and cannot be given",
+    "prams={seed: '0,1'}": "prams={'seed': '0,1'}: no such option in hydra.sweeper; did you mean params?",
+}
+
+
+@pytest.mark.parametrize("word", OPTIONS)
+def test_an_option_of_the_sweeper_is_refused_by_its_key(word):
+    plus = "+" if word.startswith("prams") else ""
+    with pytest.raises((ConfigError, InstantiationException)) as refused:
+        plan("-m", "seed=0", f"{plus}hydra.sweeper.{word}")
+    line = explain_error(refused.value, [])
+    pattern = ".*".join(map(re.escape, f"hydra.sweeper.{OPTIONS[word]}".split("…")))
+    assert re.fullmatch(pattern, line), line
+
+
+def test_factors_are_a_text_a_list_or_one_number():
+    jobs = [
+        plan("-m", "seed=0", f"hydra.sweeper.around={{lr: {text}}}") for text in ("'1,2'", "[1,2]")
+    ]
+    assert jobs[0] == jobs[1] and len(jobs[0]) == 2
+    assert plan("-m", "seed=0", "hydra.sweeper.around={lr: 2}") == jobs[0][1:]

@@ -95,6 +95,8 @@ def _(error: OmegaConfBaseException, arguments: list[str]) -> str | None:
     known = []
     if is_dataclass(error.object_type):
         known = [item.name for item in fields(error.object_type)]
+    elif OmegaConf.is_dict(error.parent_node):
+        known = list(map(str, error.parent_node))
     method = OmegaConf.select(error.parent_node._get_root(), "method")
     reason = explain_unknown_key(error.full_key, known, method)
     if "." in str(error.key):  # of a YAML; on the command line it is what it says

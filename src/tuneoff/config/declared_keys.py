@@ -89,10 +89,12 @@ def _lost_its_type(node: Any, item: Field) -> bool:
 
 
 def explain_unknown_key(key: str, declared: list[str], method: str | None) -> str:
-    """What to say of a key that no dataclass declares: whose option it is, or which it resembles."""
+    """What to say of a key that is not declared where it stands: whose option it is, or which it resembles."""
     parent, _, name = key.rpartition(".")
     if re.search(r"\bdata\.sets$", parent):
         return "no such set; one is added in a YAML of your own, or in the list data=[gsm8k,alpaca]"
+    if parent and not declared:
+        return f"no such option in {parent}; it is given whole, as in '{parent}={{{name}: VALUE}}'"
     if parent:
         nearest = suggest_nearest(name, declared) or f"; there are {', '.join(declared)}"
         return f"no such option in {parent}{nearest}"

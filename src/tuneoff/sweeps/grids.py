@@ -36,7 +36,7 @@ def expand_grids(
         ConfigError: `method=` names none, or one that no grid has.
     """
     given = by_key(parser.parse_overrides(arguments))
-    parsed_grids = [parse_grid(parser, grid) for grid in grids]
+    parsed_grids = [parse_grid(parser, grid) for grid in grids or [{}]]
     refuse_other_methods(given, parsed_grids)
     named: set[str] = set().union(*parsed_grids)
     named_method_options = named & find_method_options()

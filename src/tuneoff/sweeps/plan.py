@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from tuneoff.jobs.data_check import DataCheck, plan_checks
 from tuneoff.jobs.devices import check_enough_devices
 from tuneoff.jobs.work import WORKS, PredictWork, Work
 from tuneoff.sweeps import tuning
+from tuneoff.sweeps.bases import find_base
 from tuneoff.sweeps.composition import ComposedPoint, Composer, select_task_overrides
 from tuneoff.sweeps.foreign_options import drop_foreign_options
 from tuneoff.sweeps.grids import expand_grids, override_keys
+from tuneoff.sweeps.options import KEY, SweepOptions
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 
 SEED = "seed="
@@ -76,24 +78,11 @@ def find_budget(experiment: Experiment) -> Budget:
 class Plan:
     """Makes the points of a sweep, and gathers notes on what the user should know of them."""
 
-    def __init__(
-        self,
-        loader: ConfigLoaderImpl,
-        sweep_config: DictConfig,
-        grids: list,
-        params: Mapping,
-        around: Mapping,
-        needs: Sequence[str] = (),
-        sobol: Mapping | None = None,
-    ):
-        if sobol:
-            refuse_bad_space(sobol)
-        self.sobol = sobol
+    def __init__(self, loader: ConfigLoaderImpl, sweep_config: DictConfig, options: SweepOptions):
+        if options.sobol:
+            refuse_bad_space(options.sobol)
+        self.options = options
         self.composer = Composer(loader, sweep_config)
-        self.grids = grids
-        self.params = params
-        self.around = around
-        self.needs = needs
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
         self._pushing: dict[str, Path] = {}  # which job's folder is uploaded to a name on the hub
@@ -117,7 +106,7 @@ class Plan:
             point = self.make_point(overrides)
             self.refuse_shared_folder(points.setdefault(point.folder, point), point)
         if not points:
-            raise ConfigError("hydra.sweeper", ABSENT, "its grids hold no point")
+            raise ConfigError(KEY, ABSENT, "its grids hold no point")
         return order_by_seed(list(points.values()))
 
     def make_point(self, overrides: list[str]) -> Point:
@@ -137,7 +126,7 @@ class Plan:
         work_type = WORKS[experiment.task]
         is_done = work_type.is_done(folder, experiment)
         if experiment.task is Task.train and not is_done:
-            for check in plan_checks(experiment, self.needs):
+            for check in plan_checks(experiment, self.options.needs):
                 self.add_data_check(check)
         point = Point(
             overrides, folder, is_done, work_type, experiment.rerun, identity, experiment.seed
@@ -214,7 +203,8 @@ class Plan:
     def expand(self, arguments: list[str]) -> Iterator[list[str]]:
         """The overrides of each point, with `around` worked out: factors of the value that a key has without them."""
         parser = self.composer.parser
-        expanded = expand_grids(parser, self.grids, self.params, arguments)
+        options = self.options
+        expanded = expand_grids(parser, options.grids, options.params, arguments)
         points = [write_as_choices(point) for point in expanded]
         given = {override.get_key_element() for override in parser.parse_overrides(arguments)}
         # Who names the methods means the option for all of them; a file's methods get it where they have it.
@@ -227,26 +217,27 @@ class Plan:
 
     def expand_around(self, point: list[str]) -> Iterator[list[str]]:
         """A point times the factors of each key of `around` that it does not set."""
-        keys = [key for key in self.around if key not in override_keys(point)]
+        given = override_keys(point)
+        keys = [key for key in self.options.around if key not in given]
         if not keys:
             yield point
             return
         task = self.composer.compose_task(point)
         axes = []
         for key in keys:
-            base = OmegaConf.select(task, key)
-            factors = str(self.around[key]).split(",")
-            axes.append([f"{key}={scale_value(base, float(factor))}" for factor in factors])
+            factors = self.options.around[key]
+            base = find_base(f"{KEY}.around.{key}", factors, task, key)
+            axes.append([f"{key}={scale_value(base, factor)}" for factor in factors])
         for values in itertools.product(*axes):
             yield [*point, *values]
 
     def add_sobol_points(self, point: list[str]) -> Iterator[list[str]]:
         """A point times those of the `sobol` space, for the keys that it does not set."""
-        if not self.sobol:
+        if not self.options.sobol:
             yield point
             return
         task = self.composer.compose_task(point)
-        for values in list_sobol_points(self.sobol, task, override_keys(point)):
+        for values in list_sobol_points(self.options.sobol, task, override_keys(point)):
             yield [*point, *values]
 
 

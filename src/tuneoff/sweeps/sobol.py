@@ -5,9 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.config import ConfigError, check_package
+from tuneoff.config import ConfigError, check_package, find_method_options
+from tuneoff.sweeps import options
+from tuneoff.sweeps.bases import find_base, has_key, refuse_unknown_setting
+from tuneoff.sweeps.options import read_map, read_numbers, refuse_unknown
 
-KEY = "hydra.sweeper.sobol"
+KEY = f"{options.KEY}.sobol"
+KINDS = ("around", "between")
 SEED = 0
 
 
@@ -18,6 +22,7 @@ def refuse_bad_space(space: Mapping) -> None:
         ConfigError: naming the part.
     """
     check_package(KEY, dict(space), "scipy", "report")
+    refuse_unknown(KEY, space, ["points", *KINDS])
     count = space.get("points")
     is_power = isinstance(count, int) and count >= 2 and count & (count - 1) == 0
     if not is_power:
@@ -26,17 +31,25 @@ def refuse_bad_space(space: Mapping) -> None:
     if not ranges:
         raise ConfigError(KEY, dict(space), "needs around or between, each KEY: [low, high]")
     for (kind, key), ends in ranges.items():
-        lowest = 0.0 if kind == "around" else float("-inf")
-        if len(ends) != 2 or not lowest < ends[0] < ends[1]:
-            raise ConfigError(f"{KEY}.{kind}.{key}", ends, "must be [low, high], low below high")
+        low = 0.0 if kind == "around" else float("-inf")
+        if len(ends) != 2 or not low < ends[0] < ends[1]:
+            allowed = "must be [low, high], low below high"
+            if kind == "around":
+                allowed += ", and both above 0"
+            raise ConfigError(f"{KEY}.{kind}.{key}", space[kind][key], allowed)
 
 
 def list_ranges(space: Mapping) -> dict[tuple[str, str], list[float]]:
-    """The ends of each range, by kind and key, in an order that does not depend on a method."""
+    """The ends of each range, by kind and key, in an order that does not depend on a method.
+
+    Raises:
+        ConfigError: a kind that holds no keys with values.
+    """
     ranges = {}
-    for kind in ("around", "between"):
-        for key, ends in sorted((space.get(kind) or {}).items()):
-            ranges[kind, str(key)] = [float(end) for end in ends]
+    for kind in KINDS:
+        written = {} if space.get(kind) is None else read_map(f"{KEY}.{kind}", space[kind])
+        for key, ends in sorted(written.items()):
+            ranges[kind, key] = read_numbers(ends)
     return ranges
 
 
@@ -49,22 +62,25 @@ def list_sobol_points(
 
     A setting that the task does not have, or that is given, keeps its axis, so that methods share the others' values.
     Source: I. M. Sobol' (1967), scrambled as A. B. Owen (1998) has it; `scipy.stats.qmc`.
+
+    Raises:
+        ConfigError: a setting that no method has, or factors of what is no number.
     """
     from scipy.stats import qmc
 
     ranges = list_ranges(space)
+    bases = find_bases(ranges, task, given)
     sequence = qmc.Sobol(len(ranges), scramble=True, rng=SEED)
     drawn = sequence.random(space["points"])
     points: list[list[str]] = []
     for coordinates in drawn:
         words = []
         for (kind, key), place in zip(ranges, coordinates, strict=True):
-            base = OmegaConf.select(task, key)
-            if key in given or (kind == "around" and base is None) or not has_key(task, key):
+            if (kind, key) not in bases:
                 continue
             low, high = ranges[kind, key]
             if kind == "around":
-                value = scale_value(base, low * (high / low) ** float(place))
+                value = scale_value(bases[kind, key], low * (high / low) ** float(place))
             else:
                 value = round_value(low + (high - low) * float(place))
             words.append(f"{key}={value}")
@@ -73,11 +89,29 @@ def list_sobol_points(
     return points
 
 
-def has_key(task: DictConfig, key: str) -> bool:
-    """Whether a composed task has a setting, be it null."""
-    parent, _, name = key.rpartition(".")
-    holder: Any = OmegaConf.select(task, parent) if parent else task
-    return holder is not None and name in holder
+def find_bases(
+    ranges: Mapping[tuple[str, str], list[float]],
+    task: DictConfig,
+    given: set[str],
+) -> dict[tuple[str, str], Any]:
+    """What the task has of each range's setting, without those that it does not have or that are given.
+
+    Raises:
+        ConfigError: a setting that no method has, or factors of what is no number.
+    """
+    bases = {}
+    for (kind, key), ends in ranges.items():
+        option = f"{KEY}.{kind}.{key}"
+        if key not in find_method_options():
+            refuse_unknown_setting(option, ends, task, key)
+        if key in given or not has_key(task, key):
+            continue
+        base = OmegaConf.select(task, key)
+        if kind == "around" and base is not None:
+            base = find_base(option, ends, task, key)
+        if kind == "between" or base is not None:
+            bases[kind, key] = base
+    return bases
 
 
 def scale_value(base: Any, factor: float) -> str:

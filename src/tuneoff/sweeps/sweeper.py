@@ -5,7 +5,6 @@ Every point is composed and checked, and has its folder, before the first job st
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tuneoff.sweeps.forecast import describe_plan, list_jobs
 from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
 from tuneoff.sweeps.job_costs import measure_work
+from tuneoff.sweeps.options import read_options
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
 from tuneoff.sweeps.time_forecast import forecast_sweep
@@ -32,32 +32,14 @@ from tuneoff.sweeps.trials import find_unread_trials
 class GridSweeper(BasicSweeper):
     """Hydra's basic sweeper over `hydra.sweeper.grids`, a list of grids, each times `params` and the command line."""
 
-    def __init__(
-        self,
-        max_batch_size: int | None = None,
-        params: Mapping | None = None,
-        grids: list | None = None,
-        around: Mapping | None = None,
-        needs: list | None = None,
-        sobol: Mapping | None = None,
-        **job_facts: Any,
-    ):
+    def __init__(self, **options: Any):
         """Take the options of `conf/hydra/sweeper/grids.yaml`.
 
-        Args:
-            max_batch_size: jobs that the launcher gets at a time.
-            params: key: values, swept in every grid.
-            grids: such maps, each a grid of its own.
-            around: key: factors of the value that the key has without them.
-            sobol: a space for Sobol points: `points`, and `around` and `between`, each key: [low, high].
-            needs: splits of which the data must have rows, beside those that the runs themselves need.
-            job_facts: what a job should know of its sweep, which the sweeper itself fills in.
+        Raises:
+            ConfigError: one that cannot be used.
         """
-        super().__init__(max_batch_size, dict(params or {}))
-        self.grids = grids or [{}]
-        self.around = dict(around or {})
-        self.sobol = dict(sobol or {})
-        self.needs = [str(split) for split in needs or ()]
+        self.options = read_options(options)
+        super().__init__(self.options.max_batch_size, self.options.params)
         self.data_checks: list[DataCheck] = []
 
     def points(self, arguments: list[str]) -> list[Point]:
@@ -70,15 +52,7 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         assert isinstance(loader, ConfigLoaderImpl)
-        plan = Plan(
-            loader,
-            self.config,
-            self.grids,
-            self.params,
-            self.around,
-            self.needs,
-            self.sobol,
-        )
+        plan = Plan(loader, self.config, self.options)
         points = plan.make_points(arguments)
         self.data_checks = plan.data_checks
         for note in plan.notes:
@@ -122,7 +96,7 @@ class GridSweeper(BasicSweeper):
             raise
         finally:
             print(format_sweep_table(rows), flush=True)
-            if self.around:
+            if self.options.around:
                 print_edges(folder)
             print("\n".join(describe_results(folder)))
         unfinished = describe_unfinished(rows)
