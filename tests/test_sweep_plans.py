@@ -11,7 +11,10 @@ from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+)
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from sweeping import SWEEPS, plan, plan_points
@@ -381,3 +384,21 @@ def test_factors_are_a_text_a_list_or_one_number():
     ]
     assert jobs[0] == jobs[1] and len(jobs[0]) == 2
     assert plan("-m", "seed=0", "hydra.sweeper.around={lr: 2}") == jobs[0][1:]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "method=glob(zz*)",
+        "seed=glob(*)",
+        "seed=range(3,0)",
+        "seed=range(0,3,0)",
+        "lr=range(0.1,0.3,0.0)",
+        "seed=interval(0,3)",
+    ],
+)
+@pytest.mark.parametrize("others", [[], ["hydra.sweeper.grids=[{method: lora}]"]], ids=len)
+def test_a_sweep_over_nothing_is_refused_by_its_key(word, others):
+    with pytest.raises(ConfigError) as refused:
+        plan("-m", word, *others)
+    assert str(refused.value).startswith(f"{word}: must list one value or more, ")

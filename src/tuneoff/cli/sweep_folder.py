@@ -47,7 +47,7 @@ def sweeps_several(word: str) -> bool:
         if not override.is_sweep_override():
             return False
         return not override.is_discrete_sweep() or len(list(override.sweep_iterator())) > 1
-    except HydraException:
+    except (HydraException, ValueError):
         return False
 
 

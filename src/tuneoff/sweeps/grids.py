@@ -1,10 +1,11 @@
 """Grids as pure functions: the points of a sweep, from its YAML and the command line."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from tuneoff.config import ConfigError, find_method_options
 
@@ -33,7 +34,7 @@ def expand_grids(
     A method's own option that some grids name is replaced in those; `method=` keeps the grids of the methods it names.
 
     Raises:
-        ConfigError: `method=` names none, or one that no grid has.
+        ConfigError: `method=` names none, or one that no grid has; a key whose values cannot be listed.
     """
     given = by_key(parser.parse_overrides(arguments))
     parsed_grids = [parse_grid(parser, grid) for grid in grids or [{}]]
@@ -53,7 +54,8 @@ def expand_grids(
                 continue
             if key in grid or key not in named_method_options:
                 swept[key] = override
-        yield from BasicSweeper.split_arguments(list(swept.values()), None)[0]
+        axes = [list_words(override) for override in swept.values()]
+        yield from map(list, itertools.product(*axes))
 
 
 def by_key(overrides: list[Override]) -> dict[str, Override]:
@@ -96,8 +98,25 @@ def refuse_other_methods(
             raise ConfigError("method", value, f"must be one of this sweep's grids: {allowed}")
 
 
+def list_words(override: Override) -> list[str]:
+    """An override for each value that one sweeps over."""
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in list_swept_values(override)]
+
+
 def list_swept_values(override: Override) -> list[str]:
-    """What an override sweeps over, or its one value."""
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [str(override.get_value_element_as_str())]
+    """What an override sweeps over, or its one value.
+
+    Raises:
+        ConfigError: it sweeps over nothing, or has no values that could be listed.
+    """
+    if not override.is_sweep_override():
+        return [str(override.get_value_element_as_str())]
+    try:
+        values = list(override.sweep_string_iterator())
+    except (HydraException, ValueError):  # an interval, or a range whose step is 0
+        values = []
+    if not values:
+        allowed = "must list one value or more, as 0,1 and range(0,3) do, and glob(*) for a group"
+        raise ConfigError(override.get_key_element(), override.get_value_string(), allowed)
+    return values
