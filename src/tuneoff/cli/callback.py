@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import (
@@ -120,6 +120,9 @@ class PreflightCheck(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
         refuse_chdir(config)
+        if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
+            allowed = "must be at least 1, or -1 for as many as there are cores"
+            raise ConfigError("hydra.launcher.n_jobs", 0, allowed)
         self.existing_folder = deepest_existing(find_output_folder(config, "hydra.sweep.dir"))
         if has_grid_sweeper(config):
             return

@@ -48,14 +48,14 @@ def available_cores() -> int:
 def jobs_at_once(ranks: int, jobs_per_device: int = 1) -> int:
     """Jobs of so many ranks that this machine has GPUs for, or cores where it has none."""
     units = len(visible_devices()) * jobs_per_device or available_cores()
-    return max(1, units // ranks)
+    return max(1, units // max(1, ranks))  # 0 ranks are refused where the settings are checked
 
 
 def share_of_devices(ranks: int, jobs_per_device: int = 1) -> float:
     """The GPUs that a job takes, for a launcher that hands them out: a part of one where jobs share; 0 without any."""
     if not visible_devices():
         return 0
-    return ranks / jobs_per_device if ranks == 1 else ranks
+    return ranks / max(1, jobs_per_device) if ranks == 1 else ranks
 
 
 OmegaConf.register_new_resolver("cores", available_cores, replace=True)
