@@ -402,3 +402,49 @@ def test_a_sweep_over_nothing_is_refused_by_its_key(word, others):
     with pytest.raises(ConfigError) as refused:
         plan("-m", word, *others)
     assert str(refused.value).startswith(f"{word}: must list one value or more, ")
+
+
+# Settings that change no result, each with two values: the jobs would be one run in one folder.
+OF_ONE_RUN = [
+    "device=h100,a100",
+    "gib=10,20 task=predict",
+    "skip_if_over_gib=10,20",
+    "task=train,predict",
+    "tracker=wandb,none",
+    "wandb_project=a,b",
+    "tags=[a],[b]",
+    "progress=true,false",
+    "fail_fast=true,false",
+    "job_timeout_seconds=10,20",
+]
+
+
+@pytest.mark.parametrize("words", OF_ONE_RUN)
+def test_values_that_tell_no_runs_apart_are_refused(words):
+    """The first alone was taken, and nothing said."""
+    word, *others = words.split()
+    with pytest.raises(ConfigError) as refused:
+        plan("-m", word, "seed=0", *others)
+    line = f"{word}: must be one value for the whole sweep, or tell"
+    assert str(refused.value).lower().startswith(line)
+    key = word.partition("=")[0]
+    subdir = f"hydra.sweep.subdir=${{method}}/${{identity:}}-${{{key}}}"
+    assert len(plan("-m", word, "seed=0", subdir, *others)) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("dry_run=false,true", "dry_run=true"),
+        ("tuning_schedule=grid,halving", "tuning_schedule=halving"),
+        ("hydra.sweeper.params={dry_run: true}", "dry_run=true"),
+        ("hydra.sweeper.grids=[{tuning_schedule: halving}]", "tuning_schedule=halving"),
+    ],
+)
+def test_what_the_sweeper_reads_once_is_no_jobs_own(word, line):
+    with pytest.raises(ConfigError) as refused:
+        plan("-m", word, "seed=0")
+    assert (
+        str(refused.value)
+        == f"{line}: must be one value for the whole sweep, outside hydra.sweeper"
+    )

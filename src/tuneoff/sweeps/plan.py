@@ -30,6 +30,7 @@ from tuneoff.sweeps.foreign_options import drop_foreign_options
 from tuneoff.sweeps.grids import expand_grids, override_keys
 from tuneoff.sweeps.options import KEY, SweepOptions
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
+from tuneoff.sweeps.whole_sweep import refuse_lost_value, refuse_own_values
 
 SEED = "seed="
 LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
@@ -82,6 +83,7 @@ class Plan:
         if options.sobol:
             refuse_bad_space(options.sobol)
         self.options = options
+        self.sweep_config = sweep_config
         self.composer = Composer(loader, sweep_config)
         self.notes: list[str] = []
         self.data_checks: list[DataCheck] = []
@@ -160,6 +162,7 @@ class Plan:
         refuse_second_method(own_overrides)
         composed = self.composer.compose_point(overrides)
         experiment, _ = check_settings(composed.settings, own_overrides)
+        refuse_own_values(composed.config, self.sweep_config)
         return composed, experiment
 
     def _plan_prediction(self, overrides: list[str], folder: Path) -> PredictWork:
@@ -172,11 +175,12 @@ class Plan:
         """Refuse that two jobs have one folder, where the second would be taken for the first, and not run.
 
         Raises:
-            ConfigError: they are not the same run.
+            ConfigError: they are not the same run, or not in all that was written.
         """
         if first.identity != second.identity:
             allowed = f"must tell all jobs apart, and two would be in {first.folder}; ${{method}}/${{identity:}} does"
             raise ConfigError("hydra.sweep.subdir", self.composer.subdir, allowed)
+        refuse_lost_value(first.overrides, second.overrides)
 
     def refuse_shared_push(self, push: str | None, folder: Path) -> None:
         """Refuse that two jobs upload to one place.

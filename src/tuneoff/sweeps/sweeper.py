@@ -73,9 +73,8 @@ class GridSweeper(BasicSweeper):
         for check in self.data_checks:
             run_check(check)
         print(describe_plan(points), file=sys.stderr)
-        if self.config.get("device") is not None:
-            for line in forecast_sweep(points):
-                print(line, file=sys.stderr)
+        for line in forecast_sweep(points):
+            print(line, file=sys.stderr)
         if self.config.get("dry_run"):
             print("\n".join(list_jobs(points)))
             return
