@@ -99,6 +99,10 @@ CASES = {
     "~method=galore": "~method=galore: no such option",
     "~model": "model.name: must be given",
     "method=[]": "method: must be given",
+    # ---- the shape of a model
+    "model.config.hidden_size=64": "model.config.hidden_size=64: must be left out: the model at model.path brings its own config",
+    "'model.config={hidden_size: 64}'": "model.config={hidden_size: 64}: must be left out: the model at model.path …",
+    "model=llama_60m model.path=tuneoff:tiny model.config.hidden_size=64": "model.config.hidden_size: must be left out: …",
     # ---- types, and null where a value is needed
     "method=galore galore_rank=abc": "galore_rank=abc: must be an integer, at least 1",
     "method=galore galore_rank=1.5": "galore_rank=1.5: must be an integer, at least 1",
@@ -386,6 +390,13 @@ OPT = {
 }
 # Only the loaded model or data shows these to be wrong.
 MODEL_CASES = {
+    "model=llama_60m model.config.hidden_size=500": "model.config.hidden_size=500: The hidden size (500) is not a multiple of…",
+    "task=predict model=llama_60m model.config.hidden_size=500": "model.config.hidden_size=500: The hidden size (500)…",
+    "model=llama_60m model.config.rms_norm_eps=abc": "model.config.rms_norm_eps=abc: must be a number",
+    "model=llama_60m model.config.tie_word_embeddings=maybe": "model.config.tie_word_embeddings=maybe: must be true or false",
+    "model=llama_60m model.config.intermediate_size=null": "model.config.intermediate_size=null: must be an integer",
+    "model=llama_60m model.config.hidden_act=nope": "model.config.hidden_act=nope: is not known to transformers",
+    "model=llama_60m model.config.atention_bias=true": "model.config.atention_bias=true: no such size of llama; did you mean attention_bias…",
     "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
     "method=galore galore_target=[q_prj]": "galore_target=q_prj: no such linear layer; …did you mean q_proj…",
     "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import singledispatch
 from pathlib import Path
+from traceback import walk_tb
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -35,7 +36,10 @@ from tuneoff.cli.error_texts import find_full_key, first_line
 from tuneoff.cli.merge_errors import explain_merge_error, write_nested
 from tuneoff.cli.own_yamls import describe_unreadable, find_file_read
 from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
+from tuneoff.config.model import BRINGS_SHAPE
 from tuneoff.record import describe_os_error
+
+ONLY_IN_YAML = "is null in this config, and can be given in a YAML alone"
 
 
 @singledispatch
@@ -126,7 +130,8 @@ def _(error: AttributeError, arguments: list[str]) -> str | None:
     # OmegaConf cannot put several keys at once below a null.
     if key is None or "object_type=NoneType" not in str(error):
         return None
-    return f"{written_override(key, arguments)}: is null in this config, and can be given in a YAML alone"
+    reason = BRINGS_SHAPE if key == "model.config" else ONLY_IN_YAML
+    return f"{written_override(key, arguments)}: {reason}"
 
 
 @explain_known_error.register
@@ -158,9 +163,7 @@ def _(error: MarkedYAMLError, arguments: list[str]) -> str:
 @explain_known_error.register(YAMLError)
 def _(error: UnicodeDecodeError | YAMLError, arguments: list[str]) -> str:
     path = find_file_read(error)
-    if path is None:
-        return first_line(error)
-    return f"{path}: {describe_unreadable(Path(path))}"
+    return f"{path}: {describe_unreadable(Path(path))}" if path else first_line(error)
 
 
 @explain_known_error.register
@@ -183,10 +186,11 @@ def _(error: RuntimeError, arguments: list[str]) -> str | None:
 def _(error: AssertionError, arguments: list[str]) -> str | None:
     if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
         return None
-    written = {text.partition("=")[0]: text for text in arguments}
-    deepest = max(written, key=lambda key: key.count("."))
-    parent = deepest.rpartition(".")[0]
-    return f"{written[deepest]}: needs {parent}, and that is null"
+    keys = [frame.f_locals.get("key") for frame, _ in walk_tb(error.__traceback__)]
+    key = next(filter(None, reversed(keys)), "")
+    parent = key.rpartition(".")[0]
+    reason = BRINGS_SHAPE if parent == "model.config" else f"needs {parent}, and that is null"
+    return f"{written_override(key, arguments)}: {reason}"
 
 
 @explain_known_error.register

@@ -175,4 +175,12 @@ def find_lr_source(cfg: DictConfig, tuned: bool = False) -> str:
     return "tuned" if tuned else "given"
 
 
-ConfigStore.instance().store(name="experiment", node=Experiment)
+def store_experiment() -> None:
+    """Put the shared settings in Hydra's store, where every config begins with them."""
+    typed = OmegaConf.structured(Experiment)
+    # A model type has more keys than its YAML names; loading refuses those that it does not have.
+    OmegaConf.set_struct(typed.model._get_node("config"), False)
+    ConfigStore.instance().store(name="experiment", node=typed)
+
+
+store_experiment()

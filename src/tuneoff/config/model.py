@@ -25,6 +25,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 HOLDS_ADAPTER = (
     f"holds an adapter ({ADAPTER_CONFIG}), which adapter_path=FOLDER goes on with; must be its base"
 )
+BRINGS_SHAPE = "must be left out: the model at model.path brings its own config"
 # How a file begins that git-lfs writes in place of a large one.
 POINTER = b"version https://git-lfs"
 
@@ -46,7 +47,7 @@ class Model:
     gguf_file: str | None = None
     """A GGUF file in model.path; its weights become ordinary ones when they are loaded."""
     config: dict[str, Any] | None = None
-    """The shape of a model without a path: transformers' model_type and sizes, as model.config.KEY=VALUE."""
+    """Where model.path is null, the shape: any keys of transformers' model_type, as model.config.KEY=VALUE."""
     pretrained: bool = True
     """Load the weights; false draws random ones."""
     tokenizer: str | None = None

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from tuneoff.config.choices import Scheduler, Task
 from tuneoff.config.data import SingleSet
 from tuneoff.config.data_sets import CONCATENATE, Data
-from tuneoff.config.options import ConfigError
+from tuneoff.config.model import BRINGS_SHAPE
+from tuneoff.config.options import ABSENT, ConfigError
 
 
 class Dependence(NamedTuple):
@@ -92,6 +93,10 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
         is_given = is_written or value != defaults[dependence.key]
         if is_given and not dependence.is_used(experiment):
             raise ConfigError(dependence.key, value, dependence.allowed)
+    # A model's YAML may have a shape beside a path that was written, and then says nothing.
+    shape = [key for key in written if key.startswith("model.config")]
+    if shape and experiment.model.path is not None:
+        raise ConfigError(shape[0], ABSENT, BRINGS_SHAPE)
     # A method's YAML may have a share as its default, which steps on the command line take the place of.
     if experiment.warmup_steps is not None and "warmup_ratio" in written:
         allowed = "must be left out where warmup_steps is given, which takes its place"

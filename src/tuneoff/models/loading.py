@@ -176,7 +176,8 @@ def load_config(model: Model) -> PreTrainedConfig:
             raise ConfigError(
                 f"model.config.{key}", sizes[key], f"no such size of {model_type}{suggestion}"
             )
-    return AutoConfig.for_model(model_type, **sizes)
+    with explain_loading_errors(model):
+        return AutoConfig.for_model(model_type, **sizes)
 
 
 def _weight_dtype(experiment: Experiment) -> torch.dtype:
