@@ -75,6 +75,8 @@ OTHER_START = [
     "unilora",
     "vblora",
 ]
+# PEFT has no value of its own for these, and fails without one.
+NEEDED = ["adapter_layers", "adapter_len", "num_virtual_tokens", "token_indices"]
 # Options that PEFT inherits from another tuner, and does not read.
 NOT_READ = {
     "adalora": {"r", "use_dora", "init_lora_weights", "lora_bias", "use_rslora", "use_qalora"}
@@ -187,6 +189,7 @@ def describe_all() -> dict[str, Any]:
         "left_out": LEFT_OUT,
         "not_merged": NOT_MERGED,
         "other_start": OTHER_START,
+        "needed": NEEDED,
         "tuners": dict(sorted(tuners.items())),
     }
 

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tuneoff.cli.summary import print_summary
@@ -29,7 +30,9 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         ConfigError: a setting that cannot be used.
         RunFailed: the run ended as anything but finished.
     """
-    experiment, method = bind(cfg)
+    words = HydraConfig.get().overrides.task
+    written = [word.lstrip("+").partition("=")[0] for word in words]
+    experiment, method = bind(cfg, written)
     start = describe_start(cfg, method, sweep=None)
     work = WORKS[experiment.task](experiment, method, folder, start)
     try:

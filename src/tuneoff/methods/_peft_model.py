@@ -1,6 +1,9 @@
 """The model under one of PEFT's tuners, and what it adapts. Imports torch at its head."""
 
 import inspect
+import re
+import warnings
+from collections.abc import Collection
 from typing import Any
 
 from peft import PeftType, get_peft_model
@@ -8,7 +11,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from tuneoff.config import ConfigError
+from tuneoff.config import ConfigError, format_value
+from tuneoff.models.blame import find_mentioned
 from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers
 from tuneoff.models.layers import (
     computes_linear,
@@ -19,6 +23,17 @@ from tuneoff.models.layers import (
 )
 
 KEY = "peft_target"
+# What PEFT and PyTorch raise of options that do not fit the model; a warning is one that PEFT would change.
+REFUSED = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    AssertionError,
+    LookupError,
+    ArithmeticError,
+    re.error,
+    UserWarning,
+)
 
 
 def choose_targets(model: Any, wanted: list[str]) -> list[str] | None:
@@ -62,30 +77,65 @@ def wrap_model(
     tuner: str,
     options: dict[str, Any],
     targets: list[str] | None,
+    given: Collection[str] = (),
 ) -> Any:
     """Return a `PeftModel` with a new adapter.
 
+    Args:
+        given: the options that were written, which a refusal names before others.
+
     Raises:
-        ConfigError: what PEFT refuses, in its first line.
+        ConfigError: what PEFT refuses or would change, or an adapter in which nothing trains.
     """
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(tuner.upper())]
+    pattern = options.get("feedforward_modules")
+    paths = [path for path, _ in model.named_modules()]
+    if pattern and not any(re.fullmatch(pattern, path) for path in paths):
+        allowed = "must be a regular expression for a module's whole path, as in .*down_proj"
+        raise ConfigError("peft.feedforward_modules", pattern, allowed)
+    arguments = dict(options)
     if "target_modules" in inspect.signature(config_class).parameters:
-        options["target_modules"] = targets
+        arguments["target_modules"] = targets
     try:
-        adapted = get_peft_model(model, config_class(task_type="CAUSAL_LM", **options))
-    except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
-        if model.device.type == "meta":  # a prediction's, which has no values to read
+        with warnings.catch_warnings():
+            # PEFT goes on with another value, which no record would name.
+            warnings.filterwarnings("error", r"Invalid `\w+` \(.*Adjusted")
+            adapted = get_peft_model(model, config_class(task_type="CAUSAL_LM", **arguments))
+    except REFUSED as error:
+        is_predicted = model.device.type == "meta"
+        if is_predicted and isinstance(error, NotImplementedError):  # it has no values to read
             raise
-        reason = str(error).strip().partition("\n")[0]
-        named = next((name for name in options if name in reason), None)
-        if named is None or named == "target_modules":
-            raise ConfigError(KEY, targets or "own", reason) from error
-        raise ConfigError(f"peft.{named}", options[named], reason) from error
+        raise explain_refusal(error, options, given, targets) from error
+    if not any(weight.requires_grad and weight.numel() for weight in adapted.parameters()):
+        raise explain_refusal(ValueError("leaves nothing to train"), options, given, targets)
     for tensor in (*adapted.parameters(), *adapted.buffers()):
         # Of a part that was taken out of a larger tensor, all the rest would stay in memory.
         if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
             tensor.data = tensor.data.clone()
     return adapted
+
+
+def explain_refusal(
+    error: Exception,
+    options: dict[str, Any],
+    given: Collection[str],
+    targets: list[str] | None,
+) -> ConfigError:
+    """What PEFT refuses, in one line, as a refusal of what was written: else of what its message names."""
+    message = " ".join(str(error).split())
+    # A text of PEFT's that it has not filled in.
+    message = re.sub(r"\{self\.(\w+)\}", r"\1", message)
+    mentioned = find_mentioned(message, options)
+    written = [name for name in given if name in options]
+    chosen = [name for name in mentioned if name in written]
+    # It names another option where it names any: a written one is what has changed.
+    blamed = chosen or written or mentioned
+    if not blamed:
+        return ConfigError(KEY, targets or "own", message)
+    first, *others = blamed if blamed is written else blamed[:1]
+    also = "".join(f" peft.{name}={format_value(options[name])}" for name in others)
+    value = format_value(options[first])
+    return ConfigError(f"peft.{first}", value + also, message)
 
 
 def leave_out_virtual_tokens(model: Any, tokens: int) -> None:

@@ -1,15 +1,15 @@
 """The options of PEFT's tuners as typed configs: `_peft_options.json`, without PEFT, which takes seconds to import."""
 
 import json
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from tuneoff.config import one_of, option
+from tuneoff.config import ConfigError, one_of, option
 
 DESCRIBED = json.loads(Path(__file__).with_suffix(".json").read_text())
 TUNERS = DESCRIBED["tuners"]
@@ -18,6 +18,10 @@ LEFT_OUT = DESCRIBED["left_out"]
 # Types whose adapter cannot become a part of the weights, and types that do not start as the base model.
 NOT_MERGED = DESCRIBED["not_merged"]
 OTHER_START = DESCRIBED["other_start"]
+# Options without which PEFT fails.
+NEEDED = DESCRIBED["needed"]
+# Options that are at most what another one is.
+AT_MOST = {"topk": "num_vectors", "num_frozen_tokens": "num_virtual_tokens"}
 # Types of which a prediction counts more gradients than a step holds.
 NOT_PREDICTED = ("osf",)
 KINDS = {"bool": bool, "int": int, "float": float, "str": str}
@@ -97,12 +101,28 @@ def is_list_of_ids(value: Any) -> bool:
     """Whether a value is a list of token ids that is not empty."""
     if not isinstance(value, list) or not value:
         return False
-    return all(type(item) is int for item in value)
+    return all(type(item) is int and item >= 0 for item in value)
+
+
+def check_together(options: Any) -> None:
+    """Refuse options of a tuner that do not go together, or one that is null and needed.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    values = vars(options)
+    for item in fields(options):
+        if item.name in NEEDED and values[item.name] is None:
+            raise ConfigError(f"peft.{item.name}", None, item.metadata["allowed"])
+    for name, other in AT_MOST.items():
+        if name in values and values[name] > values[other]:
+            allowed = f"must be at most peft.{other}={values[other]}"
+            raise ConfigError(f"peft.{name}", values[name], allowed)
 
 
 def make_field(name: str, item: dict) -> tuple[str, Any, Any]:
     """Return an option of a tuner as `make_dataclass` takes it: its name, type and field."""
-    default = item["default"]
+    default = MISSING if name in NEEDED else item["default"]
     kind: Any = KINDS.get(item["kind"], Any)
     if default is None and kind is not Any:
         kind = kind | None

@@ -10,7 +10,13 @@ from typing import Any, ClassVar
 
 from tuneoff.config import ConfigError, Experiment, Task, check_ranges, is_split, names, option
 from tuneoff.methods import LoadBase, Method, register
-from tuneoff.methods._peft_options import NOT_MERGED, NOT_PREDICTED, OTHER_START, store_tuners
+from tuneoff.methods._peft_options import (
+    NOT_MERGED,
+    NOT_PREDICTED,
+    OTHER_START,
+    check_together,
+    store_tuners,
+)
 
 ALLOWED = "must be a tuner's options, as in peft.r=8"
 
@@ -45,6 +51,7 @@ class Peft(Method):
         if self.peft is None:
             raise ConfigError("peft", None, ALLOWED)
         check_ranges(self.peft, "peft.")
+        check_together(self.peft)
         if experiment.quantised:
             key, value = experiment.quantised
             raise ConfigError(key, value, f"was never tried with PEFT's {self.peft.type}")
@@ -85,7 +92,9 @@ class Peft(Method):
         tuner = self.peft.type
         targets = _peft_model.choose_targets(model, self.peft_target)
         base_weights = set(model.parameters())
-        model = _peft_model.wrap_model(model, tuner, self.list_options(), targets)
+        options = self.list_options()
+        given = [name for name in options if f"peft.{name}" in self.written]
+        model = _peft_model.wrap_model(model, tuner, options, targets, given)
         self.added = set()
         for name, weight in model.named_parameters(remove_duplicate=False):
             if weight not in base_weights:

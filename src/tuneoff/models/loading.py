@@ -50,6 +50,8 @@ def _silence_libraries() -> None:
         "`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated",
         # PEFT, of an adapter on a GGUF file.
         "Could not find a config file in",
+        # PEFT, of a kernel for CUDA alone that it does not find.
+        "Failed to load the CUDA extension|Setting .* to 1 to speed up the finetuning process",
         # PyTorch's schedule, of the step that accelerate puts in the optimizer's place under fp16.
         r"Seems like `optimizer\.step\(\)` has been overridden",
         # PyTorch 2.11 on a GPU, of the masks of BAdam's ratio mode and of PEFT's SHiRA.
