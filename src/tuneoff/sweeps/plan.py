@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, each composed and checked, with its folder, before the first job starts."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
