@@ -64,6 +64,7 @@ CASES = {
     "-m seed=0,1 dry_run=true hydra/sweeper=basic": "dry_run=true: needs hydra/sweeper=grids, …",
     "learning_rate=1": "learning_rate=1: is written otherwise here; this works: python train.py lr=1 …",
     "val_size=.1": "val_size=.1: is written otherwise here; this works: python train.py data.validation_share=.1 …",
+    "lerning_rate=1": "lerning_rate=1: no such option for method=lora; did you mean lr?",
     "batchsize=8": "batchsize=8: no such option for method=lora; did you mean batch_size…",
     "galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
     "method=lora galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",

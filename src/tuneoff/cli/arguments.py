@@ -55,7 +55,7 @@ def prepare_sweep_arguments(arguments: list[str]) -> list[str]:
     prepared = write_for_sweeper(arguments, primary_config)
     # Else, where Hydra finds a fault, it takes a file that sweeps by itself for a run, and refuses the swept values.
     if not flags.multirun:
-        prepared.append("--multirun")
+        prepared.insert(0, "--multirun")
     # Hydra takes such a choice from a primary config alone, and config.yaml is the base of every sweep's.
     if not names_sweeper(arguments, primary_config):
         prepared.append("hydra/sweeper=grids")

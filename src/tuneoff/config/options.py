@@ -7,12 +7,13 @@ from enum import Enum, Flag, auto
 from importlib.util import find_spec
 from typing import Any
 
-from tuneoff.config.elsewhere import find_our_name
+from tuneoff.config.elsewhere import ELSEWHERE, find_our_name
 
 # No line of a refusal is longer than a few of the terminal's, whatever was typed.
 LONGEST_VALUE = 300
 # A longer word resembles none of ours, and comparing it takes seconds.
 LONGEST_WORD = 60
+ONE_LETTER_OFF = 0.85  # of difflib's ratio, for a name of usual length
 
 # Of any whole number among the settings: rows, steps and tokens; above it something else breaks, and late.
 LARGEST_NUMBER = 10**15
@@ -205,4 +206,7 @@ def suggest_nearest(word: str, known: Iterable[object]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(word, [str(name) for name in known], n=3)
+    if not close:
+        misspelt = get_close_matches(word, ELSEWHERE, n=1, cutoff=ONE_LETTER_OFF)
+        close = list(filter(None, map(find_our_name, misspelt)))
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -95,9 +95,10 @@ def _explain_wrong_shape(shape: Mapping[str, Any], error: BaseException) -> Conf
     mentioned = find_mentioned(str(cause or error), shape)
     if isinstance(error, KeyError):
         # It says which value was looked up, and not whose.
-        reason = "is not known to transformers"
         value = repr(error.args[0])
         mentioned = [key for key in shape if value in repr(shape[key])]
+        if mentioned:
+            reason = "is not known to transformers"
     if not mentioned:
         return ConfigError("model.config", dict(shape) or None, reason)
     return ConfigError(f"model.config.{mentioned[0]}", shape[mentioned[0]], reason)
