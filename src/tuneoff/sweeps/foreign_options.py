@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from omegaconf import DictConfig, OmegaConf
-
 from tuneoff.config import find_method_options
+from tuneoff.sweeps.bases import has_key
 from tuneoff.sweeps.composition import Composer
 from tuneoff.sweeps.grids import override_keys
 
@@ -44,13 +43,6 @@ def drop_foreign_options(
         foreign = known - options[choice] if choice is not None else set()
         kept_points.append([text for text in point if not override_keys([text]) & foreign])
     return kept_points, note_owners(sorted(known), options)
-
-
-def has_key(task: DictConfig, key: str) -> bool:
-    """Whether a config has a key, perhaps with no value."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(task, parent) if parent else task
-    return isinstance(node, DictConfig) and name in set(node)
 
 
 def find_method_choice(point: list[str]) -> str | None:
