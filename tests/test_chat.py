@@ -81,12 +81,25 @@ def test_one_model_answers_each_line_and_two_stand_side_by_side(runs, monkeypatc
         ([TINY, TINY, TINY], "a third folder"),
         ([TINY, "--max-new-tokens", "0"], "must be at least 1"),
         pytest.param(["torn"], "cannot be loaded", marks=pytest.mark.slow),
+        pytest.param(["cut"], "cannot be loaded: ", marks=pytest.mark.slow),
+        pytest.param(["sizes"], "cannot be loaded: ", marks=pytest.mark.slow),
+        pytest.param(
+            ["adapter"], "base of its adapter is no longer at /gone", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_cannot_answer_is_refused_in_a_line(tmp_path, monkeypatch, arguments, said):
     (tmp_path / "empty").mkdir()
     shutil.copytree(TINY, tmp_path / "torn")
     (tmp_path / "torn" / "model.safetensors").unlink()
+    for name in ("cut", "sizes", "adapter"):
+        shutil.copytree(TINY, tmp_path / name)
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    config = json.loads((tmp_path / "sizes" / "config.json").read_text())
+    (tmp_path / "sizes" / "config.json").write_text(json.dumps({**config, "hidden_size": 96}))
+    base = {"base_model_name_or_path": "/gone", "peft_type": "LORA"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(base))
     monkeypatch.chdir(tmp_path)
     done = ask(*arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr

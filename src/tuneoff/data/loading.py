@@ -131,7 +131,10 @@ def explain_no_rows(result: DataSet, max_length: int, split: str) -> str:
     reason = "no training rows" if split == "train" else f"no {split} rows"
     cut = result.cut[split]
     if cut:
-        return f"{reason}: no answer of {cut} examples begins within max_length={max_length}"
+        longer = "which must be longer"
+        return (
+            f"{reason}: no answer of {cut} examples begins within max_length={max_length}, {longer}"
+        )
     if result.dropped[split]:
         return f"{reason}: no row has an answer"
     if result.unread.get("skipped"):

@@ -7,17 +7,29 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuneoff.config import ConfigError, Data
+from tuneoff.config import ConfigError, Data, Model
 from tuneoff.config.model import ADAPTER_CONFIG
 from tuneoff.data.conversations import give_system
 from tuneoff.data.row_formats import Example, Message
 from tuneoff.data.templates import choose_template
-from tuneoff.record import RUN, read_json
+from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.record import RUN, describe_os_error, read_json
 from tuneoff.training.export import MODEL_FOLDER
 from tuneoff.training.generate import generate_answers
 
 # Stands where the answer will be; only what comes before it is asked.
 PLACEHOLDER = "answer"
+
+
+def refuse_missing_base(adapter: Path) -> None:
+    """Refuse an adapter whose base was a folder that is gone, which PEFT would look for on the hub.
+
+    Raises:
+        ConfigError: naming where it was.
+    """
+    base = str((read_json(adapter / ADAPTER_CONFIG) or {}).get("base_model_name_or_path"))
+    if Path(base).is_absolute() and not Path(base).exists():
+        raise ConfigError("model.path", base, f"the base of its adapter is no longer at {base}")
 
 
 class SavedModel:
@@ -40,15 +52,17 @@ class SavedModel:
             type_name = config.get("trainable_dtype") or type_name
         dtype = getattr(torch, str(type_name), "auto")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place)
-            loader: Any = AutoModelForCausalLM
-            if is_adapter:
-                loader = AutoPeftModelForCausalLM
-            else:
-                options = {}  # what is saved beside no adapter is in ordinary weights
-            model = loader.from_pretrained(place, dtype=dtype, **options)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            with explain_loading_errors(Model(folder.name, str(place))):
+                self.tokenizer = AutoTokenizer.from_pretrained(place)
+                loader: Any = AutoModelForCausalLM
+                if is_adapter:
+                    refuse_missing_base(place)
+                    loader = AutoPeftModelForCausalLM
+                else:
+                    options = {}  # what is saved beside no adapter is in ordinary weights
+                model = loader.from_pretrained(place, dtype=dtype, **options)
+        except (ConfigError, OSError) as error:
+            reason = error.allowed if isinstance(error, ConfigError) else describe_os_error(error)
             raise ConfigError("chat", folder, f"cannot be loaded: {reason}") from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(device).eval()

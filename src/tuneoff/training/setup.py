@@ -269,7 +269,7 @@ def refuse_unjudged(
         f"{prefix}validation_share=0 trains without any"
     )
     if dropped:
-        allowed = f"no answer of the {dropped} validation rows begins within it; {advice}"
+        allowed = f"must be longer: no answer of the {dropped} validation rows begins within it"
         raise ConfigError("max_length", experiment.max_length, allowed)
     allowed = f"no validation rows, so that nothing would judge the run; {advice}"
     raise ConfigError(f"{prefix}path", settings.path, allowed)
