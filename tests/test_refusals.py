@@ -326,7 +326,8 @@ CASES = {
     "-m seed=0,1 hydra.sweep.dir=": "hydra.sweep.dir=: must name a folder; …",
     "-m seed=0,1 hydra.sweep.dir=mine.txt": "hydra.sweep.dir=mine.txt: must be a folder …",
     "data.path=~/nowhere.jsonl": "data.path=~/nowhere.jsonl: must be an existing file or folder, …",
-    "data.path=a:b~c": "data.path=a:b~c: the value cannot be read; one that holds any of …~ is written …",
+    "data.path=a:b~c": "data.path=a:b~c: the value cannot be read; … need quotes, as in 'data.path=\"…\"'",
+    "model.path=müll": "model.path=müll: the value cannot be read; letters beyond a to z and …",
     # ---- several values, and what cannot be read
     "lora_target=q_proj,v_proj": "lora_target=q_proj,v_proj: a list is written lora_target=[q_proj,v_proj]; …with -m",
     "seed=0,1": "seed=0,1: must be one value; several are a sweep, with -m",

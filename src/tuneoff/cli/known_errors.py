@@ -58,7 +58,7 @@ def _(error: OverrideParseException, arguments: list[str]) -> str:
     key, equals, _ = error.override.partition("=")
     if not equals or not re.fullmatch(r"[+~]*[\w./@-]+", key):
         return f"{error.override}: must be written key=value"
-    quoted = f"one that holds any of ,:=()[]{{}}$~ is written '{key}=\"…\"'"
+    quoted = f"letters beyond a to z and signs such as ~ # ' need quotes, as in '{key}=\"…\"'"
     return f"{error.override}: the value cannot be read; {quoted}"
 
 
