@@ -8,7 +8,7 @@ from typing import Any, get_args
 from hydra.conf import HydraConf
 
 from tuneoff.cli.allowed_values import describe_kind, read_field_types
-from tuneoff.config import Experiment, schemas, shorten
+from tuneoff.config import Experiment, shorten
 
 MERGE_ERROR = re.compile(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)")
 
@@ -22,7 +22,7 @@ def explain_merge_error(message: str, arguments: list[str]) -> str | None:
     match = MERGE_ERROR.match(message)
     if match is None:
         return None
-    for cls, prefix in ((Experiment, ""), (HydraConf, "hydra"), *list_method_classes()):
+    for cls, prefix in ((Experiment, ""), (HydraConf, "hydra")):
         for key, kind in list_sections(cls, prefix):
             if kind.__name__ == match[1]:
                 return f"{key}={shorten(match[2])}: {describe_kind(kind, key)}"
@@ -31,12 +31,6 @@ def explain_merge_error(message: str, arguments: list[str]) -> str | None:
         if value == match[2]:
             return f"{key}={shorten(value)}: must be keys with values, as in {key}: {{KEY: VALUE}}"
     return None
-
-
-def list_method_classes() -> Iterator[tuple[Any, str]]:
-    """The classes of the methods' options, whose keys are at the root."""
-    for schema in schemas().values():
-        yield schema, ""
 
 
 def list_sections(cls: Any, key: str) -> Iterator[tuple[str, Any]]:
