@@ -119,7 +119,7 @@ def test_no_validation_rows_are_refused(new_run, tmp_path):
     with path.open("a") as file:
         file.write("\n" + json.dumps(long))
     for words in ((), ("data.validation_share=0",)):
-        with pytest.raises(ConfigError, match="max_length=40: no answer of the 1 validation rows"):
+        with pytest.raises(ConfigError, match="max_length=40: must be longer: no answer of the 1"):
             new_run("data=json", f"data.path={path}", "max_length=40", *words)
 
 
