@@ -4,9 +4,10 @@ import pytest
 from helpers import ROOT
 from hydra import compose, initialize_config_dir
 
-from tuneoff.config import ConfigError, bind
+from tuneoff.config import ConfigError, Model, bind
 from tuneoff.jobs.work import PredictWork, TrainWork
 from tuneoff.measure.memory_peaks import GIB
+from tuneoff.models.shapes import build_config
 from tuneoff.predict import predict
 from tuneoff.predict.chart import draw_timeline
 from tuneoff.predict.largest_batch import find_largest_batch
@@ -113,6 +114,31 @@ def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path
     assert result["status"] == status and result == read_json(tmp_path / "result.json")
     assert (result["prediction"]["needed_gib"] > limit) == (status == "predicted_out_of_memory")
     assert (tmp_path / "metrics.jsonl").exists() == (status == "finished")
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("head_dim=3", r"^model.config.head_dim=3: such a model cannot be trained: The size of"),
+        ("attention_dropout=7", "^model.config.attention_dropout=7: such a model cannot be "),
+        ("pad_token_id=100000", "^model.config.pad_token_id=100000: cannot be read: "),
+        ("hidden_act=geluu", "^model.config.hidden_act=geluu: is not known to transformers"),
+        ("rms_norm_eps=abc", "^model.config.rms_norm_eps=abc: must be a number"),
+    ],
+)
+def test_a_size_with_which_no_model_trains_is_named(run, size, message):
+    sizes = [
+        f"model.config.{key}"
+        for key in ("hidden_size=64", "intermediate_size=48", "num_hidden_layers=1", size)
+    ]
+    with pytest.raises(ConfigError, match=message):
+        run("model=llama_60m", "model.path=null", "model.pretrained=false", *sizes)
+
+
+def test_a_whole_number_does_for_a_size_that_is_none():
+    shape = {"model_type": "llama", "attention_dropout": 0, "rms_norm_eps": 1}
+    config = build_config(Model("m", config=shape))
+    assert (config.attention_dropout, config.rms_norm_eps) == (0, 1)
 
 
 def test_a_shape_trains_from_scratch_with_the_shipped_tokenizer(run):

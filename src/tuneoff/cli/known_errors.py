@@ -2,7 +2,6 @@
 
 import errno
 import re
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import singledispatch
 from pathlib import Path
@@ -29,9 +28,9 @@ from yaml import MarkedYAMLError, YAMLError, safe_load
 from tuneoff.cli.allowed_values import (
     describe_allowed,
     describe_setting,
-    find_field,
     written_override,
 )
+from tuneoff.cli.composition_errors import explain_composition_error
 from tuneoff.cli.error_texts import find_full_key, first_line
 from tuneoff.cli.merge_errors import explain_merge_error, write_nested
 from tuneoff.cli.own_yamls import describe_unreadable, find_file_read
@@ -52,7 +51,6 @@ def explain_known_error(error: BaseException, arguments: list[str]) -> str | Non
     return None
 
 
-# ---------------------------------------------------------------- by type
 @explain_known_error.register
 def _(error: OverrideParseException, arguments: list[str]) -> str:
     key, equals, _ = error.override.partition("=")
@@ -184,12 +182,15 @@ def _(error: RuntimeError, arguments: list[str]) -> str | None:
 
 @explain_known_error.register
 def _(error: AssertionError, arguments: list[str]) -> str | None:
-    if "Unexpected type for root: NoneType" not in str(error):  # OmegaConf's, of a key below a null
+    # OmegaConf's, of a key below a null
+    if not re.match("Unexpected type(: None| for root: NoneType)", str(error)):
         return None
-    keys = [frame.f_locals.get("key") for frame, _ in walk_tb(error.__traceback__)]
-    key = next(filter(None, reversed(keys)), "")
+    keys = [frame.f_locals.get("key") or "" for frame, _ in walk_tb(error.__traceback__)]
+    key = max(keys, key=len)  # the others are parts of it
     parent = key.rpartition(".")[0]
-    reason = BRINGS_SHAPE if parent == "model.config" else f"needs {parent}, and that is null"
+    reason = f"needs {parent}, and that is null"
+    if parent.startswith("model.config"):
+        reason = BRINGS_SHAPE
     return f"{written_override(key, arguments)}: {reason}"
 
 
@@ -231,70 +232,6 @@ def _(error: ValueError, arguments: list[str]) -> str | None:
     return f"{wrong}: must be the name of a config"
 
 
-# ---------------------------------------------------------------- by what Hydra says of a composition
 @explain_known_error.register
 def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
-    for pattern, explain in COMPOSITION_ERRORS.items():
-        match = re.search(pattern, str(error))
-        if match:
-            return explain(match[1], arguments)
-    return None
-
-
-def explain_swept(override: str, arguments: list[str]) -> str:
-    """Several values in a single run: perhaps a list was meant."""
-    key, _, value = override.partition("=")
-    item = find_field(key)
-    if item is not None and item.metadata.get("names"):
-        return f"{override}: a list is written {key}=[{value}]; a bare comma sweeps, with -m"
-    return f"{override}: must be one value; several are a sweep, with -m"
-
-
-def explain_swept_hydra(override: str, arguments: list[str]) -> str:
-    """Values with a comma for a key of Hydra's own, such as the rates that a tuning tries."""
-    key, _, values = override.partition("=")
-    return f"{override}: cannot be swept; a list for the sweeper is one text: \"{key}='{values}'\""
-
-
-def explain_two_methods(schema: str, arguments: list[str]) -> str:
-    """Two methods in one run."""
-    written = "method"
-    for text in arguments:
-        if text.lstrip("+").partition("=")[0] in ("method", "schema"):
-            written = text
-    return f"{written}: must be one method, since each has its own options"
-
-
-def explain_plus(key: str, arguments: list[str]) -> str:
-    """A `+` before a key that is there."""
-    written = written_override(key, arguments)
-    return f"+{written}: must be written {written}"
-
-
-def explain_no_such_option(key: str, arguments: list[str]) -> str:
-    """A key that is not there."""
-    return f"{written_override(key, arguments)}: no such option"
-
-
-# What Hydra says, with the part that matters as a group, and the line that we make of it.
-COMPOSITION_ERRORS: dict[str, Callable[[str, list[str]], str]] = {
-    r"Ambiguous value for argument '(.*)'": explain_swept,
-    r"Sweep parameters '(.*)' requires --multirun": explain_swept,
-    r"Sweeping over Hydra's configuration is not supported : '(.*)'": explain_swept_hydra,
-    r"In 'schema/(.*)': ValidationError": explain_two_methods,
-    r"Multiple values for (method)": explain_two_methods,
-    r"Could not delete(?: from config\.)? '(.*)'(?: does not exist|\. No match)": (
-        lambda key, _: f"~{key}: no such option"
-    ),
-    r"Could not delete from config\. The value of '(.*)' is": (
-        lambda key, _: f"~{key}: cannot be removed"
-    ),
-    r"force-add of config groups is not supported: '\+\+(.*)'": (
-        lambda override, _: f"++{override}: must be written {override}"
-    ),
-    r"An item is already at '(.*)'": explain_plus,
-    r"Override (.*) looks like a config group override": (
-        lambda override, _: f"{override}: no such option"
-    ),
-    r"Could not override '(.*)'. No match": explain_no_such_option,
-}
+    return explain_composition_error(str(error), arguments)

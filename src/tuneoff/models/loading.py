@@ -24,11 +24,11 @@ from tuneoff.config import (
     Model,
     is_shipped,
     resolve_folder,
-    suggest_nearest,
 )
 from tuneoff.data.hub_access import prepare_hub
 from tuneoff.models import loading_errors
 from tuneoff.models.loading_errors import explain_loading_errors
+from tuneoff.models.shapes import build_config
 
 
 def _silence_libraries() -> None:
@@ -40,9 +40,10 @@ def _silence_libraries() -> None:
     python_logging.getLogger("transformers.modeling_utils").addFilter(
         lambda line: "attention_mask" not in str(line.msg)
     )
-    # RoBERTa and others, of what `check_causality` refuses in a line of ours.
+    # Of what is refused in a line of ours: RoBERTa and others, which see later tokens, and unknown rotary positions.
+    refused = ("as a standalone", "Missing validation function")
     for handler in python_logging.getLogger("transformers").handlers:
-        handler.addFilter(lambda line: "as a standalone" not in str(line.msg))
+        handler.addFilter(lambda line: not any(words in str(line.msg) for words in refused))
     ignored_warnings = (
         # PEFT, of GPT-2's transposed layers: it mends that.
         "fan_in_fan_out is set to False",
@@ -156,7 +157,7 @@ def load_config(model: Model) -> PreTrainedConfig:
     """Return transformers' configuration at `model.path`; without a path, the shape in `model.config`.
 
     Raises:
-        ConfigError: a model type or a size that transformers does not know.
+        ConfigError: a configuration that transformers cannot read or does not know.
     """
     if model.path is not None:
         with explain_loading_errors(model):
@@ -164,22 +165,8 @@ def load_config(model: Model) -> PreTrainedConfig:
         if model.pretrained:
             loading_errors.refuse_unknown_quantization(model.path, config)
         return config
-    sizes = dict(model.config or {})
-    model_type = sizes.pop("model_type")
-    try:
-        defaults = AutoConfig.for_model(model_type).to_dict()
-    except ValueError:
-        raise ConfigError(
-            "model.config.model_type", model_type, "no model type that transformers knows"
-        ) from None
-    for key in sizes:
-        if key not in defaults:  # transformers would keep it and go on with its default
-            suggestion = suggest_nearest(key, defaults)
-            raise ConfigError(
-                f"model.config.{key}", sizes[key], f"no such size of {model_type}{suggestion}"
-            )
     with explain_loading_errors(model):
-        return AutoConfig.for_model(model_type, **sizes)
+        return build_config(model)
 
 
 def _weight_dtype(experiment: Experiment) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +14,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from tuneoff.config import ConfigError, Model, format_value
 from tuneoff.config.model import CONFIG, HOLDS_ADAPTER
 from tuneoff.data.hub_access import explain_hub_error
-from tuneoff.models.blame import find_mentioned
+from tuneoff.models.shapes import explain_wrong_shape
 
 # What transformers says of an attention that a model does not have, or whose package is missing.
 ATTENTION_NAMES = ("scaled_dot_product_attention", "Flash", "flash", "flex_attention")
@@ -41,10 +41,6 @@ UNREADABLE = (
 WRONG_SIZES = re.compile(
     r"mismatched_sizes|negative dimension|invalid for input of size|size mismatch"
 )
-# Types of Python in our words.
-KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
-# What huggingface_hub says of a field whose value is of another type.
-WRONG_TYPE = re.compile(r"expected (.+), got \w+ \(value")
 
 
 @contextmanager
@@ -79,29 +75,12 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
             key = "gguf_file"
             reason = f"cannot be read: {reason}"
         if key == "path" and model.path is None:
-            raise _explain_wrong_shape(model.config or {}, error) from error
+            # Of a field that is checked the reason stands in the cause alone.
+            cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+            told = cause or error
+            reason = _describe_loading_error(told)
+            raise explain_wrong_shape(model.config or {}, told, reason) from error
         raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
-
-
-def _explain_wrong_shape(shape: Mapping[str, Any], error: BaseException) -> ConfigError:
-    """What transformers has against the shape in `model.config`, as a refusal of the key that it names."""
-    # Of a field that is checked the reason stands in the cause alone.
-    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-    reason = _describe_loading_error(cause or error)
-    wrong_type = WRONG_TYPE.search(reason)
-    if wrong_type:
-        kind = wrong_type[1]
-        reason = f"must be {KINDS.get(kind, kind)}"
-    mentioned = find_mentioned(str(cause or error), shape)
-    if isinstance(error, KeyError):
-        # It says which value was looked up, and not whose.
-        value = repr(error.args[0])
-        mentioned = [key for key in shape if value in repr(shape[key])]
-        if mentioned:
-            reason = "is not known to transformers"
-    if not mentioned:
-        return ConfigError("model.config", dict(shape) or None, reason)
-    return ConfigError(f"model.config.{mentioned[0]}", shape[mentioned[0]], reason)
 
 
 def _describe_loading_error(error: BaseException) -> str:

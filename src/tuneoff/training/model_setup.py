@@ -13,6 +13,7 @@ from tuneoff.models.generators import fork_generators
 from tuneoff.models.layers import count_bytes
 from tuneoff.models.loading import build_empty_model, load_model, runtime_facts
 from tuneoff.models.precision import cast_trainable
+from tuneoff.models.shapes import check_shape
 from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.initialisation import initialise_from_data
 from tuneoff.training.provenance import hash_weights
@@ -98,6 +99,7 @@ def check_trained_types(model: Any, experiment: Experiment) -> None:
 
 
 def _check_model(model: Any, experiment: Experiment) -> None:
+    check_shape(model, experiment)
     check_causality(model, experiment)
     if experiment.packing:
         check_packing(model)
