@@ -39,7 +39,7 @@ from two_ranks import compare_ranks
 
 from tuneoff.config import ConfigError, derive_seed
 from tuneoff.data import collate
-from tuneoff.methods import _host_reads
+from tuneoff.methods import _host_reads, _lora_from_data
 from tuneoff.training.step import summed_loss
 
 # Each of these families over methods takes minutes.
@@ -360,7 +360,7 @@ def test_what_they_cannot_do_is_refused(settings, words, match):
         (["method=lora_ga", "lora_rank=33"], "lora_rank=33: .* is 64x64, so at most 32"),
         (
             ["method=eva", "lora_rank=32", "lora_init_steps=1", "batch_size=1"],
-            "lora_init=eva: EVA's directions have not settled after 20 passes over the rows",
+            "lora_init=eva: looks for 64 directions, 2 times the rank, and no step has more than ",
         ),
         (["method=fira", "fira_target=[nothing]"], "fira_target=nothing: no such linear layer"),
     ],
@@ -368,6 +368,13 @@ def test_what_they_cannot_do_is_refused(settings, words, match):
 def test_what_the_model_cannot_give_is_refused(new_run, words, match):
     with pytest.raises(ConfigError, match=match):
         new_run(*words)
+
+
+def test_directions_that_do_not_settle_are_refused(new_run, monkeypatch):
+    """After one pass they never have."""
+    monkeypatch.setattr(_lora_from_data, "MOST_PASSES", 1)
+    with pytest.raises(ConfigError, match="EVA's directions have not settled after 1 passes"):
+        new_run("method=eva", "lora_init_steps=1", "batch_size=8")
 
 
 def test_the_larger_is_found_without_a_tensors_value():

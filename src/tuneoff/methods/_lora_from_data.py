@@ -1,5 +1,7 @@
 """Adapters that begin from training data, by PEFT: EVA, LoRA-GA and CorDA. Imports torch at its head."""
 
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -73,6 +75,7 @@ def _read_rows(batches: Any) -> None:
 
 def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
     """Return the principal directions of each layer's inputs, at the tokens to predict."""
+    _refuse_small_steps(config, batches)
     by_ids = {id(batch.input_ids): batch for batch in batches.whole_steps}
     most = MOST_PASSES * len(by_ids)
     runs: list[int] = []
@@ -88,7 +91,8 @@ def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
             raise ConfigError("lora_init", "eva", allowed)
         batches.sum_loss(by_ids[id(inputs["input_ids"])])
 
-    with torch.no_grad():
+    # PEFT prints a line for each layer and step of which the tokens are too few.
+    with torch.no_grad(), redirect_stdout(StringIO()):
         return get_eva_state_dict(
             model,
             [_describe_inputs(batch) for batch in batches.whole_steps],
@@ -97,6 +101,19 @@ def _find_directions(model: Any, config: LoraConfig, batches: Any) -> dict:
             gather_distributed_inputs=False,  # every rank has the same
             show_progress_bar=False,
         )
+
+
+def _refuse_small_steps(config: LoraConfig, batches: Any) -> None:
+    """Refuse steps of which none has as many tokens to predict as EVA looks for directions."""
+    settings: Any = config.eva_config
+    directions = round(config.r * settings.rho)
+    most_tokens = max(len(batch.labels) for batch in batches.whole_steps)
+    if most_tokens < directions:
+        allowed = (
+            f"looks for {directions} directions, {settings.rho:g} times the rank, and no step has "
+            f"more than {most_tokens} tokens to predict; a larger batch_size gives it more"
+        )
+        raise ConfigError("lora_init", "eva", allowed)
 
 
 def _describe_inputs(batch: Any) -> dict[str, torch.Tensor]:
