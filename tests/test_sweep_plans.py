@@ -448,3 +448,15 @@ def test_what_the_sweeper_reads_once_is_no_jobs_own(word, line):
         str(refused.value)
         == f"{line}: must be one value for the whole sweep, outside hydra.sweeper"
     )
+
+
+@pytest.mark.parametrize("words", [("seed=0,1",), ("seed=0", "resume=never,{folder}")])
+def test_a_sweep_goes_on_with_no_single_run(words, tmp_path):
+    """It goes on with its own; one that was named was passed over in silence."""
+    (tmp_path / "result.json").write_text("{}")
+    words = [word.format(folder=tmp_path) for word in words]
+    if len(words) == 1:
+        words.append(f"resume={tmp_path}")
+    with pytest.raises(ConfigError, match=r"^resume=/.*: is for a single run"):
+        plan("-m", *words)
+    assert len(plan("-m", "seed=0,1", "resume=auto")) == 2

@@ -13,7 +13,7 @@ READ_ONCE = ("dry_run", "tuning_schedule")
 
 
 def refuse_own_values(config: Mapping[str, Any], sweep_config: DictConfig) -> None:
-    """Refuse a job's own value of what the sweeper reads once.
+    """Refuse a job's own value of what the sweeper reads once, and one run to go on with in all jobs.
 
     Args:
         config: the job's, as plain values.
@@ -26,6 +26,9 @@ def refuse_own_values(config: Mapping[str, Any], sweep_config: DictConfig) -> No
         if config[key] != sweep_config[key]:
             allowed = "must be one value for the whole sweep, outside hydra.sweeper"
             raise ConfigError(key, config[key], allowed)
+    if config["resume"] not in ("never", "auto"):
+        allowed = "is for a single run; a sweep's own jobs go on where they stopped"
+        raise ConfigError("resume", config["resume"], allowed)
 
 
 def refuse_lost_value(first: Sequence[str], second: Sequence[str]) -> None:
