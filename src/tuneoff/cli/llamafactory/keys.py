@@ -13,6 +13,11 @@ def rename(ours: str) -> Take:
     return lambda value: [] if value is None else [f"{ours}={format_plain(value)}"]
 
 
+def invert(value: Any) -> str:
+    """A switch turned over, as a command line has it; what is none is left, for our own key to refuse."""
+    return format_plain(not value if isinstance(value, bool | int) else value)
+
+
 def format_plain(value: Any) -> str:
     """A value as a command line has it."""
     if value is None:
@@ -49,15 +54,13 @@ TAKEN: dict[str, Take] = {
     "train_sampling_strategy": lambda value: SAMPLING.get(str(value), []),
     "use_liger_kernel": rename("model.liger"),
     "full_determinism": rename("deterministic"),
-    "train_from_scratch": lambda value: ["model.pretrained=false"] if value else [],
+    "train_from_scratch": lambda value: [f"model.pretrained={invert(value)}"] if value else [],
     "group_by_length": rename("group_by_length"),
     "save_total_limit": rename("keep_checkpoints"),
     "overwrite_output_dir": rename("rerun"),
     "output_dir": rename("hydra.run.dir"),
     "max_grad_norm": lambda value: [f"max_grad_norm={value or 'null'}"],
-    "disable_gradient_checkpointing": lambda value: [
-        f"gradient_checkpointing={format_plain(not value)}"
-    ],
+    "disable_gradient_checkpointing": lambda value: [f"gradient_checkpointing={invert(value)}"],
 }
 # ---------------------------------------------------------------- ignored, and why it changes nothing
 SAME_STEPS = "says how fast or where it runs, and changes no step"

@@ -18,6 +18,7 @@ def choose_method(result: Translation) -> Any:
     choices: dict[str, tuple[str, list[str], Any]] = {}
     for schema in schemas().values():
         options = schema.options
+        _check_switches(result, options.elsewhere)
         fitting = _find_fitting(options.elsewhere, typed)
         if fitting:
             # What a family is called by comes first; the more particular words choose within it.
@@ -48,6 +49,14 @@ def choose_method(result: Translation) -> Any:
     if note:
         result.warn(note)
     return options
+
+
+def _check_switches(result: Translation, elsewhere: dict[str, str]) -> None:
+    """Refuse a switch that is neither on nor off."""
+    for word in elsewhere:
+        key, _, expected = word.partition("=")
+        if expected == "true":
+            result.is_on(key)
 
 
 def _find_fitting(

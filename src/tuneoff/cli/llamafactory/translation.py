@@ -13,6 +13,8 @@ from tuneoff.record.secrets import mask_secrets
 
 # YAML 1.1 takes 1e-4 for a word; LLaMA-Factory's parser makes a number of it.
 NUMBER_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+ON_WORDS = ("true", "1", "yes", "on")
+OFF_WORDS = ("false", "0", "no", "off")
 
 
 @dataclass
@@ -73,8 +75,11 @@ class Translation:
             return default
 
     def is_on(self, key: str, default: bool = False) -> bool:
-        """Return whether a switch is on."""
-        return str(self.get(key, default)).lower() in ("true", "1", "yes")
+        """Return whether a switch is on; what is neither on nor off is refused."""
+        word = str(self.get(key, default)).lower()
+        if word not in (*ON_WORDS, *OFF_WORDS):
+            self.refuse(key, "must be true or false")
+        return word in ON_WORDS
 
     def take(self, key: str, *words: str, note: str = "") -> None:
         """Take a key as words of ours; where the file does not say it, as the default there."""
@@ -103,6 +108,8 @@ class Translation:
         self.warnings.append(sentence)
 
     def _add(self, key: str, verdict: str, text: str) -> None:
+        if key in [line.key for line in self.refused]:
+            return
         self.lines.append(KeyLine(key, self.values.get(key), verdict, text))
 
     @property
