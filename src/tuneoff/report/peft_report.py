@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tuneoff.record import write_atomically
+from tuneoff.report.charts.outliers import describe_pulled
 from tuneoff.report.charts.style import WIDTH, Chart, Point, interval_ends, make_chart
 from tuneoff.report.charts.trade_offs import HEIGHT_OF_LABEL, Cost, Size, draw_trade_off
 from tuneoff.report.folder import CHARTS, PEFT_LIST, claim_names, remove_others
@@ -215,7 +216,11 @@ def chart_fronts(table: JudgedTable) -> Iterator[Chart]:
             continue
         size = Size(WIDTH * 2, max(CHART_HEIGHT, HEIGHT_OF_LABEL * len(points)), CHART_FONT)
         figure = draw_trade_off(points, ACCURACY, Cost(name, title, _no_row, True), size)
-        heading = f"Test accuracy against {name}, 95 % intervals over examples; dashed: the Pareto front as measured"
+        beyond = describe_pulled(points, ACCURACY.lower_is_better)
+        heading = (
+            f"Test accuracy against {name}, 95 % intervals over examples; dashed: the Pareto front "
+            f"as measured{beyond}"
+        )
         yield make_chart(f"accuracy_{name}", heading, figure)
 
 

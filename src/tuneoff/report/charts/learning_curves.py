@@ -1,12 +1,16 @@
 """Charts of learning curves: loss by step, by token and by second."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
 
+from tuneoff.record import FAMILIES
 from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
+from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
+    FONT,
     HEIGHT,
     WIDTH,
     Chart,
@@ -25,6 +29,8 @@ from tuneoff.report.rows import Row
 POINTS = 100  # a learning curve's resolution
 SMOOTH = 8  # a moving mean over training losses takes this part of a curve
 MOST_LINES = 45  # more cannot be told apart
+MOST_TOGETHER = 15  # in one panel; more have one for each family
+PANEL_HEIGHT = 90
 HEIGHT_OF_LABEL = 13  # at a line's end; a chart of many lines is higher
 LEAST_EVALUATIONS = 3  # of each run, for curves of the validation loss
 # The columns of `Curve.train` in their order: the unit, the axis' title, and how a tick is written.
@@ -67,7 +73,10 @@ def chart_learning_curves(comparison: Comparison) -> Iterator[Chart]:
             axis=alt.Axis(tickCount=5, labelExpr=f"format(datum.value, '{tick_format}')"),
         )
         y_title = loss if validated else f"{loss}, smoothed"
-        title = f"{loss} by {unit}, {smoothed}mean over seeds; the steep start is cut off{best}"
+        beyond = describe_pulled([line[-1] for line in lines], lower_is_better=True)
+        title = (
+            f"{loss} by {unit}, {smoothed}mean over seeds; the steep start is cut off{best}{beyond}"
+        )
         figure = _draw_curves(lines, x, y_title)
         yield make_chart(f"curve_{unit}", title, figure)
 
@@ -77,14 +86,20 @@ def _finished_curves(row: Row) -> list[Curve]:
 
 
 def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
+    ends = pull_in([line[-1] for line in lines], lower_is_better=True)
     # The first tenth falls so far that nothing else could be told apart beside it.
-    late = max(line[-1]["x"] for line in lines) / 10
-    late_losses = [point["y"] for line in lines for point in line if point["x"] >= late]
+    late = max(end["x"] for end in ends) / 10
+    late_losses = []
+    for line, end in zip(lines, ends, strict=True):
+        if end["y"] == end["value"]:
+            late_losses += [point["y"] for point in line if point["x"] >= late]
     low, top = axis_range(late_losses)
     points = []
     for line in lines:
         points += _cut_above(top, line)
-    style = FamilyStyle(points)
+    for end in ends:
+        if end["y"] != end["value"]:
+            end["y"] = top
     lowest = min([low, *(point["y"] for point in points)])
     y = alt.Y(
         "y:Q",
@@ -96,30 +111,71 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
         alt.Tooltip("x:Q", format=",.4g"),
         alt.Tooltip("y:Q", title="loss", format=".4f"),
     ]
-    return draw_labelled_lines(lines, points, x, y, [lowest, top], style, tips)
+    return draw_labelled_lines(ends, points, x, y, tips)
 
 
 def draw_labelled_lines(
-    lines: Sequence[Line],
+    ends: Sequence[Point],
     points: Sequence[Point],
     x: alt.X,
     y: alt.Y,
-    y_domain: list[float],
-    style: FamilyStyle,
     tips: list,
 ) -> Figure:
-    """A line for each method with its name at its end.
+    """A line for each method with its name at its end; many lines in a panel for each family.
 
     Args:
-        lines: each line's points, of which the last is where its name stands.
-        points: what is drawn of them.
-        y_domain: both ends of the axis upward.
+        ends: where each line's name stands.
+        points: what is drawn of the lines.
+        x: the axis to the right, of all panels.
+        y: the axis upward, of all panels.
+        tips: what a pointer at a line is shown.
     """
-    height = max(HEIGHT, HEIGHT_OF_LABEL * len(lines))
-    y_axis = Axis(y_domain, height, upward=True)
+    _, widest = label_ends(ends, Axis([0, 1], 1))
     # The labels stand right of the plot, which leaves them room in the column.
-    ends, widest = label_ends([line[-1] for line in lines], y_axis)
     width = WIDTH - widest
+    # Of all lines, since panels share the scale.
+    look = {"strokeDash": dash_by_method(ends), "tooltip": tips}
+    if len(ends) <= MOST_TOGETHER:
+        style = FamilyStyle(points)
+        height = max(HEIGHT, HEIGHT_OF_LABEL * len(ends))
+        return _draw_panel(ends, points, x, y, style, look, (width, height))
+    style = FamilyStyle(ends, has_legend=False)
+    panels = []
+    for family in style.present:
+        own_ends = [end for end in ends if end["family"] == family]
+        own_points = [point for point in points if point["family"] == family]
+        height = max(PANEL_HEIGHT, HEIGHT_OF_LABEL * len(own_ends))
+        # Its axes have titles once for all: on top, and under the last.
+        own_x = x if family == style.present[-1] else _without_title(x)
+        own_y = _without_title(y)
+        panel = _draw_panel(own_ends, own_points, own_x, own_y, style, look, (width, height))
+        panels.append(panel.properties(title=_small_title(FAMILIES[family])))
+    title = _small_title(y["title"])
+    return alt.vconcat(*panels, spacing=4, title=title)
+
+
+def _without_title(axis: Any) -> Any:
+    untitled = axis.copy()
+    untitled["title"] = None
+    return untitled
+
+
+def _small_title(text: str) -> alt.TitleParams:
+    return alt.TitleParams(text, anchor="start", fontSize=FONT, fontWeight="normal", offset=4)
+
+
+def _draw_panel(
+    ends: Sequence[Point],
+    points: Sequence[Point],
+    x: alt.X,
+    y: alt.Y,
+    style: FamilyStyle,
+    look: dict[str, Any],
+    size: tuple[float, float],
+) -> Figure:
+    """The lines of all methods or of a family, on axes that may be those of others too."""
+    width, height = size
+    labels, _ = label_ends(ends, Axis(y["scale"]["domain"], height, upward=True))
     curves = alt.Chart(inline_data(points)).mark_line(strokeWidth=1.6)
     return alt.layer(
         curves.encode(
@@ -127,10 +183,9 @@ def draw_labelled_lines(
             y=y,
             color=style.colour,
             detail=alt.Detail("method:N"),
-            strokeDash=dash_by_method(points),
-            tooltip=tips,
+            **look,
         ),
-        *draw_ends(ends, x, y, style, width),
+        *draw_ends(labels, x, y, style, width),
     ).properties(width=width, height=height)
 
 

@@ -13,7 +13,6 @@ from tuneoff.report.charts.learning_curves import (
 )
 from tuneoff.report.charts.style import (
     Chart,
-    FamilyStyle,
     Figure,
     axis_range,
     make_chart,
@@ -66,7 +65,6 @@ def _average_memory(row: Row) -> Line:
 def _draw_lines(lines: list[Line]) -> Figure:
     points = [point for line in lines for point in line]
     ends_of_axis = axis_range([point["y"] for point in points])
-    style = FamilyStyle(points)
     longest = max(line[-1]["x"] for line in lines)
     x_scale = alt.Scale(domain=[0, longest])
     x = alt.X("x:Q", title="Optimizer steps", scale=x_scale)
@@ -77,4 +75,5 @@ def _draw_lines(lines: list[Line]) -> Figure:
         alt.Tooltip("x:Q", title="step", format=",.0f"),
         alt.Tooltip("y:Q", title="GiB", format=".4f"),
     ]
-    return draw_labelled_lines(lines, points, x, y, ends_of_axis, style, tips)
+    ends = [line[-1] for line in lines]
+    return draw_labelled_lines(ends, points, x, y, tips)

@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 
 from tuneoff.report.charts.labels import Axis, draw_labels, place_labels
+from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
     FONT,
     HEIGHT,
@@ -43,10 +44,12 @@ def chart_retention(comparison: Comparison) -> Iterator[Chart]:
     ends = keep_drawable(ends)
     if len(ends) < 2:
         return
+    beyond = describe_pulled(ends, lower_is_better=True)
     title = (
         "Target against retention: each method's path over training (mean over seeds) and the step that counts, "
-        "with 95 % intervals over seeds; best is below, to the left"
+        f"with 95 % intervals over seeds; best is below, to the left{beyond}"
     )
+    ends = pull_in(ends, lower_is_better=True)
     yield make_chart("retention", title, _draw(ends, keep_drawable(paths)))
 
 
@@ -126,7 +129,7 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     lines = alt.Chart(inline_data(shown))
     lines = lines.mark_line(strokeWidth=1, opacity=0.6, point={"size": 8})
     forgetting = alt.Tooltip("x:Q", format=".4f")
-    target = alt.Tooltip("y:Q", format=".4f")
+    target = alt.Tooltip("value:Q", title="target", format=".4f")
     tips = [alt.Tooltip("name:N"), forgetting, target, alt.Tooltip("seeds:Q")]
     labels = place_labels(
         ends, Axis(x_domain, WIDTH), Axis(y_domain, height, upward=True), FONT, []

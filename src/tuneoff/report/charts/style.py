@@ -11,7 +11,7 @@ from tuneoff.record import FAMILIES
 from tuneoff.report.qualities import Quality
 from tuneoff.report.records import LARGEST_DRAWN
 
-Figure = alt.Chart | alt.LayerChart | alt.FacetChart
+Figure = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 Point = dict[str, Any]  # a mark of a chart: what is encoded, by the names of the fields
 FONT = 11
 # With its axis 420 wide: in a column of 3.3 inches (238 points) the type is of 6 points.
@@ -63,8 +63,9 @@ class Chart:
 class FamilyStyle:
     """What a chart gives the families of its points, each of which has a `family`: the same in every report."""
 
-    def __init__(self, points: Sequence[Point]):
-        """Style the families that the points belong to."""
+    def __init__(self, points: Sequence[Point], has_legend: bool = True):
+        """Style the families that the points belong to, with a legend or, where headings name them, without."""
+        self._has_legend = has_legend
         families = {point["family"] for point in points}
         self.present = [family for family in FAMILIES if family in families]
 
@@ -88,8 +89,10 @@ class FamilyStyle:
         styles_present = [styles[family] for family in self.present]
         return alt.Scale(domain=self.present, range=styles_present)
 
-    def _legend(self) -> alt.Legend:
+    def _legend(self) -> alt.Legend | None:
         """The families by their headings, in as many columns as fit the chart's width."""
+        if not self._has_legend:
+            return None
         headings = [FAMILIES[family] for family in self.present]
         columns = 1
         for count in (2, 3, 4):

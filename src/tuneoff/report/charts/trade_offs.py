@@ -9,6 +9,7 @@ import altair as alt
 
 from tuneoff.report import stats
 from tuneoff.report.charts.labels import Axis, Box, draw_labels, place_labels
+from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
     FONT,
     HEIGHT,
@@ -74,7 +75,8 @@ def chart_trade_offs(comparison: Comparison) -> Iterator[Chart]:
         for cost in _list_costs(comparison):
             points = keep_drawable(_make_points(rows, quality, cost))
             if len(points) > 1:
-                title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}"
+                beyond = describe_pulled(points, quality.lower_is_better)
+                title = f"{quality.heading} against {cost.name}; dashed: the Pareto front of the means{tuned}{beyond}"
                 size = Size(WIDTH, max(HEIGHT, HEIGHT_OF_LABEL * len(points)), FONT)
                 figure = draw_trade_off(points, quality, cost, size)
                 yield make_chart(f"quality_{cost.name}{suffix}", title, figure)
@@ -91,7 +93,8 @@ def chart_widely(comparison: Comparison) -> Chart | None:
         return None
     size = Size(WIDE_WIDTH, max(WIDE_HEIGHT, HEIGHT_OF_LABEL * len(points)), WIDE_FONT)
     figure = draw_trade_off(points, quality, cost, size)
-    title = f"{quality.heading} against peak memory, with 95 % intervals over seeds; dashed: the Pareto front"
+    beyond = describe_pulled(points, quality.lower_is_better)
+    title = f"{quality.heading} against peak memory, with 95 % intervals over seeds; dashed: the Pareto front{beyond}"
     return Chart(WIDE, title, style_figure(figure, WIDE_FONT))
 
 
@@ -155,7 +158,12 @@ def draw_trade_off(
     cost: Cost,
     size: Size,
 ) -> Figure:
-    """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means."""
+    """Return the chart of points with their intervals, their names beside them, and the Pareto front of the means.
+
+    Points far beyond the others are drawn at the edge, with their values in their names.
+    """
+    points = pull_in(points, quality.lower_is_better)
+    front = _find_front(points, quality, cost)
     domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
     x = alt.X(
         "x:Q",
@@ -168,7 +176,7 @@ def draw_trade_off(
     base = alt.Chart(inline_data(points)).encode(color=style.colour)
     tips = [
         alt.Tooltip("name:N"),
-        alt.Tooltip("y:Q", title=quality.title, format=".4f"),
+        alt.Tooltip("value:Q", title=quality.title, format=".4f"),
         alt.Tooltip("x:Q", title=cost.title, format=",.4g"),
         alt.Tooltip("seeds:Q"),
     ]
@@ -176,7 +184,6 @@ def draw_trade_off(
     marks = base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2)
     x_axis = Axis(domain, size.width)
     y_axis = Axis(quality_range(points), size.height, upward=True)
-    front = _find_front(points, quality, cost)
     order = alt.Order("x:Q")
     front_line = _draw_front(front, cost).encode(x=x, y=y, order=order)
     lines = _front_boxes(front, x_axis, y_axis, cost)
@@ -194,7 +201,7 @@ def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point
     x_sign = 1 if cost.lower_is_better else -1
     y_sign = 1 if quality.lower_is_better else -1
     front = stats.find_pareto_front(
-        [(x_sign * point["x"], y_sign * point["y"]) for point in points]
+        [(x_sign * point["x"], y_sign * point["value"]) for point in points]
     )
     return [points[index] for index in front]
 
