@@ -27,13 +27,13 @@ def made(tmp_path):
     return load(comparison(tmp_path), baseline=BASELINE)
 
 
-def test_a_table_of_many_rows_says_the_families(tmp_path, made):
+def test_a_table_of_many_rows_is_grouped_by_family(tmp_path, made):
     assert "family" not in lines(made)[0]
     for index in range(20):
         content = record(f"m{index:02}", points=2) | {"family": "low_rank" if index else "prompt"}
         write(tmp_path / "many" / str(index), content)
     families = [line["family"] for line in lines(load(tmp_path / "many"))]
-    assert families == ["prompts", *["low-rank adapters"] * 19]
+    assert families == [*["low-rank adapters"] * 19, "prompts"]
 
 
 def test_csv_figures_are_those_of_the_records(made):

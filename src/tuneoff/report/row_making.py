@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tuneoff.record import NOT_PREDICTED
+from tuneoff.record import FAMILIES, NOT_PREDICTED
 from tuneoff.report.comparability import canonical_json
 from tuneoff.report.records import Run, as_number
-from tuneoff.report.rows import LEARNING_RATE, Row, show_setting, varied_keys
+from tuneoff.report.rows import LEARNING_RATE, MANY_ROWS, Row, show_setting, varied_keys
 from tuneoff.report.text import cut_name
 
 MOST_LABEL_CHARACTERS = 240
@@ -35,6 +35,8 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
             _place_prediction(run, rows)
     _name_rows(rows)
     rows.sort(key=_row_order)
+    if len(rows) >= MANY_ROWS:
+        rows.sort(key=_family_order)
     return rows, notes
 
 
@@ -79,6 +81,11 @@ def _predicts(prediction: Run, row: Row) -> bool:
     return all(
         prediction.setting[key] == row.setting[key] for key in common.difference(NOT_PREDICTED)
     )
+
+
+def _family_order(row: Row) -> int:
+    """What groups many rows by family, in the order of the charts' legend."""
+    return list(FAMILIES).index(row.family)
 
 
 def _row_order(row: Row) -> tuple:

@@ -14,6 +14,8 @@ from tuneoff.report.text import cut_name
 
 VALIDATION_LOSS = "loss.final"
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
+# So many rows are grouped by the methods' families, and a column says which.
+MANY_ROWS = 20
 
 
 @dataclass(eq=False)

@@ -27,13 +27,10 @@ from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.qualities import DERIVED, LOSS_TITLES, Quality
 from tuneoff.report.ranking import Verdict
 from tuneoff.report.records import as_number
-from tuneoff.report.rows import Row
+from tuneoff.report.rows import MANY_ROWS, Row
 from tuneoff.report.serving import SERVING_COLUMNS
 from tuneoff.report.text import cut_name
 from tuneoff.report.tuning_cells import rates_cell, tuning_cost_cell
-
-# A table of so many rows says which family a method is of, so that it can be filtered and sorted by it.
-MANY_ROWS = 20
 
 
 @dataclass(frozen=True)
