@@ -10,7 +10,8 @@ import pytest
 from records import METHODS, comparison, load, prediction, program, ranks, record, tuning, write
 
 from tuneoff.report.charts import Chart, make_charts
-from tuneoff.report.charts.labels import Axis, Box, place_labels, spread_ends, text_width
+from tuneoff.report.charts.geometry import Axis, Box
+from tuneoff.report.charts.labels import place_labels, spread_ends, text_width
 from tuneoff.report.charts.style import CATEGORY_COLOURS, FAMILY_COLOURS, FAMILY_SHAPES, FONT
 from tuneoff.report.write_report import write_chart
 

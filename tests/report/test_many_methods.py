@@ -106,3 +106,18 @@ def test_the_fence_is_on_the_worse_side(values, lower_is_better, fence):
     beyond = [point for point in pulled if point["y"] != point["value"]]
     assert all(point["y_low"] == point["y_high"] == fence for point in beyond)
     assert len(beyond) == (abs(fence) != float("inf"))
+
+
+def test_saved_sizes_of_several_magnitudes_stand_on_a_logarithmic_axis(tmp_path):
+    for number, saved_bytes in enumerate((2**10, 2**20, 2**25)):
+        content = record(f"method_{number}", loss=3.0 + number)
+        content["facts"]["saved_bytes"] = saved_bytes
+        write(tmp_path / str(number), content)
+    charts = {chart.name: chart for chart in make_charts(load(tmp_path)[0])}
+    axis = charts["quality_saved"].spec["layer"][-1]["encoding"]["x"]
+    assert axis["scale"]["type"] == "log"
+    assert axis["axis"]["values"] == pytest.approx([1e-3, 1e-2, 1e-1, 1, 10])
+    assert charts["quality_memory"].spec["layer"][-1]["encoding"]["x"]["scale"].get("type") is None
+    # A label begins right of its point, or left of it, on this axis too.
+    labels = find_rows(charts["quality_saved"], charts["quality_saved"].spec["layer"][-1])
+    assert all(label["x"] > 0 for label in labels) and len(labels) == 3

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import altair as alt
 
-from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
+from tuneoff.report.charts.geometry import Axis
+from tuneoff.report.charts.labels import draw_ends, label_ends
 from tuneoff.report.charts.style import (
     HEIGHT,
     WIDTH,

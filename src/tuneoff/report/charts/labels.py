@@ -1,11 +1,11 @@
 """Labels: each point's name beside it and each line's name at its end, where none hides another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
+from tuneoff.report.charts.geometry import Axis, Box
 from tuneoff.report.charts.style import FONT, FamilyStyle, Point, inline_data
 
 CHARACTER_WIDTH = 0.56  # of the type's size, on average in Helvetica
@@ -25,47 +25,6 @@ OVER_INTERVAL = 2.0
 FURTHER_OUT = 1.0
 LEADER_WIDTH = 18  # from the plot to the labels of lines
 LEADER: dict[str, Any] = {"color": "#999999", "strokeWidth": 0.7}
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels, from the upper left corner of the plot."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlaps(self, other: "Box") -> bool:
-        """Whether the two share an area."""
-        beside = self.right <= other.left or other.right <= self.left
-        apart = self.bottom <= other.top or other.bottom <= self.top
-        return not beside and not apart
-
-    def inside(self, width: float, height: float) -> bool:
-        """Whether it lies within the plot."""
-        return self.left >= 0 and self.top >= 0 and self.right <= width and self.bottom <= height
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear axis: the values at its ends, and its length in pixels."""
-
-    domain: Sequence[float]
-    length: float
-    upward: bool = False
-
-    def to_pixels(self, value: float) -> float:
-        """Return how far from the left, or from the top, a value lies."""
-        low, high = self.domain
-        share = (value - low) / (high - low)
-        return self.length * (1 - share if self.upward else share)
-
-    def to_value(self, pixels: float) -> float:
-        """Return the value at a distance from the left, or from the top."""
-        low, high = self.domain
-        share = pixels / self.length
-        return low + (high - low) * (1 - share if self.upward else share)
 
 
 def cut_label(text: str) -> str:

@@ -7,7 +7,8 @@ import altair as alt
 import numpy as np
 
 from tuneoff.record import FAMILIES
-from tuneoff.report.charts.labels import Axis, draw_ends, label_ends
+from tuneoff.report.charts.geometry import Axis
+from tuneoff.report.charts.labels import draw_ends, label_ends
 from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
     FONT,
@@ -104,7 +105,7 @@ def _draw_curves(lines: list[Line], x: alt.X, loss: str) -> Figure:
     y = alt.Y(
         "y:Q",
         title=f"{loss} (nats per token)",
-        scale=alt.Scale(zero=False, domain=[lowest, top]),
+        scale=alt.Scale(zero=False, domain=[lowest, top], nice=False),
     )
     tips = [
         alt.Tooltip("method:N"),

@@ -68,7 +68,7 @@ def _draw_lines(lines: list[Line]) -> Figure:
     longest = max(line[-1]["x"] for line in lines)
     x_scale = alt.Scale(domain=[0, longest])
     x = alt.X("x:Q", title="Optimizer steps", scale=x_scale)
-    scale = alt.Scale(zero=False, domain=ends_of_axis)
+    scale = alt.Scale(zero=False, domain=ends_of_axis, nice=False)
     y = alt.Y("y:Q", title="Memory in use (GiB)", scale=scale)
     tips = [
         alt.Tooltip("method:N"),

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import altair as alt
 import numpy as np
 
-from tuneoff.report.charts.labels import Axis, draw_labels, place_labels
+from tuneoff.report.charts.geometry import Axis
+from tuneoff.report.charts.labels import draw_labels, place_labels
 from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
     FONT,
@@ -120,8 +121,8 @@ def _draw(ends: list[Point], paths: list[Point]) -> Figure:
     # The steep start is left out: the ends could not be told apart beside it.
     shown = [point for point in paths if _is_inside(point, x_domain, y_domain)]
     height = max(HEIGHT, 15 * len(ends))
-    x_scale = alt.Scale(zero=False, domain=x_domain)
-    y_scale = alt.Scale(zero=False, domain=y_domain)
+    x_scale = alt.Scale(zero=False, domain=x_domain, nice=False)
+    y_scale = alt.Scale(zero=False, domain=y_domain, nice=False)
     x = alt.X("x:Q", title=RETENTION_TITLE, scale=x_scale)
     y = alt.Y("y:Q", title=TARGET_TITLE, scale=y_scale)
     style = FamilyStyle(ends)

@@ -149,7 +149,7 @@ def quality_range(points: Sequence[Point]) -> list[float]:
 
 def quality_axis(quality: Quality, points: Sequence[Point]) -> alt.Y:
     """Return the vertical axis of a measure."""
-    scale = alt.Scale(zero=False, domain=quality_range(points))
+    scale = alt.Scale(zero=False, domain=quality_range(points), nice=False)
     return alt.Y("y:Q", title=f"{quality.heading}{quality.unit}", scale=scale)
 
 

@@ -1,5 +1,6 @@
 """Charts of a quality against what it costs, in memory and in speed, with the Pareto front."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from itertools import pairwise
 import altair as alt
 
 from tuneoff.report import stats
-from tuneoff.report.charts.labels import Axis, Box, draw_labels, place_labels
+from tuneoff.report.charts.geometry import Axis, Box
+from tuneoff.report.charts.labels import draw_labels, place_labels
 from tuneoff.report.charts.outliers import describe_pulled, pull_in
 from tuneoff.report.charts.style import (
     FONT,
@@ -42,6 +44,9 @@ WIDE_HEIGHT = 400
 WIDE_FONT = 14
 HEIGHT_OF_LABEL = 15  # a chart with many labels is higher
 MOST_LABELS = 60
+# Costs further apart stand on a logarithmic axis, such as megabytes of an adapter and of all weights.
+LARGEST_LINEAR_RATIO = 50
+LOG_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -164,13 +169,10 @@ def draw_trade_off(
     """
     points = pull_in(points, quality.lower_is_better)
     front = _find_front(points, quality, cost)
-    domain = axis_range([point[key] for point in points for key in ("x", "x_low", "x_high")])
-    x = alt.X(
-        "x:Q",
-        title=cost.title,
-        scale=alt.Scale(zero=False, domain=domain),
-        axis=alt.Axis(tickCount=5),
-    )
+    costs = [point[key] for point in points for key in ("x", "x_low", "x_high")]
+    logarithmic = min(costs) > 0 and max(costs) / min(costs) > LARGEST_LINEAR_RATIO
+    domain = axis_range(costs, LOG_MARGIN if logarithmic else 0)
+    x = _make_cost_axis(cost, domain, logarithmic)
     y = quality_axis(quality, points)
     style = FamilyStyle(points)
     base = alt.Chart(inline_data(points)).encode(color=style.colour)
@@ -182,7 +184,7 @@ def draw_trade_off(
     ]
     # Hollow, so that none hides another.
     marks = base.mark_point(filled=False, size=70, opacity=1, strokeWidth=2)
-    x_axis = Axis(domain, size.width)
+    x_axis = Axis(domain, size.width, logarithmic=logarithmic)
     y_axis = Axis(quality_range(points), size.height, upward=True)
     order = alt.Order("x:Q")
     front_line = _draw_front(front, cost).encode(x=x, y=y, order=order)
@@ -194,6 +196,18 @@ def draw_trade_off(
         marks.encode(x=x, y=y, shape=style.shape, tooltip=tips),
         *draw_labels(labels, x, y, style, size.font),
     ).properties(width=size.width, height=size.height)
+
+
+def _make_cost_axis(cost: Cost, domain: list[float], logarithmic: bool) -> alt.X:
+    """The horizontal axis; not rounded to nice ends, since the labels' places are made for this domain."""
+    scale = alt.Scale(zero=False, domain=domain, nice=False)
+    axis = alt.Axis(tickCount=5)
+    if logarithmic:
+        scale = alt.Scale(type="log", domain=domain, nice=False)
+        low, high = (math.log10(end) for end in domain)
+        powers = range(math.ceil(low), math.floor(high) + 1)
+        axis = alt.Axis(values=[10.0**power for power in powers], format="~g")
+    return alt.X("x:Q", title=cost.title, scale=scale, axis=axis)
 
 
 def _find_front(points: list[Point], quality: Quality, cost: Cost) -> list[Point]:
