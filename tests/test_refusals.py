@@ -71,6 +71,7 @@ CASES = {
     "method=lora +galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
     "method=lora ++galore_rank=128": "galore_rank=128: no such option for method=lora, but for galore",
     "method=full lora_rank=4": "lora_rank=4: no such option for method=full, but for lora",
+    "method=full peft.r=4": "peft.r=4: no such option for method=full, but for the families adalora, peft, prompts …",
     "method=galore galore_rnk=4": "galore_rnk=4: no such option for method=galore; did you mean galore_rank…",
     "+foo=1": "foo=1: no such option for method=lora",
     "method=galore +galore_rank=128": "+galore_rank=128: must be written galore_rank=128",

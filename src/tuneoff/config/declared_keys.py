@@ -99,8 +99,14 @@ def explain_unknown_key(key: str, declared: list[str], method: str | None) -> st
         nearest = suggest_nearest(name, declared) or f"; there are {', '.join(declared)}"
         return f"no such option in {parent}{nearest}"
     owners = [owner for owner, schema in schemas().items() if name in list_keys(schema)]
-    known = [*declared, *sorted(find_method_options().difference(declared))]
-    hint = f", but for {', '.join(owners)}" if owners else suggest_nearest(name, known)
+    names = ", ".join(owners)
+    if not owners:
+        known = [*declared, *sorted(find_method_options().difference(declared))]
+        hint = suggest_nearest(name, known)
+    elif len(owners) == 1:
+        hint = f", but for {names}"
+    else:
+        hint = f", but for the families {names} (conf/method/METHODS.md)"
     return f"no such option for method={method}{hint}"
 
 
