@@ -94,6 +94,9 @@ def test_one_method_far_off_stands_at_the_edge_with_its_value(charts, name):
         ([3.0, 9.0], True, float("inf")),
         ([3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 1.0], True, float("inf")),  # far better is no fault
         ([3.0] * 10, True, float("inf")),
+        # Nothing is flattened where the others are one, or where the axis grows a little.
+        ([1.0] * 9 + [0.98], False, -float("inf")),
+        ([3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 4.7], True, float("inf")),
     ],
 )
 def test_the_fence_is_on_the_worse_side(values, lower_is_better, fence):

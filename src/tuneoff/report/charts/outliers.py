@@ -8,23 +8,26 @@ import numpy as np
 from tuneoff.report.charts.style import Point
 
 LEAST_POINTS = 8  # fewer have no quartiles worth the name
-FAR_OUT = (
-    3  # quartile distances beyond the worse quartile (J. W. Tukey 1977, Exploratory Data Analysis)
-)
+# A point is far out so many quartile distances beyond the worse quartile (J. W. Tukey 1977, Exploratory Data Analysis).
+FAR_OUT = 3
+# With it the axis would be so many times as long.
+LENGTHENED = 3
 
 
 def find_fence(values: Sequence[float], lower_is_better: bool) -> float:
     """Return the worst value that is drawn in its place; infinite, on the worse side, where that is every value."""
     sign = 1 if lower_is_better else -1
+    none = sign * math.inf
     worse = sign * np.asarray(values)
     if len(worse) < LEAST_POINTS:
-        return sign * math.inf
+        return none
     first, third = np.percentile(worse, [25, 75])
-    fence = third + FAR_OUT * (third - first)
-    if fence >= worse.max():
-        return sign * math.inf
+    within = worse[worse <= third + FAR_OUT * (third - first)]
+    length = np.ptp(within)
+    if length == 0 or np.ptp(worse) <= LENGTHENED * length:
+        return none
     # At the worst of those within, so that no room is left empty.
-    return sign * float(worse[worse <= fence].max())
+    return sign * float(within.max())
 
 
 def pull_in(points: Sequence[Point], lower_is_better: bool) -> list[Point]:
