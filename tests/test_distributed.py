@@ -300,6 +300,28 @@ def test_ranks_that_do_not_reach_each_other_are_told_what_to_set(monkeypatch):
 
 
 @pytest.mark.slow
+def test_ranks_leave_their_group_when_all_have_finished(run, monkeypatch):
+    """A process that ends within it may be aborted, upon which its launcher ends the others."""
+    left = []
+    monkeypatch.setattr(ranks_module.Ranks, "leave", lambda ranks: left.append(ranks.index))
+    assert run("method=lora", "max_steps=1")["status"] == "finished" and left == [0]
+    monkeypatch.setattr(trainer.Trainer, "fit", MagicMock(side_effect=RuntimeError("lost")))
+    assert run("method=lora", "max_steps=1")["status"] == "failed" and left == [0]
+
+
+def test_ranks_wait_for_each_other_before_they_leave(monkeypatch):
+    calls = MagicMock()
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", calls.destroy)
+    monkeypatch.setattr(ranks_module.Ranks, "gather", calls.gather)
+    ranks = ranks_module.Ranks.__new__(ranks_module.Ranks)
+    ranks.count = 1
+    ranks.leave()
+    assert not calls.mock_calls
+    ranks.count = 2
+    ranks.leave()
+    assert [call[0] for call in calls.mock_calls] == ["gather", "destroy"]
+
+
 def test_a_stopped_run_ends_bit_identical_and_dropout_differs_by_rank(two, tmp_path):
     """The whole one reads each step at its end; the stopped one while the next step runs."""
     options = [

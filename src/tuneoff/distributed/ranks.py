@@ -86,6 +86,19 @@ class Ranks:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], self.device)
 
+    def leave(self) -> None:
+        """Part from the other processes; all must call, and speak to each other no more.
+
+        A process that ends in the group may be aborted by Gloo's threads (PyTorch's issue 190489), and its launcher
+        then ends the others, though they are not done.
+        """
+        if self.count == 1:
+            return
+        from torch.distributed import destroy_process_group
+
+        self.gather(None)  # NCCL's groups are left together
+        destroy_process_group()
+
     def agree_on_failure(self, status: str, caught: BaseException) -> tuple[str, dict]:
         """Return status and error of what went wrong first, on whichever process.
 

@@ -89,6 +89,8 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
             run.session.trackers.finish({})
             raise NeverBegan(status, error, folder)
         result = recorder.finish(status, run.measured(), error)
+        if status == "finished":
+            run.session.ranks.leave()
         run.session.trackers.finish(result)
         if run.session.ranks.first:
             push_model(experiment, folder, result)
@@ -134,9 +136,7 @@ class Run:
         if checkpoint is not None:
             refuse_other_precision(experiment, read_json(session.folder / RUN))
         provenance = collect_provenance(experiment, session.ranks.device)
-        resume_point = None
-        if checkpoint is not None:
-            resume_point = find_resume_point(checkpoint)
+        resume_point = find_resume_point(checkpoint) if checkpoint is not None else None
         session.recorder.start(describe_start(experiment, start, provenance), resume_point)
         self.parts = build(session)
         self.prepared = True
