@@ -1,5 +1,6 @@
 """Tuned settings: the best of the recorded trials become overrides of a comparison."""
 
+import zlib
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def trial(
     folder: Path, method: str, lr: float, loss: float | None, seed: int = 0, **config
 ) -> None:
     """A finished (or, without a loss, diverged) trial's record."""
-    place = folder / method / f"{lr}_{seed}_{len(config)}{hash(str(config)) % 999}"
+    place = folder / method / f"{lr}_{seed}_{len(config)}{zlib.crc32(str(config).encode())}"
     place.mkdir(parents=True)
     values = [f"{key}={value}" for key, value in config.items()]
     cfg = composed(f"method={method}", f"lr={lr}", f"seed={seed}", *values)
