@@ -384,6 +384,8 @@ CASES = {
     "-m hydra/launcher=joblib num_processes=0 seed=0,1": "num_processes=0: must be at least 1",
     "CUDA_VISIBLE_DEVICES=4 -m hydra/launcher=ray jobs_per_device=0 seed=0,1": "jobs_per_device=0: must be from 1 to 16",
     "-m seed=range(3,0)": "seed=range(3,0): must list one value or more, …",
+    "-m seed=range(100000000)": "seed=range(100000000): must list at most 10,000 values",
+    "-m seed=range(999) lora_rank=range(1,1000)": "seed=range(999): has 999 values in a grid of 998,001 jobs; …",
     "-m hydra.sweeper.around.lr=2": "hydra.sweeper.around.lr=2: no such option in hydra.sweeper.around; it is given whole, …",
     "-m hydra.sweeper.prams=2": "hydra.sweeper.prams=2: no such option in hydra.sweeper; did you mean params?",
     "-m hydra.sweeper.needs=dev seed=0,1": "hydra.sweeper.needs=dev: must be a list of any of validation, test",

@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 
 from tuneoff.cli.arguments import list_home_words
 from tuneoff.cli.own_yamls import read_own_yaml
-from tuneoff.cli.run_folder import describe_unusable, find_output_folder
+from tuneoff.cli.run_folder import find_output_folder
 from tuneoff.cli.typed_words import expand_home, put_keys_together
 from tuneoff.config import ConfigError, find_invalid_keys
+from tuneoff.record import describe_unusable
 
 
 # ---------------------------------------------------------------- the order of words
@@ -134,6 +135,7 @@ def test_a_config_without_settings_is_refused():
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "ring").symlink_to("ring")
+    (tmp_path / "dangling").symlink_to("nothing")
     long_name = "x" * 300
     for folder, reason in (
         (tmp_path / "new" / "deep", None),
@@ -142,6 +144,8 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is(tmp_path, monke
         (tmp_path / "file" / "x", "file is a file"),
         (tmp_path / "new" / long_name, "more than 255 bytes"),
         (tmp_path.joinpath(*["x" * 200] * 30), "file name too long"),
+        (tmp_path / "dangling", "dangling is a link to nothing"),
+        (tmp_path / "dangling" / "x", "dangling is a link to nothing"),
         (tmp_path / "ring", "too many levels of symbolic links"),
         (Path("a\0b"), "null byte"),
         (Path("~nobody-at-all/x"), "there is no such user"),

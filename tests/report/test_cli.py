@@ -93,6 +93,7 @@ def test_the_report_itself_is_not_read_and_the_same_records_give_the_same_tables
         (["nowhere"], "no such folder"),
         (["empty"], "no records here"),
         (["runs", "--baseline", "nothing"], "--baseline nothing: must be one of"),
+        (["runs", "--out", "/dev/null/x"], "--out /dev/null/x: must be a folder that can be made"),
         (["runs", "--strict"], "they differ in budget value"),
     ],
 )
@@ -134,7 +135,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     write(tmp_path / "run", record(METHODS[0]))
     (tmp_path / "file").write_text("")
     code, _, err = run(tmp_path / "run", "--out", tmp_path / "file" / "below")
-    assert code == 1 and len(err.strip().splitlines()) == 1 and "Not a directory" in err
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "file is a file" in err
+    (tmp_path / "run" / "report").write_text("")
+    code, _, err = run(tmp_path / "run")
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "report is a file" in err
 
 
 def start(folder: Path, *more: object, before=None, stdout=subprocess.PIPE, **environment):

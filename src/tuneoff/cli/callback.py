@@ -16,7 +16,6 @@ from tuneoff.cli.hydra_files import mask_hydra_files
 from tuneoff.cli.run_folder import (
     check_in_other_ranks,
     check_resumed_run,
-    deepest_existing,
     describe_resume,
     find_output_folder,
     list_written_files,
@@ -26,7 +25,7 @@ from tuneoff.config import ConfigError, Experiment, Task, check_config
 from tuneoff.distributed.launch import get_rank
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
-from tuneoff.record import holds_run
+from tuneoff.record import deepest_existing, holds_run
 from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import (
     JobRow,

@@ -1,6 +1,7 @@
 """A sweep's folder: named by what its command line varies and fixes, so that the same command finds it again."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -46,7 +47,10 @@ def sweeps_several(word: str) -> bool:
         override = OverridesParser.create().parse_override(word)
         if not override.is_sweep_override():
             return False
-        return not override.is_discrete_sweep() or len(list(override.sweep_iterator())) > 1
+        if not override.is_discrete_sweep():
+            return True
+        first_two = itertools.islice(override.sweep_iterator(), 2)
+        return len(list(first_two)) > 1
     except (HydraException, ValueError):
         return False
 

@@ -19,6 +19,7 @@ from tuneoff.record.files import (
     write_json,
     write_lines,
 )
+from tuneoff.record.output_folder import deepest_existing, describe_unusable
 from tuneoff.record.recorder import (
     AlreadyDone,
     Busy,
@@ -84,8 +85,10 @@ __all__ = [
     "SilentRecorder",
     "cache_folder",
     "conclude_dead_run",
+    "deepest_existing",
     "describe_error",
     "describe_os_error",
+    "describe_unusable",
     "find_checkpoints",
     "flatten",
     "format_failure",

@@ -94,6 +94,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.watch and options.wandb:
             raise ReportError("--wandb is for a report that is written once, not with --watch")
+        default = Path("peft_judged") if options.peft else options.folders[0] / "report"
+        options.out = options.out or default
+        check_out(options.out)
         if options.peft:
             report_others(options)
         elif options.watch:
@@ -114,6 +117,20 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def check_out(folder: Path) -> None:
+    """Refuse a place for the report where no folder can be, before any record is read.
+
+    Raises:
+        ReportError: saying why.
+    """
+    reason = record.describe_unusable(folder)
+    if reason is not None:
+        path = show_path(folder)
+        raise ReportError(
+            f"--out {path}: must be a folder that can be made and written: {show_line(reason)}"
+        )
 
 
 def report_once(options: argparse.Namespace) -> None:
@@ -145,7 +162,7 @@ def report_once(options: argparse.Namespace) -> None:
     for name, values in differing.items():
         listing = ", ".join(dict.fromkeys(values))
         print(show_line(f"not compared, {name} differs: {listing}"), file=sys.stderr)
-    folder = options.out or options.folders[0] / "report"
+    folder = options.out
     names = [path.name or str(path) for path in options.folders]
     title = show_line(mask_secrets(" ".join(names)))
     for line in write_report(comparisons, differing, skipped, folder, title, presentation):

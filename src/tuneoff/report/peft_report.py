@@ -60,9 +60,12 @@ CAPTION = (
 
 
 def report_peft_results(
-    folders: Sequence[Path], baseline: str | None, examples: int | None, out: Path | None
+    folders: Sequence[Path], baseline: str | None, examples: int | None, folder: Path
 ) -> list[str]:
     """Judge the result files of one folder, or of two: the newer first; returns a line for each that was left out.
+
+    Args:
+        folder: where the table, its page and the charts are written.
 
     Raises:
         ReportError: there are no results, or they cannot be judged as asked.
@@ -80,7 +83,6 @@ def report_peft_results(
         older, left_out = keep_comparable(older)
         lines += [*skipped, *left_out]
         moves = compare_releases(older, results)
-    folder = out or Path("peft_judged")
     charts = list(chart_fronts(table))
     names = [PAGE, TABLE]
     for chart in charts:

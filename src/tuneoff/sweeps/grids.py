@@ -1,13 +1,17 @@
 """Grids as pure functions: the points of a sweep, from its YAML and the command line."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from tuneoff.config import ConfigError, find_method_options
+
+# Of one key, and of a grid: a slip in a range would otherwise fill the memory before anything could be refused.
+MOST_POINTS = 10_000
 
 
 def override_keys(overrides: list[str]) -> set[str]:
@@ -55,7 +59,30 @@ def expand_grids(
             if key in grid or key not in named_method_options:
                 swept[key] = override
         axes = [list_words(override) for override in swept.values()]
+        refuse_many_points(swept.values(), axes)
         yield from map(list, itertools.product(*axes))
+
+
+def refuse_many_points(overrides: Iterable[Override], axes: list[list[str]]) -> None:
+    """Refuse a grid of more than `MOST_POINTS` points.
+
+    Args:
+        overrides: what each axis is of.
+        axes: the words of each axis.
+
+    Raises:
+        ConfigError: naming the key with the most values.
+    """
+    points = math.prod(map(len, axes))
+    if points <= MOST_POINTS:
+        return
+    lengths = [len(words) for words in axes]
+    most = max(lengths)
+    longest = list(overrides)[lengths.index(most)]
+    allowed = (
+        f"has {most:,} values in a grid of {points:,} jobs; a sweep has at most {MOST_POINTS:,}"
+    )
+    raise ConfigError(longest.get_key_element(), longest.get_value_string(), allowed)
 
 
 def by_key(overrides: list[Override]) -> dict[str, Override]:
@@ -108,15 +135,18 @@ def list_swept_values(override: Override) -> list[str]:
     """What an override sweeps over, or its one value.
 
     Raises:
-        ConfigError: it sweeps over nothing, or has no values that could be listed.
+        ConfigError: it sweeps over nothing, over more than `MOST_POINTS` values, or over values that cannot be listed.
     """
     if not override.is_sweep_override():
         return [str(override.get_value_element_as_str())]
     try:
-        values = list(override.sweep_string_iterator())
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
     except (HydraException, ValueError):  # an interval, or a range whose step is 0
         values = []
     if not values:
         allowed = "must list one value or more, as 0,1 and range(0,3) do, and glob(*) for a group"
+        raise ConfigError(override.get_key_element(), override.get_value_string(), allowed)
+    if len(values) > MOST_POINTS:
+        allowed = f"must list at most {MOST_POINTS:,} values"
         raise ConfigError(override.get_key_element(), override.get_value_string(), allowed)
     return values
