@@ -17,6 +17,7 @@ from tuneoff.methods._peft_options import (
     check_together,
     store_tuners,
 )
+from tuneoff.methods._peft_unused import refuse_unused_options
 
 ALLOWED = "must be a tuner's options, as in peft.r=8"
 
@@ -52,6 +53,7 @@ class Peft(Method):
             raise ConfigError("peft", None, ALLOWED)
         check_ranges(self.peft, "peft.")
         check_together(self.peft)
+        refuse_unused_options(self.peft, self.written)
         if experiment.quantised:
             key, value = experiment.quantised
             raise ConfigError(key, value, f"was never tried with PEFT's {self.peft.type}")

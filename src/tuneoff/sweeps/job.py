@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config import ConfigError, bind, find_lr_source, resolve_config
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import Share, assign_devices
+from tuneoff.jobs.devices import Share, assign_devices, available_cores
 from tuneoff.jobs.work import WORKS, Work, describe_start
 from tuneoff.record import AlreadyDone, Busy, describe_error
 from tuneoff.record.console import prepare_console
@@ -59,8 +59,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
         resume = "never" if experiment.rerun else "auto"
         experiment = replace(experiment, resume=resume, progress=False)
         work = work_type(experiment, method, folder, describe_job(cfg, method, hydra))
-        jobs_at_once = OmegaConf.select(hydra, "launcher.n_jobs") or 1
-        how = run_beside_others(work, int(jobs_at_once))
+        how = run_beside_others(work, count_jobs_at_once(hydra))
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
     seconds = time.monotonic() - started
     status = progress.name_status(outcome.status, folder)
@@ -78,6 +77,12 @@ def enter_start_folder(hydra: DictConfig) -> None:
     folder = Path(hydra.runtime.cwd)
     if folder.is_dir() and folder != Path.cwd():
         os.chdir(folder)
+
+
+def count_jobs_at_once(hydra: DictConfig) -> int:
+    """Jobs that the launcher runs at the same time; below 0, joblib counts from the number of cores: -1 is all."""
+    jobs = int(OmegaConf.select(hydra, "launcher.n_jobs") or 1)
+    return jobs if jobs > 0 else max(1, available_cores() + 1 + jobs)
 
 
 def run_beside_others(work: Work, jobs_at_once: int) -> str:
