@@ -123,6 +123,7 @@ def test_a_run_that_would_not_fit_is_recorded_and_not_started(settings, tmp_path
         ("attention_dropout=7", "^model.config.attention_dropout=7: such a model cannot be "),
         ("pad_token_id=100000", "^model.config.pad_token_id=100000: cannot be read: "),
         ("hidden_act=geluu", "^model.config.hidden_act=geluu: is not known to transformers"),
+        ("rms_norm_eps=-1", "^model.config.rms_norm_eps=-1: .*: its outputs are not finite"),
         ("rms_norm_eps=abc", "^model.config.rms_norm_eps=abc: must be a number"),
     ],
 )

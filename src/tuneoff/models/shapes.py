@@ -105,13 +105,15 @@ def check_shape(model: PreTrainedModel, experiment: Experiment) -> None:
     try:
         with torch.no_grad(), fork_generators(), use_own_precision(model):
             # Dropout is looked at in training alone.
-            model.train()(input_ids=ids, use_cache=False)
+            logits = model.train()(input_ids=ids, use_cache=False).logits
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise _explain_failure(shape, str(error)) from error
     finally:
         model.train(training)
+    if logits.device.type != "meta" and not logits.isfinite().all():
+        raise _explain_no_numbers(shape)
 
 
 def _explain_failure(shape: Mapping[str, Any], message: str) -> ConfigError:
@@ -124,6 +126,15 @@ def _explain_failure(shape: Mapping[str, Any], message: str) -> ConfigError:
     reason = f"such a model cannot be trained: {first_line}"
     if len(told) == 1:
         return ConfigError(f"model.config.{told[0]}", shape[told[0]], reason)
+    return ConfigError("model.config", dict(shape), reason)
+
+
+def _explain_no_numbers(shape: Mapping[str, Any]) -> ConfigError:
+    """A model whose outputs are no numbers, as a refusal of the one size that is negative, or of them all."""
+    reason = "such a model cannot be trained: its outputs are not finite"
+    negative = [key for key, value in shape.items() if isinstance(value, int | float) and value < 0]
+    if len(negative) == 1:
+        return ConfigError(f"model.config.{negative[0]}", shape[negative[0]], reason)
     return ConfigError("model.config", dict(shape), reason)
 
 
