@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import NoReturn
 
 from tuneoff.record.console import prepare_console
 
@@ -17,10 +18,18 @@ COMMANDS = {
 }
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses a command line in one line, as `train.py` does, without all the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with exit code 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
 def main() -> int:
     """Parse the command line and run the command; returns the exit code."""
     prepare_console()
-    parser = argparse.ArgumentParser(prog="python -m tuneoff", description=__doc__)
+    parser = OneLineParser(prog="python -m tuneoff", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     asked = sys.argv[1:2]
     for name, (module, sentence) in COMMANDS.items():

@@ -141,6 +141,23 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert code == 2 and len(err.strip().splitlines()) == 1 and "report is a file" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: command (see python -m tuneoff --help)"),
+        (["reprot"], "invalid choice: 'reprot'"),
+        (["report"], "the following arguments are required: folders (see python -m tuneoff report"),
+        (["report", "x", "--colums", "y"], "unrecognized arguments: --colums y"),
+        (["power", "x", "--difference", "abc"], "--difference: invalid float value: 'abc'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_refused_in_one_line(arguments, said):
+    command = [sys.executable, "-m", "tuneoff", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and line.startswith("error: ") and said in line
+
+
 def start(folder: Path, *more: object, before=None, stdout=subprocess.PIPE, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "tuneoff", "report", folder, *more],
