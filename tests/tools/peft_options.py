@@ -43,6 +43,7 @@ SET_BY_US = {
     "tokenizer_kwargs",
     "prompt_tuning_init_text",
     "bias",
+    "generator_seed",  # no checkpoint holds such a generator, and recomputed activations draw from it again
 }
 # What a plain causal model, alone with its training rows, cannot train.
 LEFT_OUT = {
@@ -88,8 +89,8 @@ ENUMS = {
     "variant": ["road_1", "road_2", "road_4"],
     "prompt_tuning_init": ["RANDOM", "SAMPLE_VOCAB"],
 }
-# Where PEFT's type says no more than that it is a word or a truth value.
-WORDS = [True, False, "uniform"]
+# Where PEFT's type says no more than that it is a word or a truth value; with False, the memory stays as it was.
+WORDS = [True, "uniform"]
 # A whole number of such a name counts something, and a fraction scales something: neither can be 0.
 COUNTS = ("r", "u", "deltaT", "stride_A")
 COUNT_PREFIXES = ("num_", "n_")
@@ -97,7 +98,32 @@ COUNT_SUFFIXES = ("_r", "_k", "_B", "size", "len", "length", "layers", "topk", "
 SCALE_SUFFIXES = ("scaling", "alpha", "scale", "d_initial", "eps", "rate")
 LONGEST_SENTENCE = 150
 # Here 0 leaves the choice to another option.
-MAY_BE_ZERO = ("oft_block_size", "hybrid_r")
+MAY_BE_ZERO = ("oft_block_size", "boft_block_size", "hybrid_r")
+# With fewer terms of the series nothing trains.
+LOWEST = {"num_cayley_neumann_terms": 2}
+# Where the first sentence of PEFT's help does not say what the option does.
+SENTENCES = {
+    (
+        "c3a",
+        "init_weights",
+    ): "How the kernels begin; with true they are 0, so that the model starts as the base.",
+    (
+        "ia3",
+        "feedforward_modules",
+    ): "A regular expression for the whole paths of the modules whose input is scaled, "
+    "where that of others is their output.",
+    (
+        "osf",
+        "effective_rank",
+    ): "The largest singular directions, which stay as they are: how many (8), or their share "
+    "(0.5 or 1.0); null is half of them.",
+    (
+        "psoft",
+        "r",
+    ): "The rank of the principal subspace, and the size of the rotation that trains in it.",
+    ("psoft", "random_seed"): "The seed of the decomposition where psoft_svd=lowrank.",
+    ("tinylora", "projection_seed"): "The seed of the fixed projections.",
+}
 
 
 def describe_type(tuner: str, config: Any) -> dict[str, dict]:
@@ -109,16 +135,19 @@ def describe_type(tuner: str, config: Any) -> dict[str, dict]:
             continue
         option = describe_option(item, hints[item.name])
         if option is not None:
-            options[item.name] = {**option, "sentence": shorten_help(item.metadata["help"])}
+            sentence = SENTENCES.get((tuner, item.name)) or shorten_help(item.metadata["help"])
+            options[item.name] = {**option, "sentence": sentence}
     return options
 
 
 def shorten_help(text: Any) -> str:
     """The first sentence of PEFT's help, which is once a tuple by mistake, or what of it fits into a line."""
     words = text if isinstance(text, str) else "".join(text)
+    # Pieces of text that PEFT has put together without a space.
+    words = re.sub(r"(?<=[a-z])\.(?=[A-Z][a-z])|(?<=[a-z])(?=(Whether|For|If|The)\b)", ". ", words)
     sentence = re.split(r"(?<=[a-z)\]'`0-9])\.\s", " ".join(words.split()))[0]
     if len(sentence) > LONGEST_SENTENCE:
-        sentence = sentence[:LONGEST_SENTENCE].rpartition(" ")[0].rstrip(",;:(") + " .."
+        return sentence[:LONGEST_SENTENCE].rpartition(" ")[0].rstrip(",;:(.") + " …"
     return sentence.rstrip(".") + "."
 
 
@@ -175,6 +204,7 @@ def find_range(name: str, kind: type, default: Any) -> dict[str, float]:
         return {"above": 0} if name.endswith(SCALE_SUFFIXES) else {"low": 0}
     is_count = name in COUNTS or name.startswith(COUNT_PREFIXES) or name.endswith(COUNT_SUFFIXES)
     low = 1 if is_count and name not in MAY_BE_ZERO else 0
+    low = LOWEST.get(name, low)
     return {"low": low if default is None else min(low, default)}
 
 

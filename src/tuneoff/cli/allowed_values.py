@@ -65,11 +65,12 @@ def describe_allowed(cls: Any, name: str) -> str | None:
         return "must be names, each with keys of its own"
     kinds = get_args(hint) or (hint,)
     words = describe_kind(kinds[0], name)
+    item = next(item for item in fields(cls) if item.name == name)
+    allowed = item.metadata.get("allowed")
     if words is None:
-        return None
+        null = ", or null" if allowed and item.default is None else ""
+        return allowed and allowed + null
     if not is_dataclass(kinds[0]):
-        item = next(item for item in fields(cls) if item.name == name)
-        allowed = item.metadata.get("allowed")
         if allowed:
             words += f", {allowed.removeprefix('must be ')}"
         if NoneType in kinds:

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from tuneoff.config import ConfigError, format_value
+from tuneoff.methods._peft_unused import refuse_without_effect
 from tuneoff.models.blame import find_mentioned
 from tuneoff.models.bypassed_layers import BYPASSED, find_bypassed_layers
 from tuneoff.models.layers import (
@@ -100,6 +101,7 @@ def wrap_model(
         with warnings.catch_warnings():
             # PEFT goes on with another value, which no record would name.
             warnings.filterwarnings("error", r"Invalid `\w+` \(.*Adjusted")
+            warnings.filterwarnings("error", "The symmetric initialization can NOT")
             adapted = get_peft_model(model, config_class(task_type="CAUSAL_LM", **arguments))
     except REFUSED as error:
         is_predicted = model.device.type == "meta"
@@ -108,6 +110,7 @@ def wrap_model(
         raise explain_refusal(error, options, given, targets) from error
     if not any(weight.requires_grad and weight.numel() for weight in adapted.parameters()):
         raise explain_refusal(ValueError("leaves nothing to train"), options, given, targets)
+    refuse_without_effect(adapted, tuner, options, given)
     for tensor in (*adapted.parameters(), *adapted.buffers()):
         # Of a part that was taken out of a larger tensor, all the rest would stay in memory.
         if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():

@@ -94,7 +94,8 @@ def describe_range(item: dict) -> tuple[str, Any]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and low <= value and above < value < below
 
-    return f"must be {' and '.join(limits)}", accepts
+    kind = "a number, " if item["kind"] == "number" else ""
+    return f"must be {kind}{' and '.join(limits)}", accepts
 
 
 def is_list_of_ids(value: Any) -> bool:

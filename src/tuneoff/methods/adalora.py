@@ -1,17 +1,24 @@
 """AdaLoRA through PEFT: adapters whose ranks shrink as training goes on (Zhang et al. 2023)."""
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tuneoff.config import ConfigError, Experiment
-from tuneoff.methods import register
+from tuneoff.config import ConfigError, Experiment, Optimizer
+from tuneoff.methods import LoadBase, register
 from tuneoff.methods.peft import Peft
+
+REGROWN = "the last steps would train again what was pruned before them"
 
 
 @register
 @dataclass
 class AdaLoRA(Peft):
     """Adapters in SVD form; PEFT prunes the least important singular values by a schedule that counts steps."""
+
+    # A schedule-free optimizer changes the gradients, which the pruning reads, and averages what was pruned back in.
+    optimizers = tuple(choice for choice in Optimizer if choice is not Optimizer.schedulefree)
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a budget that is not in steps, and steps in which the ranks could not shrink."""
@@ -25,6 +32,9 @@ class AdaLoRA(Peft):
         if self.peft.tinit >= shrinking:
             allowed = f"must be below max_steps - peft.tfinal = {shrinking}"
             raise ConfigError("peft.tinit", self.peft.tinit, allowed)
+        if self.peft.tfinal == 0 and (self.total_steps - 1) % self.peft.deltaT:
+            allowed = f"must divide max_steps - 1 = {self.total_steps - 1}, or peft.tfinal be at least 1: {REGROWN}"
+            raise ConfigError("peft.deltaT", self.peft.deltaT, allowed)
         if self.peft.target_r >= self.peft.init_r:
             allowed = f"must be below peft.init_r = {self.peft.init_r}"
             raise ConfigError("peft.target_r", self.peft.target_r, allowed)
@@ -45,3 +55,25 @@ class AdaLoRA(Peft):
         from tuneoff.methods._adalora_optimizer import add_regulariser
 
         add_regulariser(model.base_model, self.peft.orth_reg_weight)
+
+    def weights_to_save(self, model: Any) -> dict[str, Any]:
+        """Return the adapter at the ranks that its weights have."""
+        from tuneoff.methods._adalora_optimizer import ranks_of_weights
+
+        with ranks_of_weights(model.base_model):
+            return super().weights_to_save(model)
+
+    def export(self, model: Any, folder: Path, merged: bool) -> dict:
+        """Save the adapter at the ranks that its weights have."""
+        from tuneoff.methods._adalora_optimizer import ranks_of_weights
+
+        with ranks_of_weights(model.base_model):
+            return super().export(model, folder, merged)
+
+    def read_back(self, model: Any, folder: Path, load_base: LoadBase) -> Any:
+        """Load the saved adapter on the base."""
+        with warnings.catch_warnings():
+            # PEFT takes AdaLoRA's list of ranks for LoRA's, and an adapter that has lost all of them for broken.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
+            warnings.filterwarnings("ignore", r"\d+ LoRA tensor\(s\) have invalid shape")
+            return super().read_back(model, folder, load_base)
