@@ -285,11 +285,16 @@ def spread_labels(batch):
 
 
 def make_adamw(model, rate):
-    """PyTorch's AdamW; matrices decay, vectors do not."""
-    trains = [p for p in model.parameters() if p.requires_grad]
+    """PyTorch's AdamW; matrices decay, vectors do not, nor do factors around 1 in the shape of a matrix."""
+    decayed = []
+    others = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_vector = parameter.ndim < 2 or "ia3_l" in name or "boft_s" in name
+            (others if is_vector else decayed).append(parameter)
     groups = [
-        {"params": [p for p in trains if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in trains if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": 0.1},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
 

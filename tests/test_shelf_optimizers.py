@@ -265,6 +265,28 @@ def test_it_is_the_same_once_it_was_killed_and_resumed(
     assert largest == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["apollo", "fira", "adalomo", "lisa"])
+def test_states_of_another_type_than_the_weights_are_resumed_as_they_were(
+    further_settings, tmp_path, method
+):
+    """Weights of bfloat16: PyTorch would load an optimizer's float32 states rounded to it."""
+    ends = []
+    for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
+        for resume in resumes:
+            words = ["pure_bf16=true", "max_steps=8", "save_every=2", f"resume={resume}"]
+            training = arrange(further_settings(method, *words), tmp_path / folder)
+            if folder == "killed" and resume == "never":
+                kill_inside(training, lambda training=training: training.trainer.step == 5)
+                with pytest.raises(Killed):
+                    training.fit()
+            else:
+                training.fit()
+            training.parts.recorder.close()
+        ends.append((trajectory(tmp_path / folder), dict(training.parts.model.named_parameters())))
+    assert [apart(one, other) for one, other in zip(*ends, strict=True)] == [0, 0]
+
+
 @pytest.mark.parametrize("method", CASES)
 def test_the_record_counts_the_weights_that_have_changed(trained, method):
     training, before, _ = trained(method)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from tuneoff.distributed.ranks import Ranks
-from tuneoff.distributed.sharding import Sharding, StepSettings
+from tuneoff.distributed.sharding import Sharding, StepSettings, load_optimizer_state
 from tuneoff.measure.memory_peaks import return_freed_memory
 
 
@@ -137,7 +137,7 @@ class Fsdp2(Sharding):
                 if isinstance(item, torch.Tensor) and item.shape == parameters[index].shape:
                     item = self._split(item, parameters[index])
                 entries[index][key] = item
-        optimizer.load_state_dict({**state, "state": entries})
+        load_optimizer_state(optimizer, {**state, "state": entries})
 
 
 def empty_parameters(model: nn.Module) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import torch
+
 from tuneoff.distributed.ranks import Ranks
 
 
@@ -97,4 +99,21 @@ class Sharding:
 
     def restore_optimizer(self, optimizer: Any, state: dict) -> None:
         """Set an optimizer to what `gather_optimizer_state`, or `rank_state`, gave."""
-        optimizer.load_state_dict(state)
+        load_optimizer_state(optimizer, state)
+
+
+def load_optimizer_state(optimizer: Any, state: dict) -> None:
+    """Load an optimizer's state with each tensor in the type that it was saved in.
+
+    `load_state_dict` makes them all of the weights' type. Transformers' Adafactor and Adam-mini have float32 states
+    beside bfloat16 weights, and would go on from rounded ones.
+    """
+    optimizer.load_state_dict(state)
+    if "param_groups" not in state:  # of one that holds another, which takes care of it
+        return
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], saved["params"], strict=True):
+            loaded = optimizer.state.get(parameter, {})
+            for name, value in state["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor) and loaded[name].dtype != value.dtype:
+                    loaded[name] = value.to(parameter.device)

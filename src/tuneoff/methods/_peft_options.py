@@ -18,6 +18,13 @@ LEFT_OUT = DESCRIBED["left_out"]
 # Types whose adapter cannot become a part of the weights, and types that do not start as the base model.
 NOT_MERGED = DESCRIBED["not_merged"]
 OTHER_START = DESCRIBED["other_start"]
+# With these options no type does.
+OTHER_START_WITH = (
+    ("init_weights", False),
+    ("init_weights", "uniform"),
+    ("init_ia3_weights", False),
+    ("para", True),
+)
 # Options without which PEFT fails.
 NEEDED = DESCRIBED["needed"]
 # Options that are at most what another one is.

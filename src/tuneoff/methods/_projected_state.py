@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
+from torch.utils._pytree import tree_map
 
 from tuneoff.config import Experiment
 from tuneoff.models.layers import Targets
@@ -69,15 +70,25 @@ class ProjectedState:
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over what `state_dict` gave; what was learned becomes a projector again, as its group describes it."""
         super().load_state_dict(state_dict)  # type: ignore[misc]
-        for group in self.projected_groups():
-            for parameter in group["params"]:
-                state = self.state.get(parameter, {})
-                if "projector" not in state:
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, number in zip(group["params"], saved["params"], strict=True):
+                # As it was saved, since torch has made it of the weight's type.
+                learned = state_dict["state"].get(number, {}).get("projector")
+                if learned is None:
                     continue
                 projector = self._make_projector(group, parameter)
-                for name, value in state["projector"].items():
-                    setattr(projector, name, value)
-                state["projector"] = projector
+                for name, value in learned.items():
+                    setattr(projector, name, move_tensors(value, parameter.device))
+                self.state[parameter]["projector"] = projector
+
+
+def move_tensors(value: Any, device: torch.device) -> Any:
+    """Return a value, or a list of several, with its tensors on a device."""
+
+    def move(item: Any) -> Any:
+        return item.to(device) if isinstance(item, torch.Tensor) else item
+
+    return tree_map(move, value)
 
 
 def make_projected_groups(

@@ -14,6 +14,7 @@ from tuneoff.methods._peft_options import (
     NOT_MERGED,
     NOT_PREDICTED,
     OTHER_START,
+    OTHER_START_WITH,
     check_together,
     store_tuners,
 )
@@ -71,7 +72,9 @@ class Peft(Method):
     @property
     def starts_at_base(self) -> bool:
         """Whether the first loss is the base model's."""
-        return self.peft.type not in OTHER_START
+        options = vars(self.peft)
+        starts_elsewhere = any(options.get(name) == value for name, value in OTHER_START_WITH)
+        return self.peft.type not in OTHER_START and not starts_elsewhere
 
     @property
     def saves(self) -> str:

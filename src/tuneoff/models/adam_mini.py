@@ -5,6 +5,8 @@ from typing import Any
 import pytorch_optimizer
 import torch
 
+from tuneoff.config import ConfigError
+
 
 class BlocksOfHeads(pytorch_optimizer.AdamMini):
     """Adam-mini (Zhang et al. 2024), which knows a head's size where it is not the width through the heads.
@@ -37,7 +39,13 @@ class AdamMini(torch.optim.Optimizer):
     ):
         super().__init__(groups, {"lr": lr, "step": 0})
         config = model.config.get_text_config()
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if not heads:
+            raise ConfigError(
+                "optimizer",
+                "adam_mini",
+                "needs a model with attention heads, whose blocks it counts",
+            )
         width = config.hidden_size
         head_size = getattr(config, "head_dim", None) or width // heads
         self.inner = BlocksOfHeads(
@@ -64,11 +72,6 @@ class AdamMini(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict` gave, in float32 as it was, which torch would make the weights' type."""
+        """Take over what `state_dict` gave."""
         super().load_state_dict(state_dict)
         self.inner.state = self.state
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for parameter, number in zip(group["params"], saved["params"], strict=True):
-                for name, value in state_dict["state"].get(number, {}).items():
-                    if isinstance(value, torch.Tensor):
-                        self.state[parameter][name] = value.to(parameter.device)

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from tuneoff.models.scales import is_scale
+
 
 def split_matrices(groups: list[dict], model: Any) -> list[dict]:
     """Part each group into matrices inside the model, which Muon steps, and all else, embeddings and head included.
@@ -18,7 +20,8 @@ def split_matrices(groups: list[dict], model: Any) -> list[dict]:
     for group in groups:
         members: dict[bool, list] = {True: [], False: []}
         for parameter in group["params"]:
-            members[parameter.ndim == 2 and parameter not in ends].append(parameter)
+            is_matrix = parameter.ndim == 2 and not is_scale(parameter)
+            members[is_matrix and parameter not in ends].append(parameter)
         for orthogonal, parameters in members.items():
             if parameters:
                 parted.append({**group, "params": parameters, "orthogonal": orthogonal})

@@ -11,6 +11,7 @@ from torch import nn
 from torch._guards import detect_fake_mode
 
 from tuneoff.config import PACKAGED, ConfigError, Experiment, Optimizer
+from tuneoff.models.scales import is_scale
 
 # One set of constants for every optimizer: galore-torch and bitsandbytes default to others than PyTorch.
 BETAS = (0.9, 0.999)
@@ -22,7 +23,7 @@ ADAFACTOR = {"scale_parameter": False, "relative_step": False}
 
 def takes_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: to matrices, not to biases (of experts, a stack), norms or magnitudes."""
-    return parameter.ndim >= 2 and not name.endswith("bias")
+    return parameter.ndim >= 2 and not name.endswith("bias") and not is_scale(parameter)
 
 
 def parameter_groups(

@@ -132,7 +132,7 @@ def _explain_failure(shape: Mapping[str, Any], message: str) -> ConfigError:
 def _explain_no_numbers(shape: Mapping[str, Any]) -> ConfigError:
     """A model whose outputs are no numbers, as a refusal of the one size that is negative, or of them all."""
     reason = "such a model cannot be trained: its outputs are not finite"
-    negative = [key for key, value in shape.items() if isinstance(value, int | float) and value < 0]
+    negative = [key for key, value in shape.items() if str(value).startswith("-")]
     if len(negative) == 1:
         return ConfigError(f"model.config.{negative[0]}", shape[negative[0]], reason)
     return ConfigError("model.config", dict(shape), reason)
