@@ -1,6 +1,7 @@
 """Every optimizer that `optimizer` names: equal to its package used directly, resumed to the last bit, predicted."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from test_predict import compare
 
 from tuneoff.config import PACKAGED, ConfigError, Optimizer
 from tuneoff.data import collate
+from tuneoff.models.adam_mini import AdamMini
 from tuneoff.models.loading import load_model
+from tuneoff.models.optimizers import takes_weight_decay
 
 
 def is_quick(kind: str) -> bool:
@@ -123,6 +126,39 @@ def test_schedule_free_evaluates_and_saves_the_average(new_run):
     model.eval()(input_ids=ids)
     assert max(map(apart, average, [p.detach() for p in model.parameters()])) <= 1e-6
     assert not optimizer.param_groups[0]["train_mode"]
+
+
+@pytest.mark.slow
+def test_schedule_free_generates_with_the_average(new_run):
+    """By an adapter's own way to generate, which calls the base model."""
+    training = new_run(*words(Optimizer.schedulefree.name, "lora"))
+    training.fit()
+    training.parts.recorder.close()
+    model, optimizer = training.parts.model, training.parts.optimizer
+    ids = torch.arange(1, 17)[None]
+    model.train()(input_ids=ids)
+    assert optimizer.param_groups[0]["train_mode"]
+    model.eval().generate(input_ids=ids, max_new_tokens=2)
+    assert not optimizer.param_groups[0]["train_mode"]
+
+
+def test_heads_that_a_model_has_not_are_missed_in_one_line():
+    model = torch.nn.Linear(2, 2)
+    config = SimpleNamespace(hidden_size=2)
+    config.get_text_config = lambda: config
+    model.config = config
+    with pytest.raises(
+        ConfigError, match="^optimizer=adam_mini: needs a model with attention heads"
+    ):
+        AdamMini([{"params": [model.weight], "lr": 1e-3}], 1e-3, model)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4)])
+def test_factors_in_the_shape_of_a_matrix_do_not_decay(shape):
+    factors = torch.nn.Parameter(torch.ones(shape))
+    assert not takes_weight_decay("ia3_l.default", factors)
+    assert takes_weight_decay("lora_A.default", torch.nn.Parameter(torch.rand(shape)))
+    assert takes_weight_decay("mixer", torch.nn.Parameter(torch.ones(4, 4)))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,10 @@ class TrainingSettings:
     max_grad_norm: float | None = above(None, 0, column="Gradient clip")
     """Scale the gradient down where its global norm is above this; null never does."""
     optimizer: Optimizer = setting(Optimizer.adamw)
-    """PyTorch's fused AdamW, bitsandbytes' with 8-bit states, Adafactor, Muon, or one of pytorch-optimizer."""
+    """PyTorch's fused AdamW, bitsandbytes' with 8-bit states, Adafactor, Muon, or one of pytorch-optimizer.
+
+    SOAP takes no step in the first, in which it only measures.
+    """
     batch_size: int = at_least(8, 1)
     """Rows of a micro-step, in each process."""
     gradient_accumulation_steps: int = at_least(1, 1)

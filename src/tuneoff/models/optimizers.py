@@ -142,6 +142,9 @@ def follow_mode(optimizer: Any, model: nn.Module) -> None:
             optimizer.eval()
 
     model.register_forward_pre_hook(switch)
+    find_base: Any = getattr(model, "get_base_model", None)
+    if find_base is not None:  # generation calls what is under the adapters by itself
+        find_base().register_forward_pre_hook(switch)
 
 
 def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
