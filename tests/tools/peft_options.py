@@ -103,24 +103,38 @@ MAY_BE_ZERO = ("oft_block_size", "boft_block_size", "hybrid_r")
 LOWEST = {"num_cayley_neumann_terms": 2}
 # Where the first sentence of PEFT's help does not say what the option does.
 SENTENCES = {
-    (
-        "c3a",
-        "init_weights",
-    ): "How the kernels begin; with true they are 0, so that the model starts as the base.",
+    ("c3a", "init_weights"): "How the kernels begin: with true at 0, as the base model does.",
     (
         "ia3",
         "feedforward_modules",
-    ): "A regular expression for the whole paths of the modules whose input is scaled, "
-    "where that of others is their output.",
+    ): "A regular expression for the whole paths of modules whose input is scaled, not their output.",
+    (
+        "lily",
+        "init_weights",
+    ): "Whether the B matrices begin at 0, so that the model starts as the base.",
     (
         "osf",
         "effective_rank",
-    ): "The largest singular directions, which stay as they are: how many (8), or their share "
-    "(0.5 or 1.0); null is half of them.",
+    ): "The largest singular directions, which stay: how many (8), or their share (0.5 or 1.0); null is half.",
+    (
+        "peanut",
+        "depth",
+    ): "Hidden layers on each side of the adapter, between its input and output projections.",
+    (
+        "peanut",
+        "init_weights",
+    ): "Whether the output projection begins at 0, so that the model starts as the base.",
+    (
+        "psoft",
+        "ab_svd_init",
+    ): "The frozen factors: A has orthogonal rows (psoft_init), or both share the singular values (pissa_init).",
+    ("psoft", "psoft_mag_a"): "Whether each direction that R takes has a trained factor.",
+    ("psoft", "psoft_mag_b"): "Whether each direction that R gives has a trained factor.",
+    ("psoft", "psoft_orth"): "Whether R stays orthogonal, by Cayley's map, or trains freely.",
     (
         "psoft",
         "r",
-    ): "The rank of the principal subspace, and the size of the rotation that trains in it.",
+    ): "The rank of the principal subspace, and the size of the rotation R that trains in it.",
     ("psoft", "random_seed"): "The seed of the decomposition where psoft_svd=lowrank.",
     ("tinylora", "projection_seed"): "The seed of the fixed projections.",
 }
