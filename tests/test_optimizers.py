@@ -87,13 +87,20 @@ def test_it_equals_its_package_used_directly(new_run, name):
         assert apart(weight.detach(), expected[key].detach()) <= 1e-6, key
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("method", "pure_bf16"),
+    [
+        ("full", "false"),
+        ("lora", "false"),
+        pytest.param("full", "true", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", NEW)
-def test_a_run_that_was_killed_ends_bit_identical(new_run, tmp_path, name, method):
+def test_a_run_that_was_killed_ends_bit_identical(new_run, tmp_path, name, method, pure_bf16):
     ends = []
     for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
         for resume in resumes:
-            more = ["save_every=2", "eval_every=3", f"resume={resume}"]
+            more = ["save_every=2", "eval_every=3", f"resume={resume}", f"pure_bf16={pure_bf16}"]
             training = new_run(*words(name, method), *more, folder=tmp_path / folder)
             if folder == "killed" and resume == "never":
                 kill_inside(training, lambda training=training: training.trainer.step == 5)
