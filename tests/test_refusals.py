@@ -448,7 +448,7 @@ MODEL_CASES = {
     "method=galore galore_rank=9999": "galore_rank=9999: … is …x…, so at most …",
     "method=galore galore_target=[q_prj]": "galore_target=q_prj: no such linear layer; …did you mean q_proj…",
     "method=freeze freeze_trainable_layers=99 hydra.run.dir=custom": "freeze_trainable_layers=99: this model has …",
-    "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module; there are …",
+    "method=freeze freeze_extra_modules=[nrm] hydra.run.dir=.": "freeze_extra_modules=nrm: no such module with weights; there are …",
     "method=badam badam_start_block=99": "badam_start_block=99: this model has blocks 0 to …",
     "packing=true model.path=opt model.tokenizer=tuneoff:tiny": (
         "packing=true: an example would see the one packed before it in opt with model.attention=sdpa"

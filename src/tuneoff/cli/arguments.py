@@ -78,7 +78,13 @@ def write_for_sweeper(arguments: Sequence[str], primary_config: DictConfig) -> l
     written = []
     for word in arguments:
         match = plain_option.fullmatch(word)
-        written.append(f"{match[1]}=choice({match[2]})" if match else word)
+        if match is None:
+            written.append(word)
+            continue
+        key, value = match.groups()
+        # Hydra's choice() takes no null, and writes a quoted one without its quotes.
+        choice = "'null'" if value == "null" else value
+        written.append(f"{key}=choice({choice})")
     return written
 
 

@@ -126,7 +126,9 @@ def _describe_values(cls: type, item: Field) -> str:
     kinds = get_args(read_field_types(cls)[item.name])
     null = ", or null" if item.default is None or NoneType in kinds else ""
     if item.metadata.get("names"):
-        return f"names, as in [one,two], or all{null}"
+        # The word `all` is one of them where it is the default.
+        every = ", or all" if item.default == "all" else ""
+        return f"names, as in [one,two]{every}{null}"
     if cls is Forgetting or (cls is not Experiment and item.name in CHOSEN):
         return f"a name of a YAML{null}"
     words = describe_allowed(cls, item.name)

@@ -58,6 +58,7 @@ class Experiment(
         self._check_what_belongs_together()
         self._check_quantisation()
         self._check_optimizer()
+        self._check_decay()
         self._check_attention()
         self._check_processes()
         check_sharding(self)
@@ -88,7 +89,7 @@ class Experiment(
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""
-        if self.mixed_precision is MixedPrecision.auto and self._has_two_types():
+        if self.mixed_precision is MixedPrecision.auto and self.has_two_types():
             self.mixed_precision = MixedPrecision.bf16
         if self.mixed_precision is MixedPrecision.auto and not self._may_autocast():
             self.mixed_precision = MixedPrecision.no
@@ -104,7 +105,7 @@ class Experiment(
             raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
         self._check_trainable_dtype()
 
-    def _has_two_types(self) -> bool:
+    def has_two_types(self) -> bool:
         """Whether frozen weights are in bfloat16 and those that train in float32."""
         return self.dtype is Dtype.bfloat16 and self.trainable_dtype is Dtype.float32
 
@@ -116,7 +117,7 @@ class Experiment(
         value = self.trainable_dtype
         if self.pure_bf16:
             raise ConfigError(key, value, "must be null where pure_bf16=true")
-        if not self._has_two_types():
+        if not self.has_two_types():
             raise ConfigError(key, value, "must be float32 or null where dtype=float32")
         if self.mixed_precision is not MixedPrecision.bf16:
             allowed = "must be bf16 where trainable_dtype=float32 and dtype=bfloat16"
@@ -183,6 +184,15 @@ class Experiment(
         if self.optimizer is Optimizer.schedulefree and self.scheduler is not Scheduler.constant:
             allowed = "must be constant where optimizer=schedulefree, which takes the place of one"
             raise ConfigError("scheduler", self.scheduler, allowed)
+
+    def _check_decay(self) -> None:
+        """Refuse a decay that would begin before the warm-up has ended."""
+        if self.scheduler is not Scheduler.wsd or self.warmup_steps is not None:
+            return
+        longest = 1 - self.warmup_ratio
+        if self.decay_ratio > longest + 1e-9:
+            allowed = f"must be at most 1 - warmup_ratio = {longest:g}"
+            raise ConfigError("decay_ratio", self.decay_ratio, allowed)
 
     def _check_attention(self) -> None:
         """Refuse flash attention that is not installed, or in a precision that it does not have."""

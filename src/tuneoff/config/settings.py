@@ -153,11 +153,14 @@ class PrecisionSettings:
     dtype: Dtype | None = setting(None)
     """The type of the weights; null is float32, or bfloat16 under pure_bf16."""
     trainable_dtype: Dtype | None = setting(None)
-    """The type of what trains: float32 keeps it whole beside frozen weights in dtype=bfloat16; null takes dtype."""
+    """The type of what trains: float32 keeps it whole beside frozen weights in dtype=bfloat16.
+
+    Under null, adapters are float32, and all else that trains has dtype.
+    """
     mixed_precision: MixedPrecision = setting(MixedPrecision.auto)
     """The type of autocast; no computes in dtype, auto takes bf16 on a GPU that has it, unless tuneoff:tiny trains."""
     pure_bf16: bool = setting(False)
-    """Weights, gradients and activations in bfloat16: the same as dtype=bfloat16 mixed_precision=no."""
+    """All in bfloat16 but what adapters add: the same as dtype=bfloat16 mixed_precision=no."""
     quantization: str | None = one_of(None, "4bit", "8bit", column="Quantisation")
     """Store frozen base weights by bitsandbytes: 4bit (NF4, double quantisation) or 8bit."""
     tf32: bool = setting(False, JUDGING | NOT_PREDICTED)

@@ -13,6 +13,9 @@ class Throughput:
 
     def __init__(self, warmup_steps: int = WARMUP_STEPS):
         self.warmup_steps = warmup_steps
+        self._cold_steps = (
+            warmup_steps  # still to come in this process: one that goes on begins cold again
+        )
         # Of all steps:
         self.steps = 0
         self.tokens_seen = 0
@@ -42,19 +45,23 @@ class Throughput:
         self.steps += 1
         self.tokens_seen += tokens
         self.train_seconds += seconds
-        if measured and self.steps > self.warmup_steps:
+        if self._cold_steps > 0:
+            self._cold_steps -= 1
+        elif measured:
             self.seconds.append(seconds)
             self.tokens += tokens
             self.padded += padded
             self.samples += samples
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: every count."""
-        return dict(vars(self))
+        """What a checkpoint keeps: every count of the run, and none of this process."""
+        counts = dict(vars(self))
+        del counts["_cold_steps"]
+        return counts
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting from what `state()` gave."""
-        for name in vars(self):
+        for name in self.state():
             setattr(self, name, state[name])
 
     @property

@@ -126,6 +126,13 @@ class Method(KnownElsewhere):
         groups = parameter_groups(named, experiment.lr, experiment.weight_decay)
         return build_optimizer(groups, experiment, model)
 
+    def state(self) -> dict:
+        """Return what a checkpoint keeps of the method beside weights and optimizer: tensors and plain values."""
+        return {}
+
+    def restore(self, model: Any, state: dict) -> None:
+        """Take over what `state` gave, before the trained weights are put back; `model` is as `prepare` returned it."""
+
     def after_backward(self, model: Any) -> None:
         """Change the gradients of a whole step, before their norm is taken: what is not part of the rows' loss."""
 

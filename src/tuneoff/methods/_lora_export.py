@@ -153,7 +153,8 @@ def save_converted(
         folder: where to save.
     """
     weights = get_peft_model_state_dict(model)
-    for name, initial in initial_adapter.items():
+    for name, copied in initial_adapter.items():
+        initial = copied.to(weights[name].device)
         if "lora_A" in name:
             weights[name] = torch.cat([weights[name], initial], dim=0)  # (2r, in)
         elif "lora_embedding_B" in name:  # A transposed

@@ -10,6 +10,7 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
@@ -201,12 +202,49 @@ def merge_adapter(model: Any) -> Any:
 
 
 def copy_adapter(model: Any) -> dict[str, torch.Tensor]:
-    """Return copies of the adapter's weights by the names under which PEFT saves them."""
+    """Return copies of the adapter's weights by the names under which PEFT saves them, on the host."""
     copies = {}
     for name, value in get_peft_model_state_dict(model).items():
         if "lora_" in name:
             copies[name] = value.detach().clone()
+            if value.device.type != "meta":
+                copies[name] = copies[name].cpu()
     return copies
+
+
+def restore_base(
+    model: Any,
+    found: dict[str, torch.Tensor],
+    saved: dict[str, torch.Tensor],
+) -> bool:
+    """Take another initial adapter out of the base than the one that was found; return whether it was another.
+
+    Which singular vectors a machine finds, and their signs, depend on its threads and its device. LoRA-GA takes A and
+    B from different ones, and so another base is left.
+
+    Args:
+        model: a `PeftModel` whose adapter is `found`; it is `saved` afterwards.
+        found: A and B by the names under which PEFT saves them, on the host.
+        saved: those that the run began with.
+    """
+    others = [name for name in saved if not torch.equal(found[name], saved[name].cpu())]
+    if not others:
+        return False
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    with torch.no_grad():
+        for layer in layers:
+            add_to_base(layer, 1)
+        set_peft_model_state_dict(model, saved)
+        for layer in layers:
+            add_to_base(layer, -1)
+    return True
+
+
+def add_to_base(layer: Any, sign: int) -> None:
+    """Add what the adapter of a layer adds to its outputs to its base weight, or subtract it."""
+    weight = layer.get_base_layer().weight
+    change = layer.get_delta_weight("default").to(torch.float32)
+    weight.copy_(weight.to(torch.float32) + sign * change)
 
 
 def count_ranks(model: Any) -> dict[str, int]:

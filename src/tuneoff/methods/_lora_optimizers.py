@@ -4,12 +4,18 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Experiment
+from tuneoff.config import ConfigError, Experiment
 from tuneoff.models.optimizers import BETAS, EPS, build_optimizer, parameter_groups
+
+DEFAULT_EMBEDDING_RATE = 1e-6  # of the option `loraplus_lr_embedding`, as LLaMA-Factory has it
 
 
 def make_loraplus(model: Any, experiment: Experiment, ratio: float, embedding_rate: float) -> Any:
-    """Return the shared optimizer, in which B matrices get `lr · ratio`, and those of embeddings `embedding_rate`."""
+    """Return the shared optimizer, in which B matrices get `lr · ratio`, and those of embeddings `embedding_rate`.
+
+    Raises:
+        ConfigError: a rate of one's own for embeddings, of which none has an adapter.
+    """
     # By name: PEFT's own helper gives every 1-D parameter, DoRA's magnitudes too, the rate of B.
     rates = {
         "lora_embedding_B": embedding_rate,
@@ -21,15 +27,30 @@ def make_loraplus(model: Any, experiment: Experiment, ratio: float, embedding_ra
         mark = next(mark for mark in rates if mark in name)
         named_by_mark[mark].append((name, parameter))
     groups = []
+    if embedding_rate != DEFAULT_EMBEDDING_RATE and not named_by_mark["lora_embedding_B"]:
+        allowed = "needs an adapter on the embeddings, which lora_target does not name"
+        raise ConfigError("loraplus_lr_embedding", embedding_rate, allowed)
     for mark, named in named_by_mark.items():
         groups += parameter_groups(named, rates[mark], experiment.weight_decay)
     return build_optimizer(groups, experiment, model)
 
 
 def freeze_a(model: Any, use_lorafa: bool) -> Any:
-    """Return the model, in which the A matrices stay as they are drawn under LoRA-FA."""
+    """Return the model, in which the A matrices stay as they are drawn under LoRA-FA.
+
+    Raises:
+        ConfigError: an adapter on embeddings, of which PEFT's LoRA-FA would train neither matrix.
+    """
+    if not use_lorafa:
+        return model
     for name, parameter in model.named_parameters():
-        if use_lorafa and "lora_A" in name:
+        if "lora_embedding_" in name:
+            layer = name.partition(".lora_embedding_")[0].rpartition(".")[2]
+            allowed = (
+                "must name no embeddings, nor the head that is tied to them, where use_lorafa=true"
+            )
+            raise ConfigError("lora_target", layer, allowed)
+        if "lora_A" in name:
             parameter.requires_grad_(False)
     return model
 

@@ -3,6 +3,37 @@
 from typing import Any
 
 from tuneoff.config import ConfigError, Experiment, Optimizer, Task, is_split
+from tuneoff.methods._lora_stored import take_adapter
+
+
+def check_options(method: Any, experiment: Experiment) -> None:
+    """Refuse what PEFT cannot do, options without effect, and an adapter that cannot be gone on with.
+
+    Args:
+        method: a LoRA; an adapter that it goes on with brings its own settings, which take the place of the options.
+    """
+    if not method.pissa_init:
+        method.refuse_unused("pissa_iter", "needs pissa_init=true")
+    if method.loraplus_lr_ratio is None:
+        method.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
+    if method.use_lorafa:
+        check_frozen_a(method, experiment)
+    if method.lora_init is not None:
+        check_beginning(method, method.lora_init)
+    if method.begins_from_data:
+        check_data_beginning(method, experiment)
+    else:
+        method.refuse_unused("lora_init_steps", "needs lora_init=eva, lora_ga or corda")
+    if method.pissa_convert:
+        check_conversion(method, experiment)
+    if experiment.quantised:
+        check_quantised(method, *experiment.quantised)
+    if method.adapter_path is not None:
+        take_adapter(method, method.adapter_path, experiment)
+        if method.use_lorafa:
+            check_frozen_a(method, experiment)  # of what the adapter brings along
+    elif method.create_new_adapter:
+        raise ConfigError("create_new_adapter", True, "needs adapter_path")
 
 
 def check_beginning(method: Any, kind: str) -> None:

@@ -164,13 +164,15 @@ def find_additional_modules(model: Any, names: list[str]) -> list[str]:
     for name in names:
         matching = []
         for path, module in model.named_modules():
-            if f".{path}".endswith(f".{name}"):
+            if f".{path}".endswith(f".{name}") and any(True for _ in module.parameters()):
                 matching.append(path)
                 if not all(weight.is_floating_point() for weight in module.parameters()):
                     allowed = "is quantised, so it cannot be trained"
                     raise ConfigError("additional_target", name, allowed)
         if not matching:
-            raise ConfigError("additional_target", name, "no such module in this model")
+            raise ConfigError(
+                "additional_target", name, "no such module with weights in this model"
+            )
         paths += [path for path in matching if path not in paths]
     return paths
 

@@ -75,7 +75,7 @@ class Freeze(Method):
 
 
 def _match_modules(modules: dict[str, Any], name: str, key: str) -> list:
-    """Return the modules whose path ends in `name`, which may have several segments.
+    """Return the modules with weights whose path ends in `name`, which may have several segments.
 
     Whole segments, never substrings: `norm` must not match every layer's `input_layernorm`.
 
@@ -86,16 +86,24 @@ def _match_modules(modules: dict[str, Any], name: str, key: str) -> list:
     Raises:
         ConfigError: for a name that matches no module, with the names that there are.
     """
-    matching = [module for path, module in modules.items() if f".{path}".endswith(f".{name}")]
+    matching = []
+    for path, module in modules.items():
+        if f".{path}".endswith(f".{name}") and has_weights(module):
+            matching.append(module)
     if matching:
         return matching
     available = set()
     for path, module in modules.items():
-        if path and any(True for _ in module.parameters()):
+        if path and has_weights(module):
             available.add(path.rpartition(".")[2])
     listed = ", ".join(sorted(available))
     nearest = suggest_nearest(name, sorted(available))
-    raise ConfigError(key, name, f"no such module; there are {listed}{nearest}")
+    raise ConfigError(key, name, f"no such module with weights; there are {listed}{nearest}")
+
+
+def has_weights(module: Any) -> bool:
+    """Whether a module, or one in it, has parameters: rotary positions and activations have none."""
+    return any(True for _ in module.parameters())
 
 
 def _unfreeze(modules: Iterable[Any]) -> None:

@@ -15,7 +15,6 @@ from tuneoff.config import (
 )
 from tuneoff.methods import TIED, LoadBase, Method, _lora_elsewhere, register
 from tuneoff.methods import _lora_refusals as refusals
-from tuneoff.methods._lora_stored import take_adapter
 
 
 @register
@@ -48,7 +47,7 @@ class LoRA(Method):
     use_dora: bool = False
     """Train a weight's direction by an adapter and its magnitude beside it (DoRA, Liu et al. 2024)."""
     use_lorafa: bool = False
-    """Leave A as it is drawn, and correct B's gradient for it (LoRA-FA, Zhang et al. 2023, as PEFT has it)."""
+    """Leave A as it is, and correct B's gradient for it (LoRA-FA, Zhang et al. 2023), as PEFT does it: in bfloat16."""
     lora_init: str | None = one_of(
         None, "gaussian", "olora", "orthogonal", "eva", "lora_ga", "corda"
     )
@@ -72,6 +71,8 @@ class LoRA(Method):
         super().__post_init__()
         self.adapter_settings: dict[str, Any] = {}  # of an adapter that is gone on with, by option
         self.directions: dict | None = None  # from data, that adapters begin from, by path
+        # A and B as they were drawn from the weights, of which the base is the rest; by name, on the host.
+        self.initial_adapter: dict[str, Any] = {}
         # Whether PEFT takes a part out of the weights when it loads the adapter that is gone on with.
         self.loading_changes_base = False
         self.warnings: list[str] = []  # of an adapter that another base may be meant for
@@ -83,26 +84,7 @@ class LoRA(Method):
 
         An adapter that is gone on with brings its own settings, which take the place of the options here.
         """
-        if not self.pissa_init:
-            self.refuse_unused("pissa_iter", "needs pissa_init=true")
-        if self.loraplus_lr_ratio is None:
-            self.refuse_unused("loraplus_lr_embedding", "needs loraplus_lr_ratio")
-        if self.use_lorafa:
-            refusals.check_frozen_a(self, experiment)
-        if self.lora_init is not None:
-            refusals.check_beginning(self, self.lora_init)
-        if self.begins_from_data:
-            refusals.check_data_beginning(self, experiment)
-        else:
-            self.refuse_unused("lora_init_steps", "needs lora_init=eva, lora_ga or corda")
-        if self.pissa_convert:
-            refusals.check_conversion(self, experiment)
-        if experiment.quantised:
-            refusals.check_quantised(self, *experiment.quantised)
-        if self.adapter_path is not None:
-            take_adapter(self, self.adapter_path, experiment)
-        elif self.create_new_adapter:
-            raise ConfigError("create_new_adapter", True, "needs adapter_path")
+        refusals.check_options(self, experiment)
 
     @property
     def changes_base(self) -> bool:
@@ -114,6 +96,11 @@ class LoRA(Method):
     def begins_from_data(self) -> bool:
         """Whether a new adapter begins from training data."""
         return self.lora_init in ("eva", "lora_ga", "corda")
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the first loss is the base model's."""
+        return self.adapter_path is None
 
     @property
     def initial_steps(self) -> int:
@@ -129,10 +116,13 @@ class LoRA(Method):
         """Find what the adapters begin from.
 
         Raises:
-            ConfigError: as `make_peft_config`, or directions that do not settle.
+            ConfigError: as `make_peft_config`, more steps than the run has, or directions that do not settle.
         """
         from tuneoff.methods._lora_from_data import look_at_data
 
+        if batches.steps < self.lora_init_steps:
+            allowed = f"must be at most {batches.steps}, the steps for which the budget has rows"
+            raise ConfigError("lora_init_steps", self.lora_init_steps, allowed)
         self.directions = look_at_data(model, self.make_peft_config(model), batches)
 
     def prepare(self, model: Any) -> Any:
@@ -158,9 +148,21 @@ class LoRA(Method):
         model = _lora_model.wrap_model(model, self.make_peft_config(model))
         if self.directions is not None:
             begin_from(model, self.directions)
-        if self.pissa_convert:
+        if self.changes_base:
             self.initial_adapter = _lora_model.copy_adapter(model)
         return freeze_a(model, self.use_lorafa)
+
+    def state(self) -> dict:
+        """Return the A and B that were taken out of the base, which no machine need find again to the last bit."""
+        return {"initial_adapter": self.initial_adapter} if self.initial_adapter else {}
+
+    def restore(self, model: Any, state: dict) -> None:
+        """Make the base of `model` the one that the run began with."""
+        from tuneoff.methods._lora_model import restore_base
+
+        saved = state.get("initial_adapter")
+        if saved and restore_base(model, self.initial_adapter, saved):
+            self.initial_adapter = saved
 
     def make_peft_config(self, model: Any) -> Any:
         """Return PEFT's description of a new adapter for `model`."""
@@ -292,7 +294,7 @@ class LoRA(Method):
     def find_plain_lora_rank(self, model: Any) -> int | None:
         """Return the adapter's own rank, or twice that where it applies to a base without its first components."""
         config = model.peft_config["default"]
-        if config.use_dora or self.create_new_adapter:
+        if config.use_dora or config.modules_to_save or self.create_new_adapter:
             return None
         rank = max([config.r, *config.rank_pattern.values()])
         return rank * (2 if self.changes_base else 1)

@@ -50,9 +50,19 @@ def find_warnings(parts: Parts) -> list[str]:
     """What the user should know before the first step."""
     of_rows = warn_of_losses(parts.dataset.facts(), parts.experiment.max_length)
     of_budget = parts.method.warn_of_budget(parts.optimizer, parts.schedule.total_steps)
+    of_budget += warn_of_warmup(parts)
     of_device = find_device_warnings(parts.experiment, parts.ranks.device)
     of_model = warn_of_unused_weights(parts)
     return [*of_rows, *of_budget, *of_device, *of_model]
+
+
+def warn_of_warmup(parts: Parts) -> list[str]:
+    """What a warm-up does that is longer than the budget."""
+    if parts.schedule.warmup <= 1:
+        return []
+    steps = parts.experiment.warmup_steps
+    total = parts.schedule.total_steps
+    return [f"warmup_steps={steps}: the budget has {total:.12g} steps, so that lr is never reached"]
 
 
 def warn_of_unused_weights(parts: Parts) -> list[str]:

@@ -122,7 +122,6 @@ class Evaluation:
         losses = self.evaluate_split("validation", step)
         loss = losses.mean if losses else None
         check_evaluation(step, loss)
-        self.evaluated_at = step
         if step == 0:
             self.keep("initial", losses)
         second = self.evaluate_second_set(step)
@@ -130,12 +129,14 @@ class Evaluation:
         before = self.second_set_losses.get("before")
         if self.best_step.note(step, loss, second_loss, before):
             self.best_step.keep_by_set(losses, second)
-        if ended or self.best_step.stopped_at is not None:
+        is_last = ended or self.best_step.stopped_at is not None
+        if is_last:
             self.keep("final", losses)
             self.keep_second("after", second)
-            return True
-        self.session.trackers.end_step(step)
-        return False
+        self.evaluated_at = step  # not before: a signal may stop the run between the two sets
+        if not is_last:
+            self.session.trackers.end_step(step)
+        return is_last
 
     def judge_best_step(self) -> None:
         """Let the losses of the best step be those that the run is judged by, where it is."""

@@ -23,7 +23,13 @@ class InitialBatches:
         self._session = session
         self._model = model
         self._pad = pad
-        self._steps = [order.step_rows(step) for step in range(session.method.initial_steps)]
+        wanted = [order.step_rows(step) for step in range(session.method.initial_steps)]
+        self._steps = [rows for rows in wanted if rows]  # a budget of epochs may have fewer
+
+    @property
+    def steps(self) -> int:
+        """How many steps' rows there are."""
+        return len(self._steps)
 
     @cached_property
     def whole_steps(self) -> list[data.Batch]:

@@ -82,6 +82,7 @@ def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:
     state = {
         "optimizer": sharding.gather_optimizer_state(parts.optimizer),
         "generators": parts.ranks.gather_generator_states(),
+        "method": parts.method.state(),
     }
     scaler = parts.ranks.accelerator.scaler
     if scaler is not None:
@@ -92,6 +93,8 @@ def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:
 def restore_run_state(parts: Parts, checkpoint: Checkpoint) -> None:
     """Set model, optimizer, generators, loss scale and every stateful part to what the checkpoint holds."""
     sharding = parts.sharding
+    if not sharding.splits:
+        parts.method.restore(parts.model, checkpoint.state.get("method", {}))
     parameters = dict(parts.model.named_parameters())
     with torch.no_grad():
         for name, tensor in checkpoint.tensors.items():

@@ -10,6 +10,8 @@ from tuneoff.config import Experiment, Scheduler
 UNITS = 1_000_000.0
 # Steps after which `inverse_sqrt` without warm-up has fallen to 1/√2 of the rate, as transformers has it.
 INVERSE_SQRT_STEPS = 10_000.0
+# Of a step: 0.07 of 100 steps are 7, though 0.07 · 100 is a little more in binary.
+ROUNDING = 1e-6
 
 
 class Schedule:
@@ -49,7 +51,7 @@ class Schedule:
             return False
         if self.experiment.max_seconds is not None:
             return self.seconds >= share * self.experiment.max_seconds
-        return step >= share * self.total_steps
+        return step >= share * self.total_steps - ROUNDING
 
     def rate_factor(self, step: int) -> float:
         """Linear warm-up from 0, then what `scheduler` says, down to `min_lr_ratio`."""
