@@ -97,6 +97,16 @@ def test_what_the_system_says_and_a_history_are_read():
     assert read({"messages": turns, "who": "Count."}, system="who")[1].messages == TALK
 
 
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_a_turn_of_a_system_that_says_nothing_is_none(empty):
+    turns = said("user: What is 1 + 1?", "assistant: 2")
+    silent = [{"role": "system", "content": empty}, *turns]
+    assert read({"messages": silent})[1].messages == turns
+    assert read({"messages": silent, "system": "Count."})[1].messages == TALK
+    again = [*silent, {"role": "developer", "content": empty}, *turns]
+    assert read({"messages": again})[1].messages == turns * 2
+
+
 @pytest.mark.parametrize("key", ["weight", "train", "loss_mask", "loss"])
 @pytest.mark.parametrize(("off", "on"), [(0, 1), ("0", "1"), (False, True), (0.0, 1.0), (0, None)])
 def test_a_turn_that_is_marked_so_is_not_trained(key, off, on):

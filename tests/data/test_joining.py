@@ -10,6 +10,7 @@ from tuneoff.config import ConfigError, Data, SingleSet
 from tuneoff.config.set_lists import refuse_listed_choices, write_as_choices
 from tuneoff.data import load_dataset
 from tuneoff.data.joining import count_rows_to_draw
+from tuneoff.data.unread import add_unread
 
 
 def write_set(folder: Path, name: str, *splits: tuple[str, range]) -> str:
@@ -158,6 +159,39 @@ def test_a_set_that_only_judges_trains_no_row(tmp_path, mixing):
     # Its training split judges, and its own validation rows are left alone.
     assert answers(data_set, "validation") == [*own, *(f"two {n}" for n in range(30, 34))]
     assert data_set.recipe["sets"]["two"]["joined_rows"]["train"] == 0
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_set_that_only_judges_does_so_whatever_share_its_yaml_has(tmp_path, split):
+    data = join(tmp_path)
+    data.sets["two"].only_for = split
+    whole = load(data)
+    data.sets["two"].validation_share = 0.5
+    data.sets["two"].validation_rows = 2
+    data.sets["two"].test_share = 0.1
+    assert load(data).fingerprint == whole.fingerprint
+
+
+def test_what_is_not_read_of_any_set_is_told_and_recorded(tmp_path):
+    data = join(tmp_path)
+    one = [{"prompt": f"a{n}", "completion": "b", "note": "n"} for n in range(3)]
+    bad = [{"prompt": "c", "completion": None} for _ in range(2)]
+    two = [{"prompt": f"d{n}", "completion": "", "note": "n", "tag": "t"} for n in range(4)]
+    data.sets["one"].path = str(write_lines(tmp_path / "a.jsonl", [*one, *bad]))
+    data.sets["one"].on_bad_row = "skip"
+    data.sets["two"].path = str(write_lines(tmp_path / "b.jsonl", two))
+    data_set = load(data)
+    unread = data_set.facts()["unread"]
+    parts = [facts["unread"] for facts in data_set.facts()["sets"].values()]
+    assert unread["columns"] == {"note": 7, "tag": 4} and unread["empty_answers"] == 4
+    assert unread["skipped_rows"] == 2 and unread["skipped"] == parts[0]["skipped"]
+    assert (
+        "not read: columns note (7 rows), tag (4 rows); skipped rows: 2, as " in data_set.summary()
+    )
+    assert "unread" not in load(join(tmp_path)).facts()
+    # Of more rows than a set lists the number is the sum of all.
+    many = [{**part, "skipped_rows": 500} for part in parts if "skipped" in part]
+    assert add_unread(many * 2)["skipped_rows"] == 1000
 
 
 def test_what_a_judging_set_asks_is_trained_nowhere(tmp_path):

@@ -90,13 +90,47 @@ def test_every_answer_and_its_end_token_are_trained_and_nothing_else(template, e
     assert answers(template, TALK) == [f"Hello there.{end}", f"It is 2.\n\nSure.{end}"]
 
 
-def test_white_space_around_an_answer_belongs_to_nobody():
-    spaced = turns("Hello?", "  Hello \n", "What?", "\n\nTwo. ")
-    assert answers(LLAMA3, spaced) == ["Hello<|eot|>", "Two.<|eot|>"]  # the template strips it
-    assert [text.strip(" \n") for text in answers(SMOLLM2, spaced)] == [
-        f"Hello \n{END}",
-        f"Two. {END}",
-    ]
+SPACED = turns("Hello?", "  Hello \n", "What?", "\n\n  Two. ")
+# What it takes from the beginning of an answer are line breaks alone.
+BREAKS_OFF = SMOLLM2.replace("+ message['content'] +", "+ message['content'].lstrip('\n') +")
+
+
+@pytest.mark.parametrize(
+    ("template", "trained_texts"),
+    [
+        (LLAMA3, ["Hello<|eot|>", "Two.<|eot|>"]),
+        (SMOLLM2, [f"  Hello \n{END}", f"\n\n  Two. {END}"]),
+        (BREAKS_OFF, [f"  Hello \n{END}", f"  Two. {END}"]),
+    ],
+)
+def test_white_space_of_an_answer_is_trained_as_far_as_the_template_keeps_it(
+    template, trained_texts
+):
+    tokenizer = new_tokenizer(template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>")
+    ((ids, spans),) = ChatTemplate(tokenizer).encode([SPACED])
+    assert trained(Row(ids, spans), tokenizer) == trained_texts
+    assert tokenizer.decode(ids) == ChatTemplate(tokenizer).render(SPACED)[0]
+
+
+@pytest.mark.parametrize("template", [SMOLLM2, BREAKS_OFF])
+def test_a_prompt_is_the_templates_own_where_its_answer_begins_with_white_space(template):
+    tokenizer = new_tokenizer(template, "<|im_start|>", END)
+    for answer in ("    return 1", "\n    return 1", "\n\nTwo.", "\tTwo."):
+        asked = turns("Go on.", answer)
+        ((ids, spans),) = ChatTemplate(tokenizer).encode([asked])
+        prompt = tokenizer.apply_chat_template(
+            asked.messages[:-1], add_generation_prompt=True, return_dict=False
+        )
+        assert ids[: spans[-1][0]] == prompt
+
+
+@pytest.mark.parametrize("answer", ["", "  ", "\n"])
+def test_an_answer_of_white_space_alone_ends_all_the_same(answer):
+    for template, end in ((LLAMA3, "<|eot|>"), (SMOLLM2, END)):
+        tokenizer = new_tokenizer(template, "<|im_start|>", END, "<|start|>", "<|stop|>", "<|eot|>")
+        ((ids, spans),) = ChatTemplate(tokenizer).encode([turns("Say nothing.", answer)])
+        kept = answer if template == SMOLLM2 else ""
+        assert trained(Row(ids, spans), tokenizer) == [kept + end]
 
 
 def test_control_tokens_in_what_is_said_end_no_answer():

@@ -34,6 +34,8 @@ from tuneoff.config.templates import NAMED_TEMPLATES
 PAIR_COLUMNS = ("prompt", "input", "completion", "history")
 # What only a set of the hub has.
 HUB_SETTINGS = ("subset", "streaming", "revision")
+# What takes some of the training rows for a split.
+SHARES = ("validation_share", "validation_rows", "test_share")
 # What `datasets` takes for a pattern, or for two addresses, in the path of a folder.
 PATTERN_SIGNS = re.compile(r"[*?\[]|::")
 
@@ -168,8 +170,6 @@ class SingleSet:
             raise ConfigError(f"{prefix}test_share", self.test_share, allowed)
         if self.streaming:
             self._check_streaming(prefix)
-        if self.only_for is not None:
-            self._check_judging(prefix)
 
     def _check_path(self, prefix: str) -> None:
         """Refuse a path where no rows can be."""
@@ -209,19 +209,11 @@ class SingleSet:
             allowed = "its full path holds one of * ? [ or ::, which `datasets` reads as a pattern; rename the folder"
             raise ConfigError(f"{prefix}path", self.path, allowed)
 
-    def _check_judging(self, prefix: str) -> None:
-        """Refuse shares of training rows that all judge."""
-        for key in ("validation_share", "validation_rows", "test_share"):
-            value = getattr(self, key)
-            if value:
-                allowed = f"must be left out where {prefix}only_for={self.only_for}, all of whose rows judge"
-                raise ConfigError(f"{prefix}{key}", value, allowed)
-
     def _check_streaming(self, prefix: str) -> None:
         """Refuse a stream without an end, and shares of what is not counted before it is read."""
         if self.limit is None:
             raise ConfigError(f"{prefix}limit", None, f"must be given where {prefix}streaming=true")
-        for key in ("validation_share", "validation_rows", "test_share"):
+        for key in SHARES:
             if getattr(self, key):
                 off = "0" if key.endswith("share") else "null"
                 allowed = f"must be {off} where {prefix}streaming=true"
@@ -229,12 +221,16 @@ class SingleSet:
 
     def takes_training_rows(self, split: str) -> bool:
         """Whether some of the training rows stand in for a split (validation or test) that the set lacks."""
+        if self.only_for is not None:
+            return False  # all of them judge
         if split == "validation" and self.validation_rows is not None:
             return True
         return bool(getattr(self, f"{split}_share"))
 
     def goes_without_validation(self) -> bool:
         """Whether the settings ask to train without validation rows, where the set has none itself."""
+        if self.only_for is not None:
+            return True
         if self.takes_training_rows("validation"):
             return False
         return self.validation_share == 0 or self.splits.validation is None

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from tuneoff.config.choices import Scheduler, Task
-from tuneoff.config.data import SingleSet
+from tuneoff.config.data import SHARES, SingleSet
 from tuneoff.config.data_sets import CONCATENATE, Data
 from tuneoff.config.model import BRINGS_SHAPE
 from tuneoff.config.options import ABSENT, ConfigError
@@ -95,7 +95,7 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
             raise ConfigError(dependence.key, value, dependence.allowed)
     # A model's YAML may have a shape beside a path that was written, and then says nothing.
     shape = [key for key in written if key.startswith("model.config")]
-    if shape and experiment.model.path is not None:
+    if shape and experiment.model.path is not None and experiment.model.config is not None:
         raise ConfigError(shape[0], ABSENT, BRINGS_SHAPE)
     # A method's YAML may have a share as its default, which steps on the command line take the place of.
     if experiment.warmup_steps is not None and "warmup_ratio" in written:
@@ -120,6 +120,11 @@ def refuse_unused_data(prefix: str, data: Data, written: Collection[str]) -> Non
     if not data.sets:
         refuse_unused_in_set(prefix, data, written)
     for name, settings in data.sets.items():
+        if f"{prefix}.sets.{name}.name" in written:
+            allowed = (
+                f"must be left out: among several sets each has its key as its name, here {name}"
+            )
+            raise ConfigError(f"{prefix}.sets.{name}.name", settings.name, allowed)
         refuse_unused_in_set(f"{prefix}.sets.{name}", settings, written)
 
 
@@ -137,6 +142,29 @@ def refuse_unused_in_set(prefix: str, data: SingleSet, written: Collection[str])
         raise ConfigError(seed_key, data.split_seed, allowed)
     # The YAML of a set has one of each pair as its default, which the other on the command line takes the place of.
     for key, other in REPLACED_BY.items():
-        if f"{prefix}.{key}" in written and getattr(data, other) is not None:
+        value = getattr(data, key)
+        is_written = f"{prefix}.{key}" in written and value is not None
+        if is_written and getattr(data, other) is not None:
             allowed = f"must be left out where {prefix}.{other} is given, which takes its place"
-            raise ConfigError(f"{prefix}.{key}", getattr(data, key), allowed)
+            raise ConfigError(f"{prefix}.{key}", value, allowed)
+    for key in SHARES:
+        if f"{prefix}.{key}" in written and getattr(data, key):
+            refuse_unused_share(prefix, data, key)
+
+
+def refuse_unused_share(prefix: str, data: SingleSet, key: str) -> None:
+    """Refuse a written share of training rows that the settings leave no use for. A set's YAML may have one.
+
+    Raises:
+        ConfigError: all rows judge, or the set ships, with a split of its own.
+    """
+    value = getattr(data, key)
+    if data.only_for is not None:
+        allowed = (
+            f"must be left out where {prefix}.only_for={data.only_for}, all of whose rows judge"
+        )
+        raise ConfigError(f"{prefix}.{key}", value, allowed)
+    split = key.partition("_")[0]
+    if data.ships and getattr(data.splits, split) is not None:
+        allowed = f"the set has {split} rows itself; {prefix}.splits.{split}=null leaves them alone"
+        raise ConfigError(f"{prefix}.{key}", value, allowed)

@@ -15,6 +15,8 @@ from tuneoff.data.time_limit import TimeLimit, TimeLimitExceeded
 
 log = logging.getLogger(__name__)
 Span = tuple[int, int]
+# White space that a template may strip from the beginning of an answer: none of it, line breaks, all.
+STRIPPED = ("", "\n", None)
 # Characters of the private use area. Two that a conversation does not hold mark in what is rendered
 # of it where an answer begins and ends.
 PRIVATE_USE = [chr(code) for code in range(0xE000, 0xF900)]
@@ -31,7 +33,8 @@ FIXED_DATE = (
 class ChatTemplate:
     """The tokenizer's own chat template.
 
-    The whole conversation is tokenised at once, as inference does it.
+    The whole conversation is tokenised at once, as inference does it; where an answer begins with
+    white space, no token holds some of it and what stands before it, since a prompt ends there.
     """
 
     name = "chat"
@@ -72,19 +75,36 @@ class ChatTemplate:
                 "data.template=plain takes any conversation",
             ) from error
         tokens = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        for ids, offsets, spans_in_text in zip(
-            tokens["input_ids"], tokens["offset_mapping"], spans_in_texts, strict=True
+        for text, ids, offsets, spans_in_text in zip(
+            texts, tokens["input_ids"], tokens["offset_mapping"], spans_in_texts, strict=True
         ):
-            token_starts = [start for start, _ in offsets]
-            token_ends = [end for _, end in offsets]
-            spans = []
-            for start, end in spans_in_text:
-                # A token belongs to an answer where they overlap: some tokenizers join the space
-                # before a word to it.
-                first_token = bisect_right(token_ends, start)
-                after_last = bisect_left(token_starts, end)
-                spans.append((first_token, after_last))
-            yield EncodedConversation(ids, spans)
+            for start, _ in spans_in_text:
+                if text[start : start + 1].isspace():
+                    self._cut_token(text, start, ids, offsets)
+            yield EncodedConversation(ids, find_token_spans(offsets, spans_in_text))
+
+    def _cut_token(
+        self,
+        text: str,
+        position: int,
+        ids: list[int],
+        offsets: list[Span],
+    ) -> None:
+        """Replace the token in whose middle a position lies by those of the text before and behind it."""
+        place = bisect_right([end for _, end in offsets], position)
+        if place == len(offsets) or offsets[place][0] >= position:
+            return
+        start, end = offsets[place]
+        parts = [text[start:position], text[position:end]]
+        parts_ids = self.tokenizer(parts, add_special_tokens=False)["input_ids"]
+        if [self.tokenizer.decode(part_ids) for part_ids in parts_ids] != parts:
+            return  # this tokenizer writes something before a text
+        before, behind = parts_ids
+        ids[place : place + 1] = [*before, *behind]
+        offsets[place : place + 1] = [
+            *[(start, position)] * len(before),
+            *[(position, end)] * len(behind),
+        ]
 
     def render(self, example: Example) -> tuple[str, list[Span]]:
         """Return a conversation's text, and where in it the answers lie with their end tokens.
@@ -139,18 +159,21 @@ class ChatTemplate:
             Their [start, end) in `text`; none if the marks change what is rendered.
         """
         begin, end_mark = choose_marks(text)
-        answers = 0
-        marked_messages = []
-        for message in messages:
-            if message["role"] == "assistant":
-                answers += 1
-                marked = mark_answer(message["content"], begin, end_mark)
-                message = {**message, "content": marked}
-            marked_messages.append(message)
-        # Outside, answer, outside, answer, …, outside.
-        pieces = re.split(f"[{begin}{end_mark}]", self._apply(marked_messages))
-        if len(pieces) != 2 * answers + 1 or "".join(pieces) != text:
-            return []
+        answers = sum(message["role"] == "assistant" for message in messages)
+        tried = []
+        for stripped in STRIPPED:
+            marked = mark_answers(messages, begin, end_mark, stripped)
+            if marked in tried:
+                continue
+            tried.append(marked)
+            # Outside, answer, outside, answer, …, outside.
+            pieces = re.split(f"[{begin}{end_mark}]", self._apply(marked))
+            if len(pieces) == 2 * answers + 1 and "".join(pieces) == text:
+                return self._find_in_pieces(pieces, text)
+        return []
+
+    def _find_in_pieces(self, pieces: list[str], text: str) -> list[Span]:
+        """Return where answers lie in a text that was divided at their ends."""
         spans = []
         end = 0
         outsides = pieces[0:-1:2]
@@ -237,12 +260,34 @@ def choose_marks(text: str) -> tuple[str, str]:
     return free[0], free[1]
 
 
-def mark_answer(content: str, begin: str, end_mark: str) -> str:
-    """Return an answer between marks.
+def mark_answers(
+    messages: list[Message], begin: str, end_mark: str, stripped: str | None
+) -> list[Message]:
+    """Return a conversation with its answers between marks.
 
-    They stand inside the white space around it, since templates may strip that.
+    The marks stand inside the white space that templates may strip: all behind an answer, and before it
+    the characters of `stripped`; where that is None, all.
     """
-    core = content.strip()
-    start = content.index(core)
-    end = start + len(core)
-    return f"{content[:start]}{begin}{core}{end_mark}{content[end:]}"
+    marked_messages = []
+    for message in messages:
+        if message["role"] == "assistant":
+            content = message["content"]
+            start = len(content) - len(content.lstrip(stripped))
+            end = max(start, len(content.rstrip()))
+            marked = f"{content[:start]}{begin}{content[start:end]}{end_mark}{content[end:]}"
+            message = {**message, "content": marked}
+        marked_messages.append(message)
+    return marked_messages
+
+
+def find_token_spans(offsets: list[Span], spans_in_text: list[Span]) -> list[Span]:
+    """Return which tokens lie in each span of a text.
+
+    A token belongs to an answer where they overlap: some tokenizers join the space before a word to it.
+    """
+    token_starts = [start for start, _ in offsets]
+    token_ends = [end for _, end in offsets]
+    spans = []
+    for start, end in spans_in_text:
+        spans.append((bisect_right(token_ends, start), bisect_left(token_starts, end)))
+    return spans

@@ -70,7 +70,7 @@ def cut_after_last_label(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def parse_turns(row: SourceRow, column: str, unread: UnreadParts) -> list[Turn]:
-    """Return the turns of a row's conversation.
+    """Return the turns of a row's conversation, without those of a system that says nothing.
 
     Args:
         row: the row.
@@ -83,7 +83,12 @@ def parse_turns(row: SourceRow, column: str, unread: UnreadParts) -> list[Turn]:
     value = read_column(row, column)
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise refuse_row(row, f"{column} must be a list of turns with role and content")
-    return [parse_turn(row, column, turn, unread) for turn in value]
+    turns = []
+    for given in value:
+        turn = parse_turn(row, column, given, unread)
+        if turn.role != "system" or turn.content.strip():
+            turns.append(turn)
+    return turns
 
 
 def parse_turn(row: SourceRow, column: str, turn: dict, unread: UnreadParts) -> Turn:

@@ -103,18 +103,26 @@ class DataSet:
         return rows_by_set
 
     def answer_end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-        """Return the special tokens that the training rows' answers end with.
+        """Return the tokens that end an answer of the training rows.
 
-        A chat template ends answers by a token that need not be the tokenizer's own end token.
+        A chat template ends answers by a token that need not be the tokenizer's own end token. One that is no special
+        token may be an ordinary word, at which a row was cut: it counts where all whole rows end with it.
         """
-        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        added = tokenizer.added_tokens_decoder
+        special = set(tokenizer.all_special_ids)
+        special.update(number for number, token in added.items() if token.special)
+        lengths = [len(row.ids) for row in self.splits["train"]]
+        longest = max(lengths, default=0)
         last_tokens = set()
+        in_all: set[int] | None = None
         for row in self.splits["train"]:
             start, end = row.spans[-1]
             # A named template may have a line break behind it.
             ending = row.ids[max(start, end - 2) : end]
             last_tokens.update(special.intersection(ending[-1:]) or special.intersection(ending))
-        return last_tokens
+            if len(row.ids) < longest:  # no other is known to be whole
+                in_all = (added.keys() if in_all is None else in_all) & set(ending)
+        return last_tokens or in_all or set()
 
     def facts(self) -> dict:
         """Return what the record says about the data."""

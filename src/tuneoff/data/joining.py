@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from tuneoff.config import ConfigError, Data
 from tuneoff.data.dataset import SPLITS, DataSet, fingerprint_rows
+from tuneoff.data.unread import add_unread
 
 # What a row of one split may not ask that a row of another set does in one of these.
 JUDGED_BY = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
@@ -47,6 +48,7 @@ def join_sets(data: Data, parts: Mapping[str, DataSet]) -> DataSet:
         for part in sets:
             counts.update(getattr(part, name))
         setattr(joined, name, dict(counts))
+    joined.unread = add_unread([part.unread for part in sets])
     joined.recipe = describe_sets(data, parts, joined, kept_apart)
     joined.fingerprint = fingerprint_sets(data, parts, joined)
     return joined

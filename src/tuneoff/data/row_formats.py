@@ -60,6 +60,7 @@ class Example(NamedTuple):
     location: str
     # Numbers of the answers that are context only, counted from 0 among the answers.
     untrained: frozenset[int] = frozenset()
+    is_answered: bool = True  # whether there is anything to train: an answer, or text
 
     @property
     def first_question(self) -> str:
@@ -241,4 +242,4 @@ def make_example(turns: list[Turn], location: str, unread: UnreadParts) -> Examp
         elif not answer.content.strip():
             unread.empty_answers += 1
     messages = [turn.to_message() for turn in turns]
-    return Example(messages, "", location, frozenset(untrained))
+    return Example(messages, "", location, frozenset(untrained), is_answered=bool(messages))

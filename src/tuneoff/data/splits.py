@@ -31,10 +31,11 @@ def read_examples(
     rows = assign_splits(data, source.read())
     row_format, rows["train"] = detect_format(data, rows.get("train", iter(())))
     if data.only_for is not None:
-        rows = {data.only_for: rows["train"]}
+        judging = parse_rows(row_format, rows["train"], unread)
+        return row_format, limit_examples(data, {data.only_for: judging}, result)
     examples: dict[str, Iterable[Example]] = {}
     for split, members in rows.items():
-        examples[split] = _parse_answered(row_format, members, split, result, unread)
+        examples[split] = parse_rows(row_format, members, unread)
     if "validation" in rows and data.validation_rows is not None:
         allowed = (
             "the set has validation rows itself; data.splits.validation=null leaves them alone"
@@ -43,18 +44,19 @@ def read_examples(
     # Shares of the training rows stand in for splits that the set does not have.
     shares = {}
     for split in ("validation", "test"):
-        if split not in rows and data.only_for is None:
+        if split not in rows:
             shares[split] = getattr(data, f"{split}_share") or 0.0
     takes_rows = "validation" in shares and data.validation_rows is not None
     if takes_rows or any(shares.values()):
         training_examples = list(examples["train"])
         if takes_rows:
-            shares["validation"] = as_share(data, len(training_examples))
+            answered = sum(example.is_answered for example in training_examples)
+            shares["validation"] = as_share(data, answered)
         examples |= split_examples(training_examples, shares, data.split_seed)
     elif data.split_seed:
         allowed = "fixes which training rows judge, and none do: the set has splits itself"
         raise ConfigError("data.split_seed", data.split_seed, allowed)
-    return row_format, limit_examples(data, examples)
+    return row_format, limit_examples(data, examples, result)
 
 
 def detect_format(
@@ -91,11 +93,11 @@ def count_scanned_rows(data: SingleSet) -> int | None:
 
 
 def limit_examples(
-    data: SingleSet, examples: dict[str, Iterable[Example]]
+    data: SingleSet, examples: dict[str, Iterable[Example]], result: DataSet
 ) -> dict[str, Iterable[Example]]:
-    """Return no more of each split than the limits say.
+    """Return no more of each split than the limits say, without those in which nobody answers.
 
-    They come last, so that a smaller training set is judged by the same rows.
+    Limits come last, so that a smaller training set is judged by the same rows.
     """
     limited: dict[str, Iterable[Example]] = {}
     for split in SPLITS:
@@ -103,7 +105,7 @@ def limit_examples(
             limit = data.limit
             if split != "train":
                 limit = data.eval_limit or data.limit
-            limited[split] = islice(examples[split], limit)
+            limited[split] = _take_answered(examples[split], limit, split, result)
     return limited
 
 
@@ -144,19 +146,19 @@ def assign_splits(
     return rows
 
 
-def _parse_answered(
-    row_format: Format,
-    rows: Iterable[SourceRow],
-    split: str,
-    result: DataSet,
-    unread: UnreadParts,
+def _take_answered(
+    examples: Iterable[Example], limit: int | None, split: str, result: DataSet
 ) -> Iterator[Example]:
-    """Yield the examples but those in which nobody answers, which are counted."""
-    for example in parse_rows(row_format, rows, unread):
-        if example.messages or row_format.name == "text":
-            yield example
-        else:
+    """Yield so many examples at most; those in which nobody answers are counted up to there, and left out."""
+    taken = 0
+    for example in examples:
+        if not example.is_answered:
             result.dropped[split] += 1
+            continue
+        yield example
+        taken += 1
+        if taken == limit:
+            return
 
 
 def group_by_question(
@@ -177,8 +179,7 @@ def split_examples(
 ) -> dict[str, list[Example]]:
     """Divide examples into train and shares of them, each in the order of `examples`.
 
-    An example's place depends on what it asks and on the seed alone, not on its neighbours.
-    Examples that ask the same stay together, so that no evaluation prompt is trained on.
+    Those in which nobody answers count for no share, and go with the next that is answered.
 
     Args:
         examples: the training examples.
@@ -187,6 +188,33 @@ def split_examples(
 
     Raises:
         ConfigError: a share that gives no example.
+    """
+    answered = [example for example in examples if example.is_answered]
+    split_of_answered = iter(draw_splits(answered, shares, seed))
+    splits = ("train", *shares)
+    result: dict[str, list[Example]] = {split: [] for split in splits}
+    waiting = []
+    for example in examples:
+        waiting.append(example)
+        if example.is_answered:
+            result[next(split_of_answered)] += waiting
+            waiting = []
+    result["train"] += waiting
+    return result
+
+
+def draw_splits(
+    examples: list[Example],
+    shares: dict[str, float],
+    seed: int,
+) -> list[str]:
+    """Return the split of each example: train, or one of the shares.
+
+    It depends on what the example asks and on the seed alone, not on its neighbours. Examples that ask the same stay
+    together, so that no evaluation prompt is trained on.
+
+    Raises:
+        ConfigError: as `split_examples`.
     """
     groups = group_by_question(examples, seed)
     drawn = sorted(groups)
@@ -208,8 +236,4 @@ def split_examples(
         if examples and (missing == wanted or "train" not in split_of):
             message = f"{len(examples)} training rows are too few, or ask the same"
             raise ConfigError(f"data.{split}_share", share, message)
-    splits = ("train", *shares)
-    result: dict[str, list[Example]] = {split: [] for split in splits}
-    for example, split in zip(examples, split_of, strict=True):
-        result[split].append(example)
-    return result
+    return split_of

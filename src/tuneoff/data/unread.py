@@ -61,6 +61,24 @@ class UnreadParts:
         return {name: value for name, value in facts.items() if value}
 
 
+def add_unread(all_facts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the facts of several `UnreadParts` as those of all their rows."""
+    total = UnreadParts()
+    skipped_rows = 0
+    for facts in all_facts:
+        total.columns.update(facts.get("columns", {}))
+        total.turn_keys.update(facts.get("turn_keys", {}))
+        total.special_tokens.update(facts.get("special_tokens", {}))
+        total.empty_answers += facts.get("empty_answers", 0)
+        total.empty_texts += facts.get("empty_texts", 0)
+        total.bad_rows += facts.get("skipped", [])
+        skipped_rows += facts.get("skipped_rows", 0)
+    added = total.facts()
+    if skipped_rows:  # of which each set lists the first alone
+        added["skipped_rows"] = skipped_rows
+    return added
+
+
 def describe_unread(facts: dict[str, Any]) -> str:
     """Return the facts of `UnreadParts` in words; empty where there is nothing to tell."""
     sentences = []
