@@ -227,8 +227,7 @@ def restore_base(
         found: A and B by the names under which PEFT saves them, on the host.
         saved: those that the run began with.
     """
-    others = [name for name in saved if not torch.equal(found[name], saved[name].cpu())]
-    if not others:
+    if are_same(found, saved):
         return False
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     with torch.no_grad():
@@ -237,6 +236,14 @@ def restore_base(
         set_peft_model_state_dict(model, saved)
         for layer in layers:
             add_to_base(layer, -1)
+    return True
+
+
+def are_same(found: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> bool:
+    """Whether an adapter on the host equals one from a checkpoint to the last bit."""
+    for name, value in saved.items():
+        if not torch.equal(found[name], value.cpu()):
+            return False
     return True
 
 
