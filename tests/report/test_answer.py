@@ -96,6 +96,35 @@ def test_a_row_that_was_not_tested_is_not_said_to_differ(tmp_path):
     assert "dora, pissa." in write_caption(made)
 
 
+def test_a_lower_row_of_too_few_seeds_is_named(tmp_path):
+    values = {"full": [3.0, 3.1, 3.05], "dora": [3.2, 3.312, 3.26], "lora": [2.5, 2.51]}
+    (made,) = load(fill_values(tmp_path, values), baseline="full")
+    text = " ".join(write_answer(made))
+    assert "full has the lowest test loss at 3 common seeds or more, 3.05" in text
+    assert "; lower, but over other or too few seeds: lora." in text
+    assert "not tested: lora." in text
+    for caption in (write_caption(made), write_short_caption(made)):
+        assert "Rows without every seed" in caption and ": lora (2 of 3)." in caption
+
+
+def test_a_row_of_easy_seeds_alone_is_not_called_best(tmp_path):
+    full = [3.0, 3.1, 3.2, 4.0, 4.1, 4.2]
+    worse = [loss + 0.3 + 0.003 * (seed % 2) for seed, loss in enumerate(full)]
+    values = {"full": full, "lora": [3.05, 3.152, 3.254], "dora": worse}
+    (made,) = load(fill_values(tmp_path, values), baseline="full")
+    text = " ".join(write_answer(made))
+    assert "full has the lowest test loss at 3 common seeds or more, 3.60" in text
+    assert "all 2 other rows; lower, but over other or too few seeds: lora." in text
+    assert "worse: lora by 0.0520" in text and ": lora (3 of 6)." in write_caption(made)
+
+
+def test_a_row_without_a_seed_of_the_baseline_is_not_tested_against_it(tmp_path):
+    values = {"full": [3.0, 3.1, 3.05], "lora": [3.2, 3.312, 3.26]}
+    values["dora"] = [None, None, None, 3.1, 3.2, 3.15]
+    text = answer(fill_values(tmp_path, values), "full")
+    assert "worse: lora by" in text and "; not tested: dora." in text
+
+
 def test_nothing_is_ranked_for_want_of_a_test_loss(tmp_path):
     """All seeds have finished, so that it cannot be said that they did not."""
     values = {"full": [3.0, 3.1, 3.05], "lora": [None, None, 3.2]}
@@ -181,7 +210,11 @@ def test_equal_methods_are_not_ranked(tmp_path):
     text = answer(fill(tmp_path, {"full": 3.0, "lora": 3.0, "dora": 3.0}, noise=0.05), "full")
     (made,) = load(tmp_path, baseline="full")
     assert not (made.verdicts[0].p < stats.ALPHA).any()
-    assert "no row can be told from the best in test loss" in text
+    assert (
+        "No row can be told from full in any measure (paired t over seeds, Holm), so which is best in test loss was "
+        "not tested."
+    ).lower() in text.lower()
+    assert "so which is best was not tested." in write_caption(made)
     assert (
         "better:" not in text and "worse:" not in text and "not told from it: dora and lora" in text
     )

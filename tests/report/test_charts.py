@@ -279,6 +279,31 @@ def test_learning_rates_mark_the_best_its_edge_and_what_diverged(everything):
     assert list(outcomes.values()).count("best") == 5
 
 
+def test_the_best_rate_is_the_one_that_a_tuning_takes(tmp_path):
+    """A seed that diverged is worse than any loss, and rates are compared on the seeds that all have."""
+    losses = {
+        METHODS[0]: {1e-4: (3.5, 3.5), 1e-3: (3.3, 3.3), 1e-2: (3.0, None)},
+        METHODS[1]: {1e-4: (3.0, 3.2), 1e-3: (3.1,), 1e-2: (3.6, 3.7)},
+        METHODS[2]: {1e-4: (3.1, None), 1e-3: (3.0, None)},
+    }
+    for method, rates in losses.items():
+        for rate, of_seeds in rates.items():
+            for seed, loss in enumerate(of_seeds):
+                content = record(method, seed, lr=rate, status="finished" if loss else "diverged")
+                content["loss"] |= {"final": loss, "test": loss}
+                write(tmp_path / f"{method}{rate}{seed}", content)
+    (made,) = load(tmp_path)
+    points = rows(drawn(made)["learning_rate"])
+    outcomes = {(point["method"], point["x"]): point["outcome"] for point in points}
+    partly = "a seed came to no loss: not chosen"
+    assert outcomes[METHODS[0], 1e-3] == "best" and outcomes[METHODS[0], 1e-2] == partly
+    assert outcomes[METHODS[1], 1e-4] == "best, on the edge of its grid"
+    assert outcomes[METHODS[2], 1e-4] == outcomes[METHODS[2], 1e-3] == partly
+    best = {row.method: row.rate for row in made.best_rows}
+    assert best == {METHODS[0]: 1e-3, METHODS[1]: 1e-4, METHODS[2]: 1e-3}
+    assert {row.method: row.rate for row in made.tuned_rows} == best
+
+
 def test_a_rate_that_spoils_a_run_does_not_flatten_the_others(tmp_path):
     for method, rates in (
         (METHODS[0], (3.1, 3.0, 3.2, 3.3, 9.0)),

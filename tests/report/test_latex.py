@@ -19,6 +19,8 @@ def nasty(tmp_path: Path) -> Path:
     for seed in range(3):
         write(tmp_path / f"a{seed}", record(NASTY, seed, note="|\n|"))
         write(tmp_path / f"b{seed}", record(NASTY, seed, note="x]("))
+        write(tmp_path / f"d{seed}", record("[half] *", seed))
+        write(tmp_path / f"e{seed}", record("*[half]", seed))
         write(tmp_path / f"c{seed}", record(METHODS[0], seed, status="failed"))
     return tmp_path
 
@@ -26,8 +28,10 @@ def nasty(tmp_path: Path) -> Path:
 def test_text_is_escaped(tmp_path):
     made = load(nasty(tmp_path))
     table = write_tables.write_markdown(made, {}).split("\n\n")[1].splitlines()
-    assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert len(table) == 2 + 5 and len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<" not in "".join(table)
+    named = write_tables.escape_markdown("a ~~b~~ costs $1, &lt; $2")
+    assert named == r"a \~\~b\~\~ costs \$1, &amp;lt; \$2"
     assert any(
         line["method"].startswith("'=cmd")
         for line in csv.DictReader(io.StringIO(write_tables.write_csv(made)))
@@ -44,6 +48,8 @@ def test_characters_keep_apart_and_what_cannot_be_set_is_known():
     assert escape_latex("é e\u0301 ï ß α Σ Ünïcode") == (
         '\\\'{e} \\\'{e} \\"{\\i} \\ss{} $\\alpha$ $\\Sigma$ \\"{U}n\\"{\\i}code'
     )
+    # What ends a table's line would take either for its own.
+    assert escape_latex("[a] b") == "{}[a] b" and escape_latex("* a") == "{}* a"
     assert list_unset(escape_latex(SETTABLE)) == []
     names = ["日本", "日語", "日?", "??", "a--b", "a–b", "''", "”", *SETTABLE.split()]
     assert len({escape_latex(name) for name in names}) == len(set(names))

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +193,7 @@ def test_the_command(tmp_path, capsys):
     assert "| lora/rank32 | 49.3 % | 47.8 % | −1.4 | 1 | 1 |" in page
     lines = list(csv.DictReader((out / "peft.csv").open()))
     assert [line["experiment"] for line in lines] == ["full/lr_1e-5", "lora/rank32", "ia3/default"]
-    assert math.isnan(float(lines[1]["baseline_p"])) and lines[1]["tied"] == "1"
+    assert lines[1]["baseline_p"] == lines[1]["baseline_raw_p"] == "" and lines[1]["tied"] == "1"
     assert {path.suffix for path in (out / "charts").iterdir()} == {".svg", ".pdf", ".png"}
     for arguments, line in (
         (("--peft", new, "--strict"), "--strict is for records of our own, not with --peft"),
@@ -204,3 +203,50 @@ def test_the_command(tmp_path, capsys):
     ):
         assert run(*arguments) == 2
         assert line in capsys.readouterr().err
+
+
+def judged_page(tmp_path, *contents: dict, older=()) -> str:
+    """The page of these results, one folder a release."""
+    folders = [write_files(tmp_path / "new", *contents)]
+    if older:
+        folders.append(write_files(tmp_path / "old", *older))
+    assert run("--peft", *folders, "--out", tmp_path / "out") == 0
+    return (tmp_path / "out" / "peft.md").read_text()
+
+
+def test_the_best_is_named_by_the_pairs_though_nothing_differs_from_the_baseline(tmp_path):
+    """The baseline lies between two that can be told apart."""
+    page = judged_page(
+        tmp_path,
+        result_file(541, "lora/low"),
+        result_file(594, "full/middle"),
+        result_file(646, "lora/high"),
+    )
+    assert "0 are better, 0 worse" in page and "Of all 3 pairs 1 can be told apart" in page
+    assert "is lora/high's; 1 other cannot be told from it (Holm over all pairs)." in page
+    assert "| lora/high | **49.0** |" in page and "| lora/low | 41.0 |" in page
+
+
+def test_one_result_alone_is_shown_without_tests(tmp_path):
+    page = judged_page(tmp_path, result_file(631))
+    assert page.startswith("1. 1 result on llama")
+    assert "nothing else is there to compare it with" in page
+    assert "Against" not in page and "pairs can be told" not in page
+
+
+def test_releases_of_other_conditions_are_told_apart(tmp_path, capsys):
+    new = (result_file(631), result_file(400, "ia3/default"))
+    old = [result_file(650, model_id="mistral", max_steps=100)]
+    old.append(result_file(390, "ia3/default", model_id="mistral", max_steps=100))
+    page = judged_page(tmp_path, *new, older=old)
+    differing = "model mistral instead of llama, steps 100 instead of 5000"
+    assert f"but the older runs are of {differing}, which may have moved them" in page
+    assert f"the older results are of {differing}" in capsys.readouterr().err
+
+
+def test_equal_accuracies_share_a_rank(tmp_path):
+    page = judged_page(
+        tmp_path, result_file(700, "a/a"), result_file(631, "b/b"), result_file(631, "c/c")
+    )
+    ranks = [line.split(" | ")[3] for line in page.splitlines() if " | " in line][1:4]
+    assert ranks == ["1", "2.5", "2.5"]

@@ -1,10 +1,12 @@
 """How many seeds: by the noncentral t distribution, and checked by simulated sweeps that the report's own tests judge."""
 
 import argparse
+import re
 
 import numpy as np
 import pytest
 from records import record, write
+from scipy import stats as reference
 
 from tuneoff.report import power_cli
 from tuneoff.report.caption import write_caption
@@ -62,6 +64,22 @@ def test_what_cannot_be_reached_is_said():
     assert find_power(100.0, 0.01, 5, 0.005) == 1.0
 
 
+@pytest.mark.parametrize("pairs", [3, 5, 20])
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.001])
+@pytest.mark.parametrize("ratio", [0.01, 1.0, 2.0, 5.0, 10.0, 50.0])
+def test_the_power_is_the_integral_over_the_spreads(pairs, alpha, ratio):
+    """Also where SciPy's series of one tail ends in NaN."""
+    degrees = pairs - 1
+    critical = reference.t.isf(alpha / 2, degrees)
+    shift = ratio * np.sqrt(pairs)
+    shares = (np.arange(100_000) + 0.5) / 100_000  # a quantile of the spread each
+    spreads = np.sqrt(reference.chi2.ppf(shares, degrees) / degrees)
+    above = reference.norm.sf(critical * spreads - shift)
+    below = reference.norm.cdf(-critical * spreads - shift)
+    expected = float(np.mean(above + below))
+    assert find_power(ratio, 1.0, pairs, alpha) == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Two methods beside full, five seeds; lora differs from it by a spread of its own."""
@@ -108,6 +126,20 @@ def test_rows_whose_differences_do_not_spread_say_nothing(tmp_path, capsys):
     assert "differences are not all the same" in capsys.readouterr().err
     (comparison,) = make_comparisons(read_records([tmp_path])[0], "full", strict=False)
     assert "With 80 % power" not in write_caption(comparison)
+
+
+def test_a_comparison_without_the_metric_is_left_out_and_said(tmp_path, capsys):
+    for steps in (200, 90):
+        for method in ("full", "lora"):
+            for seed in range(3):
+                content = record(method, seed, steps=steps)
+                if steps == 200:
+                    content["metrics"] = {"bleu": 0.4 + 0.01 * seed * (method == "lora")}
+                write(tmp_path / f"{steps}{method}{seed}", content)
+    assert run(tmp_path, "--difference", 0.05, "--baseline", "full", "--metric", "bleu") == 0
+    said = capsys.readouterr()
+    assert said.out.count("To tell a difference of 0.05 in bleu") == 1
+    assert re.fullmatch(r"comparison [AB]: left out, it has no bleu\n", said.err)
 
 
 def test_refusals(sweep, tmp_path, capsys):

@@ -1,12 +1,13 @@
 """Columns, order and names: chosen once, for LaTeX, Markdown, page and charts alike; the summary fits a column."""
 
+import argparse
 import re
 
 import pytest
-from records import METHODS, comparison, load
+from records import METHODS, comparison, load, record, write
 from typesetting import typeset
 
-from tuneoff.report import latex, write_tables
+from tuneoff.report import cli, latex, write_tables
 from tuneoff.report.charts import make_charts
 from tuneoff.report.presentation import Presentation, parse_names, split_words
 from tuneoff.report.records import ReportError
@@ -78,6 +79,22 @@ def test_a_name_is_written_with_an_equals_sign(word):
         parse_names([word])
     assert parse_names(["lora=LoRA (r=8)"]) == {"lora": "LoRA (r=8)"}
     assert split_words(" a, b,,") == ["a", "b"] and split_words(None) == []
+
+
+def test_a_row_with_settings_can_be_named_and_ordered(tmp_path, capsys):
+    for rank in (8, 16):
+        for seed in range(3):
+            content = record("lora", seed, lora_rank=rank, lora_alpha=2 * rank)
+            write(tmp_path / f"{rank}{seed}", content)
+            write(tmp_path / f"full{seed}", record("full", seed))
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    row = "lora lora_alpha=32, lora_rank=16"
+    given = ["--order", f"{row},full", "--names", f"{row}=LoRA (r=16)", "full=Full (a=b)"]
+    arguments = [str(tmp_path), *given, "--out", str(tmp_path / "out")]
+    assert cli.run(parser.parse_args(arguments)) == 0, capsys.readouterr().err
+    markdown = (tmp_path / "out" / "summary.md").read_text()
+    assert first_cells(markdown) == ["LoRA (r=16)", "Full (a=b)", "lora"]
 
 
 @pytest.mark.parametrize("names", [{"lora": "X", "full": "X"}, {"lora": "full"}])

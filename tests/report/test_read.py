@@ -79,6 +79,17 @@ def test_a_running_run_has_the_curve_of_its_metrics(tmp_path):
     assert run.status == "interrupted"
 
 
+def test_an_unfinished_run_keeps_the_evaluation_before_the_first_step(tmp_path):
+    content = record(METHODS[0], points=5)
+    recorder = Recorder(tmp_path / "run")
+    recorder.start({key: content[key] for key in ("method", "seed", "config", "provenance")})
+    for line in content["curve"]:
+        recorder.log(line)
+    recorder.close()
+    (run,), _ = read_records([tmp_path])
+    assert run.curve.validation[0].tolist() == [0, 4.0]
+
+
 def test_a_thinned_curve_ends_at_the_measured_training_time(tmp_path):
     write(tmp_path, record(METHODS[0], steps=1000, points=40))
     (run,), _ = read_records([tmp_path])

@@ -156,6 +156,42 @@ def test_rows_that_could_not_be_tested_against_the_best_are_known():
     assert verdict.untested.tolist() == [False, True, True, False, False]
 
 
+EASY = np.array([3.0, 3.1, 3.2, 4.0, 4.1, 4.2])
+
+
+def test_a_row_that_ran_on_easy_seeds_is_not_best_by_its_mean():
+    easy = EASY + 0.05 + 0.002 * np.arange(6)
+    easy[3:] = np.nan
+    values = np.array([easy, EASY, EASY + 0.3 + 0.003 * (np.arange(6) % 2)])
+    for baseline in (1, 2, None):
+        (verdict,) = judge_columns([values], baseline)
+        assert verdict.best == 1
+        assert verdict.bold.tolist() == [False, True, False]
+    assert verdict.reorder([2, 1, 0]).best == 1 and verdict.reorder([1, 0, 2]).best == 0
+
+
+def test_rows_that_beat_each_other_in_a_circle_have_no_best():
+    """Each is surely below the next at the three seeds that they share."""
+    own = np.array([0.0, 0.001, 0.003])
+    values = np.full((3, 9), np.nan)
+    for first in range(3):
+        shared = slice(3 * first, 3 * first + 3)
+        values[first, shared] = 1.0 + own
+        values[(first + 1) % 3, shared] = 2.0
+    (verdict,) = judge_columns([values], None)
+    assert verdict.best is None and not verdict.bold.any() and not verdict.untested.any()
+
+
+def test_without_a_difference_from_the_baseline_no_best_is_looked_for():
+    baseline = EASY[:5] + np.array([0.5, -0.6, 0.5, -0.4, 0.3])
+    low = EASY[:5] - 0.3
+    high = low + 0.5 + np.array([0.0, 0.001, 0.002, 0.001, 0.0])
+    (verdict,) = judge_columns([np.array([low, baseline, high])], 1)
+    assert verdict.best is None and not verdict.bold.any()
+    (verdict,) = judge_columns([np.array([low, baseline, high])], None)
+    assert verdict.best == 0 and verdict.bold.tolist() == [True, True, False]
+
+
 def test_rounding_is_no_difference_though_it_varies():
     rounding = np.array([5e-16, 1e-15, 8e-16])
     differences = np.array([rounding, rounding])

@@ -241,10 +241,8 @@ def restore_base(
 
 def are_same(found: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> bool:
     """Whether an adapter on the host equals one from a checkpoint to the last bit."""
-    for name, value in saved.items():
-        if not torch.equal(found[name], value.cpu()):
-            return False
-    return True
+    same = [torch.equal(found[name], saved[name].cpu()) for name in saved]
+    return all(same)
 
 
 def add_to_base(layer: Any, sign: int) -> None:

@@ -5,17 +5,19 @@ from itertools import compress
 
 import numpy as np
 
-from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
-from tuneoff.report.cells import difference_cell, estimate_cell, format_figure
+from tuneoff.report.answer_costs import (
+    describe_failures,
+    describe_memory,
+    describe_speed,
+    order_by_mean,
+)
+from tuneoff.report.cells import difference_cell, estimate_cell
 from tuneoff.report.compare import Comparison
 from tuneoff.report.qualities import Quality
-from tuneoff.report.ranking import Verdict
+from tuneoff.report.ranking import Verdict, find_differing
 from tuneoff.report.rows import Row, first_known
 from tuneoff.report.text import cut_name, join_names, shorten_list
-
-Mean = tuple[float, Row]  # over seeds, before its row
-ALIKE = 1.02  # times the lowest peak: no more is said of smaller differences
 
 
 def write_answer(comparison: Comparison) -> list[str]:
@@ -29,8 +31,8 @@ def write_answer(comparison: Comparison) -> list[str]:
     else:
         sentences += _describe_quality(comparison, finished)
     if len(finished) > 1:
-        sentences += _describe_memory(comparison, finished)
-        sentences += _describe_speed(comparison, finished)
+        sentences += describe_memory(comparison, finished)
+        sentences += describe_speed(comparison, finished)
     sentences += describe_failures(comparison)
     return [_begin_sentence(text) for text in sentences]
 
@@ -58,17 +60,6 @@ def _describe_alone(comparison: Comparison, row: Row) -> str:
     )
 
 
-def _order_by_mean(rows: Sequence[Row], path: str) -> list[Mean]:
-    """The rows that have a figure, each after its mean over seeds, the lowest first."""
-    means = []
-    for row in rows:
-        estimate = row.estimate(path)
-        if estimate:
-            means.append((estimate.mean, row))
-    means.sort(key=lambda pair: pair[0])
-    return means
-
-
 # ---------------------------------------------------------------- quality
 def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
     """What may be said of each measure: a ranking where the tests allow one, else why there is none."""
@@ -76,7 +67,7 @@ def _describe_quality(comparison: Comparison, finished: Sequence[Row]) -> Iterat
     reason = find_obstacle(comparison, finished)
     if reason is not None:
         yield f"{_describe_subject(comparison)}nothing is ranked: {reason}."
-        values = _order_by_mean(finished, quality.path)
+        values = order_by_mean(finished, quality.path)
         if len(values) > 1:
             _, low = values[0]
             _, high = values[-1]
@@ -136,15 +127,21 @@ def _has_enough_seeds(row: Row, quality: Quality) -> bool:
 def _describe_best(comparison: Comparison, quality: Quality, verdict: Verdict) -> str:
     """Which rows share the first place, by tests of all pairs."""
     title = quality.title.lower()
-    best = list(compress(comparison.rows, verdict.bold))
-    if not best:
-        return f"no row can be told from the best in {title} (paired t over seeds, Holm)."
+    if verdict.best is None or not verdict.bold.any():
+        return _explain_no_best(comparison, title, verdict)
+    first = comparison.rows[verdict.best]
+    others = [row for row in compress(comparison.rows, verdict.bold) if row is not first]
+    others.sort(key=lambda row: _mean(row, quality), reverse=not quality.lower_is_better)
     order = "lowest" if quality.lower_is_better else "highest"
-    best.sort(key=lambda row: _mean(row, quality), reverse=not quality.lower_is_better)
-    first, *others = best
-    sentence = f"{_name_judged(first)} has the {order} {title}, {_show_mean(first, quality)}"
     untested = list(compress(comparison.rows, verdict.untested))
     rest = f"; not tested against it: {list_names(untested)}" if untested else ""
+    beyond = _list_beyond(comparison.rows, first, quality)
+    where = ""
+    if beyond:
+        where = f" at {stats.LEAST_SEEDS} common seeds or more"
+        direction = "lower" if quality.lower_is_better else "higher"
+        rest += f"; {direction}, but over other or too few seeds: {list_names(beyond)}"
+    sentence = f"{_name_judged(first)} has the {order} {title}{where}, {_show_mean(first, quality)}"
     if others:
         return f"{sentence}; {_list_judged(others)} cannot be told from it{rest}."
     tested = [row for row in comparison.rows if _has_enough_seeds(row, quality)]
@@ -153,6 +150,33 @@ def _describe_best(comparison: Comparison, quality: Quality, verdict: Verdict) -
     if untested:
         differing += " that could be tested"
     return f"{sentence}, and differs from {differing}{rest}."
+
+
+def _explain_no_best(comparison: Comparison, title: str, verdict: Verdict) -> str:
+    """Why no row is called the best: no test says so, or none was made since nothing differs from the baseline."""
+    baseline = comparison.baseline
+    against = [verdict.p for verdict in comparison.verdicts]
+    if baseline is not None and not find_differing(against):
+        return (
+            f"no row can be told from {baseline.name} in any measure (paired t over seeds, Holm), "
+            f"so which is best in {title} was not tested."
+        )
+    if verdict.best is None:
+        return f"no test says which row is best in {title} (paired t over seeds, Holm)."
+    return f"no row can be told from the best in {title} (paired t over seeds, Holm)."
+
+
+def _list_beyond(rows: Sequence[Row], first: Row, quality: Quality) -> list[Row]:
+    """The rows whose mean over their own seeds is better than that of the best at common seeds."""
+    sign = 1 if quality.lower_is_better else -1
+    limit = _mean(first, quality)
+    margin = stats.ROUNDING * abs(limit)
+    beyond = []
+    for row in rows:
+        estimate = row.estimate(quality.path)
+        if estimate and sign * (limit - estimate.mean) > margin:
+            beyond.append(row)
+    return beyond
 
 
 def _describe_against_baseline(
@@ -171,6 +195,8 @@ def _describe_against_baseline(
         p = verdict.p[place]
         difference = comparison.difference(quality, row)
         if difference is None:
+            if row is not baseline and row.values_by_seed(quality.path):
+                untested.append(row)  # without a common seed
             continue
         if verdict.equal[place] or p >= stats.ALPHA:
             same.append(row)
@@ -217,75 +243,6 @@ def _mean(row: Row, quality: Quality) -> float:
 
 def _show_mean(row: Row, quality: Quality) -> str:
     return estimate_cell(row.estimate(quality.path)).text
-
-
-# ---------------------------------------------------------------- costs and failures
-def _describe_memory(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
-    """The lowest and the highest peak, as shares of the baseline's where there is one."""
-    peaks = [(row.train_peak, row) for row in finished if row.train_peak]
-    if len(peaks) < 2:
-        return
-    peaks.sort(key=lambda pair: pair[0])
-    least, low = peaks[0]
-    most, high = peaks[-1]
-    if most < ALIKE * least:
-        yield f"The peak of memory while training is alike in all: {_show_gib(least)} to {_show_gib(most)}."
-        return
-    yield (
-        f"The peak of memory while training was lowest with {low.name}, {_show_gib(least)}"
-        f"{_share_of_baseline(least, low, comparison)}, and highest with {high.name}, "
-        f"{_show_gib(most)}{_share_of_baseline(most, high, comparison)}."
-    )
-
-
-def _share_of_baseline(gib: float, row: Row, comparison: Comparison) -> str:
-    baseline = comparison.baseline
-    if baseline is None or baseline is row or not baseline.train_peak:
-        return ""
-    return f" ({100 * gib / baseline.train_peak:.0f} % of {baseline.name}'s)"
-
-
-def _show_gib(gib: float) -> str:
-    return f"{format_figure(gib, '.2f')} GiB"
-
-
-def _describe_speed(comparison: Comparison, finished: Sequence[Row]) -> Iterator[str]:
-    """The range of throughput; it is not tested, so nothing is called fastest."""
-    path = "throughput.tokens_per_second"
-    speeds = _order_by_mean(finished, path)
-    if len(speeds) < 2:
-        return
-    _, slow = speeds[0]
-    _, fast = speeds[-1]
-    steps = [row.measured_steps for row in finished if row.measured_steps is not None]
-    few = ""
-    if steps and min(steps) < LEAST_MEASURED_STEPS:
-        few = f", over as few as {min(steps)} steps, too few for a rate"
-    slow_text = estimate_cell(slow.estimate(path)).text
-    fast_text = estimate_cell(fast.estimate(path)).text
-    yield (
-        f"Training ran at {slow_text} tokens/s ({slow.name}) to {fast_text} ({fast.name}){few}; "
-        "speeds are measured and not tested."
-    )
-
-
-def describe_failures(comparison: Comparison) -> Iterator[str]:
-    """Yield a sentence on the rows of which not every run finished, and one on those that were paused on purpose."""
-    failed = []
-    paused = []
-    for row in comparison.rows:
-        words = f"{row.name} ({row.outcome})"
-        if row.only_paused:
-            paused.append(words)
-        elif row.runs and not row.all_finished:
-            failed.append(words)
-    if failed:
-        yield f"Not every run finished: {shorten_list(failed)}."
-    if paused:
-        yield (
-            "Paused on purpose, as a tuning by halving does with all but the better candidates: "
-            f"{shorten_list(paused)}."
-        )
 
 
 def list_names(rows: Sequence[Row]) -> str:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from itertools import compress
 
-from tuneoff.record.judgement import LEAST_MEASURED_STEPS
 from tuneoff.report import stats
-from tuneoff.report.cells import format_figure, show_digits
+from tuneoff.report.caption_costs import describe_measurement, describe_prediction, describe_serving
+from tuneoff.report.cells import show_digits
 from tuneoff.report.compare import Comparison
 from tuneoff.report.labels import LABELS, TOKENS_SEEN
 from tuneoff.report.power import measure_power
+from tuneoff.report.ranking import find_differing
 from tuneoff.report.records import as_number
 from tuneoff.report.rows import first_known
 from tuneoff.report.table import make_columns
-from tuneoff.report.text import cut_name, shorten_list
+from tuneoff.report.text import cut_name, format_range, shorten_list
 
 
 def write_caption(comparison: Comparison) -> str:
@@ -24,10 +25,11 @@ def write_caption(comparison: Comparison) -> str:
         *_describe_shared(comparison),
         *_describe_judgement(comparison),
         *_describe_gaps(comparison),
+        *_describe_seeds(comparison),
         *_describe_diverged(comparison),
-        *_describe_measurement(comparison),
-        *_describe_serving(comparison),
-        *_describe_prediction(comparison),
+        *describe_measurement(comparison),
+        *describe_serving(comparison),
+        *describe_prediction(comparison),
         *comparison.notes,
     ]
     return " ".join(sentences)
@@ -38,7 +40,7 @@ def write_short_caption(comparison: Comparison) -> str:
     seeds = {len(row.finished) for row in comparison.rows if row.finished}
     sentences = [*_describe_names(comparison), *_describe_budget(comparison)]
     if max(seeds, default=0) >= stats.LEAST_SEEDS:
-        sentences.append(f"Mean ± 95 % interval over {_format_range(seeds)} seeds.")
+        sentences.append(f"Mean ± 95 % interval over {format_range(seeds)} seeds.")
         if comparison.baseline is not None:
             name = comparison.baseline.name
             sentences.append(f"*: differs from {name} (paired t, Holm, p < 0.05).")
@@ -46,6 +48,7 @@ def write_short_caption(comparison: Comparison) -> str:
         sentences.append("Bold: the best, and what cannot be told from it.")
         sentences += _list_untested(comparison)
     sentences += _describe_gaps(comparison)
+    sentences += _describe_seeds(comparison)
     sentences += _describe_diverged(comparison)
     return " ".join(sentences)
 
@@ -116,11 +119,11 @@ def _describe_judgement(comparison: Comparison) -> Iterator[str]:
     seeds = {len(row.finished) for row in comparison.rows if row.finished}
     enough = max(seeds, default=0) >= stats.LEAST_SEEDS
     if enough:
-        count = _format_range(seeds)
+        count = format_range(seeds)
         yield f"Mean ± 95 % Student-t interval (no bootstrap) over {count} finished seeds."
     examples = _count_bootstrapped(comparison)
     if examples:
-        count = _format_range(examples)
+        count = format_range(examples)
         yield (
             f"In brackets: 95 % percentile bootstrap over the {count} examples that were scored, of the "
             "seeds' mean: what other examples would change, not other seeds."
@@ -131,7 +134,38 @@ def _describe_judgement(comparison: Comparison) -> Iterator[str]:
         yield "Bold: the best, and all that cannot be told from it (paired t, Holm over all pairs)."
         yield from _list_untested(comparison)
     elif enough and len(comparison.rows) > 1:
-        yield "Nothing is bold: no row can be told from the best at Holm-adjusted p < 0.05."
+        yield f"Nothing is bold: {_explain_no_best(comparison)}."
+
+
+def _explain_no_best(comparison: Comparison) -> str:
+    """Why no row is the best in any measure."""
+    against = [verdict.p for verdict in comparison.verdicts]
+    if comparison.baseline is not None and not find_differing(against):
+        return (
+            "no row can be told from the baseline at Holm-adjusted p < 0.05, so which is best was "
+            "not tested"
+        )
+    if all(verdict.best is None for verdict in comparison.verdicts):
+        return "no test says which row is best"
+    return "no row can be told from the best at Holm-adjusted p < 0.05"
+
+
+def _describe_seeds(comparison: Comparison) -> Iterator[str]:
+    """Whose means are of fewer seeds than others', so that they are not to be compared by them."""
+    for quality in comparison.qualities[:1]:
+        seeds: set[int] = set()
+        for row in comparison.rows:
+            seeds.update(row.values_by_seed(quality.path))
+        lacking = []
+        for row in comparison.rows:
+            count = len(row.values_by_seed(quality.path))
+            if 0 < count < len(seeds):
+                lacking.append(f"{row.name} ({count} of {len(seeds)})")
+        if lacking:
+            yield (
+                "Rows without every seed, so that means are not comparable where seeds are harder or easier (Δ and "
+                f"tests are of common seeds): {shorten_list(lacking)}."
+            )
 
 
 def _list_untested(comparison: Comparison) -> Iterator[str]:
@@ -208,66 +242,3 @@ def _describe_power(comparison: Comparison) -> Iterator[str]:
             f"With 80 % power these seeds show a difference of {span} in {quality.title.lower()}; "
             "`python -m tuneoff power` says how many a smaller one needs."
         )
-
-
-def _describe_measurement(comparison: Comparison) -> Iterator[str]:
-    """What memory and speed mean, and where they were measured."""
-    measures = set()
-    baselines = []
-    for row in comparison.rows:
-        for run in row.finished.values():
-            if run.get("memory.measure"):
-                measures.add(cut_name(str(run.get("memory.measure"))))
-            baseline_gib = run.number("memory.baseline_gib")
-            if baseline_gib is not None:
-                baselines.append(baseline_gib)
-    if not measures:
-        return
-    names = " or ".join(sorted(measures))
-    before = max(baselines, default=0)
-    share = (
-        f" (of resident memory up to {format_figure(before, '.2f')} before the model is loaded)"
-        if before
-        else ""
-    )
-    yield (
-        f"Peak memory: the highest over seeds, {names}, GiB of 2³⁰ bytes{share}; "
-        f"tokens/s: non-padding tokens of train steps alone{_describe_measured_steps(comparison)}."
-    )
-
-
-def _describe_measured_steps(comparison: Comparison) -> str:
-    """Over how many steps speed was measured, and what its mark means."""
-    counts = {row.measured_steps for row in comparison.rows if row.measured_steps is not None}
-    if not counts:
-        return ""
-    text = f", over {_format_range(counts)} measured steps a run"
-    if min(counts) < LEAST_MEASURED_STEPS:
-        text += f" (†: fewer than {LEAST_MEASURED_STEPS}, too few for a rate)"
-    return text
-
-
-def _describe_serving(comparison: Comparison) -> Iterator[str]:
-    """How answering was measured."""
-    prompt = as_number(first_known(comparison.rows, "serving.prompt_tokens"))
-    new = as_number(first_known(comparison.rows, "serving.new_tokens"))
-    if prompt is not None and new is not None:
-        yield (
-            f"Prefill and decoding: one greedy answer of {new:.0f} tokens to a prompt of {prompt:.0f}, after a "
-            "warm-up; not merged where it does not say so."
-        )
-
-
-def _describe_prediction(comparison: Comparison) -> Iterator[str]:
-    """What a predicted figure is the figure of."""
-    if any(row.prediction for row in comparison.rows):
-        yield (
-            "Predicted: tensors alone, for a batch whose rows have max_length tokens; card needed: with CUDA's "
-            "rounding and context."
-        )
-
-
-def _format_range(counts: set[int]) -> str:
-    low = min(counts)
-    high = max(counts)
-    return str(low) if low == high else f"{low} to {high}"

@@ -152,8 +152,11 @@ def report_once(options: argparse.Namespace) -> None:
         listing = ", ".join(map(show_path, options.folders))
         raise ReportError(f"{listing}: no records here")
     comparisons = make_comparisons(runs, options.baseline, options.strict)
+    known = {name for comparison in comparisons for name in comparison.row_names}
     presentation = Presentation(
-        split_words(options.columns), split_words(options.order), parse_names(options.names)
+        split_words(options.columns),
+        split_words(options.order, known),
+        parse_names(options.names, known),
     )
     presentation.apply(comparisons)
     differing: Differences = {}

@@ -14,6 +14,7 @@ from tuneoff.report.records import ReportError, Run, phase_order
 from tuneoff.report.row_making import make_rows
 from tuneoff.report.rows import Row
 from tuneoff.report.text import show_line
+from tuneoff.report.tuned_order import order_as_tuned
 
 Baseline = tuple[Row | None, str]  # with the reason for it
 MOST_NAMES = 60  # in a message
@@ -73,7 +74,7 @@ class Comparison:
         return self._find_best(lambda row: (row.method, row.label))
 
     def _find_best(self, group_of: Callable[[Row], tuple]) -> list[Row]:
-        """The row of each group with the lowest validation loss.
+        """The row of each group with the lowest validation loss, as a tuning would choose it.
 
         Rows that were ranked come first: a tuning run is no competitor to the comparison it was made for.
         """
@@ -81,10 +82,10 @@ class Comparison:
         ranked = []
         if self.qualities:
             ranked = [row for row in finished if row.values_by_seed(self.qualities[0].path)]
-        best: dict[tuple, Row] = {}
-        for row in sorted(ranked or finished, key=lambda row: row.mean_validation_loss):
-            best.setdefault(group_of(row), row)
-        return [best[group] for group in sorted(best)]
+        groups: dict[tuple, list[Row]] = {}
+        for row in ranked or finished:
+            groups.setdefault(group_of(row), []).append(row)
+        return [order_as_tuned(groups[group])[0] for group in sorted(groups)]
 
     def example_scores(self, quality: Quality, row: Row) -> np.ndarray | None:
         """Return each example's mean score over seeds, (examples,), or None where there are no scores."""
@@ -187,12 +188,13 @@ def _choose_baseline(rows: Sequence[Row], wanted: str | None) -> Baseline:
         if not finished:
             return None, ""
         reason = "it trains the most parameters; --baseline chooses another"
-        return min(finished, key=_training_size_order), reason
+        most = min(map(_training_size_order, finished))
+        largest = [row for row in finished if _training_size_order(row) == most]
+        return order_as_tuned(largest)[0], reason
     candidates = [row for row in finished if wanted in (row.method, row.name)]
     if not candidates:
         return None, f"no finished run of the baseline {wanted}"
-    best = min(candidates, key=lambda row: (row.mean_validation_loss, row.name))
-    return best, "as asked"
+    return order_as_tuned(candidates)[0], "as asked"
 
 
 def _training_size_order(row: Row) -> tuple:
@@ -202,7 +204,7 @@ def _training_size_order(row: Row) -> tuple:
     gradients = run.breakdown.get("gradients", 0.0)
     optimizer_state = run.breakdown.get("optimizer_state", 0.0)
     state = round(gradients + optimizer_state, 3)
-    return (-trainable, -state, row.mean_validation_loss, row.name)
+    return (-trainable, -state)
 
 
 def _quality_matrix(rows: Sequence[Row], quality: Quality) -> np.ndarray:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from tuneoff.report.answer import describe_failures
+from tuneoff.report.answer_costs import describe_failures
 from tuneoff.report.caption import write_caption, write_short_caption
 from tuneoff.report.cells import Cell
 from tuneoff.report.compare import Comparison

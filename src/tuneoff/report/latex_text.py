@@ -125,6 +125,8 @@ ACCENTS = {
 DOTLESS = {"i": r"\i", "j": r"\j"}  # below an accent
 # Two of these in a row would become another character.
 LIGATURES = ("-", "'")
+# At the start of a table's line these would be an argument of what ends the line before.
+ARGUMENT_STARTS = ("[", "*")
 UNSET = re.compile(r"\\texttt\{U\+([0-9A-F]+)\}")
 
 
@@ -132,6 +134,8 @@ def escape_latex(text: str) -> str:
     """Return a text on one line in which nothing is markup; what pdfLaTeX cannot set, as its number: `U+65E5`."""
     escaped = []
     last = ""
+    if text.lstrip().startswith(ARGUMENT_STARTS):
+        escaped.append("{}")
     for character in unicodedata.normalize("NFC", " ".join(text.split())):
         if character == last and character in LIGATURES:
             escaped.append("{}")

@@ -17,15 +17,15 @@ TOP = 10  # places whose names are compared between two releases
 
 def write_peft_answer(table: JudgedTable, moves: Moves | None) -> list[str]:
     """Return the sentences that a reader wants first, each made of the table's own tests."""
-    sentences = [
-        _describe_subject(table),
-        _describe_best(table),
-        _describe_baseline(table),
-        _describe_pairs(table),
-        _describe_sensitivity(table),
-        _describe_front(table, "peak memory", lambda result: result.peak_gib),
-        _describe_front(table, "saved size", lambda result: result.saved_mib),
-    ]
+    sentences = [_describe_subject(table), _describe_best(table)]
+    if len(table.results) > 1:
+        sentences += [
+            _describe_baseline(table),
+            _describe_pairs(table),
+            _describe_sensitivity(table),
+            _describe_front(table, "peak memory", lambda result: result.peak_gib),
+            _describe_front(table, "saved size", lambda result: result.saved_mib),
+        ]
     if moves is not None:
         sentences += [_describe_accuracy_moves(moves), _describe_rank_moves(moves)]
     sentences.append(_describe_limits(table))
@@ -36,8 +36,10 @@ def _describe_subject(table: JudgedTable) -> str:
     first = table.results[0]
     halves = [50 * (high - low) for low, high in table.intervals]
     model = first.get("run_info.train_config.model_id")
+    count = len(table.results)
+    results = "1 result" if count == 1 else f"{count} results"
     return (
-        f"{len(table.results)} results on {model}, one seed each, {first.examples:,} test examples: the median 95 % "
+        f"{results} on {model}, one seed each, {first.examples:,} test examples: the median 95 % "
         f"interval of an accuracy is ±{np.median(halves):.1f} points."
     )
 
@@ -48,11 +50,14 @@ def _describe_best(table: JudgedTable) -> str:
     text = f"The highest accuracy, {show_share(best.accuracy)} [{show_range(low, high)}], is {best.name}'s"
     tied = list(compress(table.results, table.ties))
     others = [result for result in tied if result is not best]
+    if len(table.results) == 1:
+        return f"{text}; nothing else is there to compare it with."
     if not tied:
         return f"{text}; no result can be told from it (Holm over all pairs)."
     if not others:
         return f"{text}, and every other can be told from it (Holm over all pairs)."
-    return f"{text}; {len(others)} others cannot be told from it (Holm over all pairs)."
+    count = "1 other" if len(others) == 1 else f"{len(others)} others"
+    return f"{text}; {count} cannot be told from it (Holm over all pairs)."
 
 
 def _describe_baseline(table: JudgedTable) -> str:
@@ -130,8 +135,15 @@ def _describe_rank_moves(moves: Moves) -> str:
     return (
         f"Their ranks moved by {steps.mean():.1f} places on average (Kendall's tau {moves.kendall_tau:.2f}), the "
         f"farthest {farthest.name} from {farthest.rank_before:g} to {farthest.rank_after:g}; of the first "
-        f"{len(before)}, {kept} were among the first before."
+        f"{len(before)}, {kept} were among the first before{_warn_of_conditions(moves)}."
     )
+
+
+def _warn_of_conditions(moves: Moves) -> str:
+    """What else the releases differ in, where they do: a move may be its doing."""
+    if not moves.differing:
+        return ""
+    return f"; but the older runs are of {moves.differing}, which may have moved them"
 
 
 def _describe_limits(table: JudgedTable) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuneoff.report.peft_results import PeftResult
+from tuneoff.report.peft_results import PeftResult, compare_conditions
 from tuneoff.report.proportions import compare_shares, mcnemar_p_value, wilson_interval
 from tuneoff.report.ranking import find_ties
 from tuneoff.report.records import ReportError
@@ -70,9 +70,8 @@ def judge_results(results: Sequence[PeftResult], wanted: str | None) -> JudgedTa
     pair_p[upper] = adjusted
     pair_p.T[upper] = adjusted
     baseline_p = adjust_by_holm(raw[baseline])
-    ties = np.zeros(len(ordered), dtype=bool)
-    if (baseline_p < ALPHA).any():
-        ties = find_ties(adjusted, 0, len(ordered), baseline_p, baseline)
+    # Without the gate of our own tables: what all pairs show is said beside it in any case.
+    ties = find_ties(adjusted, 0, len(ordered), baseline_p, baseline)
     return JudgedTable(
         ordered,
         baseline,
@@ -181,10 +180,15 @@ class Moves:
     kendall_tau: float
     only_before: int
     only_after: int
+    differing: str  # the conditions of the older runs that are not the newer ones'; empty where there are none
 
 
 def compare_releases(before: Sequence[PeftResult], after: Sequence[PeftResult]) -> Moves:
     """Compare the experiments that two releases have in common, by their names.
+
+    Args:
+        before: the older results, which may stand in one table.
+        after: the newer ones, likewise.
 
     Raises:
         ReportError: they have fewer than two in common, or other numbers of test examples.
@@ -216,7 +220,8 @@ def compare_releases(before: Sequence[PeftResult], after: Sequence[PeftResult]) 
     tau = measure_agreement(first, second)
     only_before = len(earlier) - len(names)
     only_after = len(later) - len(names)
-    return Moves(moves, tau, only_before, only_after)
+    differing = compare_conditions(before[0], after[0])
+    return Moves(moves, tau, only_before, only_after, differing)
 
 
 def rank_descending(values: np.ndarray) -> np.ndarray:

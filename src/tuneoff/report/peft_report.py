@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tuneoff.record import write_atomically
 from tuneoff.report.charts.outliers import describe_pulled
 from tuneoff.report.charts.style import WIDTH, Chart, Point, interval_ends, make_chart
@@ -17,12 +19,13 @@ from tuneoff.report.peft_judgement import (
     compare_releases,
     find_front,
     judge_results,
+    rank_descending,
 )
 from tuneoff.report.peft_results import PeftResult, keep_comparable, read_peft_results
 from tuneoff.report.qualities import Quality
 from tuneoff.report.records import ReportError
 from tuneoff.report.stats import ALPHA
-from tuneoff.report.text import show_path
+from tuneoff.report.text import show_line, show_path
 from tuneoff.report.write_report import list_chart_files, write_chart
 from tuneoff.report.write_tables import escape_markdown
 
@@ -53,9 +56,9 @@ HEADINGS = (
 CAPTION = (
     "Intervals are Wilson's, over test examples alone: one seed each. \\*: differs from the baseline at Holm-adjusted "
     "p < 0.05. Bold: the best, and every result that cannot be told from it (Holm over all pairs). Rank by tests: the "
-    "places that a result may have, by the pairs that can be told apart. Front: on the Pareto front of accuracy "
-    "against peak memory (m), saved size (s), training time (t); in brackets where it is not on the measured front "
-    "but may be on it, since nothing as cheap is better by a test."
+    "places that a result may have, by the pairs that can be told apart. Equal accuracies share the mean of their "
+    "ranks. Front: on the Pareto front of accuracy against peak memory (m), saved size (s), training time (t); in "
+    "brackets where it is not on the measured front but may be on it, since nothing as cheap is better by a test."
 )
 
 
@@ -83,6 +86,8 @@ def report_peft_results(
         older, left_out = keep_comparable(older)
         lines += [*skipped, *left_out]
         moves = compare_releases(older, results)
+        if moves.differing:
+            lines.append(show_line(f"the older results are of {moves.differing}"))
     charts = list(chart_fronts(table))
     names = [PAGE, TABLE]
     for chart in charts:
@@ -117,6 +122,7 @@ def _table_lines(table: JudgedTable) -> Iterator[str]:
     yield "|:--|" + "--:|" * (len(HEADINGS) - 1)
     fronts = _mark_fronts(table)
     ranges = table.rank_ranges
+    ranks = rank_descending(np.array([result.correct for result in table.results]))
     for row, result in enumerate(table.results):
         accuracy = f"{100 * result.accuracy:.1f}"
         first, last = ranges[row]
@@ -124,7 +130,7 @@ def _table_lines(table: JudgedTable) -> Iterator[str]:
             escape_markdown(result.name),
             f"**{accuracy}**" if table.ties[row] else accuracy,
             show_range(*table.intervals[row]),
-            str(row + 1),
+            f"{ranks[row]:g}",
             f"{first}–{last}",
             *_baseline_cells(table, row),
             _show_number(result.trainable, ",.0f"),
@@ -197,12 +203,17 @@ def write_csv(table: JudgedTable) -> str:
             *table.intervals[row],
             *table.rank_ranges[row],
             int(table.ties[row]),
-            table.baseline_p[row],
-            table.raw_baseline_p[row],
+            _csv_p_value(table.baseline_p[row]),
+            _csv_p_value(table.raw_baseline_p[row]),
             *(getattr(result, name) for name in costs.split()),
         ]
         writer.writerow([result.name.lstrip("=+-@"), *figures])
     return text.getvalue()
+
+
+def _csv_p_value(p_value: float) -> float | str:
+    """Nothing for the baseline, which has no test."""
+    return "" if np.isnan(p_value) else p_value
 
 
 # ---------------------------------------------------------------- charts

@@ -233,6 +233,11 @@ def keep_comparable(results: Sequence[PeftResult]) -> tuple[list[PeftResult], li
     return largest, left_out
 
 
+def compare_conditions(result: PeftResult, other: PeftResult) -> str:
+    """Return what a result has otherwise than another in `KEPT_APART`, such as `steps 100 instead of 5000`."""
+    return _show_differences(_list_conditions(result), _list_conditions(other))
+
+
 def _list_conditions(result: PeftResult) -> tuple:
     texts = [cut_name(str(result.get(path))) for path in KEPT_APART.values()]
     return (*texts, str(result.examples))

@@ -44,10 +44,10 @@ def find_power(difference: float, spread: float, pairs: int, alpha: float) -> fl
     degrees = pairs - 1
     critical = stdtrit(degrees, 1 - alpha / 2)
     shift = abs(difference) / spread * np.sqrt(pairs)
-    above = 1 - nctdtr(degrees, shift, critical)
-    below = nctdtr(degrees, shift, -critical)
-    power = above + below
-    return float(power) if np.isfinite(power) else 1.0  # SciPy's series ends where a test is sure
+    # SciPy's series gives NaN far out in a tail: below it is then nothing, above it a test is sure.
+    below_upper = np.nan_to_num(nctdtr(degrees, shift, critical))
+    below_lower = np.nan_to_num(nctdtr(degrees, shift, -critical))
+    return float(1 - below_upper + below_lower)
 
 
 def count_seeds(difference: float, spread: float, alpha: float, power: float) -> int | None:

@@ -69,8 +69,13 @@ def write_power(options: argparse.Namespace) -> Iterator[str]:
         listing = ", ".join(map(show_path, options.folders))
         raise ReportError(f"{listing}: no records here")
     judged = 0
-    for comparison in make_comparisons(runs, options.baseline, strict=False):
+    comparisons = make_comparisons(runs, options.baseline, strict=False)
+    _check_metric(comparisons, options.metric)
+    for comparison in comparisons:
         quality = _choose_quality(comparison, options.metric)
+        if quality is None and comparison.qualities:
+            metric = show_line(options.metric)
+            print(f"comparison {comparison.name}: left out, it has no {metric}", file=sys.stderr)
         if quality is None or comparison.baseline is None:
             continue
         powers = list(measure_power(comparison, quality, difference))
@@ -84,20 +89,21 @@ def write_power(options: argparse.Namespace) -> Iterator[str]:
         )
 
 
-def _choose_quality(comparison: Comparison, wanted: str | None) -> Quality | None:
-    """The measure as asked, or the first; None where nothing has finished.
+def _check_metric(comparisons: Sequence[Comparison], wanted: str | None) -> None:
+    """Raise ReportError where no comparison has a measure of that name, though some have others."""
+    qualities = [quality for comparison in comparisons for quality in comparison.qualities]
+    found = any(_choose_quality(comparison, wanted) for comparison in comparisons)
+    if qualities and not found:
+        names = ", ".join(dict.fromkeys(quality.key for quality in qualities))
+        raise ReportError(f"--metric {show_line(str(wanted))}: must be one of {names}")
 
-    Raises:
-        ReportError: the comparison has no measure of that name.
-    """
-    qualities = comparison.qualities
-    if wanted is None or not qualities:
-        return qualities[0] if qualities else None
-    for quality in qualities:
-        if wanted in (quality.key, quality.metric):
+
+def _choose_quality(comparison: Comparison, wanted: str | None) -> Quality | None:
+    """The measure as asked, or the first; None where there is none of that name, or nothing has finished."""
+    for quality in comparison.qualities:
+        if wanted in (None, quality.key, quality.metric):
             return quality
-    names = ", ".join(quality.key for quality in qualities)
-    raise ReportError(f"--metric {show_line(wanted)}: must be one of {names}")
+    return None
 
 
 def _describe(

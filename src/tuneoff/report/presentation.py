@@ -1,6 +1,6 @@
 """Presentation: which columns a short table has, in which order its rows stand, and under which names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from tuneoff.report.compare import Comparison
@@ -132,15 +132,24 @@ def _check_word(flag: str, word: str, known: set[str]) -> None:
     raise ReportError(f"{flag} {show_line(word)}: must be one of {listing}")
 
 
-def parse_names(words: Sequence[str]) -> dict[str, str]:
+def parse_names(
+    words: Sequence[str],
+    known: Collection[str] = (),
+) -> dict[str, str]:
     """Return `{"lora": "LoRA (r=8)"}` for `lora=LoRA (r=8)`.
+
+    Args:
+        words: as given, each an old name and a new one.
+        known: names of rows, which may have `=` in them; another name ends at the first one.
 
     Raises:
         ReportError: a word without `=`, or without a name on either side.
     """
     names = {}
     for word in words:
-        name, _, shown = word.partition("=")
+        fitting = [name for name in known if word.startswith(f"{name}=")]
+        name = max(fitting, key=len, default=word.partition("=")[0])
+        shown = word[len(name) + 1 :]
         if not name or not shown.strip():
             raise ReportError(f"--names {show_line(word)}: must be written METHOD=NAME")
         if name in names:
@@ -149,7 +158,28 @@ def parse_names(words: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def split_words(text: str | None) -> list[str]:
-    """Return the words of a comma-separated list."""
-    words = [word.strip() for word in (text or "").split(",")]
-    return [word for word in words if word]
+def split_words(
+    text: str | None,
+    known: Collection[str] = (),
+) -> list[str]:
+    """Return the words of a comma-separated list.
+
+    Args:
+        text: the list, or None for an empty one.
+        known: names of rows, which may have commas in them.
+    """
+    parts = _split_at_commas(text or "")
+    name_of = {tuple(_split_at_commas(name)): name for name in known}
+    words = []
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        fitting = [length for length in lengths if tuple(parts[:length]) in name_of]
+        length = fitting[0] if fitting else 1
+        words.append(name_of.get(tuple(parts[:length]), parts[0]))
+        del parts[:length]
+    return words
+
+
+def _split_at_commas(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    return [part for part in parts if part]

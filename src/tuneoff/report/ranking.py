@@ -14,33 +14,51 @@ from tuneoff.report.stats import (
     paired_p_values,
 )
 
-FirstPlace = tuple[np.ndarray, np.ndarray]  # as in `Verdict`: bold, and untested
+
+@dataclass(frozen=True)
+class FirstPlace:
+    """For one column of a table: the best row, which rows share its place, and which could not be tested for it."""
+
+    best: int | None  # None: no row was tested against any best
+    bold: np.ndarray  # (rows,)
+    untested: np.ndarray  # (rows,): whether it has values that no test could compare with the best
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """For one column of a table: each row's adjusted p against the baseline (NaN: no test), and whether it is bold."""
+    """For one column of a table: each row's adjusted p against the baseline (NaN: no test), and the first place."""
 
     p: np.ndarray  # (rows,)
-    bold: np.ndarray  # (rows,)
-    untested: (
-        np.ndarray
-    )  # (rows,): whether it has values, of which no test against the best could be made
-    equal: (
-        np.ndarray
-    )  # (rows,): whether its values are the baseline's, of which there is no test either
+    equal: np.ndarray  # (rows,): whether its values are the baseline's, so that there is no test
+    first_place: FirstPlace
+
+    @property
+    def best(self) -> int | None:
+        """The best row, or None where no row was tested against any best."""
+        return self.first_place.best
+
+    @property
+    def bold(self) -> np.ndarray:
+        """Which rows share the first place, (rows,); none where nothing can be told from the best."""
+        return self.first_place.bold
+
+    @property
+    def untested(self) -> np.ndarray:
+        """Which rows have values that no test could compare with the best, (rows,)."""
+        return self.first_place.untested
 
     def reorder(self, places: Sequence[int]) -> "Verdict":
         """Return the verdict of the rows in another order."""
         chosen = list(places)
-        first_place = (self.bold[chosen], self.untested[chosen])
-        return Verdict(self.p[chosen], *first_place, self.equal[chosen])
+        best = None if self.best is None else chosen.index(self.best)
+        first_place = FirstPlace(best, self.bold[chosen], self.untested[chosen])
+        return Verdict(self.p[chosen], self.equal[chosen], first_place)
 
 
 def judge_columns(columns: Sequence[np.ndarray], baseline: int | None) -> list[Verdict]:
     """Say what differs from the baseline and what is best, each at a familywise 5 % over all columns of the table.
 
-    Bold is the best mean and every row that cannot be told from it. Which row is best is itself read from the data,
+    Bold is the best row at common seeds and all that cannot be told from it. Which row is best is read from the data,
     so the tests behind it are all pairs of rows. They are made only where the table shows a difference from the
     baseline at all; so a table of equal methods shows any difference in at most 5 % of reports, not twice that.
 
@@ -54,19 +72,28 @@ def judge_columns(columns: Sequence[np.ndarray], baseline: int | None) -> list[V
     nothing = np.zeros(rows, dtype=bool)
     if baseline is None:
         no_test = np.full(rows, np.nan)
-        return [Verdict(no_test, *first, nothing) for first in _find_best_rows(columns)]
+        return [Verdict(no_test, nothing, first) for first in _find_best_rows(columns)]
     raw = [_test_pairs(values, values[baseline]) for values in columns]
     against = np.split(adjust_by_holm(np.concatenate(raw)), len(columns))
-    if any((p < ALPHA).any() for p in against):
+    if find_differing(against):
         firsts = _find_best_rows(columns, against, baseline)
     else:
-        firsts = [(nothing, nothing)] * len(columns)
+        firsts = [FirstPlace(None, nothing, nothing)] * len(columns)
     verdicts = []
     for values, p, first in zip(columns, against, firsts, strict=True):
         equal = _find_equal_rows(values, values[baseline])
         equal[baseline] = False
-        verdicts.append(Verdict(p, *first, equal))
+        verdicts.append(Verdict(p, equal, first))
     return verdicts
+
+
+def find_differing(against: Sequence[np.ndarray]) -> bool:
+    """Return whether any row differs from the baseline in any column: only then is it tested which row is best.
+
+    Args:
+        against: for each column (rows,) adjusted p values against the baseline.
+    """
+    return any((p < ALPHA).any() for p in against)
 
 
 def _test_pairs(values: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -101,23 +128,36 @@ def _find_best_rows(
     adjusted = adjust_by_holm(np.concatenate([_test_all_pairs(values) for values in columns]))
     firsts = []
     for index, pair_p in enumerate(np.split(adjusted, len(columns))):
-        values = columns[index]
-        nothing = np.zeros(len(values), dtype=bool)
-        best = _best_row(values)
-        if best is None:
-            firsts.append((nothing, nothing))
-            continue
         to_baseline = None if against is None else against[index]
-        to_best = _test_against_best(pair_p, best, len(values), to_baseline, baseline)
-        bold = _share_first_place(to_best, best)
-        if not bold.any():
-            firsts.append((nothing, nothing))
-            continue
-        # Values that are the same are no test, and surely not told apart.
-        bold |= _find_equal_rows(values, values[best])
-        has_values = np.isfinite(values).any(axis=1)
-        firsts.append((bold, has_values & np.isnan(to_best) & ~bold))
+        firsts.append(_find_first_place(columns[index], pair_p, to_baseline, baseline))
     return firsts
+
+
+def _find_first_place(
+    values: np.ndarray,
+    pair_p: np.ndarray,
+    to_baseline: np.ndarray | None,
+    baseline: int | None,
+) -> FirstPlace:
+    """The first place of one column, by the adjusted p value of each pair of its rows."""
+    nothing = np.zeros(len(values), dtype=bool)
+    best = _best_row(values)
+    if best is None:
+        return FirstPlace(None, nothing, nothing)
+    to_best = _test_against_best(pair_p, best, len(values), to_baseline, baseline)
+    if np.isnan(to_best).all():
+        return FirstPlace(None, nothing, nothing)
+    bold = _share_first_place(to_best, best)
+    is_lower = _find_lower_rows(values, values[best])
+    # Rows of different seeds may beat each other in a circle, and then none is the best.
+    if (is_lower & (to_best < ALPHA)).any():
+        return FirstPlace(None, nothing, nothing)
+    if not bold.any():
+        return FirstPlace(best, nothing, nothing)
+    # Values that are the same are no test, and surely not told apart.
+    bold |= _find_equal_rows(values, values[best])
+    has_values = np.isfinite(values).any(axis=1)
+    return FirstPlace(best, bold, has_values & np.isnan(to_best) & ~bold)
 
 
 def find_ties(
@@ -167,17 +207,32 @@ def _test_all_pairs(values: np.ndarray) -> np.ndarray:
 
 
 def _best_row(values: np.ndarray) -> int | None:
-    """The row with the lowest mean among those of enough seeds, or None."""
-    present = np.ma.masked_invalid(values)
-    enough = present.count(axis=1) >= LEAST_SEEDS
-    if not enough.any():
+    """The row that fewest others are below at common seeds, of those the one with the lowest mean; None without any.
+
+    By means alone it would be a row that ran on easy seeds only, though it lost each of them.
+    """
+    means = _mean_of_rows(values)
+    if np.isnan(means).all():
         return None
-    counts = np.maximum(present.count(axis=1), 1)
+    below = np.array([_find_lower_rows(values, own).sum() for own in values])
+    below[np.isnan(means)] = len(values)
+    return int(np.lexsort((means, below))[0])
+
+
+def _find_lower_rows(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which rows are lower than others on average over three common seeds or more, beyond rounding. Shape (rows,)."""
+    means = _mean_of_rows(values / 2 - others / 2)
+    return means < -ROUNDING * _measure_pairs(values, others)
+
+
+def _mean_of_rows(values: np.ndarray) -> np.ndarray:
+    """The mean of each row, (rows,); NaN where it has fewer than three values."""
+    is_value = np.isfinite(values)
+    counts = is_value.sum(axis=1)
     # Divided before they are added: a sum may be beyond all floats.
-    shares = present / counts[:, None]
-    means = shares.sum(axis=1).filled(np.inf)
-    means[~enough] = np.inf
-    return int(np.argmin(means))
+    weights = 1 / np.maximum(counts, 1)
+    shares = np.where(is_value, values, 0.0) * weights[:, None]
+    return np.where(counts >= LEAST_SEEDS, shares.sum(axis=1), np.nan)
 
 
 def _against_best(pair_p: np.ndarray, best: int, rows: int) -> np.ndarray:

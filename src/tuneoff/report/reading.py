@@ -141,7 +141,7 @@ def _read_metrics(folder: Path, skipped: list[str]) -> list[dict]:
         return []
     try:
         lines = record.read_metrics(folder)
-        return [line for line in lines if as_number(line.get("step"))]
+        return [line for line in lines if as_number(line.get("step")) is not None]
     except (OSError, ValueError, RecursionError) as error:
         skipped.append(_skip_line(path, f"not readable ({type(error).__name__})"))
         return []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneoff.record import RESULTS
 from tuneoff.report import stats
 from tuneoff.report.records import PAUSED, Run, as_number
 from tuneoff.report.text import cut_name
@@ -16,6 +17,7 @@ VALIDATION_LOSS = "loss.final"
 LEARNING_RATE = "lr"  # a column of its own, so a row's label need not repeat it
 # So many rows are grouped by the methods' families, and a column says which.
 MANY_ROWS = 20
+LOST_STATUSES = frozenset(RESULTS) - {"finished"}
 
 
 @dataclass(eq=False)
@@ -136,6 +138,11 @@ class Row:
         """Whether a tuning found its learning rate. Older records do not say where a rate is from."""
         source = self.first_value("lr_source")
         return bool(self.tuning) and source in (None, "tuned") and self.tuned_rate is None
+
+    @property
+    def lost_seeds(self) -> set[int]:
+        """The seeds that came to an end without a loss: they diverged, or had too little memory."""
+        return {run.seed for run in self.runs if run.status in LOST_STATUSES}
 
     @property
     def diverged(self) -> int:

@@ -86,3 +86,10 @@ def join_names(names: Sequence[str]) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def format_range(counts: set[int]) -> str:
+    """Return `3 to 5`, or `3` where all counts are the same."""
+    low = min(counts)
+    high = max(counts)
+    return str(low) if low == high else f"{low} to {high}"

@@ -13,7 +13,9 @@ from tuneoff.report.compare import Comparison
 from tuneoff.report.presentation import Presentation
 from tuneoff.report.table import Column, make_columns
 
-MARKDOWN = str.maketrans({"<": "&lt;", **{character: f"\\{character}" for character in "\\`*_[]|"}})
+MARKUP = "\\`*_[]|~$"
+ESCAPED = {character: f"\\{character}" for character in MARKUP}
+MARKDOWN = str.maketrans({"<": "&lt;", "&": "&amp;", **ESCAPED})
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs text that begins so
 
 

@@ -20,17 +20,20 @@ from tuneoff.report.charts.style import (
 from tuneoff.report.compare import Comparison
 from tuneoff.report.records import LARGEST_DRAWN
 from tuneoff.report.rows import VALIDATION_LOSS, Row
+from tuneoff.report.tuned_order import measure_tuned_losses, order_as_tuned
 
 TRIED = "tried"
 BEST = "best"
 EDGE = "best, on the edge of its grid"
+PARTLY = "a seed came to no loss: not chosen"
 ABOVE = "loss above the dashed line"
 LOST = "no seed finished"
-# What a rate came to, and its mark: a dot, a large dot, a square, a triangle, a cross.
+# What a rate came to, and its mark: a dot, a large dot, a square, a diamond, a triangle, a cross.
 OUTCOMES = {
     TRIED: "M-.45,0A.45,.45,0,1,1,.45,0A.45,.45,0,1,1,-.45,0",
     BEST: "circle",
     EDGE: "square",
+    PARTLY: "diamond",
     ABOVE: "triangle-up",
     LOST: "M-.9,-.9L.9,.9M-.9,.9L.9,-.9",
 }
@@ -68,17 +71,17 @@ def chart_learning_rates(comparison: Comparison) -> Iterator[Chart]:
 def _make_points(comparison: Comparison, method: str) -> list[Point]:
     """A point for each rate of a method, in order; none where fewer than two were tried."""
     by_rate: dict[float, list[Row]] = {}
-    for row in comparison.rows:
-        rate = row.rate or 0.0
-        if row.method == method and row.runs and _is_drawable_rate(rate):
-            by_rate.setdefault(rate, []).append(row)
+    rows = [row for row in comparison.rows if row.method == method and row.runs]
+    tried = order_as_tuned([row for row in rows if _is_drawable_rate(row.rate or 0.0)])
+    for row in tried:
+        by_rate.setdefault(row.rate or 0.0, []).append(row)
     if len(by_rate) < 2:
         return []
     points = [_make_point(method, rate, by_rate[rate]) for rate in sorted(by_rate)]
-    with_loss = [point for point in points if point["y"] is not None]
-    if with_loss:
-        best = min(with_loss, key=lambda point: point["y"])
-        best["outcome"] = EDGE if best in (points[0], points[-1]) else BEST
+    if math.isfinite(measure_tuned_losses(tried)[0]):
+        best = next(point for point in points if point["x"] == tried[0].rate)
+        if best["y"] is not None:
+            best["outcome"] = EDGE if best in (points[0], points[-1]) else BEST
     return points
 
 
@@ -92,15 +95,15 @@ def _is_drawable_rate(rate: float) -> bool:
 
 
 def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:
-    """The row with the lowest loss among those of a rate."""
-    estimates = []
+    """The first of a rate's rows that has a loss to draw; they come as a tuning orders them."""
+    drawable = []
     lost = LOST
     for row in rows:
         loss = row.estimate(VALIDATION_LOSS)
         if loss is None:
             continue
         if abs(loss.mean) < LARGEST_DRAWN:
-            estimates.append((loss, row))
+            drawable.append((loss, row))
         else:
             lost = ABOVE
     point: Point = {
@@ -109,15 +112,15 @@ def _make_point(method: str, rate: float, rows: Sequence[Row]) -> Point:
         "family": rows[0].family,
         "x": rate,
     }
-    if not estimates:
+    if not drawable:
         first = rows[0]
         return {**point, "y": None, "outcome": lost, "name": first.name, "runs": first.outcome}
-    loss, row = min(estimates, key=lambda estimate: estimate[0].mean)
+    loss, row = drawable[0]
     ends = interval_ends("y", loss.mean, loss.half)
     if not keep_drawable([ends]):
         ends = interval_ends("y", loss.mean, None)
     point["y"] = loss.mean
-    point["outcome"] = TRIED
+    point["outcome"] = PARTLY if row.lost_seeds else TRIED
     point["name"] = row.name
     point["runs"] = row.outcome
     return point | ends
@@ -127,7 +130,8 @@ def _near_best(by_method: Sequence[list[Point]]) -> list[float]:
     """Each method's best loss and those beside it: rates that diverge must not flatten what is to be seen."""
     losses = []
     for points in by_method:
-        best = 0
+        heights = [math.inf if point["y"] is None else point["y"] for point in points]
+        best = heights.index(min(heights))
         for index, point in enumerate(points):
             if point["outcome"] in (BEST, EDGE):
                 best = index
