@@ -227,7 +227,9 @@ def restore_base(
         found: A and B by the names under which PEFT saves them, on the host.
         saved: those that the run began with.
     """
-    if are_same(found, saved):
+    on_host = [value.cpu() for value in saved.values()]
+    pairs = zip(found.values(), on_host, strict=True)
+    if all(torch.equal(one, other) for one, other in pairs):
         return False
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     with torch.no_grad():
@@ -237,12 +239,6 @@ def restore_base(
         for layer in layers:
             add_to_base(layer, -1)
     return True
-
-
-def are_same(found: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> bool:
-    """Whether an adapter on the host equals one from a checkpoint to the last bit."""
-    same = [torch.equal(found[name], saved[name].cpu()) for name in saved]
-    return all(same)
 
 
 def add_to_base(layer: Any, sign: int) -> None:
