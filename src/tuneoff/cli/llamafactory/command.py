@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tuneoff import methods  # noqa: F401 (methods register their options)
+from tuneoff.cli.llamafactory.quoting import quote, read_typed
 from tuneoff.cli.llamafactory.translate import translate
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config import ConfigError
@@ -16,6 +17,8 @@ from tuneoff.config import ConfigError
 # A choice of a YAML in conf, beside the keys in it.
 CHOICES = ("method", "data")
 REFUSED = 2  # the exit code
+# With which a number begins.
+SIGNS_OF_NUMBERS = tuple("+-.0123456789")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +60,7 @@ def write_command(result: Translation) -> str:
 
 def list_words(words: dict[str, str]) -> list[str]:
     """Return words of ours as they are typed, values quoted as Hydra reads them."""
-    return [f"{key}={quote(value)}" for key, value in words.items()]
-
-
-def quote(value: str) -> str:
-    """Return a value as Hydra takes it for one text, number or list."""
-    if value.startswith("["):
-        return value
-    plain = all(character.isalnum() or character in "_-./:+%@" for character in value)
-    if plain and value:
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return [f"{key}={quote(key, value)}" for key, value in words.items()]
 
 
 def write_choice(value: str) -> str:
@@ -88,6 +80,19 @@ def write_yaml(words: dict[str, str]) -> str:
         place = content
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[name] = yaml.safe_load(value) if value else value
+        place[name] = read_typed(quote(key, value))
     defaults.append("_self_")
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
+    dumped = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dumped.rstrip()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that Hydra's YAMLs, unlike YAML 1.1, have for numbers: 1e5."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "'" if value[:1] in SIGNS_OF_NUMBERS else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
+
+_Dumper.add_representer(str, _represent_text)

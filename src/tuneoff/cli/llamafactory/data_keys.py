@@ -1,10 +1,12 @@
 """The data of a YAML of LLaMA-Factory: sets, template, what is trained of them, packing, and validation rows."""
 
 import re
+from itertools import count
 from typing import Any
 
 from tuneoff.cli.llamafactory.datasets import UnusableSet, find_info, translate_set
-from tuneoff.cli.llamafactory.keys import OFF, write_number
+from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.kinds import read_number, write_number
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config.templates import NAMED_TEMPLATES
 
@@ -16,6 +18,8 @@ MIXING = {
     "interleave_under": "interleave_under",
     "interleave_over": "interleave_over",
 }
+
+TAKEN_OUT = "of the training rows, whatever rows for validation the set has"
 
 
 def take_data(result: Translation) -> None:
@@ -41,7 +45,7 @@ def _take_limit(result: Translation, prefixes: list[str]) -> None:
     if result.get("max_samples") is None:
         result.ignore("max_samples", "is off")
         return
-    rows = int(result.number("max_samples", 0))
+    rows = result.whole("max_samples", 1, lowest=1)
     size = result.number("val_size", 0)
     held_out = int(size) if size >= 1 else round(size * rows)
     if not 0 < held_out < rows:
@@ -73,7 +77,8 @@ def _take_sets(result: Translation) -> tuple[list[str], list[str]]:
         result.refuse("dataset", "must be given")
         result.ignore("eval_dataset", "judges what dataset trains")
         return [], []
-    names = [_name_set(name) for name in listed]
+    every_name = _name_sets([*listed, *judging])
+    names = every_name[: len(listed)]
     sets = _find_sets(result, "dataset", listed)
     judging_sets = _find_sets(result, "eval_dataset", judging)
     trained_too = [name for name in judging if name in listed]
@@ -85,7 +90,7 @@ def _take_sets(result: Translation) -> tuple[list[str], list[str]]:
         if judging_sets is not None:
             result.ignore("eval_dataset", "judges what dataset trains")
         return names, []
-    judging_names = [_name_set(name) for name in judging]
+    judging_names = every_name[len(listed) :]
     if len(sets) + len(judging_sets) == 1:
         words = ["data=json"]
         words += [f"data.{key}={value}" for key, value in sets[0].items()]
@@ -102,9 +107,14 @@ def _take_sets(result: Translation) -> tuple[list[str], list[str]]:
     return names, judging_names
 
 
-def _name_set(name: str) -> str:
-    """Return a set's name as ours may be."""
-    return re.sub(r"\W", "_", name)
+def _name_sets(listed: list[str]) -> list[str]:
+    """Return sets' names as ours may be, each another: a-b and a_b are a_b and a_b_2."""
+    names: list[str] = []
+    for name in listed:
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+        candidates = (plain if turn == 1 else f"{plain}_{turn}" for turn in count(1))
+        names.append(next(each for each in candidates if each not in names))
+    return names
 
 
 def _find_sets(
@@ -161,17 +171,22 @@ def _take_mixing(result: Translation, names: list[str]) -> None:
         result.ignore("interleave_probs", "is off")
         return
     shares = weights if isinstance(weights, list) else str(weights).split(",")
-    if len(shares) != len(names):
-        result.refuse("interleave_probs", f"must be {len(names)} numbers, one for each set")
+    needed = f"must be {len(names)} numbers above 0, one for each set"
+    words = []
+    try:
+        for name, share in zip(names, shares, strict=True):
+            weight = read_number(share, above=0)
+            words.append(f"data.sets.{name}.weight={write_number(weight)}")
+    except ValueError:
+        result.refuse("interleave_probs", needed)
         return
-    pairs = zip(names, shares, strict=True)
-    words = [f"data.sets.{name}.weight={str(share).strip()}" for name, share in pairs]
     result.take("interleave_probs", *words)
 
 
 def _take_template(result: Translation, prefixes: list[str]) -> None:
-    name = result.get("template")
-    if name is None:
+    written = result.get("template")
+    name = str(written)
+    if written is None:
         words = _for_each(prefixes, "template=auto")
         result.take("template", *words, note="the tokenizer's own where it has one")
     elif name in NAMED_TEMPLATES:
@@ -189,8 +204,10 @@ def _take_template(result: Translation, prefixes: list[str]) -> None:
             )
     for key in ("enable_thinking", "preserve_thinking"):
         result.ignore(key, "the chat template says what becomes of thoughts")
-    system = result.get("default_system")
-    if system:
+    system = result.get("default_system", "")
+    if not isinstance(system, str):
+        result.refuse("default_system", "must be a text; quotes make one of it")
+    elif system:
         result.take("default_system", *_for_each(prefixes, f"default_system={system}"))
     else:
         result.ignore("default_system", "is off")
@@ -236,16 +253,22 @@ def _take_packing(result: Translation) -> None:
 
 def _take_validation(result: Translation, prefixes: list[str], judging: list[str]) -> None:
     size = result.number("val_size", 0)
-    if size and judging:
+    if size < 0:
+        result.refuse("val_size", "must be at least 0")
+    elif size and judging:
         result.refuse("val_size", "must be left out beside eval_dataset, as there")
     elif size >= 1 and len(prefixes) > 1:
         result.refuse(
             "val_size", "must be a share where there are several sets: each gives its own"
         )
     elif size >= 1:
-        result.take("val_size", f"data.validation_rows={int(size)}")
+        rows = result.whole("val_size", 0)
+        words = [f"data.validation_rows={rows}", "data.splits.validation=null"]
+        result.take("val_size", *words, note=TAKEN_OUT)
     elif size > 0:
-        result.take("val_size", *_for_each(prefixes, f"validation_share={write_number(size)}"))
+        share = f"validation_share={write_number(size)}"
+        words = _for_each(prefixes, share, "splits.validation=null")
+        result.take("val_size", *words, note=TAKEN_OUT)
     else:
         words = _for_each(prefixes, "validation_share=0", "splits.validation=null")
         note = "eval_dataset judges" if judging else "nothing but the training loss judges the run"

@@ -41,7 +41,7 @@ class UnusableSet(ValueError):
 
 
 def find_info(
-    folder: str | Mapping,
+    folder: Any,
     source: Path,
 ) -> tuple[Mapping[str, Any], Path | None]:
     """Return what is known of the sets by name, and the folder of their files.
@@ -53,6 +53,8 @@ def find_info(
     """
     if isinstance(folder, Mapping):
         return folder, Path("data")
+    if not isinstance(folder, str):
+        raise UnusableSet(f"needs a folder's name as dataset_dir, which is {folder}")
     if folder == ONLINE:
         return {}, None
     if folder.startswith("REMOTE:"):
@@ -96,7 +98,7 @@ def translate_set(
     entry = info[name]
     if not isinstance(entry, Mapping):
         raise UnusableSet(f"{INFO} says nothing of {name}")
-    settings = {"name": name, "path": find_place(entry, folder)}
+    settings = {"name": name, "path": find_place(name, entry, folder)}
     for key, ours in (("subset", "subset"), ("split", "splits.train")):
         if entry.get(key) is not None:
             settings[ours] = str(entry[key])
@@ -109,20 +111,26 @@ def translate_set(
     return settings
 
 
-def find_place(entry: Mapping[str, Any], folder: Path) -> str:
+def find_place(
+    name: str,
+    entry: Mapping[str, Any],
+    folder: Path,
+) -> str:
     """Return the hub's name of a set, or its file.
 
     Raises:
-        UnusableSet: it comes from elsewhere.
+        UnusableSet: it comes from elsewhere, or nothing says whence.
     """
-    if "hf_hub_url" in entry:
+    if entry.get("hf_hub_url"):
         return str(entry["hf_hub_url"])
     for key in ("ms_hub_url", "om_hub_url", "cloud_file_name", "script_url"):
-        if key in entry:
+        if entry.get(key):
             raise UnusableSet(
                 f"comes from {key}={entry[key]}; files and the hub of Hugging Face are read"
             )
-    return str(folder / str(entry.get("file_name")))
+    if not entry.get("file_name"):
+        raise UnusableSet(f"{INFO} names no file of {name}")
+    return str(folder / str(entry["file_name"]))
 
 
 def translate_columns(
@@ -135,6 +143,9 @@ def translate_columns(
     Raises:
         UnusableSet: columns or tags that are not read here.
     """
+    for key in ("columns", "tags"):
+        if not isinstance(entry.get(key) or {}, Mapping):
+            raise UnusableSet(f"{name}: {key} must be names by name")
     columns = entry.get("columns") or {}
     for column, reason in UNREAD_COLUMNS.items():
         if columns.get(column):

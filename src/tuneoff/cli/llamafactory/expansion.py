@@ -7,10 +7,10 @@ from pathlib import Path
 from tuneoff.cli.llamafactory.command import (
     CHOICES,
     list_words,
-    quote,
     write_choice,
     write_command,
 )
+from tuneoff.cli.llamafactory.quoting import escape_references, quote, quote_text
 from tuneoff.cli.llamafactory.translate import translate
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config import BUDGETS, ConfigError, find_method_options
@@ -103,13 +103,12 @@ def write_grid(words: dict[str, str]) -> str:
     """Return words as one of Hydra's maps; the run's folder is the sweep's business."""
     entries = []
     for key, value in words.items():
-        if not key.startswith("hydra."):
-            written = write_choice(value) if key in CHOICES else quote(value)
-            entries.append(f"{key}:{quote_text(written)}")
+        if key.startswith("hydra."):
+            continue
+        written = write_choice(value) if key in CHOICES else quote(key, value)
+        # Hydra reads a sweeper's options twice, when it resolves them and when it makes the sweeper.
+        for _ in range(2):
+            written = escape_references(written)
+        # As a text: a list in it sweeps nothing before its time.
+        entries.append(f"{key}:{quote_text(written)}")
     return "{" + ",".join(entries) + "}"
-
-
-def quote_text(value: str) -> str:
-    """Return a value as a text, so that a list in it sweeps nothing before its time."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

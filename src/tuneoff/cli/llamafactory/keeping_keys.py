@@ -1,6 +1,9 @@
 """What is kept, evaluated, shown and uploaded of a run, in keys of LLaMA-Factory's that decide it together."""
 
+import math
+
 from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.kinds import OFF_WORDS
 from tuneoff.cli.llamafactory.translation import Translation
 
 
@@ -10,7 +13,7 @@ def take_run(result: Translation) -> None:
     strategy = str(result.get("save_strategy", "steps"))
     if strategy == "steps":
         result.ignore("save_strategy", "save_every says it")
-        result.take("save_steps", f"save_every={int(result.number('save_steps', 500))}")
+        _take_saving(result)
     else:
         result.ignore("save_strategy", "what was trained is saved at the end")
         result.ignore("save_steps", f"save_strategy is {strategy}")
@@ -33,19 +36,54 @@ def take_run(result: Translation) -> None:
         result.ignore("predict_with_generate", "is off")
 
 
+def _take_saving(result: Translation) -> None:
+    """How often a checkpoint is saved."""
+    if result.number("save_steps", 500) <= 0:
+        result.ignore("save_steps", "is off")
+        return
+    steps = _count_steps(result, "save_steps")
+    if steps is not None:
+        result.take("save_steps", f"save_every={steps}")
+
+
+def _count_steps(result: Translation, key: str) -> int | None:
+    """Return how many steps a key says, 500 where it is left out; what is no number of steps is refused, and None.
+
+    Below 1 it is a share of all steps there.
+    """
+    steps = result.number(key, 500, above=0)
+    if steps >= 1:
+        return result.whole(key, 500)
+    total = result.whole("max_steps", -1)
+    if total <= 0:
+        result.refuse(key, "is a share of all steps there, and needs max_steps, which counts them")
+        return None
+    return math.ceil(steps * total)
+
+
 def _take_evaluation(result: Translation) -> None:
     """How often the loss on validation rows is measured."""
-    strategy = str(result.get("eval_strategy", result.get("evaluation_strategy", "no")))
-    steps = result.get("eval_steps")
-    if strategy == "steps" and not steps:
-        steps = result.number("logging_steps", 500)
-        result.take("eval_steps", f"eval_every={int(steps)}", note="logging_steps says it there")
-    elif strategy == "steps":
-        result.take("eval_steps", f"eval_every={int(result.number('eval_steps', 500))}")
+    strategy = str(result.get("eval_strategy", result.get("evaluation_strategy", "no"))).lower()
+    if strategy == "steps":
+        # Without steps of its own, an evaluation comes where the loss is logged.
+        key = "eval_steps" if result.get("eval_steps") else "logging_steps"
+        note = "" if key == "eval_steps" else "logging_steps says it there"
+        steps = _count_steps(result, key)
+        if steps is not None:
+            result.take("eval_steps", f"eval_every={steps}", note=note)
     else:
         result.ignore("eval_steps", "eval_strategy is not steps")
+    reason = "a run is evaluated at its start and its end"
+    if strategy == "epoch":
+        result.warn(
+            f"eval_strategy: epoch evaluates after each pass there; {reason} here, and eval_every= takes steps"
+        )
+    elif strategy == "steps":
+        reason = "eval_every says it, beside the evaluations at start and end"
     for key in ("eval_strategy", "evaluation_strategy"):
-        result.ignore(key, "eval_every says it, beside the evaluations at start and end")
+        if key in result.values and strategy not in ("steps", "epoch", *OFF_WORDS):
+            result.refuse(key, "there are no, steps and epoch")
+        result.ignore(key, reason)
 
 
 def _take_best_step(result: Translation) -> None:
@@ -63,7 +101,7 @@ def _take_best_step(result: Translation) -> None:
         elif metric not in ("loss", "eval_loss"):
             result.refuse(key, f"judges by {metric}; the validation loss is what judges here")
         elif key == "early_stopping_steps":
-            result.take(key, f"patience={int(result.number(key, 0))}")
+            result.take(key, f"patience={result.whole(key, 1, lowest=1)}")
         else:
             result.take(key, "save_best=validation", "which=best")
     for key in ("metric_for_best_model", "greater_is_better"):

@@ -1,66 +1,47 @@
 """Keys of LLaMA-Factory by what becomes of them, where one key alone decides it."""
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-Take = Callable[[Any], list[str]]  # of a value: the words that say it here
+from tuneoff.cli.llamafactory.kinds import read_number
+from tuneoff.cli.llamafactory.renaming import (
+    Take,
+    rename,
+    rename_number,
+    rename_switch,
+    rename_whole,
+    take_clip,
+    take_sampling,
+)
+
 # Values that switch a feature off; a file may say so.
 OFF = (None, False, "", 0, "no", "none")
 
 
-def rename(ours: str) -> Take:
-    """The same value under another name; null is left out."""
-    return lambda value: [] if value is None else [f"{ours}={format_plain(value)}"]
-
-
-def invert(value: Any) -> str:
-    """A switch turned over, as a command line has it; what is none is left, for our own key to refuse."""
-    return format_plain(not value if isinstance(value, bool | int) else value)
-
-
-def format_plain(value: Any) -> str:
-    """A value as a command line has it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(format_plain, value))}]"
-    return str(value)
-
-
-def write_number(value: float) -> str:
-    """A number with all its digits, without those behind the point of a whole one."""
-    return str(value).removesuffix(".0")
-
-
 # ---------------------------------------------------------------- taken under another name, or the same
-# transformers' ways to draw rows, but for the usual one.
-SAMPLING = {"sequential": ["shuffle=false"], "group_by_length": ["group_by_length=true"]}
 TAKEN: dict[str, Take] = {
-    "trust_remote_code": rename("model.trust_remote_code"),
-    "enable_liger_kernel": rename("model.liger"),
-    "cutoff_len": rename("max_length"),
-    "per_device_train_batch_size": rename("batch_size"),
-    "per_device_eval_batch_size": rename("eval_batch_size"),
-    "gradient_accumulation_steps": rename("gradient_accumulation_steps"),
-    "learning_rate": rename("lr"),
-    "weight_decay": rename("weight_decay"),
-    "seed": rename("seed"),
-    "neftune_noise_alpha": rename("neftune_alpha"),
-    "tf32": rename("tf32"),
-    "torch_compile": rename("compile"),
-    "disable_shuffling": lambda value: [f"shuffle={format_plain(not value)}"],
-    "train_sampling_strategy": lambda value: SAMPLING.get(str(value), []),
-    "use_liger_kernel": rename("model.liger"),
-    "full_determinism": rename("deterministic"),
-    "train_from_scratch": lambda value: [f"model.pretrained={invert(value)}"] if value else [],
-    "group_by_length": rename("group_by_length"),
-    "save_total_limit": rename("keep_checkpoints"),
-    "overwrite_output_dir": rename("rerun"),
+    "trust_remote_code": rename_switch("model.trust_remote_code"),
+    "enable_liger_kernel": rename_switch("model.liger"),
+    "cutoff_len": rename_whole("max_length", 2),
+    "per_device_train_batch_size": rename_whole("batch_size", 1),
+    "per_device_eval_batch_size": rename_whole("eval_batch_size", 1),
+    "gradient_accumulation_steps": rename_whole("gradient_accumulation_steps", 1),
+    "learning_rate": rename_number("lr", partial(read_number, above=0)),
+    "weight_decay": rename_number("weight_decay"),
+    "seed": rename_whole("seed", 0),
+    "neftune_noise_alpha": rename_number("neftune_alpha"),
+    "tf32": rename_switch("tf32"),
+    "torch_compile": rename_switch("compile"),
+    "disable_shuffling": rename_switch("shuffle", inverted=True),
+    "train_sampling_strategy": take_sampling,
+    "use_liger_kernel": rename_switch("model.liger"),
+    "full_determinism": rename_switch("deterministic"),
+    "train_from_scratch": rename_switch("model.pretrained", inverted=True),
+    "group_by_length": rename_switch("group_by_length"),
+    "save_total_limit": lambda value: rename_whole("keep_checkpoints", 1)(value or None),
+    "overwrite_output_dir": rename_switch("rerun"),
     "output_dir": rename("hydra.run.dir"),
-    "max_grad_norm": lambda value: [f"max_grad_norm={value or 'null'}"],
-    "disable_gradient_checkpointing": lambda value: [f"gradient_checkpointing={invert(value)}"],
+    "max_grad_norm": take_clip,
+    "disable_gradient_checkpointing": rename_switch("gradient_checkpointing", inverted=True),
 }
 # ---------------------------------------------------------------- ignored, and why it changes nothing
 SAME_STEPS = "says how fast or where it runs, and changes no step"

@@ -14,7 +14,7 @@ OTHER_PARALLELISM = ("autotp", "fp8")
 
 def find_launcher_file(key: str, value: Any) -> str | None:
     """Return the launcher's file for a key and its value; None where it asks for none, or for one that is not here."""
-    if value in OFF or str(value).lower() == "false":
+    if not value or value in OFF or str(value).lower() == "false":
         return None
     if key == "fsdp":
         return "conf/accelerate/fsdp2.yaml"
@@ -36,5 +36,6 @@ def find_stage(deepspeed: Any) -> str | None:
             return stage if stage in FILES else None
     if not isinstance(content, dict):
         return None
-    stage = str(content.get("zero_optimization", {}).get("stage", 0))
+    zero = content.get("zero_optimization") or {}
+    stage = str(zero.get("stage", 0)) if isinstance(zero, dict) else ""
     return stage if stage in FILES else None

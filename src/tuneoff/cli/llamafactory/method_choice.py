@@ -3,7 +3,9 @@
 from dataclasses import fields
 from typing import Any
 
-from tuneoff.cli.llamafactory.keys import OFF, format_plain
+from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.kinds import format_plain
+from tuneoff.cli.llamafactory.quoting import quote_unlike_text
 from tuneoff.cli.llamafactory.translation import Translation
 from tuneoff.config import find_method_options, schemas
 from tuneoff.config.registered import find_foreign_options
@@ -14,7 +16,7 @@ DEFAULT_TYPE = "lora"  # LLaMA-Factory's
 
 def choose_method(result: Translation) -> Any:
     """Take the words that choose the method; returns the class of its options, or None where there is none."""
-    typed = {TYPE: DEFAULT_TYPE, **result.values}
+    typed = {**result.values, TYPE: result.get(TYPE, DEFAULT_TYPE)}
     choices: dict[str, tuple[str, list[str], Any]] = {}
     for schema in schemas().values():
         options = schema.options
@@ -70,7 +72,9 @@ def _find_fitting(
         value = typed.get(key)
         if value in OFF:
             continue
-        if not equals or format_plain(value).lower().startswith(expected):
+        written = format_plain(value).lower()
+        is_same = written == expected if key == TYPE else written.startswith(expected)
+        if not equals or is_same:
             fitting[word] = choice
     entries = {word.partition("=")[0] for word in list(elsewhere)[:1]}
     first = next(iter(fitting), "").partition("=")[0]
@@ -96,6 +100,8 @@ def take_options(result: Translation, options: Any) -> None:
         value = result.values[key]
         if _is_option(options, key):
             ours = options.foreign_options.get(key, key)
+            if value is None and key in options.foreign_defaults:
+                continue
             if value is None or (key == "lora_alpha" and not value):
                 result.ignore(key, "is the default")
             else:
@@ -112,7 +118,7 @@ def take_options(result: Translation, options: Any) -> None:
             result.ignore(key, "is for another method")
     defaults = options.foreign_defaults
     for key, value in defaults.items():
-        if key not in result.values:
+        if result.get(key) is None:
             result.take(key, f"{key}={value}", note="in its code")
     for key, value in options.foreign_overrides.get(result.choice, {}).items():
         result.words[key] = value
@@ -133,6 +139,12 @@ def _list_entries() -> set[str]:
 def _format_option(value: Any) -> str:
     """An option's value; names with commas between them become a list."""
     if isinstance(value, str) and "," in value:
-        names = [name.strip() for name in value.split(",")]
-        return f"[{','.join(names)}]"
+        value = [name.strip() for name in value.split(",")]
+    if isinstance(value, list):
+        return f"[{','.join(map(_format_item, value))}]"
     return format_plain(value)
+
+
+def _format_item(value: Any) -> str:
+    """One of several values; a text with signs of Hydra's has quotes."""
+    return quote_unlike_text(value) if isinstance(value, str) else format_plain(value)

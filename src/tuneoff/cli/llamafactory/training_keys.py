@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from tuneoff.cli.llamafactory.keys import OFF, write_number
+from tuneoff.cli.llamafactory.keys import OFF
+from tuneoff.cli.llamafactory.kinds import read_number, read_share, read_whole, write_number
 from tuneoff.cli.llamafactory.launchers import find_launcher_file
 from tuneoff.cli.llamafactory.translation import Translation
 
@@ -15,9 +16,7 @@ UNSAID: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "weight_decay": 0.0,
     "seed": 42,
-    "save_steps": 500,
     "disable_gradient_checkpointing": False,
-    "report_to": "none",
 }
 SCHEDULERS = {
     "linear": "linear",
@@ -52,13 +51,13 @@ LOWEST_POLYNOMIAL = 1e-7  # the rate at which transformers' polynomial ends
 
 def take_budget(result: Translation) -> None:
     """Steps where there are any, else epochs."""
-    steps = result.number("max_steps", -1)
+    steps = result.whole("max_steps", -1)
     if steps > 0:
-        result.take("max_steps", f"max_steps={int(steps)}")
+        result.take("max_steps", f"max_steps={steps}")
         result.ignore("num_train_epochs", "max_steps goes before it")
         return
     result.ignore("max_steps", "is off")
-    epochs = result.number("num_train_epochs", 3.0)
+    epochs = result.number("num_train_epochs", 3.0, above=0)
     result.take("num_train_epochs", f"epochs={write_number(epochs)}")
 
 
@@ -74,34 +73,45 @@ def take_schedule(result: Translation) -> None:
     options = _read_options(result)
     if options is None:
         return
-    rate = result.number("learning_rate", 5e-5)
-    words = []
-    unknown = []
+    rate = result.number("learning_rate", 5e-5, above=0)
     if name == "polynomial":
         options = {"lr_end": LOWEST_POLYNOMIAL, **options}
-    for key, value in options.items():
-        if key in ("min_lr_rate", "min_lr_ratio"):
-            words.append(f"min_lr_ratio={write_number(value)}")
-        elif key in ("min_lr", "lr_end"):
-            words.append(f"min_lr_ratio={value / rate:.12g}")
-        elif key == "power":
-            words.append(f"scheduler_power={write_number(value)}")
-        elif key == "num_cycles" and name == "cosine_with_restarts":
-            words.append(f"scheduler_cycles={write_number(value)}")
-        else:
-            unknown.append(key)
-    if unknown:
-        result.refuse(
-            "lr_scheduler_kwargs", f"has {', '.join(unknown)}, which no schedule here has"
-        )
-    elif name == "warmup_stable_decay":
+    try:
+        words = [_translate_option(name, rate, *option) for option in options.items()]
+    except ValueError as error:
+        result.refuse("lr_scheduler_kwargs", str(error))
+        return
+    if name == "warmup_stable_decay" and warmup < 1:
         # What follows the warm-up stays for a third and falls for two.
         words.append(f"decay_ratio={2 / 3 * (1 - warmup):.6g}")
-        result.take("lr_scheduler_kwargs", *words)
-    elif words:
+    if words:
         result.take("lr_scheduler_kwargs", *words)
     else:
         result.ignore("lr_scheduler_kwargs", "is empty")
+
+
+def _translate_option(
+    scheduler: str,
+    rate: float,
+    key: str,
+    value: float,
+) -> str:
+    """Return a schedule's option as a word of ours.
+
+    Raises:
+        ValueError: no schedule here has it, or not with this value.
+    """
+    if key in ("min_lr", "lr_end"):
+        if not 0 <= value < rate:
+            raise ValueError(f"must have {key} in [0, learning_rate), and has {value:g}")
+        return f"min_lr_ratio={value / rate:.12g}"
+    if key in ("min_lr_rate", "min_lr_ratio"):
+        return f"min_lr_ratio={write_number(read_share(value))}"
+    if key == "power":
+        return f"scheduler_power={write_number(read_number(value, above=0))}"
+    if key == "num_cycles" and scheduler == "cosine_with_restarts":
+        return f"scheduler_cycles={read_whole(value, lowest=1)}"
+    raise ValueError(f"has {key}, which no schedule here has")
 
 
 def _read_options(result: Translation) -> dict[str, float] | None:
@@ -109,29 +119,42 @@ def _read_options(result: Translation) -> dict[str, float] | None:
     written = result.get("lr_scheduler_kwargs", {})
     try:
         options = json.loads(written) if isinstance(written, str) else written
-        return {key: float(value) for key, value in options.items()}
-    except (ValueError, TypeError, AttributeError):
+        return {str(key): read_number(value) for key, value in options.items()}
+    except (ValueError, AttributeError):
         result.refuse("lr_scheduler_kwargs", "must be numbers by name")
         return None
 
 
 def _take_warmup(result: Translation, scheduler: str) -> float:
-    """Take the warm-up; returns its share, 0 where it is counted in steps."""
+    """Take the warm-up; returns its share, 0 where the steps of which it is one are not known."""
     steps = result.number("warmup_steps", 0)
-    ratio = result.number("warmup_ratio", 0)
+    ratio = result.share("warmup_ratio")
     if scheduler == "constant":
         result.words["warmup_ratio"] = "0"
         for key in ("warmup_steps", "warmup_ratio"):
             result.ignore(key, "constant has none; constant_with_warmup has")
         return 0.0
     if steps >= 1:
-        result.take("warmup_steps", f"warmup_steps={int(steps)}")
-        result.ignore("warmup_ratio", "warmup_steps goes before it")
-        return 0.0
+        return _take_warmup_steps(result, scheduler)
+    if steps < 0:
+        result.refuse("warmup_steps", "must be at least 0")
     result.ignore("warmup_steps", "is off" if not steps else "is a share")
     share = steps or ratio
     result.take("warmup_ratio", f"warmup_ratio={write_number(share)}")
     return share
+
+
+def _take_warmup_steps(result: Translation, scheduler: str) -> float:
+    """Take a warm-up that is counted in steps; returns its share as above."""
+    steps = result.whole("warmup_steps", 0)
+    total = result.whole("max_steps", -1)
+    result.ignore("warmup_ratio", "warmup_steps goes before it")
+    if total <= 0 and scheduler == "warmup_stable_decay":
+        needed = "needs max_steps under warmup_stable_decay: what falls is a share of what follows"
+        result.refuse("warmup_steps", needed)
+        return 0.0
+    result.take("warmup_steps", f"warmup_steps={steps}")
+    return steps / total if total > 0 else 0.0
 
 
 def take_precision(result: Translation, options: Any) -> None:
@@ -181,7 +204,7 @@ def take_quantization(result: Translation) -> None:
     if bits not in (4, 8):
         result.refuse("quantization_bit", "needs another quantisation than 4bit and 8bit")
         return
-    result.take("quantization_bit", f"quantization={bits}bit")
+    result.take("quantization_bit", f"quantization={int(bits)}bit")
     for key, (ours, needed) in details.items():
         if result.get(key, ours) != ours:
             result.refuse(key, f"{needed}, and no other way")
@@ -215,7 +238,7 @@ def take_launcher(result: Translation) -> None:
     for key in ("deepspeed", "fsdp"):
         value = result.get(key)
         file = find_launcher_file(key, value)
-        if value in OFF:
+        if not value or value in OFF:
             result.ignore(key, "is off")
         elif file is None:
             result.refuse(key, "has no stage of ZeRO that is known here: 0, 1, 2 or 3")

@@ -1,8 +1,8 @@
 """Translate: a YAML of LLaMA-Factory, key by key, into words of our command line."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from tuneoff.cli.llamafactory import data_keys, keeping_keys, training_keys
 from tuneoff.cli.llamafactory.keys import DEFAULTS, IGNORED, OFF, PREFIXES, REFUSED, TAKEN
@@ -70,10 +70,12 @@ def _take_stage(result: Translation) -> None:
 
 def _take_model(result: Translation) -> None:
     path = result.get("model_name_or_path")
-    if path is None:
+    if not path:
         result.refuse("model_name_or_path", "must be given")
     else:
-        result.take("model_name_or_path", f"model.path={path}", f"model.name={Path(path).name}")
+        # Of a hub's name what follows its owner, of a folder its own, also where it is written as a dot.
+        name = os.path.basename(os.path.abspath(str(path)))
+        result.take("model_name_or_path", f"model.path={path}", f"model.name={name}")
     revision = result.get("model_revision", "main")
     if revision == "main":
         result.ignore("model_revision", "is the default")
@@ -90,18 +92,28 @@ def _take_model(result: Translation) -> None:
         result.refuse("flash_attn", f"there are auto, {', '.join(ATTENTION)}")
 
 
+def _take_alone(result: Translation, key: str) -> None:
+    """Take a key of `TAKEN`: the file's value, else LLaMA-Factory's own."""
+    value = result.get(key, training_keys.UNSAID.get(key))
+    if key == "max_grad_norm" and key in result.values:
+        value = result.values[key]  # null clips nothing there
+    try:
+        words = TAKEN[key](value)
+    except ValueError as error:
+        result.refuse(key, str(error))
+        return
+    if words:
+        result.take(key, *words)
+    else:
+        result.ignore(key, "is the default")
+
+
 def _take_single_keys(result: Translation) -> None:
     """The keys that are decided alone, and those of which the file says nothing."""
-    unsaid: dict[str, Any] = training_keys.UNSAID
-    missing = [key for key in unsaid if key not in result.values]
+    missing = [key for key in training_keys.UNSAID if key not in result.values]
     for key in [*result.unsaid, *missing]:
         if key in TAKEN:
-            value = result.values.get(key, unsaid.get(key))
-            words = TAKEN[key](value)
-            if words:
-                result.take(key, *words)
-            else:
-                result.ignore(key, "is the default")
+            _take_alone(result, key)
         elif key in IGNORED:
             result.ignore(key, IGNORED[key])
         elif key not in REFUSED and key.startswith(tuple(PREFIXES)):

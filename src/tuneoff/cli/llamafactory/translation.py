@@ -1,20 +1,27 @@
 """A translation: a YAML of LLaMA-Factory, the words that do the same here, and what became of each key."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tuneoff.cli.llamafactory.keys import format_plain
+from tuneoff.cli.llamafactory.kinds import (
+    format_plain,
+    read_number,
+    read_share,
+    read_switch,
+    read_whole,
+)
 from tuneoff.config import ConfigError
 from tuneoff.record.secrets import mask_secrets
 
 # YAML 1.1 takes 1e-4 for a word; LLaMA-Factory's parser makes a number of it.
-NUMBER_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-ON_WORDS = ("true", "1", "yes", "on")
-OFF_WORDS = ("false", "0", "no", "off")
+NUMBER_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 @dataclass
@@ -62,24 +69,43 @@ class Translation:
         value = self.values.get(key)
         return default if value is None else value
 
-    def number(self, key: str, default: float) -> float:
-        """Return the file's value as a number; what is none is refused.
+    def number(
+        self,
+        key: str,
+        default: float,
+        above: float = -math.inf,
+    ) -> float:
+        """Return the file's value as a number; what is none is refused, and counts as the default."""
+        return self._read(key, default, partial(read_number, above=above))
 
-        A boolean is none.
-        """
-        value = self.get(key, default)
+    def whole(
+        self,
+        key: str,
+        default: int,
+        lowest: float = -math.inf,
+    ) -> int:
+        """Return the file's value as a whole number; what is none is refused, and counts as the default."""
+        return self._read(key, default, partial(read_whole, lowest=lowest))
+
+    def share(self, key: str) -> float:
+        """Return the file's value as a share, 0 where it says none; what is none is refused."""
+        return self._read(key, 0.0, read_share)
+
+    def _read(
+        self,
+        key: str,
+        default: Any,
+        read: Callable[[Any], Any],
+    ) -> Any:
         try:
-            return float(value)
-        except (TypeError, ValueError):
-            self.refuse(key, "must be a number")
+            return read(self.get(key, default))
+        except ValueError as error:
+            self.refuse(key, str(error))
             return default
 
     def is_on(self, key: str, default: bool = False) -> bool:
         """Return whether a switch is on; what is neither on nor off is refused."""
-        word = str(self.get(key, default)).lower()
-        if word not in (*ON_WORDS, *OFF_WORDS):
-            self.refuse(key, "must be true or false")
-        return word in ON_WORDS
+        return self._read(key, default, read_switch)
 
     def take(self, key: str, *words: str, note: str = "") -> None:
         """Take a key as words of ours; where the file does not say it, as the default there."""
@@ -126,17 +152,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: a file that is not there, or that holds no keys.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError("llamafactory", path, f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or no text
         reason = " ".join(str(error).split())
         raise ConfigError("llamafactory", path, f"is no YAML: {reason}") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError("llamafactory", path, "holds no keys")
-    values = {}
-    for key, value in content.items():
-        if isinstance(value, str) and NUMBER_WITH_EXPONENT.fullmatch(value):
-            value = float(value)
-        values[str(key)] = value
-    return values
+    return {str(key): value for key, value in content.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as LLaMA-Factory's parser does; what is in quotes stays a text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_WITH_EXPONENT, list("-+0123456789"))
