@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
 
 from tuneoff.jobs.work import TrainWork
-from tuneoff.sweeps import progress
-from tuneoff.sweeps.forecast import describe_plan
+from tuneoff.sweeps import progress, time_forecast
+from tuneoff.sweeps.forecast import describe_plan, list_jobs
+from tuneoff.sweeps.parts import plan_parts
 from tuneoff.sweeps.plan import Budget, Point
 
 
@@ -46,7 +48,7 @@ STEPS = Budget("max_steps", 180, 180 * 2048)
 )
 def test_a_plan_in_a_line(tmp_path, budgets, expected):
     points = [make_point(tmp_path / str(number), budget) for number, budget in enumerate(budgets)]
-    assert describe_plan(points) == expected
+    assert describe_plan(points, plan_parts(points)) == expected
 
 
 def test_the_jobs_that_are_done_say_how_long_the_others_take(tmp_path):
@@ -54,7 +56,7 @@ def test_the_jobs_that_are_done_say_how_long_the_others_take(tmp_path):
         make_point(tmp_path / name, STEPS, seconds) for name, seconds in (("a", 50), ("b", 70))
     ]
     points += [make_point(tmp_path / name, STEPS) for name in "cde"]
-    assert describe_plan(points).endswith(
+    assert describe_plan(points, plan_parts(points)).endswith(
         "; about 3 min 0 s one after another, by those that are done"
     )
 
@@ -72,7 +74,8 @@ def test_what_every_job_takes_is_told_from_what_grows_with_its_budget(tmp_path):
     finish_job(tmp_path / "short", wall_seconds=5.0, train_seconds=1.0)
     short = Point([], tmp_path / "short", True, TrainWork, budget=Budget("max_steps", 10, 1000))
     long = Point([], tmp_path / "long", False, TrainWork, budget=Budget("max_steps", 90, 9000))
-    assert describe_plan([short, long]).endswith(
+    points = [short, long]
+    assert describe_plan(points, plan_parts(points)).endswith(
         "; about 13 s one after another, by those that are done"
     )
 
@@ -98,6 +101,89 @@ def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path
     # Not 2 x 27 s, though the first took so long; the half second before the second's record counts.
     assert lines[0].endswith("(about 10 s left)")
     assert lines[1].endswith("(about 5 s left)")
+
+
+def make_candidates(folder: Path, *results: dict) -> list[Point]:
+    """Candidates of one method, of 8 steps each, with these results so far."""
+    points = []
+    for number, result in enumerate(results):
+        place = folder / str(number)
+        place.mkdir()
+        if result:
+            (place / "result.json").write_text(json.dumps(result))
+        overrides = ["method=lora", f"lr={number}"]
+        done = result.get("status") in ("finished", "diverged")
+        budget = Budget("max_steps", 8, 8 * 2048)
+        points.append(Point(overrides, place, done, TrainWork, budget=budget))
+    return points
+
+
+def stopped(share: float | None, status: str, *losses: float) -> dict:
+    """A result with evaluations after 0, 1, 2, 4 and 8 steps, as far as it came."""
+    steps = (0, 1, 2, 4, 8)
+    curve = [
+        {"step": step, "validation_loss": loss} for step, loss in zip(steps, losses, strict=False)
+    ]
+    return {
+        "status": status,
+        "paused_after": share,
+        "curve": curve,
+        "budget": {"kind": "max_steps", "value": 8},
+    }
+
+
+def forecast(points: list[Point]) -> tuple[str, list[str]]:
+    """The line of a plan by halving, and the states of its jobs."""
+    parts = plan_parts(points, "halving")
+    states = [line.split("] ")[1].split(":")[0] for line in list_jobs(points, parts)]
+    return describe_plan(points, parts), states
+
+
+def test_a_forecast_of_halving_is_what_halving_trains(tmp_path):
+    line, _ = forecast(make_candidates(tmp_path, *[{}] * 5))
+    # Five for 1 step, three for 1 more, two for 2 more, one for 4 more.
+    tokens = (5 + 3 + 2 * 2 + 4) * 2048
+    assert (
+        line
+        == f"5 jobs to run, 0 done before; up to 8 steps each, at most {tokens:,} tokens in all"
+    )
+
+
+def test_a_forecast_of_halving_goes_on_from_what_is_there(tmp_path):
+    pauses = [stopped(0.25, "interrupted", 5.0, 4.0, loss) for loss in (3.0, 2.0, 2.5, 3.5)]
+    line, states = forecast(make_candidates(tmp_path, *pauses))
+    assert states == ["done", "to run", "to run", "done"]
+    tokens = (2 * 2 + 4) * 2048
+    assert line.startswith("2 jobs to run, 2 done before; ") and f" {tokens:,} tokens" in line
+
+
+def test_nothing_is_to_run_of_a_settled_halving(tmp_path):
+    pause = stopped(0.5, "interrupted", 5.0, 4.0, 3.5, 3.0)
+    whole = stopped(None, "finished", 5.0, 4.0, 3.0, 2.0, 1.0)
+    points = make_candidates(tmp_path, pause, whole)
+    assert forecast(points) == ("0 jobs to run, 2 done before", ["done", "done"])
+
+
+def test_the_candidate_that_replaces_a_lost_one_is_foreseen(tmp_path):
+    pause = stopped(0.5, "interrupted", 5.0, 4.0, 3.5, 3.0)
+    lost = stopped(None, "diverged", 5.0, 4.0, 3.0, 2.0)
+    line, states = forecast(make_candidates(tmp_path, pause, lost))
+    assert states == ["to run", "done"] and f"at most {4 * 2048:,} tokens" in line
+
+
+def test_the_hours_of_halving_on_a_card_are_those_of_its_parts(monkeypatch, tmp_path):
+    prediction = {"time": {"device": "a100", "hours": [1.0, 1.0]}, "needed_gib": 2.0}
+    monkeypatch.setattr(time_forecast, "predict_beside", lambda work: prediction)
+    points = make_candidates(tmp_path, *[{}] * 5)
+    for point in points:
+        point.prediction = Mock()
+    halved = list(time_forecast.forecast_sweep(plan_parts(points, "halving")))
+    assert halved == [
+        "  each job: 1 h 0 min for a whole budget, needs 2.00 GiB (5 jobs)",
+        "on a100: 2 h 0 min of train steps one after another",
+    ]
+    whole = list(time_forecast.forecast_sweep(plan_parts(points)))
+    assert whole[0].startswith("  each job: 1 h 0 min each, ") and " 5 h 0 min " in whole[1]
 
 
 @pytest.mark.slow

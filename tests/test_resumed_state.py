@@ -121,12 +121,12 @@ def test_what_would_train_nothing_is_refused(new_run, words, match):
         new_run(*words)
 
 
-def test_weights_of_two_types_need_some_that_are_frozen(settings):
+def test_weights_of_two_types_need_some_that_are_frozen(new_run):
     words = ["dtype=bfloat16", "trainable_dtype=float32", "mixed_precision=bf16"]
     with pytest.raises(
-        ConfigError, match="^trainable_dtype=float32: needs a method that freezes weights"
+        ConfigError, match="^trainable_dtype=float32: needs frozen weights, and here all train"
     ):
-        settings("method=full", *words)
+        new_run("method=full", *words)
 
 
 def test_lorafa_does_not_go_on_with_dora(run, settings, tmp_path):

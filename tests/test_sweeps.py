@@ -13,14 +13,16 @@ from sweeping import counted, results, results_list
 from tuneoff import record
 from tuneoff.jobs.work import TrainWork
 from tuneoff.record import read_json, write_json
-from tuneoff.sweeps.halving import read_loss_at
 from tuneoff.sweeps.job_costs import read_cost
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table
+from tuneoff.sweeps.rung_losses import lacks_loss_at, read_loss_at
 
 MISTYPED = [3, "merged", ["a"], {"final": "x"}, {"final": [1]}, {"warnings": 3}, {"warnings": [3]}]
 
 
-@pytest.mark.parametrize("key", ["loss", "throughput", "facts", "curve", "error", "paused_after"])
+@pytest.mark.parametrize(
+    "key", ["loss", "throughput", "facts", "curve", "error", "paused_after", "budget", "kept"]
+)
 def test_a_record_of_other_types_costs_no_other_job_its_line(tmp_path, key):
     """The table of a whole sweep ended in a traceback, and a plan that counted on the record, too."""
     for value in MISTYPED:
@@ -30,6 +32,7 @@ def test_a_record_of_other_types_costs_no_other_job_its_line(tmp_path, key):
         describe_unfinished(rows)
         assert read_cost(tmp_path, 1.0) is None
         assert read_loss_at(tmp_path, 0.5) == math.inf
+        assert not lacks_loss_at(tmp_path, 0.5)
         assert TrainWork.read_loss(tmp_path) is None
 
 

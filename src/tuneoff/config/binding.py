@@ -67,9 +67,6 @@ def bind_settings(
         names = ", ".join(optimizer.name for optimizer in method.optimizers)
         allowed = f"must be one of {names} where method={experiment.method}"
         raise ConfigError("optimizer", experiment.optimizer, allowed)
-    if experiment.has_two_types() and not (method.keeps_base or method.freezes):
-        allowed = f"needs a method that freezes weights, and method={experiment.method} trains all: dtype=float32"
-        raise ConfigError("trainable_dtype", experiment.trainable_dtype, allowed)
     method.written = frozenset(written)
     method.check(experiment)
     return experiment, method

@@ -89,7 +89,7 @@ class Experiment(
 
     def _settle_precision(self) -> None:
         """Refuse types that contradict each other; set `dtype` where it is left out."""
-        if self.mixed_precision is MixedPrecision.auto and self.has_two_types():
+        if self.mixed_precision is MixedPrecision.auto and self._has_two_types():
             self.mixed_precision = MixedPrecision.bf16
         if self.mixed_precision is MixedPrecision.auto and not self._may_autocast():
             self.mixed_precision = MixedPrecision.no
@@ -105,7 +105,7 @@ class Experiment(
             raise ConfigError("mixed_precision", mixed, "must be no or bf16 where dtype=bfloat16")
         self._check_trainable_dtype()
 
-    def has_two_types(self) -> bool:
+    def _has_two_types(self) -> bool:
         """Whether frozen weights are in bfloat16 and those that train in float32."""
         return self.dtype is Dtype.bfloat16 and self.trainable_dtype is Dtype.float32
 
@@ -117,7 +117,7 @@ class Experiment(
         value = self.trainable_dtype
         if self.pure_bf16:
             raise ConfigError(key, value, "must be null where pure_bf16=true")
-        if not self.has_two_types():
+        if not self._has_two_types():
             raise ConfigError(key, value, "must be float32 or null where dtype=float32")
         if self.mixed_precision is not MixedPrecision.bf16:
             allowed = "must be bf16 where trainable_dtype=float32 and dtype=bfloat16"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tuneoff.config import Dtype
+from tuneoff.config import ConfigError, Dtype
 from tuneoff.record import read_json, write_json
 
 CONFIG = "config.json"
@@ -18,11 +18,18 @@ def cast_trainable(model: Any, dtype: Dtype | None) -> None:
     """Give what trains a type, where it lies; None leaves all as it is.
 
     Matrices are then multiplied in the type that the frozen weights have, by autocast.
+
+    Raises:
+        ConfigError: another type than the weights have, where none of them is frozen.
     """
     if dtype is None:
         return
     trained_dtype = getattr(torch, dtype.name)
     frozen_dtype = model.dtype
+    all_train = all(weight.requires_grad for weight in model.parameters())
+    if all_train and frozen_dtype is not trained_dtype:
+        allowed = f"needs frozen weights, and here all train: dtype={dtype.name} alone does"
+        raise ConfigError("trainable_dtype", dtype, allowed)
     for weight in model.parameters():
         if weight.requires_grad and weight.is_floating_point():
             weight.data = weight.data.to(trained_dtype)

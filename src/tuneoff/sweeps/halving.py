@@ -6,19 +6,29 @@ Source: K. Jamieson and A. Talwalkar (2016), Non-stochastic best arm identificat
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tuneoff.config import ConfigError
-from tuneoff.record import RESULT, read_json
+from tuneoff.jobs.work import TrainWork
+from tuneoff.record import RESULT, RESULTS, read_json, read_status
 from tuneoff.sweeps.plan import Point
+from tuneoff.sweeps.progress import label_job
+from tuneoff.sweeps.rung_losses import lacks_loss_at, read_loss_at, read_pause
 from tuneoff.sweeps.tuned_conditions import find_root
 
 Candidates = dict[tuple, list[Point]]  # by setting, a point for each seed
 KEY = "tuning_schedule"
 HALVING = "halving"
 OF_PROBLEM = ("method", "model", "data")
+
+
+class Launch(NamedTuple):
+    """Jobs that train until a share of their budget is done."""
+
+    points: list[Point]
+    share: float
+    note: str = ""  # what to say beforehand
 
 
 class Rung(NamedTuple):
@@ -65,44 +75,133 @@ def group_candidates(points: Sequence[Point]) -> dict[tuple, Candidates]:
     return problems
 
 
+def is_halving(schedule: str | None, points: Sequence[Point]) -> bool:
+    """Whether a sweep is by halving: of predictions there is nothing to compare."""
+    are_trained = all(point.work_type is TrainWork for point in points)
+    return schedule == HALVING and are_trained
+
+
+def refuse_unfair(points: Sequence[Point]) -> None:
+    """Refuse what halving cannot compare.
+
+    Raises:
+        ConfigError: methods with other numbers of candidates; trials that are to be made again, or were trained further
+            without the evaluations that the others are to be compared with.
+    """
+    rungs = plan_rungs(count_candidates(points))
+    if len(rungs) == 1:
+        return
+    if any(point.rerun for point in points):
+        allowed = (
+            f"must be false with {KEY}={HALVING}, which goes on with the trials that are there; "
+            "another hydra.sweep.dir begins anew"
+        )
+        raise ConfigError("rerun", True, allowed)
+    if all(point.is_done for point in points):
+        return
+    for point in points:
+        for rung in rungs[:-1]:
+            if lacks_loss_at(point.folder, rung.share):
+                allowed = (
+                    f"must be grid, or hydra.sweep.dir another folder: {point.folder} was not evaluated "
+                    f"after {rung.share:g} of its budget, where halving compares, and was trained further"
+                )
+                raise ConfigError(KEY, HALVING, allowed)
+
+
+def count_candidates(points: Sequence[Point]) -> int:
+    """Candidates of each problem.
+
+    Raises:
+        ConfigError: they are not as many for all.
+    """
+    return len(next(iter(group_candidates(points).values())))
+
+
+def list_launches(points: Sequence[Point]) -> Iterator[Launch]:
+    """Yield what is to be trained next, rung by rung; each must have been before the next is asked for.
+
+    Where the last candidate came to no result, the best of those that were left behind goes on in its place.
+    """
+    problems = group_candidates(points)
+    left_behind: dict[tuple, list[tuple]] = {words: [] for words in problems}
+    remaining = dict(problems)
+    rungs = plan_rungs(count_candidates(points))
+    for place, rung in enumerate(rungs):
+        yield from list_due(list_points(remaining), rung.share)
+        if rung.share == 1:
+            break
+        for words, candidates in remaining.items():
+            ranked = rank_candidates(candidates, rung.share)
+            count = rungs[place + 1].candidates
+            remaining[words] = {setting: candidates[setting] for setting in ranked[:count]}
+            hopeful = drop_lost(candidates, ranked[count:], rung.share)
+            left_behind[words] = hopeful + left_behind[words]
+    yield from replace_lost(problems, remaining, left_behind)
+
+
+def replace_lost(
+    problems: dict[tuple, Candidates],
+    remaining: dict[tuple, Candidates],
+    left_behind: dict[tuple, list[tuple]],
+) -> Iterator[Launch]:
+    """Yield the next candidates in the place of last ones without a result, until each problem has one, or no more."""
+    while True:
+        replaced = []
+        for words, candidates in remaining.items():
+            if left_behind[words] and any(map(is_lost, list_points({words: candidates}))):
+                setting = left_behind[words].pop(0)
+                remaining[words] = {setting: problems[words][setting]}
+                replaced += problems[words][setting]
+        if not replaced:
+            return
+        for launch in list_due(replaced, 1.0):
+            labels = dict.fromkeys(label_job(point.setting, None) for point in launch.points)
+            note = f"halving: a last candidate came to no result; in its place goes on {'; '.join(labels)}"
+            yield launch._replace(note=note)
+
+
+def list_due(points: Iterable[Point], share: float) -> Iterator[Launch]:
+    """Yield the points that have not come as far as a share, if there are any."""
+    due = [point for point in points if not has_reached(point, share)]
+    if due:
+        yield Launch(due, share)
+
+
 def has_reached(point: Point, share: float) -> bool:
     """Whether a point's run came to its end, or paused at this share of its budget or later."""
-    return point.is_done or read_pause(read_json(point.folder / RESULT) or {}) >= share
+    return find_share_done(point) >= share
 
 
-def read_pause(result: dict) -> float:
-    """The share of its budget after which a run paused; 0 where it did not."""
-    share = result.get("paused_after")
-    return share if isinstance(share, int | float) else 0.0
+def find_share_done(point: Point) -> float:
+    """The share of its budget that a point's run is done with: all where trying again would change nothing."""
+    if read_status(point.folder) in RESULTS and not point.rerun:
+        return 1.0
+    return read_pause(read_json(point.folder / RESULT) or {})
 
 
-def read_loss_at(folder: Path, share: float) -> float:
-    """Return the validation loss when a share of the budget was done; infinite where the run did not come so far."""
-    result = read_json(folder / RESULT) or {}
-    losses = {}
-    curve = result.get("curve")
-    for line in curve if isinstance(curve, list) else ():
-        loss = line.get("validation_loss") if isinstance(line, dict) else None
-        if isinstance(loss, int | float) and isinstance(line.get("step"), int):
-            losses[line["step"]] = loss
-    finished = result.get("status") == "finished"
-    if not losses or not (finished or read_pause(result) >= share):
-        return math.inf
-    end = max(losses)
-    due = end if not finished else share * end
-    step = min(step for step in losses if step >= due)
-    return float(losses[step])
+def is_lost(point: Point) -> bool:
+    """Whether a point's run came to an end without a loss, which trying again would not change."""
+    status = read_status(point.folder)
+    return status in RESULTS and status != "finished"
 
 
-def choose_better(candidates: Candidates, share: float, count: int) -> Candidates:
-    """Return so many of the candidates, the lowest mean loss over seeds first; ties in their order."""
+def mean_loss_at(candidate: Sequence[Point], share: float) -> float:
+    """The mean loss of a candidate's seeds when a share of the budget was done."""
+    losses = [read_loss_at(point.folder, share) for point in candidate]
+    return sum(losses) / len(losses)
 
-    def mean_loss(setting: tuple) -> float:
-        losses = [read_loss_at(point.folder, share) for point in candidates[setting]]
-        return sum(losses) / len(losses)
 
-    ranked = sorted(candidates, key=mean_loss)
-    return {setting: candidates[setting] for setting in ranked[:count]}
+def rank_candidates(candidates: Candidates, share: float) -> list[tuple]:
+    """Return the settings by their mean loss at a share, the lowest first; ties in their order."""
+    return sorted(candidates, key=lambda setting: mean_loss_at(candidates[setting], share))
+
+
+def drop_lost(candidates: Candidates, settings: Sequence[tuple], share: float) -> list[tuple]:
+    """Return those of the settings that have a loss at a share, in their order."""
+    return [
+        setting for setting in settings if math.isfinite(mean_loss_at(candidates[setting], share))
+    ]
 
 
 def list_points(problems: dict[tuple, Candidates]) -> Iterator[Point]:

@@ -23,6 +23,7 @@ from tuneoff.sweeps.grids import find_varied_keys
 from tuneoff.sweeps.job import SweepStopped
 from tuneoff.sweeps.job_costs import measure_work
 from tuneoff.sweeps.options import read_options
+from tuneoff.sweeps.parts import plan_parts
 from tuneoff.sweeps.plan import Plan, Point
 from tuneoff.sweeps.progress import JobRow, describe_unfinished, format_sweep_table, label_job
 from tuneoff.sweeps.time_forecast import forecast_sweep
@@ -54,6 +55,8 @@ class GridSweeper(BasicSweeper):
         assert isinstance(loader, ConfigLoaderImpl)
         plan = Plan(loader, self.config, self.options)
         points = plan.make_points(arguments)
+        if halving.is_halving(self.config.get(halving.KEY), points):
+            halving.refuse_unfair(points)
         self.data_checks = plan.data_checks
         for note in plan.notes:
             print(note, file=sys.stderr)
@@ -72,11 +75,12 @@ class GridSweeper(BasicSweeper):
         points = self.points(arguments)
         for check in self.data_checks:
             run_check(check)
-        print(describe_plan(points), file=sys.stderr)
-        for line in forecast_sweep(points):
+        parts = plan_parts(points, self.config.get(halving.KEY))
+        print(describe_plan(points, parts), file=sys.stderr)
+        for line in forecast_sweep(parts):
             print(line, file=sys.stderr)
         if self.config.get("dry_run"):
-            print("\n".join(list_jobs(points)))
+            print("\n".join(list_jobs(points, parts)))
             return
         varied = find_varied_keys([point.overrides for point in points])
         rows = []
@@ -116,7 +120,7 @@ class GridSweeper(BasicSweeper):
     ) -> None:
         """Launch the points: each to its end, or by successive halving."""
         assert self.config is not None
-        if self.config.get(halving.KEY) == halving.HALVING:
+        if halving.is_halving(self.config.get(halving.KEY), points):
             self.launch_rungs(points, varied, rows)
         else:
             self.launch_jobs(add_sweep_facts(points, varied), rows)
@@ -127,35 +131,22 @@ class GridSweeper(BasicSweeper):
         varied: list[str],
         rows: list[JobRow],
     ) -> None:
-        """Launch the points by successive halving, one rung of all methods after another.
-
-        Raises:
-            ConfigError: the methods have other numbers of candidates.
-        """
-        problems = halving.group_candidates(points)
+        """Launch the points by successive halving, one rung of all methods after another."""
         row_of = {row.folder: row for row in rows}
-        rungs = halving.plan_rungs(len(next(iter(problems.values()))))
+        rungs = halving.plan_rungs(halving.count_candidates(points))
         budgets = halving.sum_budgets(rungs)
         print(
             f"halving: {rungs[0].candidates} candidates of each method, {budgets:g} whole budgets in all instead of "
             f"{rungs[0].candidates}",
             file=sys.stderr,
         )
-        for place, rung in enumerate(rungs):
-            due = [
-                point
-                for point in halving.list_points(problems)
-                if not halving.has_reached(point, rung.share)
-            ]
-            jobs = add_sweep_facts(due, varied)
-            if rung.share < 1:
-                jobs = [[*job, f"stop_after={rung.share:g}"] for job in jobs]
-            if jobs:
-                self.launch_jobs(jobs, [row_of[point.folder] for point in due])
-            for words, candidates in problems.items():
-                if place + 1 < len(rungs):
-                    count = rungs[place + 1].candidates
-                    problems[words] = halving.choose_better(candidates, rung.share, count)
+        for launch in halving.list_launches(points):
+            if launch.note:
+                print(launch.note, file=sys.stderr)
+            jobs = add_sweep_facts(launch.points, varied)
+            if launch.share < 1:
+                jobs = [[*job, f"stop_after={launch.share:g}"] for job in jobs]
+            self.launch_jobs(jobs, [row_of[point.folder] for point in launch.points])
 
     def launch_jobs(
         self,

@@ -13,6 +13,7 @@ from tuneoff.jobs.work import PredictWork
 from tuneoff.record import NOT_PREDICTED, PREDICTION, read_json
 from tuneoff.record.ranges import UNKNOWN_HOURS
 from tuneoff.sweeps.grids import find_varied_keys, override_keys
+from tuneoff.sweeps.parts import Part
 from tuneoff.sweeps.plan import Point
 from tuneoff.sweeps.progress import format_duration, label_job
 
@@ -20,19 +21,23 @@ from tuneoff.sweeps.progress import format_duration, label_job
 NOT_TIMED = {"seed", *NOT_PREDICTED} - {"epochs", "max_steps", "max_tokens", "max_seconds", "tf32"}
 
 
-def forecast_sweep(points: Sequence[Point]) -> Iterator[str]:
-    """Yield a line for each setting of the jobs that wait, and one for all of them one after another."""
-    groups: dict[tuple[str, ...], list[Point]] = defaultdict(list)
-    for point in points:
+def forecast_sweep(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield a line for each setting of the jobs of which parts are to be trained, and one for all parts together."""
+    groups: dict[tuple[str, ...], dict[Path, Point]] = defaultdict(dict)
+    shares: dict[tuple[str, ...], float] = defaultdict(float)
+    for part in parts:
+        point = part.point
         if point.prediction is not None:
-            groups[_name_setting(point)].append(point)
+            setting = _name_setting(point)
+            groups[setting][point.folder] = point
+            shares[setting] += part.share
     totals = [0.0, 0.0]
     unknown = 0
     device = None
     varied = find_varied_keys([list(setting) for setting in groups])
     for setting, members in groups.items():
         label = label_job(setting, varied) if varied else "each job"
-        work = members[0].prediction
+        work = next(iter(members.values())).prediction
         assert work is not None
         prediction = predict_beside(work)
         if isinstance(prediction, str):
@@ -47,9 +52,10 @@ def forecast_sweep(points: Sequence[Point]) -> Iterator[str]:
             unknown += len(members)
             yield f"  {label}: {UNKNOWN_HOURS}; {needed} ({jobs})"
             continue
-        yield f"  {label}: {_format_time(time['hours'])} each, {needed} ({jobs})"
+        whole = "each" if shares[setting] == len(members) else "for a whole budget"
+        yield f"  {label}: {_format_time(time['hours'])} {whole}, {needed} ({jobs})"
         for end, hours in enumerate(time["hours"]):
-            totals[end] += hours * len(members)
+            totals[end] += hours * shares[setting]
     if device is not None:
         left_out = f", without {unknown} jobs that are not known" if unknown else ""
         yield f"on {device}: {_format_time(totals)} of train steps one after another{left_out}"

@@ -1,10 +1,11 @@
 """Trials: the runs of a tuning sweep, as their records tell them, and those whose records tell nothing."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuneoff.record import RESULT, RESULTS, RUN, SCHEMA_VERSION, read_json
+from tuneoff.record import INCIDENTAL, RESULT, RESULTS, RUN, SCHEMA_VERSION, read_json
 
 # Beyond this, a product of three values is infinite.
 LARGEST = 1e60
@@ -25,10 +26,25 @@ def is_number(value: Any) -> bool:
 
 
 def read_trials(folder: str) -> list[dict]:
-    """Return the results below a folder that a tuning can be read from."""
+    """Return the results below a folder that a tuning can be read from; of copies of one run only one."""
     paths = sorted(Path(folder).rglob(RESULT))
     results = [read_json(path) or {} for path in paths]
-    return [result for result in results if is_trial(result)]
+    kept: dict[str, dict] = {}
+    for trial in filter(is_trial, results):
+        name = name_run(trial)
+        kept[name] = max(kept.get(name, trial), trial, key=rank_copy)
+    return list(kept.values())
+
+
+def name_run(trial: dict) -> str:
+    """What tells which run a trial is of: copies of a folder, and what only writes to another place, are the same."""
+    config = {key: value for key, value in trial["config"].items() if key not in INCIDENTAL}
+    return json.dumps([trial.get("identity"), config], sort_keys=True)
+
+
+def rank_copy(trial: dict) -> tuple[bool, str]:
+    """A key by which the copy that tells the most is the highest: a finished one, then the latest."""
+    return trial.get("status") == "finished", str(trial.get("finished_at"))
 
 
 def is_trial(result: dict) -> bool:
@@ -83,7 +99,9 @@ def describe_lost_trials(folder: str, method: str, trials: list[dict]) -> list[s
     failed = [trial for trial in trials if not has_settled(trial)]
     if failed:
         count = f"{len(failed)} of its {len(trials)} trials"
-        notes.append(f"{method}: {count} failed or were interrupted, and count as the worst")
+        notes.append(
+            f"{method}: {count} failed or were interrupted, and say nothing of their values"
+        )
     return notes
 
 

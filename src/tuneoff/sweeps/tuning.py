@@ -1,8 +1,6 @@
 """Tuning: what a tuning sweep's records say of each method's best setting, its cost, and whether to search on."""
 
-import math
 import shlex
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,7 +15,9 @@ from tuneoff.config import (
     schemas,
 )
 from tuneoff.jobs.work import COMMAND
-from tuneoff.sweeps.trials import LARGEST, describe_lost_trials, is_number, read_trials
+from tuneoff.sweeps.best_trials import choose_best, describe_seeds, group_losses
+from tuneoff.sweeps.search_on import find_extension, write_search
+from tuneoff.sweeps.trials import describe_lost_trials, is_number, read_trials
 from tuneoff.sweeps.tuned_conditions import (
     BUDGET,
     PROBLEM,
@@ -76,16 +76,12 @@ class Tuning:
     @cached_property
     def best(self) -> dict[str, Any]:
         """The values of `space` with the lowest mean validation loss over seeds; empty where nothing finished."""
-        keys = list(self.space)
-        groups: dict[str, list[dict]] = {}
-        values_of_group: dict[str, dict[str, Any]] = {}
-        for trial, settings in zip(self.trials, self._settings, strict=True):
-            values = {key: settings.get(key) for key in keys}
-            name = format_value(list(values.values()))
-            groups.setdefault(name, []).append(trial)
-            values_of_group[name] = values
-        winner = min(groups, key=lambda name: mean_final_loss(groups[name]))
-        return {} if mean_final_loss(groups[winner]) == math.inf else values_of_group[winner]
+        return choose_best(self.trials, self._settings, self.space)
+
+    def describe_seeds(self) -> list[str]:
+        """What to say where its values were not tried with the same seeds."""
+        groups = group_losses(self.trials, self._settings, self.space)
+        return describe_seeds(self.method, groups.values())
 
     @property
     def schedule(self) -> str:
@@ -109,17 +105,8 @@ class Tuning:
         return find_differences(self.trials[0]["config"], config, self.space)
 
     def find_extension(self) -> dict[str, list[float]]:
-        """For each key whose best value lies on the edge of its grid, two values that go on beyond it."""
-        space = self.space
-        extension = {}
-        for key, best in self.best.items():
-            values = [value for value in space[key] if is_number(value) and value > 1 / LARGEST]
-            if len(values) < 2 or best not in (values[0], values[-1]):
-                continue
-            neighbour = values[1] if best == values[0] else values[-2]
-            factor = best / neighbour
-            extension[key] = [float(f"{best * factor**step:.3g}") for step in (1, 2)]
-        return extension
+        """For each key whose best value lies on the edge of its grid, values that go on beyond it."""
+        return find_extension(self.space, self.best)
 
     def describe_extension(self) -> str | None:
         """What to say of a best value on the edge: the command that searches beyond it."""
@@ -127,12 +114,7 @@ class Tuning:
         if not extension:
             return None
         command = self.trials[0].get("command") or ["python", "train.py"]
-        replaced = ("method", *extension)
-        words = [word for word in command if word.partition("=")[0] not in replaced]
-        words.append(f"method={self.method}")
-        for key, values in extension.items():
-            written = ",".join(f"{value:g}" for value in values)
-            words.append(f"{key}={written}")
+        words = write_search(command, self.method, extension)
         best_values = self.best
         best = ", ".join(f"{key}={format_value(best_values[key])}" for key in extension)
         advice = f"{self.method}: its best {best} is on the edge of its grid; search on with"
@@ -152,15 +134,6 @@ def numbers_first(value: Any) -> tuple[bool, Any]:
     if is_number(value):
         return False, value
     return True, str(value)
-
-
-def mean_final_loss(trials: Iterable[dict]) -> float:
-    """Mean last validation loss of the seeds; infinite where one of them came to no result, or there are none."""
-    losses = []
-    for trial in trials:
-        finished = trial.get("status") == "finished"
-        losses.append(trial["loss"]["final"] if finished else math.inf)
-    return statistics.fmean(losses) if losses else math.inf
 
 
 @cache
@@ -238,10 +211,13 @@ def find_tuned_overrides(
         differences = tuning.find_differences(config)
         refuse_differences(config["tuned"], config["method"], differences)
     given = set(given)
+    settings = list_settings(config)
     values = []
     notes = []
     for key, value in tuning.best.items():
         written = f"{key}={format_value(value)}"
+        if key in given and settings.get(key) == value:
+            continue
         if key in given:
             notes.append(f"{tuning.method}: {key} is given, so the tuned {written} is not used")
         else:
@@ -250,6 +226,7 @@ def find_tuned_overrides(
     if seed in {trial["config"]["seed"] for trial in tuning.trials}:
         notes.append(f"seed={seed} was tuned on; a comparison needs fresh seeds")
     notes += describe_lost_trials(config["tuned"], tuning.method, tuning.trials)
+    notes += tuning.describe_seeds()
     extension = tuning.describe_extension()
     if extension:
         notes.append(extension)
@@ -271,9 +248,11 @@ def describe_tuning(config: dict[str, Any], used: Iterable[str]) -> dict | None:
         key, _, value = override.lstrip("+").partition("=")
         own[key] = value
     best = tuning.best
+    settings = list_settings(config)
     overridden = {}
     for key, value in best.items():
-        if key in own and own[key] != format_value(value):
+        # The value counts, not how it is written: 1e-3 is 0.001.
+        if key in own and settings.get(key) != value:
             overridden[key] = own[key]
     differences = tuning.find_differences(config)
     return {
