@@ -162,7 +162,9 @@ def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
         "max_length=64",
         *extra,
     )
-    compare(run, options)
+    # A CPU without instructions for bfloat16 multiplies in float32, with a copy of the result that no GPU makes.
+    multiplies_in_bf16 = torch.cpu._is_avx512_bf16_supported()
+    compare(run, options, peaks=size == "tiny" or multiplies_in_bf16)
 
 
 SHARED = (
