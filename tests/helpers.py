@@ -184,6 +184,28 @@ def kill_inside(training, due: Callable[[], bool]) -> None:
     training.parts.engine.backward = until
 
 
+def end_whole_and_killed(prepare: Callable, folder: Path, killed_in: int) -> list[tuple]:
+    """What a run ends with, its trajectory and weights: taken whole, and killed inside a step and resumed.
+
+    Args:
+        prepare: sets a run up, given the word that says how it resumes, and a folder.
+        killed_in: the step, from 0.
+    """
+    ends = []
+    for name, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
+        for resume in resumes:
+            training = prepare(f"resume={resume}", folder / name)
+            if name == "killed" and resume == "never":
+                kill_inside(training, lambda training=training: training.trainer.step == killed_in)
+                with pytest.raises(Killed):
+                    training.fit()
+            else:
+                training.fit()
+            training.parts.recorder.close()
+        ends.append((trajectory(folder / name), dict(training.parts.model.named_parameters())))
+    return ends
+
+
 def trajectory(folder: Path) -> list[dict]:
     """Everything a run has measured that does not depend on the clock."""
     return [

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import Killed, apart, kill_inside, trajectory
+from helpers import apart, end_whole_and_killed
 
 from tuneoff.config import ConfigError, Optimizer
 
@@ -17,18 +17,11 @@ QUICK = ["method=adalora", "lr=0.1", "batch_size=2"]
 )
 def test_any_optimizer_prunes_and_resumes_to_the_last_bit(new_run, tmp_path, optimizer):
     words = [*QUICK, f"optimizer={optimizer}", "max_steps=8", "peft.target_r=2", "save_every=2"]
-    ends = []
-    for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
-        for resume in resumes:
-            training = new_run(*words, f"resume={resume}", folder=tmp_path / folder)
-            if folder == "killed" and resume == "never":
-                kill_inside(training, lambda training=training: training.trainer.step == 5)
-                with pytest.raises(Killed):
-                    training.fit()
-            else:
-                training.fit()
-            training.parts.recorder.close()
-        ends.append((trajectory(tmp_path / folder), dict(training.parts.model.named_parameters())))
+
+    def prepare(resume, folder):
+        return new_run(*words, resume, folder=folder)
+
+    ends = end_whole_and_killed(prepare, tmp_path, killed_in=5)
     assert [apart(one, other) for one, other in zip(*ends, strict=True)] == [0, 0]
     values = [weight for name, weight in ends[0][1].items() if "lora_E" in name]
     left = sum(int((weight != 0).sum()) for weight in values)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import Killed, apart, in_this_part, kill_inside, trajectory
+from helpers import apart, end_whole_and_killed, in_this_part
 from test_predict import compare
 
 from tuneoff.config import PACKAGED, ConfigError, Optimizer
@@ -97,19 +97,12 @@ def test_it_equals_its_package_used_directly(new_run, name):
 )
 @pytest.mark.parametrize("name", NEW)
 def test_a_run_that_was_killed_ends_bit_identical(new_run, tmp_path, name, method, pure_bf16):
-    ends = []
-    for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
-        for resume in resumes:
-            more = ["save_every=2", "eval_every=3", f"resume={resume}", f"pure_bf16={pure_bf16}"]
-            training = new_run(*words(name, method), *more, folder=tmp_path / folder)
-            if folder == "killed" and resume == "never":
-                kill_inside(training, lambda training=training: training.trainer.step == 5)
-                with pytest.raises(Killed):
-                    training.fit()
-            else:
-                training.fit()
-            training.parts.recorder.close()
-        ends.append((trajectory(tmp_path / folder), dict(training.parts.model.named_parameters())))
+    more = ["save_every=2", "eval_every=3", f"pure_bf16={pure_bf16}"]
+
+    def prepare(resume, folder):
+        return new_run(*words(name, method), *more, resume, folder=folder)
+
+    ends = end_whole_and_killed(prepare, tmp_path, killed_in=5)
     assert [apart(one, other) for one, other in zip(*ends, strict=True)] == [0, 0]
 
 

@@ -152,7 +152,10 @@ def test_a_prediction_equals_a_real_step_in_bf16(settings, method):
 @pytest.mark.parametrize("method", quick_of(METHODS, "dora", "galore"))
 def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
     # Its width and vocabulary, and six of its thirty layers, which are all alike.
-    smollm = ["pure_bf16=true", "max_length=32", "model.config.num_hidden_layers=6"]
+    smollm = ["max_length=32", "model.config.num_hidden_layers=6"]
+    # A CPU without instructions for bfloat16 multiplies in float32, with a copy of the result that no GPU makes.
+    if torch.cpu._is_avx512_bf16_supported():
+        smollm.append("pure_bf16=true")
     extra = [] if size == "tiny" else smollm
     run, options = foreseen(
         f"model={size}",
@@ -162,9 +165,7 @@ def test_a_prediction_equals_a_real_step_of_larger_models(method, size):
         "max_length=64",
         *extra,
     )
-    # A CPU without instructions for bfloat16 multiplies in float32, with a copy of the result that no GPU makes.
-    multiplies_in_bf16 = torch.cpu._is_avx512_bf16_supported()
-    compare(run, options, peaks=size == "tiny" or multiplies_in_bf16)
+    compare(run, options)
 
 
 SHARED = (

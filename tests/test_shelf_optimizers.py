@@ -13,6 +13,7 @@ from helpers import (
     Killed,
     apart,
     bound,
+    end_whole_and_killed,
     in_this_part,
     kill_inside,
     prepare_run,
@@ -271,19 +272,12 @@ def test_states_of_another_type_than_the_weights_are_resumed_as_they_were(
     further_settings, tmp_path, method
 ):
     """Weights of bfloat16: PyTorch would load an optimizer's float32 states rounded to it."""
-    ends = []
-    for folder, resumes in (("whole", ["never"]), ("killed", ["never", "auto"])):
-        for resume in resumes:
-            words = ["pure_bf16=true", "max_steps=8", "save_every=2", f"resume={resume}"]
-            training = arrange(further_settings(method, *words), tmp_path / folder)
-            if folder == "killed" and resume == "never":
-                kill_inside(training, lambda training=training: training.trainer.step == 5)
-                with pytest.raises(Killed):
-                    training.fit()
-            else:
-                training.fit()
-            training.parts.recorder.close()
-        ends.append((trajectory(tmp_path / folder), dict(training.parts.model.named_parameters())))
+    words = ["pure_bf16=true", "max_steps=8", "save_every=2"]
+
+    def prepare(resume, folder):
+        return arrange(further_settings(method, *words, resume), folder)
+
+    ends = end_whole_and_killed(prepare, tmp_path, killed_in=5)
     assert [apart(one, other) for one, other in zip(*ends, strict=True)] == [0, 0]
 
 

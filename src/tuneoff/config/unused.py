@@ -1,6 +1,6 @@
 """Unused settings: what another setting switches off is refused, so that no record names a value that did nothing."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -75,6 +75,32 @@ DEPENDENCES = (
 REPLACED_BY = {"validation_share": "validation_rows", "default_epochs": "default_steps"}
 
 
+def refuse_switched_off(
+    dependences: Iterable[Dependence],
+    settings: Any,
+    written: Collection[str],
+    prefix: str = "",
+) -> None:
+    """Refuse a setting that was given, although what it depends on leaves it unused.
+
+    Args:
+        settings: an object of a dataclass, which has the keys of the dependences.
+        written: the keys on the command line, which are refused at their defaults too, but not at null.
+        prefix: what stands before the keys of `settings` on the command line.
+
+    Raises:
+        ConfigError: naming the setting, and what it needs.
+    """
+    defaults = {item.name: item.default for item in fields(settings)}
+    for dependence in dependences:
+        key = f"{prefix}{dependence.key}"
+        value = getattr(settings, dependence.key)
+        is_written = key in written and value is not None
+        is_given = is_written or value != defaults[dependence.key]
+        if is_given and not dependence.is_used(settings):
+            raise ConfigError(key, value, dependence.allowed)
+
+
 def refuse_unused(experiment: Any, written: Collection[str]) -> None:
     """Refuse a setting that was given, although another one switches it off.
 
@@ -86,13 +112,7 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
     Raises:
         ConfigError: naming the setting, and what it needs.
     """
-    defaults = {item.name: item.default for item in fields(experiment)}
-    for dependence in DEPENDENCES:
-        value = getattr(experiment, dependence.key)
-        is_written = dependence.key in written and value is not None
-        is_given = is_written or value != defaults[dependence.key]
-        if is_given and not dependence.is_used(experiment):
-            raise ConfigError(dependence.key, value, dependence.allowed)
+    refuse_switched_off(DEPENDENCES, experiment, written)
     # A model's YAML may have a shape beside a path that was written, and then says nothing.
     shape = [key for key in written if key.startswith("model.config")]
     if shape and experiment.model.path is not None and experiment.model.config is not None:

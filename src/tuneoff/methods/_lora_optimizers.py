@@ -5,9 +5,8 @@ from typing import Any
 import torch
 
 from tuneoff.config import ConfigError, Experiment
+from tuneoff.methods._lora_refusals import DEFAULT_EMBEDDING_RATE
 from tuneoff.models.optimizers import BETAS, EPS, build_optimizer, parameter_groups
-
-DEFAULT_EMBEDDING_RATE = 1e-6  # of the option `loraplus_lr_embedding`, as LLaMA-Factory has it
 
 
 def make_loraplus(model: Any, experiment: Experiment, ratio: float, embedding_rate: float) -> Any:

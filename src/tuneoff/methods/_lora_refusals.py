@@ -5,6 +5,8 @@ from typing import Any
 from tuneoff.config import ConfigError, Experiment, Optimizer, Task, is_split
 from tuneoff.methods._lora_stored import take_adapter
 
+DEFAULT_EMBEDDING_RATE = 1e-6  # of the option `loraplus_lr_embedding`, as LLaMA-Factory has it
+
 
 def check_options(method: Any, experiment: Experiment) -> None:
     """Refuse what PEFT cannot do, options without effect, and an adapter that cannot be gone on with.

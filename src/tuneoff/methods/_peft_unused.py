@@ -1,11 +1,10 @@
 """Options of PEFT's tuners that another option switches off: PEFT ignores them, and a record would name them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields
 from typing import Any
 
 from tuneoff.config import ConfigError
-from tuneoff.config.unused import Dependence
+from tuneoff.config.unused import Dependence, refuse_switched_off
 
 
 def needs(key: str, other: str, value: Any) -> Dependence:
@@ -80,7 +79,6 @@ DEPENDENCES = {
     "waveft": (needs("wavelet_family", "use_idwt", True),),
 }
 
-
 # By tuner and option, a part of the name of the weights that it makes in the model, where it does anything there.
 WEIGHTS = {
     "glora": {"config_C": "glora_C", "config_D_E": "glora_D"},
@@ -127,11 +125,4 @@ def refuse_unused_options(options: Any, written: Collection[str]) -> None:
     Raises:
         ConfigError: naming the option, and what it needs.
     """
-    defaults = {item.name: item.default for item in fields(options)}
-    for dependence in DEPENDENCES.get(options.type, ()):
-        key = f"peft.{dependence.key}"
-        value = getattr(options, dependence.key)
-        is_written = key in written and value is not None
-        is_given = is_written or value != defaults[dependence.key]
-        if is_given and not dependence.is_used(options):
-            raise ConfigError(key, value, dependence.allowed)
+    refuse_switched_off(DEPENDENCES.get(options.type, ()), options, written, "peft.")

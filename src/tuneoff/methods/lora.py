@@ -40,7 +40,7 @@ class LoRA(Method):
     """Modules that train in full beside the adapters, and are saved with them."""
     loraplus_lr_ratio: float | None = above(None, 0)
     """B matrices learn this many times as fast as A matrices, which have lr (LoRA+, Hayou et al. 2024)."""
-    loraplus_lr_embedding: float = above(1e-6, 0)
+    loraplus_lr_embedding: float = above(refusals.DEFAULT_EMBEDDING_RATE, 0)
     """The learning rate of an embedding's B matrix under LoRA+."""
     use_rslora: bool = False
     """Scale adapters by alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)."""

@@ -1,6 +1,7 @@
-"""Judgement: from which share or number on a figure of a record is told with a warning. Standard library only."""
+"""Judgement: from which share or number on a figure is told with a warning, and which seeds compare. Stdlib only."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 LEAST_MEASURED_STEPS = 10  # fewer say little of a rate
@@ -69,3 +70,12 @@ def warn_of_losses(data: dict[str, Any], max_length: int) -> list[str]:
                 f"{losses.describe()}; what lies behind it is neither trained nor judged"
             )
     return warnings
+
+
+def find_common_seeds(seeds_of_all: Iterable[Iterable[int]]) -> set[int]:
+    """The seeds that all have, or where there are none, those that the most have."""
+    counts: Counter[int] = Counter()
+    for seeds in seeds_of_all:
+        counts.update(set(seeds))  # once each, of a mapping its keys
+    most = max(counts.values(), default=0)
+    return {seed for seed, count in counts.items() if count == most}

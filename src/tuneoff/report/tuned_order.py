@@ -1,10 +1,10 @@
 """The order of rows as a tuning sees it: by validation loss, at the same seeds, and none of them lost."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from tuneoff.record.judgement import find_common_seeds
 from tuneoff.report import stats
 from tuneoff.report.rows import VALIDATION_LOSS, Row
 
@@ -28,11 +28,8 @@ def measure_tuned_losses(rows: Sequence[Row]) -> list[float]:
 
     Infinity where one of these is missing, or where any seed came to no loss at all, such as one that diverged.
     """
-    counts: Counter[int] = Counter()
-    for row in rows:
-        counts.update(row.values_by_seed(VALIDATION_LOSS).keys() | row.lost_seeds)
-    most = max(counts.values(), default=0)
-    seeds = sorted(seed for seed, count in counts.items() if count == most)
+    tried = [row.values_by_seed(VALIDATION_LOSS).keys() | row.lost_seeds for row in rows]
+    seeds = sorted(find_common_seeds(tried))
     losses = []
     for row in rows:
         values = row.values_by_seed(VALIDATION_LOSS)

@@ -2,10 +2,10 @@
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from tuneoff.record.judgement import find_common_seeds
 from tuneoff.sweeps.trials import has_settled
 
 Space = dict[str, list]  # by key: the values that were tried, in order
@@ -58,15 +58,6 @@ def group_losses(
             loss = trial["loss"]["final"] if finished else math.inf
             losses.setdefault(trial["config"]["seed"], []).append(loss)
     return groups
-
-
-def find_common_seeds(groups: Collection[Losses]) -> set[int]:
-    """The seeds that all values have, or where there are none, those that the most values have."""
-    counts: Counter[int] = Counter()
-    for losses in groups:
-        counts.update(losses.keys())
-    most = max(counts.values(), default=0)
-    return {seed for seed, count in counts.items() if count == most}
 
 
 def mean_loss(losses: Losses, seeds: Collection[int]) -> float:
