@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.jobs.work import TrainWork
 from tuneoff.sweeps import progress, time_forecast
@@ -80,6 +80,19 @@ def test_what_every_job_takes_is_told_from_what_grows_with_its_budget(tmp_path):
     )
 
 
+def make_hydra(folder: Path, sweeper: dict, number: int) -> DictConfig:
+    """Hydra's own part of a job's config."""
+    return OmegaConf.create(
+        {
+            "job": {"num": number},
+            "overrides": {"task": ["seed=1"]},
+            "sweeper": sweeper,
+            "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+            "runtime": {"output_dir": str(folder)},
+        }
+    )
+
+
 def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path):
     monkeypatch.setattr(progress, "_costs", [])
     jobs = [(5.0, 27.0, 2, 20.0), (5.0, 5.5, 1, 10.0)]
@@ -88,15 +101,7 @@ def test_what_the_first_job_starts_for_all_is_counted_once(monkeypatch, tmp_path
         folder = tmp_path / str(number)
         finish_job(folder, wall_seconds, train_seconds=1.0)
         sweeper = {"jobs": 3, "work": 10.0, "jobs_left": jobs_left, "work_left": work_left}
-        hydra = OmegaConf.create(
-            {
-                "job": {"num": number},
-                "overrides": {"task": ["seed=1"]},
-                "sweeper": {**sweeper, "varied": ["seed"]},
-                "launcher": {},
-                "runtime": {"output_dir": str(folder)},
-            }
-        )
+        hydra = make_hydra(folder, {**sweeper, "varied": ["seed"]}, number)
         lines.append(progress.format_progress_line(hydra, "finished", "ran", "", seconds))
     # Not 2 x 27 s, though the first took so long; the half second before the second's record counts.
     assert lines[0].endswith("(about 10 s left)")
@@ -214,13 +219,32 @@ def test_a_sweep_says_beforehand_what_it_takes_on_a_card(sweep):
     assert [line for line in lines if line.startswith("on a100: ")]
 
 
-def test_jobs_that_were_done_before_are_no_part_of_the_time_left(monkeypatch):
-    monkeypatch.setattr(progress, "_jobs_without_run", 1)
-    monkeypatch.setattr(progress.time, "time", lambda: 160.0)
-    sweeper = {"jobs": 4, "waiting": 2, "varied": ["seed"], "began": 100.0}
-    hydra = OmegaConf.create(
-        {"job": {"num": 1}, "overrides": {"task": ["seed=1"]}, "sweeper": sweeper}
-    )
+@pytest.mark.parametrize(("jobs_at_once", "left"), [(1, "4 min 0 s"), (2, "2 min 0 s")])
+def test_time_left_is_of_jobs_that_were_not_done_before(monkeypatch, tmp_path, jobs_at_once, left):
+    """Whichever process of the launcher took those that were."""
+    monkeypatch.setattr(progress, "_costs", [])
+    folder = tmp_path / "20"
+    finish_job(folder, wall_seconds=60.0, train_seconds=50.0)
+    sweeper = {"jobs": 25, "work": 10.0, "jobs_left": 4, "work_left": 40.0, "varied": ["seed"]}
+    hydra = make_hydra(folder, sweeper, number=20)
+    hydra.launcher.n_jobs = jobs_at_once
     line = progress.format_progress_line(hydra, "finished", "ran", "", 60.0)
-    # One of two to run took a minute, so the other takes one.
-    assert line.endswith("60.0 s  (about 1 min 0 s left)")
+    assert line.endswith(f"60.0 s  (about {left} left)")
+
+
+def test_nothing_is_said_of_the_time_left_on_machines_that_are_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "_costs", [])
+    folder = tmp_path / "0"
+    finish_job(folder, wall_seconds=60.0, train_seconds=50.0)
+    sweeper = {"jobs": 25, "work": 10.0, "jobs_left": 4, "work_left": 40.0, "varied": ["seed"]}
+    hydra = make_hydra(folder, sweeper, number=0)
+    hydra.launcher._target_ = "hydra_plugins.hydra_submitit_launcher.SlurmLauncher"
+    assert progress.format_progress_line(hydra, "finished", "ran", "", 60.0).endswith("60.0 s")
+
+
+def test_predictions_forecast_by_their_seconds(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "_costs", [])
+    sweeper = {"jobs": 3, "work": 1.0, "jobs_left": 2, "work_left": 2.0, "varied": ["seed"]}
+    hydra = make_hydra(tmp_path / "0", sweeper, number=0)
+    line = progress.format_progress_line(hydra, "finished", "ran", "", 7.0)
+    assert line.endswith("7.0 s  (about 14 s left)")

@@ -111,6 +111,10 @@ def test_a_search_that_takes_too_long_is_wrong_and_counted(monkeypatch):
             "max_new_tokens=512: leaves no prompt of the validation split",
         ),
         (["test=true", "data.path={rows}"], "test=true: docstrings has no test rows"),
+        (
+            ["eval_every=1", "data.path={rows}", "data.splits.validation=null"],
+            "eval_every=1: needs validation rows, and docstrings has none",
+        ),
     ],
 )
 def test_what_could_never_be_measured_is_refused(new_run, tmp_path, options, line):

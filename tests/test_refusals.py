@@ -30,9 +30,15 @@ CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
+    # ---- logs
+    "hydra.verbose=3": "hydra.verbose=3: must be true or false, or the name of a logger or a list of such, …",
+    "hydra.verbose=[3]": "hydra.verbose=[3]: must be true or false, …",
+    "hydra.hydra_logging.root.level=FOO": "hydra.hydra_logging.root.level=FOO: must be as … takes it; Unknown level: 'FOO'",
+    "hydra.hydra_logging.version=2": "hydra.hydra_logging.version=2: must be as … takes it; Unsupported version: 2",
     # ---- the hub
     "model.revision=v1": "model.revision=v1: is for models of the hub, …",
     "push=x save_model=true": "push=x: must be a name on the hub, owner/name",
+    "hub_name=acme/x": "hub_name=acme/x: needs save_model=true",
     "push=acme/x": "push=acme/x: needs save_model=true, …",
     "push=acme/x save_model=true": "push=acme/x: needs the hub, and HF_HUB_OFFLINE is set",
     "shuffle=false group_by_length=true": "shuffle=false: must be true where group_by_length=true, …",

@@ -77,3 +77,14 @@ def test_a_run_is_another_with_another_set_or_weight():
 
 def identify_composed(*words: str) -> str:
     return identify_run(composed(*words))
+
+
+def test_a_set_that_judges_validation_alone_needs_no_test_rows(run, tmp_path):
+    rows = tmp_path / "judge.jsonl"
+    lines = [json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) for n in range(3)]
+    rows.write_text("\n".join(lines))
+    judge = ["data.sets.json.only_for=validation", f"data.sets.json.path={rows}"]
+    options = ["method=full", "test=true", "data=docstrings+json", *judge]
+    options += ["data.limit=null", "data.sets.docstrings.limit=4"]
+    result = run(*options, folder=tmp_path / "run")
+    assert result["loss"]["test"] == result["loss_by_set"]["test"]["docstrings"]

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tuneoff.cli.error_texts import first_line
-from tuneoff.cli.known_errors import explain_known_error
+from tuneoff.cli.known_errors import explain_known_error, explain_logging_error
 from tuneoff.config import ConfigError, shorten
 from tuneoff.distributed.launch import LauncherError
 from tuneoff.record import Busy
@@ -49,6 +49,9 @@ def find_line(error: BaseException, arguments: list[str]) -> str | None:
         return None
     # In a sweep the point's own value, not the whole list of the command line.
     arguments = [*find_merged_overrides(chain), *arguments, *find_refused_overrides(chain)]
+    line = explain_logging_error(chain, arguments)
+    if line:
+        return line
     for cause in chain:
         line = explain_known_error(cause, arguments)
         if line:

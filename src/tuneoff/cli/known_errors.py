@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from functools import singledispatch
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -38,6 +39,7 @@ from tuneoff.config import Experiment, explain_unknown_key, suggest_nearest
 from tuneoff.config.model import BRINGS_SHAPE
 from tuneoff.record import describe_os_error
 
+VERBOSE = "must be true or false, or the name of a logger or a list of such, which then print their details"
 ONLY_IN_YAML = "is null in this config, and can be given in a YAML alone"
 
 
@@ -235,3 +237,32 @@ def _(error: ValueError, arguments: list[str]) -> str | None:
 @explain_known_error.register
 def _(error: ConfigCompositionException, arguments: list[str]) -> str | None:
     return explain_composition_error(str(error), arguments)
+
+
+def explain_logging_error(chain: list[BaseException], arguments: list[str]) -> str | None:
+    """The line for an error in the settings of logs, or None for any other.
+
+    Args:
+        chain: the error and what it was raised from, outermost first.
+    """
+    settings = find_logging_settings(chain)
+    if settings is None:
+        return None
+    verbose = settings["verbose_config"]
+    names = list(verbose) if OmegaConf.is_list(verbose) else [verbose]
+    if not all(isinstance(name, bool | str) for name in names):
+        return f"{written_override('hydra.verbose', arguments)}: {VERBOSE}"
+    written = written_override("hydra.job_logging", arguments)
+    if "=" not in written:
+        written = written_override("hydra.hydra_logging", arguments)
+    reason = first_line(chain[-1])
+    return f"{written}: must be as Python's logging.config.dictConfig takes it; {reason}"
+
+
+def find_logging_settings(chain: list[BaseException]) -> dict[str, Any] | None:
+    """What Hydra was told of logs when it set them up, or None where the error came from elsewhere."""
+    for error in chain:
+        for frame, _ in walk_tb(error.__traceback__):
+            if frame.f_code.co_name == "configure_log":
+                return frame.f_locals
+    return None

@@ -72,7 +72,7 @@ class RunSettings:
     push: str | None = setting(None, INCIDENTAL)
     """Upload the saved model, or its adapter, to the hub as owner/name once the run is finished."""
     hub_name: str | None = setting(None, INCIDENTAL)
-    """The base model's owner/name on the hub, written into a saved adapter in place of a path of this machine."""
+    """The base model's owner/name on the hub, written into the saved adapter for its path; needs save_model=true."""
     save_every: int | None = at_least(None, 1, INCIDENTAL)
     """Steps between two checkpoints; null saves one only when the run is stopped."""
     keep_checkpoints: int = at_least(2, 1, INCIDENTAL)

@@ -68,6 +68,7 @@ DEPENDENCES = (
         lambda experiment: experiment.measure_serving,
         "needs measure_serving=true",
     ),
+    Dependence("hub_name", lambda experiment: experiment.save_model, "needs save_model=true"),
     Dependence("gib", predicts, "needs task=predict, or skip_if_over_gib"),
 )
 

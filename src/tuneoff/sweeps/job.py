@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneoff.config import ConfigError, bind, find_lr_source, resolve_config
 from tuneoff.jobs import supervisor
-from tuneoff.jobs.devices import Share, assign_devices, available_cores
+from tuneoff.jobs.devices import Share, assign_devices
 from tuneoff.jobs.work import WORKS, Work, describe_start
 from tuneoff.record import AlreadyDone, Busy, describe_error
 from tuneoff.record.console import prepare_console
 from tuneoff.sweeps import progress, tuning
+from tuneoff.sweeps.launchers import count_jobs_at_once
 
 RAN = "ran"
 SKIPPED = "skipped"
@@ -77,12 +78,6 @@ def enter_start_folder(hydra: DictConfig) -> None:
     folder = Path(hydra.runtime.cwd)
     if folder.is_dir() and folder != Path.cwd():
         os.chdir(folder)
-
-
-def count_jobs_at_once(hydra: DictConfig) -> int:
-    """Jobs that the launcher runs at the same time; below 0, joblib counts from the number of cores: -1 is all."""
-    jobs = int(OmegaConf.select(hydra, "launcher.n_jobs") or 1)
-    return jobs if jobs > 0 else max(1, available_cores() + 1 + jobs)
 
 
 def run_beside_others(work: Work, jobs_at_once: int) -> str:

@@ -14,8 +14,6 @@ KEY = "hydra.sweeper"
 # A job's part of its sweep, which the sweeper alone fills in.
 JOB_FACTS = (
     "jobs",
-    "waiting",
-    "began",
     "varied",
     "planned_seeds",
     "work",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tuneoff.config import (
@@ -28,12 +28,12 @@ from tuneoff.sweeps.bases import find_base
 from tuneoff.sweeps.composition import ComposedPoint, Composer, select_task_overrides
 from tuneoff.sweeps.foreign_options import drop_foreign_options
 from tuneoff.sweeps.grids import expand_grids, override_keys
+from tuneoff.sweeps.launchers import is_local
 from tuneoff.sweeps.options import KEY, SweepOptions
 from tuneoff.sweeps.sobol import list_sobol_points, refuse_bad_space, scale_value
 from tuneoff.sweeps.whole_sweep import refuse_lost_value, refuse_own_values
 
 SEED = "seed="
-LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ class Plan:
         self.data_checks: list[DataCheck] = []
         self._pushing: dict[str, Path] = {}  # which job's folder is uploaded to a name on the hub
         self.shows_bar = bool(sweep_config.get("progress", True))
-        launcher = str(OmegaConf.select(sweep_config, "hydra.launcher._target_"))
-        # Of another one's jobs nothing is known of the machine that they come to.
-        self.is_local = launcher.endswith(LOCAL_LAUNCHERS)
+        self.is_local = is_local(sweep_config.hydra)
 
     def make_points(self, arguments: list[str]) -> list[Point]:
         """Every job of the sweep, each once.

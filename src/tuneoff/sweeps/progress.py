@@ -1,6 +1,5 @@
 """Progress of a sweep: a line a job while it runs, and a table at its end, both from the records."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from tuneoff.jobs.work import NOT_STARTED, TrainWork, Work
 from tuneoff.record import RESULT, RESULTS, read_json, read_status
 from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps.job_costs import JobCost, estimate_seconds, read_cost
+from tuneoff.sweeps.launchers import count_jobs_at_once, is_local
 
 PAUSED = "paused"  # by a tuning that gave its budget to better candidates
 # Of the table's lines, from the first to the last.
@@ -28,7 +28,6 @@ OUTCOMES = (
 NAMED_JOBS = 3  # in a hint
 ALWAYS_COUNTED = ("finished", "skipped", "failed")
 _costs: list[JobCost] = []  # of the jobs of this process
-_jobs_without_run = 0  # of this process; they took no time, and say nothing of the time left
 
 
 def format_progress_line(
@@ -40,9 +39,7 @@ def format_progress_line(
         how: `ran`, or why the job did not run.
         losses: as `Work.describe_losses` gives them.
     """
-    global _jobs_without_run
     has_run = how == "ran"
-    _jobs_without_run += not has_run
     number = hydra.job.num + 1
     total = OmegaConf.select(hydra, "sweeper.jobs")
     label = label_job(hydra.overrides.task, OmegaConf.select(hydra, "sweeper.varied"))
@@ -55,39 +52,34 @@ def format_progress_line(
     if losses:
         line.append(losses)
     line.append(f"{seconds:.1f} s")
-    seconds_left = forecast_left(hydra, seconds)
+    seconds_left = forecast_left(hydra, job_status, seconds)
     if seconds_left is not None and number < total:
         line.append(f"(about {format_duration(seconds_left)} left)")
     return "  ".join(line)
 
 
-def forecast_left(hydra: DictConfig, seconds: float) -> float | None:
+def forecast_left(hydra: DictConfig, job_status: str, seconds: float) -> float | None:
     """The seconds of the jobs behind one that has just taken `seconds`; None where nothing is known of them.
 
-    One after another, by what the jobs of this process have taken, of which the first also started what all share.
-    Beside each other, by the time that has passed.
+    By what the jobs of this process have taken, of which the first also started what all share.
     """
     sweeper = OmegaConf.select(hydra, "sweeper")
     work = sweeper.get("work")
-    several_at_once = OmegaConf.select(hydra, "launcher.n_jobs") is not None
-    if work is not None and not several_at_once:
-        keep_cost(Path(hydra.runtime.output_dir), work, seconds)
-        if _costs:
-            return estimate_seconds(_costs, sweeper.jobs_left, sweeper.work_left)
-    began = sweeper.get("began")
-    waiting = sweeper.get("waiting") or sweeper.get("jobs")
-    if not waiting or not began:
+    if work is None or not is_local(hydra):
         return None
-    jobs_run = max(1, hydra.job.num + 1 - _jobs_without_run)
-    seconds_each = (time.time() - began) / jobs_run
-    # Those that were done before take no time.
-    return seconds_each * max(0, waiting - jobs_run)
+    keep_cost(Path(hydra.runtime.output_dir), work, job_status, seconds)
+    if not _costs:
+        return None
+    seconds_left = estimate_seconds(_costs, sweeper.jobs_left, sweeper.work_left)
+    return seconds_left / count_jobs_at_once(hydra)
 
 
-def keep_cost(folder: Path, work: float, seconds: float) -> None:
-    """Keep what a job of this process has taken."""
+def keep_cost(folder: Path, work: float, job_status: str, seconds: float) -> None:
+    """Keep what a job of this process has taken, unless it failed before it had a record of that."""
     recorded = read_cost(folder, work)
     if recorded is None:
+        if job_status == "finished":  # a prediction, whose file has no times
+            _costs.append(JobCost(work, fixed_seconds=seconds, train_seconds=0.0))
         return
     within_record = recorded.fixed_seconds + recorded.train_seconds
     # The first has waited for the process from which all jobs are started.

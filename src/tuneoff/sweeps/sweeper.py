@@ -4,7 +4,6 @@ Every point is composed and checked, and has its folder, before the first job st
 """
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +175,8 @@ def add_sweep_facts(
     seeds: dict[tuple[str, ...], list[int]] = {}
     for point in points:
         seeds.setdefault(point.setting, []).append(point.seed)
-    waiting = sum(not point.is_done for point in points)
     facts = [
         f"hydra.sweeper.jobs={len(points)}",
-        f"hydra.sweeper.waiting={waiting}",
-        f"hydra.sweeper.began={time.time():.3f}",
         f"hydra.sweeper.varied=[{','.join(varied)}]",
     ]
     works = measure_work([point.budget for point in points])

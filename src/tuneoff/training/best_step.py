@@ -16,17 +16,25 @@ class Losses(NamedTuple):
 
 
 def check_judged_rows(experiment: Experiment, has_rows: bool) -> None:
-    """Refuse to keep a best step, or to stop early, where there are no validation rows.
+    """Refuse to keep a best step, to stop early, or to evaluate on the way, where nothing would be evaluated.
+
+    Args:
+        experiment: the settings.
+        has_rows: whether the data has validation rows.
 
     Raises:
         ConfigError: naming the setting.
     """
-    for key in ("save_best", "patience"):
+    if has_rows:
+        return
+    needing = ["save_best", "patience"]
+    if experiment.forgetting.data is None:
+        needing.append("eval_every")
+    for key in needing:
         value = getattr(experiment, key)
-        if value is not None and not has_rows:
-            raise ConfigError(
-                key, value, f"needs validation rows, and {experiment.data.name} has none"
-            )
+        if value is not None:
+            allowed = f"needs validation rows, and {experiment.data.name} has none"
+            raise ConfigError(key, value, allowed)
 
 
 class BestStep:

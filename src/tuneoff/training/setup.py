@@ -222,7 +222,7 @@ def _make_metrics(
 
 
 def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
-    """Refuse to judge on test rows where a set has none.
+    """Refuse to judge on test rows where a set that trains has none.
 
     Raises:
         ConfigError: no test rows.
@@ -230,7 +230,9 @@ def check_test(experiment: Experiment, dataset: data.DataSet) -> None:
     if not experiment.test or experiment.data.has_judge("test"):
         return
     judged = dataset.rows_by_set("test")
-    for name in experiment.data.members:
+    for name, settings in experiment.data.members.items():
+        if settings.only_for is not None:
+            continue
         prefix = f"data.sets.{name}." if dataset.set_names else "data."
         if (name if dataset.set_names else "") not in judged:
             allowed = f"{name} has no test rows; {prefix}test_share takes some"
