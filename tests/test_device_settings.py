@@ -48,6 +48,14 @@ def card(monkeypatch):
     return show
 
 
+@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+def test_attention_that_a_cpu_has_no_backward_pass_of_is_refused(settings, monkeypatch, attention):
+    monkeypatch.setattr("tuneoff.config.experiment.find_spec", lambda name: True)
+    experiment, _, _ = settings("mixed_precision=bf16", f"model.attention={attention}")
+    with pytest.raises(ConfigError, match=f"^model.attention={attention}: needs a CUDA device"):
+        apply_device_settings(experiment)
+
+
 # ---------------------------------------------------------------- precision
 @pytest.mark.parametrize(
     ("words", "message"),

@@ -13,6 +13,7 @@ HALF_PRECISION_CAPABILITY = (8, 0)
 # Workspaces with which cuBLAS gives the same bits, by NVIDIA's documentation; the first is the faster one.
 WORKSPACES = (":4096:8", ":16:8")
 WORKSPACE_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+GPU_ATTENTIONS = ("flash_attention_2", "flex_attention")
 # Of NVIDIA's libraries; stronger than what a program says.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 
@@ -21,9 +22,11 @@ def apply_device_settings(experiment: Experiment) -> None:
     """Tell torch how to compute, before anything is computed.
 
     Raises:
-        ConfigError: a precision that this machine does not have, or a variable that contradicts a setting.
+        ConfigError: a precision or an attention that this machine does not have, or a variable that contradicts a
+            setting.
     """
     _check_precision(experiment)
+    _check_attention(experiment)
     _set_determinism(experiment.deterministic)
     _set_tf32(experiment.tf32)
     _leave_out_cudnn_attention()
@@ -80,6 +83,14 @@ def _check_precision(experiment: Experiment) -> None:
         key = "pure_bf16" if experiment.pure_bf16 else "dtype"
         allowed = f"{name} has no bfloat16; mixed_precision=fp16 works on it"
         raise ConfigError(key, getattr(experiment, key), allowed)
+
+
+def _check_attention(experiment: Experiment) -> None:
+    """Refuse an attention whose backward pass no CPU has."""
+    attention = experiment.model.attention
+    if attention in GPU_ATTENTIONS and not torch.cuda.is_available():
+        allowed = "needs a CUDA device; sdpa and eager work on a CPU"
+        raise ConfigError("model.attention", attention, allowed)
 
 
 def _set_determinism(deterministic: bool) -> None:
