@@ -297,4 +297,4 @@ def test_a_merge_that_changes_the_model_is_a_warning_of_the_closing_table(
     table = format_run_summary(result, tmp_path)
     assert "warning          the merged model's logits differ from the trained ones by" in table
     assert "covered          25.00 % of the model's weights" in table
-    assert "learning rate    0.003 (the method's default, not tuned on this problem)" in table
+    assert "learning rate    0.003 (the method's default, not tuned by a sweep)" in table

@@ -217,7 +217,10 @@ def _list_choices(group: str, by_name: dict[str, Choice]) -> str:
 
 
 def _capitalize(sentence: str) -> str:
-    text = sentence[:1].upper() + sentence[1:]
+    first_word = sentence.partition(" ")[0]
+    text = sentence
+    if first_word.islower():  # a name with capitals of its own, as rsLoRA, is written as it is
+        text = sentence[:1].upper() + sentence[1:]
     return text if text.endswith(".") else f"{text}."
 
 

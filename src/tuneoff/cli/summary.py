@@ -70,7 +70,7 @@ def summarize_parameters(parameters: dict) -> Iterator[tuple[str, str]]:
 def format_rate(result: dict) -> str:
     """`0.003 (tuned)`; of a default that it was not tuned here."""
     source = result["lr_source"]
-    note = "the method's default, not tuned on this problem" if source == "default" else source
+    note = "the method's default, not tuned by a sweep" if source == "default" else source
     return f"{result['config']['lr']:g} ({note})"
 
 

@@ -168,7 +168,7 @@ def find_lr_source(cfg: DictConfig, tuned: bool = False) -> str:
         tuned: whether a rate that is given was taken from a tuning sweep.
 
     Returns:
-        `default` where it is the method's own, which was never tuned on this model and data; else `tuned` or `given`.
+        `default` where it is the method's own, which no sweep of the user's has tuned; else `tuned` or `given`.
     """
     if OmegaConf.is_interpolation(cfg, "lr"):
         return "default"
