@@ -67,8 +67,8 @@ def _warn_of_other_rates(comparison: Comparison) -> Iterator[str]:
         return
     if any(row.has_default_rate for row in comparison.rows):
         yield (
-            "This table ranks no methods: a rate marked (default) was not chosen by a tuning sweep, and the rate decides "
-            "more than the method."
+            "This table ranks no methods: a rate marked (default) was not chosen by a tuning sweep, and the rate "
+            "decides more than the method."
         )
     if any(row.tuned_rate is not None for row in comparison.rows):
         yield "This table ranks no methods: a rate marked (not the tuned one) was given in its place."
