@@ -144,7 +144,7 @@ def test_data_that_the_model_has_no_embeddings_for_is_refused(run, tmp_path):
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
     for vocabulary, positions, line in (
         (300, 512, "model.tokenizer=tuneoff:tiny: gives token .* the model has 300"),
-        (4096, 32, "max_length=96: must be at most 32, the positions that were"),
+        (4096, 32, "max_length=96: must be at most 32, the positions that the model"),
     ):
         folder = tmp_path / str(vocabulary)
         GPT2LMHeadModel(

@@ -218,6 +218,15 @@ def test_what_a_tokenizer_lacks_is_said(tmp_path, content):
     assert describe_tokenizer_file(tmp_path / "none.json") is None
 
 
+def test_a_path_with_the_name_of_an_attention_is_not_taken_for_one(whole_model, tmp_path):
+    folder = shutil.copytree(whole_model, tmp_path / "GLM-Flash")
+    (folder / WEIGHTS).rename(folder / "model-00002-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": {MISSING: "model-00001-of-00002.safetensors"}}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="^model.path=.*GLM-Flash: .*model-00001-of-00002"):
+        load(folder)
+
+
 def test_words_may_all_have_been_added():
     backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import apart, end_whole_and_killed, in_this_part
 from test_predict import compare
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tuneoff.config import PACKAGED, ConfigError, Optimizer
 from tuneoff.data import collate
@@ -151,6 +152,15 @@ def test_heads_that_a_model_has_not_are_missed_in_one_line():
         ConfigError, match="^optimizer=adam_mini: needs a model with attention heads"
     ):
         AdamMini([{"params": [model.weight], "lr": 1e-3}], 1e-3, model)
+
+
+def test_heads_need_not_divide_the_width():
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 16}
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 4}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads))
+    optimizer = AdamMini([{"params": list(model.parameters())}], 1e-3, model)
+    sizes_of_blocks = {group.get("parameter_per_head") for group in optimizer.inner.param_groups}
+    assert sizes_of_blocks == {None, 4 * 8}
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (1, 4)])

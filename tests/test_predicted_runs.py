@@ -3,6 +3,8 @@
 import pytest
 from helpers import ROOT
 from hydra import compose, initialize_config_dir
+from shrunk_models import shrunk_model
+from transformers import LlamaConfig
 
 from tuneoff.config import ConfigError, Model, bind
 from tuneoff.jobs.work import PredictWork, TrainWork
@@ -10,7 +12,8 @@ from tuneoff.measure.memory_peaks import GIB
 from tuneoff.models.shapes import build_config
 from tuneoff.predict import predict
 from tuneoff.predict.chart import draw_timeline
-from tuneoff.predict.largest_batch import find_largest_batch
+from tuneoff.predict.closing_table import format_largest_batch
+from tuneoff.predict.largest_batch import MOST_ROWS, find_largest_batch
 from tuneoff.predict.prediction import CONTEXT_GIB
 from tuneoff.predict.predictor import Predictor
 from tuneoff.record import read_json
@@ -26,6 +29,46 @@ def test_the_largest_batch_is_the_one_before_the_first_that_does_not_fit(setting
     assert again.train("steady step", found["batch_size"]).rounded_bytes / GIB == pytest.approx(
         tried[found["batch_size"]] - CONTEXT_GIB, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("start", [1, 4, 64])
+def test_an_evaluation_of_its_own_size_limits_the_largest_batch(settings, start):
+    """Wherever the search begins: a batch whose training fits is none where its evaluation does not."""
+    words = ["method=full", "task=predict", f"batch_size={start}", "eval_batch_size=16"]
+    run, method, _ = settings(*words, "gib=0.80")
+    prediction = predict(run, method)
+    found = prediction["largest_batch"]
+    assert found["batch_size"] == 0 and found["reason"].startswith("eval_batch_size=16 alone needs")
+    assert "none: eval_batch_size=16 alone needs" in format_largest_batch(found)
+    run, method, _ = settings(*words, "gib=0.85")
+    assert predict(run, method)["largest_batch"]["batch_size"] == 17
+
+
+def test_a_search_that_ended_at_its_bound_says_so():
+    assert format_largest_batch({"batch_size": MOST_ROWS}) == "at least 65,535"
+    assert format_largest_batch({"batch_size": 12}) == "12"
+
+
+def test_what_generates_is_named_as_not_predicted(settings):
+    run, method, _ = settings("method=full", "task=predict", "exact_match=whole")
+    assert "generation (exact_match)" in predict(run, method)["not_predicted"][-1]
+
+
+def test_quantised_weights_on_the_hub_are_refused_once_their_config_is_read(settings, monkeypatch):
+    run, method, _ = settings("method=full", "task=predict")
+    monkeypatch.setattr(
+        LlamaConfig, "quantization_config", {"quant_method": "mxfp4"}, raising=False
+    )
+    with pytest.raises(ConfigError, match="^model.path=.*does not cover quantised weights"):
+        predict(run, method)
+
+
+def test_a_model_that_reads_values_is_named_and_not_its_method(settings, tmp_path):
+    shrunk_model("dbrx").config.save_pretrained(tmp_path)
+    words = [f"model.path={tmp_path}", "model.pretrained=false", "model.tokenizer=tuneoff:tiny"]
+    run, method, _ = settings("method=full", "task=predict", *words)
+    with pytest.raises(ConfigError, match="^model.path=.*its own code reads the values"):
+        predict(run, method)
 
 
 @pytest.mark.parametrize("answer", [0, 1, 2, 7, 1000])

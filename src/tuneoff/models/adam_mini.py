@@ -46,8 +46,9 @@ class AdamMini(torch.optim.Optimizer):
                 "adam_mini",
                 "needs a model with attention heads, whose blocks it counts",
             )
-        width = config.hidden_size
-        head_size = getattr(config, "head_dim", None) or width // heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        # Upstream wants a width that its heads divide, and takes it for nothing else here.
+        width = head_size * heads
         self.inner = BlocksOfHeads(
             model, head_size, lr=lr, num_embeds=width, num_heads=heads, **adam_settings
         )

@@ -19,6 +19,7 @@ from tuneoff.models.generators import fork_generators
 from tuneoff.models.precision import use_own_precision
 
 TOLERANCE = 1e-5  # of the largest logit
+MOST_SPARE_POSITIONS = 8  # beyond those that a model was made for: OPT and BART have two
 ROUNDINGS = 4  # where the weights are in half precision: of their type's rounding
 PROBE_TOKENS = 16
 # Settings of a configuration that are true where no token sees later ones.
@@ -34,16 +35,25 @@ def max_positions(model: PreTrainedModel) -> float:
 
 
 def learned_positions(model: PreTrainedModel) -> float:
-    """The longest row that the model has learned positions for; infinite where positions are not learned."""
+    """The longest row that the model has a table of positions for; infinite where it computes them from their number.
+
+    The table is learned, as GPT-2's, or made once for so many positions, as GPT-J's.
+    """
     words = model.get_input_embeddings()
     made_for = max_positions(model)
     longest = math.inf
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module is not words:
+        if not isinstance(module, nn.Embedding) or module is words:
+            continue
+        # Others embed something else: types of tokens, or the words once more for each layer.
+        if made_for <= module.num_embeddings <= made_for + MOST_SPARE_POSITIONS:
             longest = min(longest, made_for)
             # RoBERTa's positions begin after the number that stands for padding.
             if module.num_embeddings == made_for and module.padding_idx is not None:
                 longest = min(longest, made_for - module.padding_idx - 1)
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.dim() > 1 and made_for in buffer.shape[:2]:
+            longest = min(longest, made_for)
     return longest
 
 
@@ -53,7 +63,7 @@ def check_embeddings(
     """Refuse data whose `longest` row or `highest` token the model has no embedding for.
 
     Raises:
-        ConfigError: max_length, where positions are learned, or model.tokenizer.
+        ConfigError: max_length, where positions are in a table, or model.tokenizer.
     """
     words: Any = model.get_input_embeddings()
     if highest >= words.num_embeddings:
@@ -62,13 +72,19 @@ def check_embeddings(
             experiment.model.tokenizer or experiment.model.path,
             f"gives token {highest}, and the model has {words.num_embeddings}",
         )
+    check_table_of_positions(model, experiment, longest)
+
+
+def check_table_of_positions(model: PreTrainedModel, experiment: Experiment, longest: int) -> None:
+    """Refuse rows of `longest` tokens for which the model has no positions.
+
+    Raises:
+        ConfigError: max_length.
+    """
     positions = learned_positions(model)
     if longest > positions:
-        raise ConfigError(
-            "max_length",
-            experiment.max_length,
-            f"must be at most {positions}, the positions that were learned",
-        )
+        allowed = f"must be at most {positions}, the positions that the model has a table of"
+        raise ConfigError("max_length", experiment.max_length, allowed)
 
 
 def check_reloading(model: Any, experiment: Experiment, trained: Set[str]) -> None:

@@ -64,7 +64,7 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
         if "trust_remote_code" in str(error):
             key = "trust_remote_code"
             reason = f"{model.path} brings code of its own, which runs only where this is true"
-        elif any(name in reason for name in ATTENTION_NAMES):
+        elif names_attention(reason, str(getattr(model, key))):
             key = "attention"
             reason = reason.partition(" Please request")[0]
         elif hub_reason:
@@ -73,7 +73,7 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
                 key = "revision"
         elif model.gguf_file and key == "path":
             key = "gguf_file"
-            reason = f"cannot be read: {reason}"
+            reason = f"cannot be read: {reason.removeprefix('cannot be read: ')}"
         if key == "path" and model.path is None:
             # Of a field that is checked the reason stands in the cause alone.
             cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
@@ -81,6 +81,12 @@ def explain_loading_errors(model: Model, key: str = "path") -> Iterator[None]:
             reason = _describe_loading_error(told)
             raise explain_wrong_shape(model.config or {}, told, reason) from error
         raise ConfigError(f"model.{key}", getattr(model, key), reason) from error
+
+
+def names_attention(reason: str, path: str) -> bool:
+    """Whether transformers has something against an attention; a path may have the name of one, as GLM-Flash has."""
+    without_path = reason.replace(path, "")
+    return any(name in without_path for name in ATTENTION_NAMES)
 
 
 def _describe_loading_error(error: BaseException) -> str:

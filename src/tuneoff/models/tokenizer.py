@@ -38,17 +38,14 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), **options)
     if is_without_words(tokenizer):
         raise ConfigError(f"model.{key}", path, NO_TOKENIZER)
-    if config and model.path is None and len(tokenizer) > config.vocab_size:
-        raise ConfigError(
-            "model.config.vocab_size",
-            config.vocab_size,
-            f"must be at least {len(tokenizer)}, as {path} needs",
-        )
-    if model.gguf_file and model.tokenizer is None:
-        _keep_the_files_tokens(tokenizer)
     vocabulary = math.inf
     if config is not None:
         vocabulary = getattr(config.get_text_config(), "vocab_size", None) or math.inf
+    if model.path is None and len(tokenizer) > vocabulary:
+        allowed = f"must be at least {len(tokenizer)}, as {path} needs"
+        raise ConfigError("model.config.vocab_size", vocabulary, allowed)
+    if model.gguf_file and model.tokenizer is None:
+        _keep_the_files_tokens(tokenizer)
     _choose_padding(tokenizer, vocabulary)
     return tokenizer
 

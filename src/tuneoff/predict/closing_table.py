@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tuneoff.predict.chart import draw_timeline
+from tuneoff.predict.largest_batch import MOST_ROWS
 from tuneoff.predict.prediction import category_words
 from tuneoff.record.ranges import format_hours, format_range
 
@@ -35,8 +36,7 @@ def format_prediction(prediction: dict, folder: Path) -> str:
     ]
     batch = prediction.get("largest_batch")
     if batch:
-        answer = str(batch["batch_size"] or "none: a single row does not fit")
-        rows.append((f"largest batch in {batch['gib']:g} GiB", answer))
+        rows.append((f"largest batch in {batch['gib']:g} GiB", format_largest_batch(batch)))
     if "time" in prediction:
         rows += list_time_rows(prediction["time"])
     tensors = [_format_tensor(tensor) for tensor in prediction["largest_tensors"]]
@@ -46,6 +46,14 @@ def format_prediction(prediction: dict, folder: Path) -> str:
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def format_largest_batch(batch: dict) -> str:
+    """The number of rows, or why there is none."""
+    size = batch["batch_size"]
+    if not size:
+        return f"none: {batch.get('reason', 'a single row does not fit')}"
+    return f"at least {size:,}" if size == MOST_ROWS else str(size)
 
 
 def list_time_rows(time: dict) -> list[tuple[str, str]]:

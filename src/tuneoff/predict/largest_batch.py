@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-UPPER_BOUND = 2**16  # rows; a larger batch is not looked for
+MOST_ROWS = 2**16 - 1  # a larger batch is not looked for
 
 
 def find_largest_batch(
@@ -21,8 +21,8 @@ def find_largest_batch(
     """
     tried: dict[int, float] = {}
     fits = 0
-    too_large = UPPER_BOUND
-    size = min(start, UPPER_BOUND - 1)
+    too_large = MOST_ROWS + 1
+    size = min(start, MOST_ROWS)
     while too_large - fits > 1:
         tried[size] = needed_gib(size)
         if tried[size] <= limit:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from tuneoff.config import Experiment
 from tuneoff.measure.memory_breakdown import CATEGORIES, MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB, to_gib
 
@@ -64,7 +65,21 @@ def category_words(category: str) -> str:
     return category.replace("_", " ")
 
 
-def prediction_content(moments: list[Moment], assumptions: list[str]) -> dict:
+def list_not_predicted(experiment: Experiment) -> list[str]:
+    """What a run of these settings takes beside the figures."""
+    generating = []
+    for key in ("exact_match", "benchmarks", "measure_serving"):
+        if getattr(experiment, key):
+            generating.append(key)
+    if not generating:
+        return NOT_PREDICTED
+    cache = "whose cache of keys and values grows with rows and tokens"
+    return [*NOT_PREDICTED, f"generation ({', '.join(generating)}), {cache}"]
+
+
+def prediction_content(
+    moments: list[Moment], assumptions: list[str], not_predicted: list[str]
+) -> dict:
     """The part of prediction.json that was predicted."""
     costliest = costliest_moment(moments)
     train = costliest_moment(moment for moment in moments if moment.phase == "train")
@@ -94,7 +109,7 @@ def prediction_content(moments: list[Moment], assumptions: list[str]) -> dict:
         },
         "needed_gib": round(needed_gib(costliest), 4),
         "assumptions": assumptions,
-        "not_predicted": NOT_PREDICTED,
+        "not_predicted": not_predicted,
     }
 
 

@@ -11,10 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
 
 from tuneoff.config import ConfigError, Experiment, MixedPrecision, Optimizer
 from tuneoff.data import Batch
@@ -22,7 +18,7 @@ from tuneoff.measure.memory_breakdown import MemoryBreakdown
 from tuneoff.measure.memory_peaks import GIB
 from tuneoff.measure.operations import OperationCounts
 from tuneoff.methods import Method
-from tuneoff.models.checks import find_causal_setting
+from tuneoff.models.checks import check_table_of_positions, find_causal_setting
 from tuneoff.models.loading import build_model
 from tuneoff.models.precision import cast_trainable
 from tuneoff.predict.batches import TypicalRows, make_worst_batch
@@ -30,9 +26,16 @@ from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.fake_tensors import fake_batch, patch_quantization_tables, to_fake
 from tuneoff.predict.forecast import forecast_time
 from tuneoff.predict.largest_batch import find_largest_batch
-from tuneoff.predict.prediction import Moment, costliest_moment, needed_gib, prediction_content
+from tuneoff.predict.prediction import (
+    Moment,
+    costliest_moment,
+    list_not_predicted,
+    needed_gib,
+    prediction_content,
+)
 from tuneoff.predict.run_length import find_run_length
 from tuneoff.predict.step_time import TypicalStep, choose_spread
+from tuneoff.predict.unknown_values import refuse_values
 from tuneoff.training.embedding_noise import add_embedding_noise
 from tuneoff.training.step import Engine, summed_loss, train_step
 
@@ -41,24 +44,6 @@ HALF_PRECISION = {MixedPrecision.bf16: torch.bfloat16, MixedPrecision.fp16: torc
 Action = Callable[[], Any]
 NEVER = 10**9  # steps between two refreshes
 SAMPLED_PHASES = 3  # of those that a method goes through; their mean stands for all
-# What PyTorch raises where code asks a tensor without storage for its values, or for a size that depends on them.
-NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)
-
-
-@contextmanager
-def refuse_values(experiment: Experiment) -> Iterator[None]:
-    """Refuse a method whose code reads the values of weights, which a prediction does not have.
-
-    Raises:
-        ConfigError: naming the method.
-    """
-    try:
-        yield
-    except (*NEEDS_VALUES, RuntimeError) as error:
-        if not isinstance(error, NEEDS_VALUES) and "meta tensor" not in str(error):
-            raise
-        allowed = "cannot be predicted: its package reads the values of weights"
-        raise ConfigError("method", experiment.method, allowed) from error
 
 
 def predict(experiment: Experiment, method: Method) -> dict:
@@ -81,7 +66,8 @@ def _predict(experiment: Experiment, method: Method) -> dict:
         # As in a run that is long enough for whatever the method does in turn.
         parameters = method.count_parameters(predictor.model, predictor.optimizer, math.inf)
         moments = list(predictor.moments(experiment.batch_size))
-        content = prediction_content(moments, predictor.assumptions())
+        not_predicted = list_not_predicted(experiment)
+        content = prediction_content(moments, predictor.assumptions(), not_predicted)
         prediction = {"parameters": parameters, **content}
         if experiment.gib is not None:
             costliest = costliest_moment(moments)
@@ -133,6 +119,11 @@ class Predictor:
             settings.attention = None
         model = build_model(self.experiment)
         settings.attention = attention
+        # Of a model on the hub this is not known before its configuration is read.
+        if settings.pretrained and getattr(model.config, "quantization_config", None):
+            allowed = "a prediction does not cover quantised weights"
+            raise ConfigError("model.path", settings.path, allowed)
+        check_table_of_positions(model, self.experiment, self.experiment.max_length)
         return model
 
     def _autocast(self) -> Any:
@@ -204,15 +195,22 @@ class Predictor:
     def largest_batch(self, limit: float, costliest: Moment) -> dict:
         """The largest `batch_size` that needs at most `limit` GiB; `costliest` is the costliest moment at the run's."""
         start = self.experiment.batch_size
+        eval_rows = self.experiment.eval_batch_size
         needed_at_start = needed_gib(costliest)
+        # Of rows whose number does not change; other evaluations need less than training the same rows, or the most.
+        evaluation = self.evaluate(eval_rows) if eval_rows else None
+        if evaluation is not None and needed_gib(evaluation) > limit:
+            blamed = f"eval_batch_size={eval_rows} alone needs {needed_gib(evaluation):.2f}"
+            return {"gib": limit, "batch_size": 0, "needed_gib": {}, "reason": blamed}
 
         def needed(rows: int) -> float:
             if rows == start:
                 return needed_at_start
             moments = list(self.later_moments(rows))
-            if costliest.phase == "evaluate":  # else training the same rows needs more
-                eval_rows = self.experiment.eval_batch_size or rows
-                moments.append(self.evaluate(eval_rows))
+            if evaluation is not None:
+                moments.append(evaluation)
+            elif costliest.phase == "evaluate":
+                moments.append(self.evaluate(rows))
             return needed_gib(costliest_moment(moments))
 
         activations = costliest.bytes_by_category["activations"] / GIB
