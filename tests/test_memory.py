@@ -9,7 +9,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tuneoff.data import collate
-from tuneoff.measure.flop_meter import FlopCounter, FlopMeter
 from tuneoff.measure.memory_breakdown import BreakdownPeak, MemoryBreakdown
 from tuneoff.measure.memory_peaks import PhasePeaks
 from tuneoff.measure.throughput import PERCENTILES, Throughput
@@ -116,48 +115,3 @@ def test_what_was_measured_goes_on_from_its_state():
     assert fresh[0].facts() == throughput.facts()
     assert fresh[1].facts() == breakdown.facts() and fresh[1].bytes == {"parameters": 3}
     assert fresh[2].peaks == peaks.by_rank[0]
-
-
-class Refreshing:
-    """An optimizer that renews something at intervals."""
-
-    refresh_interval = 10
-
-
-class Turning(Refreshing):
-    """One whose trained weights change in turn."""
-
-    def phases_of_cycle(self):
-        return [0, 1, 2]
-
-
-def test_operations_are_counted_in_a_few_steps_and_told_of_the_others():
-    meter = FlopMeter(1000.0, "measured", Refreshing())
-    assert meter.counted_steps() == {0, 1}
-    assert meter.add_step(10, 1.0, measured=False) is None  # before the first count
-    meter.add_count(0, flops=1500, positions=10)
-    meter.add_count(1, flops=2000, positions=20)
-    # 100 a position; the first step did 500 more, which come once in ten steps.
-    assert meter.add_step(5, 2.0, measured=True) == pytest.approx((500 + 50) / 2 / 1000)
-    meter.add_step(5, 1.0, measured=False)
-    facts = meter.facts()
-    assert facts["mfu"] == pytest.approx(0.275) and facts["tflops_per_second"] == 2.75e-10
-    resumed = FlopMeter(1000.0, "measured", Refreshing())
-    resumed.restore(meter.state())
-    assert resumed.facts() == facts
-
-
-def test_each_turn_of_a_method_is_counted_anew():
-    meter = FlopMeter(1000.0, "measured", Turning())
-    assert meter.counted_steps() == {0, 1, 10, 20}
-    meter.add_count(0, flops=1000, positions=10)
-    meter.add_count(10, flops=700, positions=10)
-    assert meter.add_step(10, 1.0, measured=True) == pytest.approx(0.7)
-
-
-def test_a_counter_sees_products_forward_and_backward():
-    left = torch.ones(4, 8, requires_grad=True)
-    right = torch.ones(8, 2)
-    with FlopCounter() as counter:
-        (left @ right).sum().backward()
-    assert counter.flops == 2 * (2 * 4 * 8 * 2)

@@ -18,6 +18,7 @@ from tuneoff.measure.operations import (
 from tuneoff.measure.rates import Rates, forecast_rates
 from tuneoff.predict import predict
 from tuneoff.predict.batches import TypicalRows
+from tuneoff.predict.fake_mode import FakeMode
 from tuneoff.predict.predictor import Predictor
 from tuneoff.predict.run_length import find_run_length
 from tuneoff.predict.step_time import choose_spread, estimate_seconds
@@ -197,3 +198,73 @@ def test_ranges_in_words():
 def test_arguments_that_no_formula_knows_are_no_error():
     ragged = (torch.ones(2, 3), torch.ones(4, 5))
     assert count_flops(torch.ops.aten.mm, ragged, {}, torch.ones(2, 5)) == (MATRIX, 0)
+
+
+# ---------------------------------------------------------------- bytes
+MEGABYTES_4 = 4_000_000  # a million float32
+
+
+def count_bytes(step) -> int:
+    """Bytes that the operations of a function on fake tensors move."""
+    with FakeMode() as mode, mode.count_operations() as counts:
+        tensors = [torch.empty(1_000_000) for _ in range(4)]
+        counts.counts.clear()
+        step(*tensors)
+    return counts.bytes
+
+
+def fused_adamw(parameter, gradient, *moments, **more):
+    torch._fused_adamw_(
+        [parameter],
+        [gradient],
+        *([moment] for moment in moments),
+        [],
+        [torch.empty(())],
+        lr=0.1,
+        beta1=0.9,
+        beta2=0.99,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+        **more,
+    )
+
+
+def fused_adamw_scaled(*tensors):
+    fused_adamw(*tensors, grad_scale=torch.empty(()))
+
+
+@pytest.mark.parametrize(
+    ("step", "arrays", "scalars"),
+    [
+        # Parameter, gradient and two moments are read; the gradient is not written.
+        (fused_adamw, 4 + 3, 1),  # and the number of the step
+        (fused_adamw_scaled, 4 + 4, 2),  # unless it is divided by a scale
+        (lambda a, b, c, d: torch._foreach_mul_([a, b], 2.0), 2 + 2, 0),
+        (lambda a, b, c, d: torch._foreach_add_([a], [b]), 2 + 1, 0),
+        (lambda a, b, c, d: a.add_(b), 2 + 1, 0),
+        (lambda a, b, c, d: torch.add(a, b), 2 + 1, 0),
+        (lambda a, b, c, d: torch.add(a, b, out=c), 2 + 1, 0),
+    ],
+)
+def test_what_an_operation_reads_and_what_it_writes_counts_once(step, arrays, scalars):
+    assert count_bytes(step) == arrays * MEGABYTES_4 + 4 * scalars
+
+
+def test_products_of_quantised_layers_are_known_by_name():
+    import bitsandbytes  # noqa: F401 (registers them)
+
+    inputs = torch.ones(2, 3, 8)
+    packed = torch.ones(20, 1, dtype=torch.uint8)
+    weight = torch.ones(5, 8, dtype=torch.int8)
+    for name, args in (
+        ("gemm_4bit", (inputs, packed, (5, 8), None, 64, "nf4")),
+        ("gemv_4bit", (inputs[:, :1], packed, (5, 8), None, None, 64)),
+        ("int8_scaled_mm", (inputs.flatten(0, 1), weight, None, None)),
+        ("int8_linear_matmul", (inputs.flatten(0, 1), weight)),
+        ("int8_mixed_scaled_mm", (inputs, inputs.flatten(0, 1), weight, None, None, None)),
+    ):
+        packet = getattr(torch.ops.bitsandbytes, name)
+        rows = args[0].shape[:-1].numel()
+        assert count_flops(packet, args, {}, None) == (MATRIX, 2 * rows * 5 * 8), name

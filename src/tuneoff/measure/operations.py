@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -49,6 +50,21 @@ def _count_grouped_product(first: Any, second: Any, *rest: Any) -> int:
     return 2 * first.numel() * columns
 
 
+def _count_4bit_product(inputs: Any, packed: Any, shape: Any, *rest: Any) -> int:
+    """A product with a 4-bit weight, which is packed: its (n, k) are beside it."""
+    return 2 * inputs.numel() * shape[0]
+
+
+def _count_8bit_product(inputs: Any, weight: Any, *rest: Any) -> int:
+    """A product with an 8-bit weight of (n, k)."""
+    return 2 * inputs.numel() * weight.shape[0]
+
+
+def _count_mixed_product(unquantized: Any, inputs: Any, weight: Any, *rest: Any) -> int:
+    """A product with an 8-bit weight, without what is added for the few columns of outliers."""
+    return _count_8bit_product(inputs, weight)
+
+
 def _count_svd(matrix: Any, *rest: Any) -> int:
     """Singular values and the first min(m, n) vectors of both sides: 6 m n² + 20 n³ (Golub & Van Loan, table 8.6.1)."""
     *stack, rows, columns = matrix.shape
@@ -74,6 +90,14 @@ ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _count_cpu_attention_backward,
     aten._grouped_mm: _count_grouped_product,
 }
+# By name, since bitsandbytes may be absent. Only the products of its backward pass are PyTorch's own.
+QUANTIZED: dict[str, Callable[..., int]] = {
+    "bitsandbytes::gemm_4bit": _count_4bit_product,
+    "bitsandbytes::gemv_4bit": _count_4bit_product,
+    "bitsandbytes::int8_linear_matmul": _count_8bit_product,
+    "bitsandbytes::int8_scaled_mm": _count_8bit_product,
+    "bitsandbytes::int8_mixed_scaled_mm": _count_mixed_product,
+}
 DECOMPOSITIONS: dict[Any, Callable[..., int]] = {
     aten._linalg_svd: _count_svd,
     aten.linalg_qr: _count_qr,
@@ -96,18 +120,64 @@ WITHOUT_KERNEL = (
 )
 
 
+class WrittenArgument(NamedTuple):
+    """An argument that an operation writes."""
+
+    place: int  # among the positional ones
+    name: str
+    is_out: bool  # written, and not read
+
+
 def describe_operation(func: Any, args: Any, kwargs: Any, result: Any) -> Operation | None:
     """What an operation asks of a device; None where no kernel runs."""
     packet = func.overloadpacket
     if func.is_view or packet in WITHOUT_KERNEL or func.namespace == "prim":
         return None
+    kwargs = kwargs or {}
     outputs = list(_find_tensors((result,)))
-    inputs = list(_find_tensors((*args, *(kwargs or {}).values())))
-    written = sum(map(_count_bytes, outputs))
-    moved = 2 * written if packet in LOOK_UPS else written + sum(map(_count_bytes, inputs))
+    if not outputs:
+        outputs = list(_find_written_tensors(func, args, kwargs))
+    moved = sum(map(_count_bytes, outputs))
+    if packet in LOOK_UPS:
+        moved *= 2
+    else:
+        moved += sum(map(_count_bytes, _find_read_tensors(func, args, kwargs)))
     dtype = str(outputs[0].dtype if outputs else torch.float32).removeprefix("torch.")
-    kind, flops = count_flops(packet, args, kwargs or {}, result)
+    kind, flops = count_flops(packet, args, kwargs, result)
     return Operation(kind, dtype, flops, moved)
+
+
+@cache
+def _list_written_arguments(func: Any) -> list[WrittenArgument]:
+    """The arguments that an operation writes, by its schema, which is slow to read."""
+    written = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written.append(WrittenArgument(place, argument.name, argument.is_out))
+    return written
+
+
+def _find_written_tensors(func: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+    """What an operation writes that returns nothing, as the fused optimizers and those over lists of tensors do."""
+    for argument in _list_written_arguments(func):
+        # Fused optimizers write gradients only where they divide them by a scale.
+        if argument.name == "grads" and kwargs.get("grad_scale") is None:
+            continue
+        if argument.place < len(args):
+            yield from _find_tensors((args[argument.place],))
+        else:
+            yield from _find_tensors((kwargs.get(argument.name),))
+
+
+def _find_read_tensors(func: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+    """What an operation reads: all of its arguments but `out`."""
+    yield from _find_tensors(args)
+    if not kwargs:
+        return
+    out = {argument.name for argument in _list_written_arguments(func) if argument.is_out}
+    for name, value in kwargs.items():
+        if name not in out:
+            yield from _find_tensors((value,))
 
 
 def count_flops(
@@ -131,6 +201,9 @@ def count_flops(
         elif packet in DECOMPOSITIONS:
             kind = DECOMPOSITION
             flops = int(DECOMPOSITIONS[packet](*args))
+        elif packet._qualified_op_name in QUANTIZED:
+            kind = MATRIX
+            flops = int(QUANTIZED[packet._qualified_op_name](*args))
     return kind, flops
 
 

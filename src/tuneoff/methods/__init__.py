@@ -118,7 +118,9 @@ class Method(KnownElsewhere):
         - `refresh_interval`: the number of steps after which its memory repeats; set to 1, the next step refreshes.
         - `extra_state_tensors()`: the tensors that it keeps outside `state`.
         - `costly_phases()` and `enter_phase(phase)`: where what trains changes in turn, the phases that may need the
-          most memory, and a switch to one of them; `phases_of_cycle()`: all of them, in the model's order.
+          most memory, and a switch to one of them; `phases_of_cycle()`: all of them, in the model's order;
+          `current_phase()`: the one that the next step is in.
+        - `refresh_offsets`: empty where all that is renewed is renewed in the same steps, from the first on.
         """
         from tuneoff.models.optimizers import build_optimizer, parameter_groups
 

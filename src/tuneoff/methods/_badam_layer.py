@@ -139,6 +139,10 @@ class BlockOptimizer(badam.BlockOptimizer):
         never_switches = not self.refresh_interval or self.switch_mode == "fixed"
         return [self.active_block] if never_switches else list(range(self.block_num))
 
+    def current_phase(self) -> int:
+        """Return the block that the next step trains."""
+        return self.active_block
+
     def enter_phase(self, block: int) -> None:
         """Switch to `block` now."""
         self.current_block_idx = block

@@ -52,7 +52,8 @@ def learned_positions(model: PreTrainedModel) -> float:
             if module.num_embeddings == made_for and module.padding_idx is not None:
                 longest = min(longest, made_for - module.padding_idx - 1)
     for buffer in model.buffers():
-        if buffer.is_floating_point() and buffer.dim() > 1 and made_for in buffer.shape[:2]:
+        is_table = buffer.is_floating_point() and buffer.dim() > 1
+        if is_table and made_for in buffer.shape[:2]:
             longest = min(longest, made_for)
     return longest
 
