@@ -62,6 +62,21 @@ def test_a_line_is_a_turn_and_new_forgets_those_before(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["1 of 8", "3 of 8", "1 of 8"]
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # of UTF-8, and of the locale C
+def test_bytes_that_are_no_text_are_replaced(monkeypatch, errors):
+    typed = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nok\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr("sys.stdin", typed)
+    assert list(chat.read_prompts(None)) == ["caf\N{REPLACEMENT CHARACTER}", "ok"]
+    assert list(chat.read_prompts("caf\udce9")) == ["caf\N{REPLACEMENT CHARACTER}"]
+    assert list(chat.read_prompts("café")) == ["café"]
+
+
+@pytest.mark.slow
+def test_a_prompt_that_is_no_text_is_answered():
+    done = ask(TINY, "--max-new-tokens", 4, "--prompt", "caf\udce9")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+
+
 @pytest.mark.slow
 def test_one_model_answers_each_line_and_two_stand_side_by_side(runs, monkeypatch):
     alone = ask(TINY, "--max-new-tokens", 8, typed="def f(): return 1\n\n/new\n")

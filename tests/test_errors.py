@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tuneoff import config
-from tuneoff.cli.allowed_values import describe_allowed, find_field
+from tuneoff.cli.allowed_values import describe_allowed, find_field, is_boolean
 from tuneoff.cli.error_lines import error_chain, explain_error
 from tuneoff.cli.main import cut_long_words, report_error
 from tuneoff.config import binding
@@ -20,13 +21,18 @@ from tuneoff.methods.lora import LoRA
 from tuneoff.record import Busy
 
 
-def raised(*overrides: str, attribute: str | None = None) -> Exception:
+def raised(
+    *overrides: str,
+    attribute: str | None = None,
+    folder: Path = ROOT / "conf",
+    name: str = "config",
+) -> Exception:
     """What composing (and then reading a key) raises."""
     with (
         pytest.raises(Exception) as caught,
-        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        initialize_config_dir(str(folder), version_base="1.3"),
     ):
-        cfg = compose("config", overrides=list(overrides))
+        cfg = compose(name, overrides=list(overrides))
         getattr(cfg, attribute or "method")
     return caught.value
 
@@ -36,6 +42,47 @@ def test_the_value_is_taken_from_the_point_of_a_grid_not_from_the_command_line()
         explain_error(raised("lr=abc"), ["-m", "lr=1e-3,abc"])
         == "lr=abc: must be a number, above 0"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "written", "line"),
+    [
+        ("lr: abc", "lr=1e-3", "lr=abc: must be a number, above 0"),
+        ("lr: null", "lr=1e-3", "lr=null: must be a number, above 0"),
+        ("lr: [a, true]", "lr=1e-3", "lr=[a,true]: must be a number, above 0"),
+        ("batch_size: true", "batch_size=8", "batch_size=true: must be an integer, at least 1"),
+        (
+            "data: {limit: x}",
+            "data.limit=8",
+            "data.limit=x: must be an integer, at least 1, or null",
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_file_is_not_blamed_on_the_command_line(tmp_path, body, written, line):
+    (tmp_path / "my.yaml").write_text(f"defaults: [config, _self_]\n{body}\n")
+    error = raised(written, f"hydra.searchpath=[{ROOT / 'conf'}]", folder=tmp_path, name="my")
+    assert explain_error(error, [written]) == line
+
+
+def test_what_an_interpolation_comes_to_is_not_blamed_on_a_file():
+    error = raised("lr=${tracker}", attribute="lr")
+    assert explain_error(error, ["lr=${tracker}"]).startswith("lr=${tracker}: ")
+
+
+def test_a_boolean_is_known_by_its_key():
+    for key in ("packing", "model.liger", "forgetting.data.streaming", "use_dora"):
+        assert is_boolean(key)
+    assert is_boolean("data.sets.mine.streaming") and is_boolean("forgetting.data.sets.x.end_token")
+    for key in (
+        "lr",
+        "model",
+        "model.path",
+        "data.sets.mine",
+        "streaming",
+        "nope",
+        "hydra.verbose",
+    ):
+        assert not is_boolean(key)
 
 
 def test_an_error_of_ours_is_found_behind_whatever_wraps_it():

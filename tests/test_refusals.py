@@ -29,6 +29,7 @@ atexit.register(lambda: open(os.environ["IMPORTED"], "w").write("\\n".join(sys.m
 CASES = {
     # ---- numbers that OmegaConf would take for a boolean
     "packing=2": "packing=2: must be true or false",
+    "++packing=2": "packing=2: must be true or false",
     "method=dora use_dora=3": "use_dora=3: must be true or false",
     # ---- logs
     "hydra.verbose=3": "hydra.verbose=3: must be true or false, or the name of a logger or a list of such, …",
@@ -384,6 +385,19 @@ CASES = {
     "-cd . -cn own_dotted": "data.path=x: must be nested in a YAML, data: {path: …}",
     "-cd . -cn own_value": "lr=abc: must be a number, above 0",
     "-cd . -cn own_without_self": "lr=abc: must be a number, above 0",
+    # Not of the right value that the command line has for the same key.
+    "-cd . -cn own_value lr=1e-3": "lr=abc: must be a number, above 0",
+    "-m -cd . -cn own_value lr=1e-3,1e-2 dry_run=true": "lr=abc: must be a number, above 0",
+    "-cd . -cn own_seed seed=7": "seed=0,1: must be an integer, in [0, 2^32)",
+    "-cd . -cn own_list model.path=tuneoff:tiny": "model.path=[a,b]: must be text, or null",
+    "-cd . -cn own_boolean": "packing=2: must be true or false",
+    "-cd . -cn own_boolean packing=false": "packing=2: must be true or false",
+    "-m -cd . -cn own_boolean seed=0,1 dry_run=true": "packing=2: must be true or false",
+    "-cd . -cn own_word": "test=yes: must be true or false",
+    "-cd . -cn own_option": "use_dora=3: must be true or false",
+    "-cd . -cn own_nested": "model.liger=3: must be true or false",
+    "-cd . -cn own_set": "data.sets.a.streaming=2: must be true or false",
+    "-cd . -cn own_right lr=0": "lr=0.0: must be above 0",
     "-cd . -cn own_late_base": "defaults=[_self_, config]: must have _self_ after config, …: [config, _self_]",
     "-cd . -cn bare": "bare.yaml: must begin with `defaults: [config, _self_]`, …",
     "-cd . -cn latin": "latin.yaml: line 1 has byte 0xe9, which is not UTF-8; …",
@@ -508,6 +522,14 @@ OWN_YAMLS = {
     "own_dotted": "data.path: x",
     "own_value": "lr: abc",
     "own_without_self": "defaults: [config]\nlr: abc",
+    "own_seed": "seed: 0,1",
+    "own_list": "model: {path: [a, b]}",
+    "own_boolean": "packing: 2",
+    "own_word": "test: 'yes'",
+    "own_option": "use_dora: 3",
+    "own_nested": "model: {liger: 3}",
+    "own_set": "data: {sets: {a: {path: tuneoff:stdlib, streaming: 2}}}",
+    "own_right": "packing: 'True'\nshuffle: no\ntest: ${packing}",
     "own_late_base": "defaults: [_self_, config]\nlr: 0.5",
 }
 

@@ -33,11 +33,31 @@ def read_field_types(cls: Any) -> dict[str, Any]:
 def find_nested_classes(classes: list[Any], name: str) -> list[Any]:
     """The dataclass that the field of this name holds, in those of the classes that have such a field."""
     nested = []
-    for cls in classes:
-        hint = read_field_types(cls).get(name)
+    for hint in list_hints(classes, name):
         kinds = get_args(hint) or (hint,)
         nested += [kind for kind in kinds if is_dataclass(kind)]
     return nested
+
+
+def is_boolean(key: str) -> bool:
+    """Whether a dotted key is declared, and as true or false by every class that declares it."""
+    classes: list[Any] = [Experiment, *schemas().values()]
+    *parents, name = key.split(".")
+    names = iter(parents)
+    for parent in names:
+        hints = list_hints(classes, parent)
+        classes = find_nested_classes(classes, parent)
+        if any(get_origin(hint) is dict for hint in hints):
+            next(names, None)  # of one of its values, each of the class that was found
+    hints = list_hints(classes, name)
+    kinds = [set(get_args(hint) or (hint,)) for hint in hints]
+    return bool(kinds) and all(kind - {NoneType} == {bool} for kind in kinds)
+
+
+def list_hints(classes: list[Any], name: str) -> list[Any]:
+    """The types of the field of this name, in those of the classes that have such a field."""
+    types = map(read_field_types, classes)
+    return [hints[name] for hints in types if name in hints]
 
 
 def describe_setting(key: str) -> str | None:
@@ -49,7 +69,7 @@ def describe_setting(key: str) -> str | None:
     nested = find_nested_classes(classes, name)
     if nested:
         return describe_kind(nested[0], key)
-    hints = [read_field_types(cls).get(name) for cls in classes]
+    hints = list_hints(classes, name)
     kinds = [kind for hint in hints for kind in (hint, *get_args(hint))]
     is_map = any(get_origin(kind) is dict for kind in kinds)
     return f"must be keys with values, as in {key}.KEY=VALUE" if is_map else None

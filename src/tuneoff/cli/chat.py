@@ -1,6 +1,7 @@
 """The command `chat`: puts prompts to a saved model, or to two side by side."""
 
 import argparse
+import io
 import logging
 import shutil
 import sys
@@ -95,10 +96,15 @@ def chat(models: Sequence[Any], options: argparse.Namespace) -> None:
 
 
 def read_prompts(prompt: str | None) -> Iterator[str]:
-    """Yield the one prompt that was given, or each line of the input that is not blank."""
+    """Yield the one prompt that was given, or each line of the input that is not blank.
+
+    Bytes that are no text are replaced: no tokenizer takes them, and a conversation would end with them.
+    """
     if prompt is not None:
-        yield prompt
+        yield replace_undecodable(prompt)
         return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     while True:
         try:
             line = input(PROMPT_SIGN if sys.stdin.isatty() else "")
@@ -106,6 +112,11 @@ def read_prompts(prompt: str | None) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+def replace_undecodable(text: str) -> str:
+    """A word of the command line with a sign for each byte that Python could not decode, and kept as a surrogate."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def format_answers(names: Sequence[str], answers: Sequence[str]) -> str:

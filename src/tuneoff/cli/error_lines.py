@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from traceback import walk_tb
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import Node, OmegaConf
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from tuneoff.cli.error_texts import first_line
 from tuneoff.cli.known_errors import explain_known_error, explain_logging_error
-from tuneoff.config import ConfigError, shorten
+from tuneoff.config import ConfigError, format_value, shorten
 from tuneoff.distributed.launch import LauncherError
 from tuneoff.record import Busy
 
@@ -48,7 +53,8 @@ def find_line(error: BaseException, arguments: list[str]) -> str | None:
     if not is_from_input(chain):
         return None
     # In a sweep the point's own value, not the whole list of the command line.
-    arguments = [*find_merged_overrides(chain), *arguments, *find_refused_overrides(chain)]
+    wrong = find_merged_overrides(chain) or find_words_of_files(chain)
+    arguments = [*wrong, *arguments, *find_refused_overrides(chain)]
     line = explain_logging_error(chain, arguments)
     if line:
         return line
@@ -67,6 +73,27 @@ def find_merged_overrides(chain: list[BaseException]) -> list[str]:
     """The overrides that Hydra says it could not merge."""
     matches = [re.match(r"Error merging override (.*)", str(cause)) for cause in chain]
     return [match[1] for match in matches if match]
+
+
+def find_words_of_files(chain: list[BaseException]) -> list[str]:
+    """The wrong values of YAMLs as words of a command line, on which the same key may stand with a right one.
+
+    Args:
+        chain: of an error that no override brought.
+    """
+    words = []
+    for cause in chain:
+        # The word that is wrong says ${…}, and not what that comes to.
+        is_resolved = isinstance(cause, InterpolationResolutionError)
+        if is_resolved or not isinstance(cause, ValidationError) or not cause.full_key:
+            continue
+        value = cause.value
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=False)
+        elif isinstance(value, Node):
+            value = value._value()
+        words.append(f"{cause.full_key}={format_value(value)}")
+    return words
 
 
 def find_refused_overrides(chain: list[BaseException]) -> list[str]:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import Reader
 
+from tuneoff.cli.allowed_values import KINDS, is_boolean
 from tuneoff.config import ABSENT, ConfigError, format_value
 
 # In a defaults list they bring all settings.
@@ -26,7 +28,8 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
         folders: where the YAMLs of its defaults list are looked for.
 
     Raises:
-        ConfigError: it cannot be read as text, does not begin with all settings, or names a choice in its body.
+        ConfigError: it cannot be read as text, does not begin with all settings, names a choice in its body, or has
+            another value where true or false must be.
     """
     content: object
     try:
@@ -42,6 +45,8 @@ def read_own_yaml(path: Path, folders: Sequence[Path]) -> DictConfig:
     if isinstance(content, DictConfig) and brings_settings(content, folders):
         refuse_late_base(content)
         refuse_choices_in_body(content)
+        if path.stem not in BASES:
+            refuse_wrong_booleans(content)
         return content
     if path.stem in BASES:
         allowed = f"stands in for tuneoff's own {path.name}: it must have another name, for -cn"
@@ -92,6 +97,21 @@ def refuse_choices_in_body(content: DictConfig) -> None:
             f"is chosen in the YAML's defaults list: [config, {{override {key}: {name}}}, _self_]"
         )
         raise ConfigError(key, name, allowed)
+
+
+def refuse_wrong_booleans(content: DictConfig) -> None:
+    """Refuse a number or a word where true or false must be: OmegaConf takes any number, and much else, for a boolean.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    body: Any = OmegaConf.to_container(content, resolve=False)
+    for word in list_body_words(body):
+        key, _, value = word.partition("=")
+        # Of null Hydra says what is wrong with it.
+        is_fine = value.lower() in ("true", "false", "null") or "${" in value
+        if not is_fine and is_boolean(key):
+            raise ConfigError(key, value, f"must be {KINDS[bool]}")
 
 
 def brings_settings(content: object, folders: Sequence[Path], depth: int = 0) -> bool:

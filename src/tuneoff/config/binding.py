@@ -123,7 +123,7 @@ def check_settings(settings: Any, overrides: list[str]) -> tuple[Experiment, Any
         raise ConfigError("llamafactory", experiment.llamafactory, allowed)
     # OmegaConf takes any number, and much else, for a boolean.
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = override.lstrip("+").partition("=")
         is_boolean = isinstance(_find_value(settings, key), bool)
         if is_boolean and value.lower() not in ("true", "false"):
             raise ConfigError(key, value, "must be true or false")
