@@ -97,7 +97,7 @@ def test_two_runs_on_one_folder(tmp_path, train):
     done = train(tmp_path / "run", "method=full", "resume=auto")
     holder.close()
     assert done.returncode == 2
-    assert "another process is training here" in done.stderr.splitlines()[-1]
+    assert "another process is training" in done.stderr.splitlines()[-1]
     assert not record.is_locked(tmp_path / "run")
 
 

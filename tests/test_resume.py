@@ -316,9 +316,6 @@ def test_a_resume_ends_where_the_run_has_its_result(compose_config, tmp_path, st
     cfg.task = "predict"
     with pytest.raises(ConfigError, match="^resume=auto: is for task=train, and"):
         check_resumed_run(cfg, tmp_path)
-    cfg.task = "train"
-    cfg.rerun = True
-    check_resumed_run(cfg, tmp_path)
 
 
 def test_every_rank_ends_where_the_run_has_its_result(compose_config, tmp_path):

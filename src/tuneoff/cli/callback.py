@@ -19,10 +19,12 @@ from tuneoff.cli.run_folder import (
     describe_resume,
     find_output_folder,
     list_written_files,
+    refuse_folder_in_use,
     remove_refused_run,
 )
 from tuneoff.config import ConfigError, Experiment, Task, check_config
 from tuneoff.distributed.launch import get_rank
+from tuneoff.distributed.stop import raise_if_stopped
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record import deepest_existing, holds_run
@@ -88,6 +90,7 @@ class PreflightCheck(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
+        raise_if_stopped()
         refuse_chdir(config)
         task = check_config(config)
         if get_rank():
@@ -107,6 +110,7 @@ class PreflightCheck(Callback):
             )
             raise ConfigError("device", task.device, allowed)
         folder = find_output_folder(config, "hydra.run.dir")
+        refuse_folder_in_use(task, folder)
         if task.resume != "never":
             check_resumed_run(task, folder)
             print(describe_resume(task.resume, folder), file=sys.stderr)
@@ -118,7 +122,11 @@ class PreflightCheck(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
+        raise_if_stopped()
         refuse_chdir(config)
+        if "resume=never" in config.hydra.overrides.task:
+            allowed = "is for a single run; in a sweep rerun=true begins jobs anew"
+            raise ConfigError("resume", "never", allowed)
         if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
             allowed = "must be at least 1, or -1 for as many as there are cores"
             raise ConfigError("hydra.launcher.n_jobs", 0, allowed)
@@ -145,7 +153,12 @@ class PreflightCheck(Callback):
             raise RunFailed(unfinished)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Mask the secrets in Hydra's files, and see whether the folder holds an earlier run."""
+        """Mask the secrets in Hydra's files, and see whether the folder holds an earlier run.
+
+        Raises:
+            StopSignal: one came before there was a run that could hear it, and was swallowed.
+        """
+        raise_if_stopped()
         if get_rank() == 0:
             mask_hydra_files(config)
         folder = Path(config.hydra.runtime.output_dir)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tuneoff.cli.arguments import list_words_of_file, prepare_sweep_arguments
 from tuneoff.cli.callback import PreflightCheck, print_open_sweeps
-from tuneoff.cli.error_lines import explain_error
+from tuneoff.cli.error_lines import error_chain, explain_error
 from tuneoff.cli.foreign_names import refuse_foreign_names
 from tuneoff.cli.help import print_help, wants_help
 from tuneoff.cli.run_folder import RunEnded
 from tuneoff.cli.summary import format_run_summary
 from tuneoff.cli.typed_words import expand_home, put_keys_together
 from tuneoff.distributed.launch import LauncherError, check_launch, get_rank
-from tuneoff.distributed.stop import interrupt_on_stop_signals
+from tuneoff.distributed.stop import StopRequest, interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RESULT, describe_os_error, format_failure, read_json
 from tuneoff.record.console import prepare_console
@@ -39,6 +39,7 @@ def one_line(main: Callable[[], None]) -> int:
     # Without it a YAML's own settings come last, which is what is meant.
     warnings.filterwarnings("ignore", message="In '.*': Defaults list is missing `_self_`")
     written = sys.argv[1:]
+    stop = StopRequest()
     try:
         check_launch()
         if wants_help(written):
@@ -47,19 +48,30 @@ def one_line(main: Callable[[], None]) -> int:
         refuse_foreign_names(written)
         words = expand_home(put_keys_together(written))
         sys.argv[1:] = prepare_sweep_arguments(expand_yamls(words))
-        with interrupt_on_stop_signals():
+        with interrupt_on_stop_signals(stop):
             main()
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as caught:
+        error: BaseException = caught
     except Exception as caught:
         error = unwrap_warning(caught)
     finally:
         print_open_sweeps()
+    if is_interruption(error, stop):
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     if isinstance(error, RunEnded):
         return report_earlier_result(error)
     return report_error(error, [*written, *list_words_of_file(written)])
+
+
+def is_interruption(error: BaseException, stop: StopRequest) -> bool:
+    """Whether the user ended the command: a library may make an error of its own of what a signal raises in it."""
+    if isinstance(error, RunFailed | RunEnded):  # it says what came of the run
+        return False
+    return stop.is_set() or any(
+        isinstance(cause, KeyboardInterrupt) for cause in error_chain(error)
+    )
 
 
 def expand_yamls(arguments: list[str]) -> list[str]:

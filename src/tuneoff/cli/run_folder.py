@@ -19,6 +19,7 @@ from tuneoff.record import (
     describe_unusable,
     find_checkpoints,
     holds_run,
+    is_locked,
     read_identity,
     read_status,
 )
@@ -106,7 +107,7 @@ def check_resumed_run(task: DictConfig, folder: Path) -> None:
 
     Raises:
         ConfigError: `resume` names another folder, or what is there has another identity.
-        RunEnded: there is nothing left to do; with rerun=true a result is no end.
+        RunEnded: there is nothing left to do.
     """
     if task.resume != "auto" and expand_user(task.resume).resolve() != folder.resolve():
         allowed = f"must be left out, since resume={task.resume} says where the run is"
@@ -117,8 +118,22 @@ def check_resumed_run(task: DictConfig, folder: Path) -> None:
         allowed = f"is for task=train, and {folder} holds a run, beside which nothing is written"
         raise ConfigError("resume", task.resume, allowed)
     check_same_run(task, folder)
-    if read_status(folder) in RESULTS and not task.rerun:
+    if read_status(folder) in RESULTS:
         raise RunEnded(task.resume, folder)
+
+
+def refuse_folder_in_use(task: DictConfig, folder: Path) -> None:
+    """Refuse a folder in which a living run trains, before Hydra writes this command's settings over that one's.
+
+    Raises:
+        ConfigError: naming the setting that has led there.
+    """
+    if not is_locked(folder):
+        return
+    if task.resume == "never":
+        raise ConfigError("hydra.run.dir", folder, "another process is training there")
+    allowed = f"another process is training in {folder}"
+    raise ConfigError("resume", task.resume, allowed)
 
 
 def check_in_other_ranks(task: DictConfig, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A single run from the command line: in this process, or as the launching process of its ranks."""
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
 from tuneoff.record import RESULT, AlreadyDone, NeverBegan, format_failure, read_json
+from tuneoff.sweeps.progress import PAUSED, is_paused
 
 
 def run_single(cfg: DictConfig, folder: Path) -> dict:
@@ -28,7 +30,7 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
 
     Raises:
         ConfigError: a setting that cannot be used.
-        RunFailed: the run ended as anything but finished.
+        RunFailed: the run ended as anything but finished, or paused by `stop_after`.
     """
     words = HydraConfig.get().overrides.task
     written = [word.lstrip("+").partition("=")[0] for word in words]
@@ -41,9 +43,14 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         result = read_json(folder / RESULT) or {}
     except NeverBegan as failure:
         raise RunFailed(str(failure)) from failure
+    error = result.get("error") or {}
+    if is_paused(folder):
+        if get_rank() == 0:
+            print_summary(work, {**result, "status": PAUSED})
+            print(error["message"], file=sys.stderr)
+        return result
     if get_rank() == 0:
         print_summary(work, result)
-    error = result.get("error")
     if error:
         message = format_failure(result["status"], error)
         raise RunFailed(f"{message} ({folder / work.result_file})")
@@ -92,14 +99,14 @@ def run_supervised(work: TrainWork) -> dict:
         ConfigError: what only the loaded model or data show to be wrong.
     """
     limits = supervisor.Limits(grace_seconds=work.experiment.grace_seconds)
+    earlier_result = supervisor.identify_result(work)
     try:
         failure = supervisor.run_supervised(work, limits)
     except KeyboardInterrupt:
-        # The first rank has written what was saved, and how to go on.
-        result = read_json(work.folder / work.result_file)
-        if result is None or result.get("status") != "interrupted":
+        if supervisor.identify_result(work) in (None, earlier_result):
             raise
-        return result
+        # The first rank has written what was saved, and how to go on; or it was done already.
+        return read_json(work.folder / work.result_file) or {}
     if failure is not None and isinstance(failure.cause, Refusal):
         raise failure.cause.to_error()
     return read_json(work.folder / work.result_file) or {}

@@ -80,7 +80,7 @@ class RunSettings:
     resume: str = setting("never", INCIDENTAL)
     """auto goes on with an unfinished run of these settings, a folder with the run in it, never begins anew."""
     rerun: bool = setting(False, INCIDENTAL)
-    """Replace a finished run that is in the folder already."""
+    """Replace a run that is in the folder already, finished or not; needs resume=never."""
     llamafactory: str | None = setting(None, INCIDENTAL)
     """A YAML of LLaMA-Factory that says what is not written; python -m tuneoff import FILE shows how it is read."""
     progress: bool = setting(True, INCIDENTAL)
@@ -235,7 +235,7 @@ class SweepSettings:
     stop_after: float | None = option(
         None, "must be in (0, 1)", lambda share: 0 < share < 1, INCIDENTAL
     )
-    """The share of the budget after which a run evaluates, saves a checkpoint and pauses; resume=auto goes on."""
+    """The share of the budget after which a run evaluates, saves and pauses; resume=auto without it goes on."""
     dry_run: bool = setting(False, INCIDENTAL)
     """List a sweep's jobs with their settings and folders, and start none."""
     fail_fast: bool = setting(False, INCIDENTAL)

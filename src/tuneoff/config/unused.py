@@ -114,6 +114,9 @@ def refuse_unused(experiment: Any, written: Collection[str]) -> None:
         ConfigError: naming the setting, and what it needs.
     """
     refuse_switched_off(DEPENDENCES, experiment, written)
+    if experiment.rerun and experiment.resume != "never":
+        allowed = f"begins the run anew, and resume={experiment.resume} goes on with it; leave one of the two out"
+        raise ConfigError("rerun", True, allowed)
     # A model's YAML may have a shape beside a path that was written, and then says nothing.
     shape = [key for key in written if key.startswith("model.config")]
     if shape and experiment.model.path is not None and experiment.model.config is not None:

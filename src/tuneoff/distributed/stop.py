@@ -17,6 +17,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # A terminal and a launcher of several processes may both send on the same Ctrl-C.
 SAME_KEYPRESS_SECONDS = 1.0
 NOTICE = b"\nstopping: a checkpoint is saved first; Ctrl-C again ends at once\n"
+NOTICE_AT_END = b"\nthe run has ended, and its record is written; Ctrl-C again ends at once\n"
 
 
 class StopSignal(KeyboardInterrupt):
@@ -37,6 +38,7 @@ class StopRequest:
         """
         self.name = "a signal"  # of what asked first
         self._relayed = relayed
+        self._notice = NOTICE
         self._interrupted_at: float | None = None
         self._requested = False
         self._raised = False
@@ -61,7 +63,7 @@ class StopRequest:
         if not self._requested:
             # Not by way of a file object, which the signal may have interrupted. The same Ctrl-C may have ended `tee`.
             with suppress(OSError):
-                os.write(2, NOTICE)
+                os.write(2, self._notice)
         elif self._interrupted_at is None or not self._is_same_key(now):
             raise KeyboardInterrupt("ended by a second Ctrl-C")
         self._interrupted_at = now
@@ -77,6 +79,11 @@ class StopRequest:
     def hold(self) -> None:
         """Raise nothing from now on: ranks that wait for each other ask `is_set()` together, and end together."""
         self._held = True
+
+    def hold_to_end(self) -> None:
+        """Raise nothing from now on, since the run is over: what is left is its record, which must be whole."""
+        self._notice = NOTICE_AT_END
+        self.hold()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -124,14 +131,38 @@ def call_on_stop_signals(
             signal.signal(number, handler)
 
 
+# Of the blocks of `interrupt_on_stop_signals` that this process is in.
+_REQUESTS: list[StopRequest] = []
+
+
 @contextmanager
-def interrupt_on_stop_signals() -> Iterator[None]:
-    """Let stop signals raise `StopSignal`, once, where nobody else handles them."""
+def interrupt_on_stop_signals(request: StopRequest | None = None) -> Iterator[None]:
+    """Let stop signals raise `StopSignal`, once, where nobody else handles them.
+
+    Args:
+        request: tells afterwards whether one came, whatever became of the exception.
+    """
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    with call_on_stop_signals(StopRequest().set):
-        yield
+    request = request or StopRequest()
+    _REQUESTS.append(request)
+    try:
+        with call_on_stop_signals(request.set):
+            yield
+    finally:
+        _REQUESTS.remove(request)
+
+
+def raise_if_stopped() -> None:
+    """Stop where a signal came and nothing ended: a library, or Python's own clean-up, may swallow any exception.
+
+    Raises:
+        StopSignal: anew.
+    """
+    for request in _REQUESTS:
+        if request.is_set():
+            raise StopSignal(f"stopped by {request.name}")
 
 
 def ignored_stop_signals() -> list[int]:

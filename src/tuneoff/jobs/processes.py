@@ -76,11 +76,14 @@ class RankProcess:
         return self.process.exitcode not in (None, 0, EXIT_LEFT_ALONE) and not self.stopped
 
     def describe_end(self) -> str:
-        """`SIGKILL`, or `exit code 1`."""
+        """`SIGKILL`, `signal 35` for one that Python has no name for, or `exit code 1`."""
         exit_code = self.process.exitcode
-        if exit_code is not None and exit_code < 0:
+        if exit_code is None or exit_code >= 0:
+            return f"exit code {exit_code}"
+        try:
             return signal.Signals(-exit_code).name
-        return f"exit code {exit_code}"
+        except ValueError:  # a real-time signal
+            return f"signal {-exit_code}"
 
     def terminate(self) -> None:
         """Ask it to end by SIGTERM, on which a run saves a checkpoint."""

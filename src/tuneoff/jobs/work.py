@@ -167,8 +167,9 @@ class TrainWork(Work):
         from tuneoff.predict import predict
 
         prediction = predict(self.experiment, self.method)
-        kept = ("needed_gib", "peak_gib", "breakdown_gib")
-        return {key: prediction[key] for key in kept}
+        kept = ("needed_gib", "peak_gib", "breakdown_gib", "largest_batch")
+        # The largest batch is there where `gib` asks for it.
+        return {key: prediction[key] for key in kept if key in prediction}
 
     def _conclude_unstarted(self, start: dict, needed_gib: float, limit: float) -> dict:
         """The result of a run that would not fit."""
@@ -180,12 +181,14 @@ class TrainWork(Work):
         return conclude_dead_run(self.folder, start, status, error, 0.0)
 
     def record_failure(self, status: str, error: dict, wall_seconds: float) -> None:
-        """Write the result of a dead run, from what it left.
+        """Write the result of a dead run, from what it left; one that never began leaves an earlier result as it is.
 
         Raises:
-            JobFailed: the run never began, and the folder keeps the result of an earlier one.
+            JobFailed: with what happened, where there is such a result, unless the user stopped the run.
         """
         if read_status(self.folder) in RESULTS:
+            if status == "interrupted":
+                return
             raise JobFailed(
                 f"{error['type']}: {error['message']}; {self.folder} keeps its earlier result"
             )

@@ -1,6 +1,7 @@
 """The record: what a run leaves on disk, written and read here alone. Standard library only."""
 
 from tuneoff.record.dead_runs import conclude_dead_run
+from tuneoff.record.earlier_run import keep_sweep
 from tuneoff.record.files import (
     cache_folder,
     describe_os_error,
@@ -26,7 +27,6 @@ from tuneoff.record.recorder import (
     NeverBegan,
     Recorder,
     ResumePoint,
-    SilentRecorder,
     describe_error,
     format_failure,
     write_prediction,
@@ -42,6 +42,7 @@ from tuneoff.record.schema import (
     LOCK,
     LOOP,
     METRICS,
+    MODEL_FOLDER,
     NOT_PREDICTED,
     PREDICTION,
     RESULT,
@@ -51,6 +52,7 @@ from tuneoff.record.schema import (
     SCHEMA_VERSION,
 )
 from tuneoff.record.secrets import is_secret_key, mask_record, mask_secrets
+from tuneoff.record.silent_recorder import SilentRecorder
 from tuneoff.record.status import (
     find_checkpoints,
     holds_run,
@@ -70,6 +72,7 @@ __all__ = [
     "LOCK",
     "LOOP",
     "METRICS",
+    "MODEL_FOLDER",
     "NOT_PREDICTED",
     "PREDICTION",
     "RESULT",
@@ -96,6 +99,7 @@ __all__ = [
     "is_locked",
     "is_private",
     "is_secret_key",
+    "keep_sweep",
     "make_private_folder",
     "mask_record",
     "mask_secrets",

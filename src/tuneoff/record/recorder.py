@@ -12,6 +12,7 @@ from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from tuneoff.record.earlier_run import list_replaced, remove
 from tuneoff.record.files import (
     describe_os_error,
     find_bad_line,
@@ -113,6 +114,7 @@ class Recorder:
         self.curve: list[dict] = []
         self._metrics: TextIO | None = None
         self.begun = False  # whether the folder holds this run, and no earlier one
+        self._replaces = False  # an earlier run that is not gone on with
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
 
@@ -133,15 +135,22 @@ class Recorder:
                 self.run[key] = before.get(key, self.run.get(key))
             self.run["resumed_at_step"] = resumed.step
             self.curve = [line for line in read_metrics(self.folder) if resumed.covers(line)]
-        if not holds_run(self.folder):
+        holds_earlier = holds_run(self.folder)
+        self._replaces = holds_earlier and resumed is None
+        if not holds_earlier:
             self._begin()
 
     def _begin(self) -> None:
         """From here on the folder holds this run, and no earlier one: whose result goes last, since it is whole."""
+        replaced = []
+        if self._replaces:
+            replaced = list_replaced(self.folder, self.run.get("identity"))
         self._set_aside_unreadable()
         write_lines(self.folder / METRICS, self.curve)
         self._metrics = (self.folder / METRICS).open("a", buffering=1)
         write_json(self.folder / RUN, self.run)
+        for path in replaced:
+            remove(path)
         for old in (ANSWERS, BENCHMARKS, RESULT):
             (self.folder / old).unlink(missing_ok=True)
         self.begun = True
@@ -240,50 +249,6 @@ def _take_lock(path: Path) -> TextIO:
             raise
     lock.close()
     raise Busy(f"{path.parent}: another process is training here")
-
-
-class SilentRecorder(Recorder):
-    """What the other processes of a run have in place of its recorder: the same calls, and nothing is written."""
-
-    begun = True
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.run: dict = {}
-
-    def start(self, run: dict, resumed: ResumePoint | None = None) -> None:
-        """Keep what a record would begin with."""
-        self.run = run
-
-    def describe(self, more: dict) -> None:
-        """Keep what a record would add."""
-        self.run.update(more)
-
-    def restore(self, state: dict) -> None:
-        """Keep nothing: the first rank's clock counts."""
-
-    def wall_seconds(self) -> float:
-        """Return 0: the first rank's clock counts."""
-        return 0.0
-
-    def log(self, line: dict) -> None:
-        """Write nothing."""
-
-    def alive(self) -> None:
-        """Write nothing."""
-
-    def keep_answers(self, lines: list[dict]) -> None:
-        """Write nothing."""
-
-    def keep_benchmarks(self, lines: list[dict]) -> None:
-        """Write nothing."""
-
-    def finish(self, status: str, measured: dict, error: dict | None = None) -> dict:
-        """Return the result that a record would hold."""
-        return {**self.run, "status": status, "error": error, **measured}
-
-    def close(self) -> None:
-        """Close nothing."""
 
 
 def write_prediction(folder: Path, run: dict, prediction: dict) -> dict:

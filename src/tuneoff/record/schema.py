@@ -11,6 +11,7 @@ BENCHMARKS = (
 )
 PREDICTION = "prediction.json"
 CHECKPOINTS = "checkpoints"  # the folder
+MODEL_FOLDER = "model"  # the trained model, where the run saves it
 LOOP = "loop.json"  # of a checkpoint: each part's state, as plain values
 # A sweep that is run again retries the last four; the others are results.
 RESULTS = ("finished", "out_of_memory", "predicted_out_of_memory", "diverged")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tuneoff.config import ConfigError, bind, find_lr_source, resolve_config
 from tuneoff.jobs import supervisor
 from tuneoff.jobs.devices import Share, assign_devices
+from tuneoff.jobs.failures import JobFailed
 from tuneoff.jobs.work import WORKS, Work, describe_start
 from tuneoff.record import AlreadyDone, Busy, describe_error
 from tuneoff.record.console import prepare_console
@@ -46,6 +47,7 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
 
     Raises:
         SweepStopped: the job failed under fail_fast=true.
+        JobFailed: it left no record of that, as a prediction, or a run that failed over an earlier result.
         KeyboardInterrupt: the user stopped the sweep; the job's record says `interrupted`.
     """
     started = time.monotonic()
@@ -54,23 +56,40 @@ def run_job(cfg: DictConfig, hydra: DictConfig) -> Outcome:
     folder = Path(hydra.runtime.output_dir)
     experiment, method = bind(cfg)
     work_type = WORKS[experiment.task]
+    unrecorded: JobFailed | None = None
     if work_type.is_done(folder, experiment):
         how = SKIPPED
     else:
         resume = "never" if experiment.rerun else "auto"
         experiment = replace(experiment, resume=resume, progress=False)
         work = work_type(experiment, method, folder, describe_job(cfg, method, hydra))
-        how = run_beside_others(work, count_jobs_at_once(hydra))
+        try:
+            how = run_beside_others(work, count_jobs_at_once(hydra))
+        except JobFailed as failure:
+            how = RAN
+            unrecorded = failure
     outcome = Outcome(folder, work_type.read_status(folder), work_type.read_loss(folder))
-    seconds = time.monotonic() - started
     status = progress.name_status(outcome.status, folder)
     losses = work_type.describe_losses(folder)
+    if unrecorded is not None:  # what the folder holds is an earlier result
+        status = "failed"
+        losses = ""
+    seconds = time.monotonic() - started
     line = progress.format_progress_line(hydra, status, how, losses, seconds)
     print(line, file=sys.stderr, flush=True)
     has_failed = status not in ("finished", progress.PAUSED)
     if how == RAN and experiment.fail_fast and has_failed:
-        raise SweepStopped(f"{outcome.status}: {folder}")
+        raise SweepStopped(describe_failure(outcome, unrecorded))
+    if unrecorded is not None:
+        raise unrecorded
     return outcome
+
+
+def describe_failure(outcome: Outcome, unrecorded: JobFailed | None) -> str:
+    """Why a job ends its sweep: what its record says, or what no record does."""
+    if unrecorded is None:
+        return f"{outcome.status}: {outcome.folder}"
+    return f"failed: {unrecorded} ({outcome.folder})"
 
 
 def enter_start_folder(hydra: DictConfig) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.serialization import default_restore_location
 
-from tuneoff.record import LOOP, find_checkpoints, write_json
+from tuneoff.record import LOOP, ResumePoint, find_checkpoints, set_aside, write_json
 from tuneoff.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -220,3 +220,25 @@ def _read(folder: Path, device: torch.device, rank: int, sharding: str) -> Check
         loop=content["parts"],
         sharding=sharding,
     )
+
+
+def find_resume_point(checkpoint: Checkpoint) -> ResumePoint:
+    """What the recorder must know of a checkpoint."""
+    return ResumePoint(
+        step=checkpoint.step,
+        evaluated_at=checkpoint.loop["evaluation"]["evaluated_at"],
+        recorder=checkpoint.loop["recorder"],
+    )
+
+
+def clear_checkpoints(folder: Path, checkpoint: Checkpoint | None) -> None:
+    """Set aside the checkpoints that could not be read, and remove those of a run that is begun anew.
+
+    Args:
+        checkpoint: what the run goes on from; None for one that begins anew.
+    """
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path, reason in checkpoint.unreadable:
+        set_aside(path, reason)

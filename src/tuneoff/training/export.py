@@ -20,12 +20,12 @@ from tuneoff.models.reading_back import (
     explain_unreadable,
     fits_beside,
 )
+from tuneoff.record import MODEL_FOLDER as MODEL_FOLDER
 from tuneoff.record import read_json, write_json
 from tuneoff.training.model_setup import seeded
 from tuneoff.training.setup import Parts
 
-MODEL_FOLDER = "model"
-MERGED_FOLDER = "merged"  # in it
+MERGED_FOLDER = "merged"  # in MODEL_FOLDER
 BASE = "base_model_name_or_path"  # in an adapter's config
 PROBE_ROWS = 2  # of the data, whose logits are compared when an export is read back
 PROBE_TOKENS = 64  # of each

@@ -1,7 +1,6 @@
 """A run, from the first line of its record to the last, whatever happens in between."""
 
 import logging
-import shutil
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -17,15 +16,14 @@ from tuneoff.record import (
     AlreadyDone,
     NeverBegan,
     Recorder,
-    ResumePoint,
     SilentRecorder,
+    keep_sweep,
     read_json,
-    set_aside,
 )
 from tuneoff.record import read_status as status_of
 from tuneoff.training.benchmarks import AFTER, BEFORE
 from tuneoff.training.best_weights import use_best_weights
-from tuneoff.training.checkpoint import Checkpoint, load_newest
+from tuneoff.training.checkpoint import clear_checkpoints, find_resume_point, load_newest
 from tuneoff.training.descriptions import (
     add_facts,
     describe_parts,
@@ -43,7 +41,7 @@ from tuneoff.training.provenance import collect_provenance, refuse_other_inputs
 from tuneoff.training.push import push_model
 from tuneoff.training.run_state import restore_run_state
 from tuneoff.training.serving import measure_serving
-from tuneoff.training.session import Session, open_session
+from tuneoff.training.session import open_session
 from tuneoff.training.setup import Parts, build
 from tuneoff.training.trainer import Trainer
 
@@ -68,30 +66,11 @@ def train(experiment: Experiment, method: Method, folder: Path, start: dict) -> 
     """
     recorder = SilentRecorder(folder) if get_rank() else Recorder(folder)
     with closing(recorder):
-        goes_on = experiment.resume != "never" and not experiment.rerun
-        if goes_on and status_of(folder) in RESULTS:
+        if experiment.resume != "never" and status_of(folder) in RESULTS:
             raise AlreadyDone(f"{folder}: another process has finished this run")
         run = Run(experiment, method, recorder)
-        status = "finished"
-        error: dict | None = None
         with call_on_stop_signals(run.session.stop.set, (*STOP_SIGNALS, signal.SIGINT)):
-            try:
-                with RankWatch(run.session.ranks, run.record_lost_rank):
-                    run.prepare(start)
-                    run.fit()
-                    run.conclude()
-            except ConfigError:
-                run.session.trackers.finish({})
-                raise
-            except BaseException as caught:  # whatever it was, the record says so
-                status, error = run.session.ranks.agree_on_failure(classify_error(caught), caught)
-        if error is not None and not recorder.begun:
-            run.session.trackers.finish({})
-            raise NeverBegan(status, error, folder)
-        result = recorder.finish(status, run.measured(), error)
-        if status == "finished":
-            run.session.ranks.leave()
-        run.session.trackers.finish(result)
+            result = run.perform(start)
         if run.session.ranks.first:
             push_model(experiment, folder, result)
         return result
@@ -117,6 +96,36 @@ class Run:
         self.paused_after: float | None = None  # a share of the budget
         self.reach: tuple[dict[str, int], dict] | None = None  # once training has ended
 
+    def perform(self, start: dict) -> dict:
+        """Do all of the run, and write its result, which a stop signal does not keep from being written.
+
+        Raises:
+            ConfigError, NeverBegan: as `train`.
+        """
+        session = self.session
+        status = "finished"
+        error: dict | None = None
+        try:
+            with RankWatch(session.ranks, self.record_lost_rank):
+                self.prepare(start)
+                self.fit()
+                self.conclude()
+                session.stop.hold_to_end()
+        except ConfigError:
+            session.trackers.finish({})
+            raise
+        except BaseException as caught:  # whatever it was, the record says so
+            session.stop.hold_to_end()
+            status, error = session.ranks.agree_on_failure(classify_error(caught), caught)
+        if error is not None and not session.recorder.begun:
+            session.trackers.finish({})
+            raise NeverBegan(status, error, session.folder)
+        result = session.recorder.finish(status, self.measured(), error)
+        if status == "finished" or self.paused_after is not None:  # all came this far together
+            session.ranks.leave()
+        session.trackers.finish(result)
+        return result
+
     def prepare(self, start: dict) -> None:
         """Load everything, go on from a checkpoint where there is one, and begin the record.
 
@@ -127,6 +136,7 @@ class Run:
         experiment = session.experiment
         checkpoint = None
         if experiment.resume != "never":
+            start = keep_sweep(start, session.folder)
             checkpoint = load_newest(
                 session.checkpoint_folder,
                 session.ranks.device,
@@ -151,7 +161,7 @@ class Run:
         if len(set(steps)) > 1:
             raise OSError(f"the ranks would go on from different steps: {steps}")
         if session.ranks.first:
-            clear_checkpoints(session, checkpoint)
+            clear_checkpoints(session.checkpoint_folder, checkpoint)
         session.recorder.describe(description)
         session.trackers.start(experiment, session.recorder.run, session.folder)
         log.info("%s: %s", experiment.data.name, self.parts.dataset.summary())
@@ -280,21 +290,3 @@ class Run:
             "kept": parts.evaluation.best_step.facts(),
             "facts": facts,
         }
-
-
-def find_resume_point(checkpoint: Checkpoint) -> ResumePoint:
-    """What the recorder must know of a checkpoint."""
-    return ResumePoint(
-        step=checkpoint.step,
-        evaluated_at=checkpoint.loop["evaluation"]["evaluated_at"],
-        recorder=checkpoint.loop["recorder"],
-    )
-
-
-def clear_checkpoints(session: Session, checkpoint: Checkpoint | None) -> None:
-    """Set aside the checkpoints that could not be read, and remove those of a run that this one replaces."""
-    if checkpoint is None:
-        shutil.rmtree(session.checkpoint_folder, ignore_errors=True)
-        return
-    for path, reason in checkpoint.unreadable:
-        set_aside(path, reason)

@@ -53,22 +53,40 @@ def _save_rank_states(parts: Parts) -> None:
         raise OSError(failures[0])
 
 
-def explain_resume(parts: Parts, step: int) -> str:
-    """Say where the checkpoint of a stopped run is, and what goes on from it."""
+def explain_resume(parts: Parts, step: int, paused: bool = False) -> str:
+    """Say where the checkpoint of a stopped run is, and what goes on from it.
+
+    Args:
+        paused: whether `stop_after` stopped the run, which would stop it there again.
+    """
     path = parts.checkpoint_folder / name_checkpoint(step)
     run = parts.recorder.run
     command = list(run.get("command", []))
     if run.get("sweep"):
         advice = "the sweep's command goes on from there"
     elif parts.ranks.count > 1 or not command:
-        advice = "the same command with resume=auto goes on from there"
+        change = "without stop_after and with resume=auto" if paused else "with resume=auto"
+        advice = f"the same command {change} goes on from there"
     else:
-        if "resume=never" in command:
-            command.remove("resume=never")
-        if not any(word.startswith("resume=") for word in command):
-            command.append("resume=auto")
-        advice = f"go on with: {shlex.join(command)}"
+        advice = f"go on with: {shlex.join(make_resuming(command, paused))}"
     return f"saved in {path}; {advice}"
+
+
+def make_resuming(command: list[str], paused: bool) -> list[str]:
+    """The command that goes on with the run which `command` began."""
+    left_out = ["rerun"]
+    if paused:
+        left_out.append("stop_after")
+    words = []
+    for word in command:
+        key = word.partition("=")[0]
+        if key not in left_out and word != "resume=never":
+            words.append(word)
+    if paused and not any(word.startswith("stop_after=") for word in command):
+        words.append("stop_after=null")  # a file of settings has it
+    if not any(word.startswith("resume=") for word in words):
+        words.append("resume=auto")
+    return words
 
 
 def collect_state(parts: Parts) -> tuple[dict[str, torch.Tensor], dict]:

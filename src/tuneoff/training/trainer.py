@@ -75,7 +75,8 @@ class Trainer:
                 return
             if pauses:
                 self.save()
-                raise Paused(f"paused after step {self.step}, as stop_after says")
+                advice = explain_resume(parts, self.step, paused=True)
+                raise Paused(f"paused after step {self.step}, as stop_after says; {advice}")
             # A step that is cut in two leaves weights that no checkpoint can go on from.
             with parts.stop.deferred():
                 self.take_step(self.step)
