@@ -14,7 +14,7 @@ from tuneoff.distributed.visible import visible_devices
 from tuneoff.jobs import devices
 from tuneoff.jobs.device_locks import warn_once
 from tuneoff.jobs.devices import Share, assign_devices, check_enough_devices, hold_device
-from tuneoff.sweeps.job import count_jobs_at_once
+from tuneoff.sweeps.launchers import count_jobs_at_once
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -315,6 +315,6 @@ def test_an_error_of_a_lock_fails_no_job(monkeypatch, caplog, error):
 
 @pytest.mark.parametrize(("n_jobs", "jobs"), [(None, 1), (3, 3), (-1, 8), (-2, 7), (-20, 1)])
 def test_jobs_at_once_are_counted_as_joblib_counts_them(monkeypatch, n_jobs, jobs):
-    monkeypatch.setattr("tuneoff.sweeps.job.available_cores", lambda: 8)
+    monkeypatch.setattr("tuneoff.sweeps.launchers.available_cores", lambda: 8)
     launcher = {} if n_jobs is None else {"n_jobs": n_jobs}
     assert count_jobs_at_once(OmegaConf.create({"launcher": launcher})) == jobs

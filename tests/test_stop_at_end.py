@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from tuneoff.cli import single_run
 from tuneoff.cli.callback import PreflightCheck
 from tuneoff.cli.main import EXIT_INTERRUPTED, one_line
-from tuneoff.cli.single_run import is_paused
 from tuneoff.distributed.stop import StopRequest, StopSignal, interrupt_on_stop_signals
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.record import RESULT, read_json, recorder, write_json
+from tuneoff.sweeps.progress import name_status
+from tuneoff.training.run_state import make_resuming
 from tuneoff.training.trackers import Trackers
-from tuneoff.training.trainer import make_resuming
 
 OPTIONS = ["method=lora", "max_steps=2"]
 COMMAND = ["python", "train.py", "method=lora"]
@@ -172,11 +172,17 @@ def test_the_command_that_goes_on(written, paused, resuming):
     assert make_resuming([*COMMAND, *written], paused) == [*COMMAND, *resuming]
 
 
-def test_no_other_run_is_paused():
-    assert is_paused({"status": "interrupted", "paused_after": 0.5})
-    assert not is_paused({"status": "interrupted", "paused_after": None})
-    assert not is_paused({"status": "failed", "paused_after": 0.5})
-    assert not is_paused({"fits": True})
+@pytest.mark.parametrize(
+    ("status", "paused_after", "named"),
+    [
+        ("interrupted", 0.5, "paused"),
+        ("interrupted", None, "interrupted"),
+        ("failed", 0.5, "failed"),
+    ],
+)
+def test_no_other_run_is_paused(tmp_path, status, paused_after, named):
+    write_json(tmp_path / RESULT, {"status": status, "paused_after": paused_after})
+    assert name_status(status, tmp_path) == named
 
 
 def test_a_paused_run_has_not_failed(command, tmp_path):

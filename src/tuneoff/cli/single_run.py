@@ -22,7 +22,7 @@ from tuneoff.jobs.failures import Refusal, RunFailed
 from tuneoff.jobs.work import WORKS, TrainWork, Work, describe_start
 from tuneoff.jobs.worker import log_as_rank
 from tuneoff.record import RESULT, AlreadyDone, NeverBegan, format_failure, read_json
-from tuneoff.sweeps.progress import PAUSED, is_paused
+from tuneoff.sweeps.progress import PAUSED, name_status
 
 
 def run_single(cfg: DictConfig, folder: Path) -> dict:
@@ -44,7 +44,7 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
     except NeverBegan as failure:
         raise RunFailed(str(failure)) from failure
     error = result.get("error") or {}
-    if is_paused(folder):
+    if name_status(str(result.get("status")), folder) == PAUSED:
         if get_rank() == 0:
             print_summary(work, {**result, "status": PAUSED})
             print(error["message"], file=sys.stderr)
