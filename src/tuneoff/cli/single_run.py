@@ -43,14 +43,14 @@ def run_single(cfg: DictConfig, folder: Path) -> dict:
         result = read_json(folder / RESULT) or {}
     except NeverBegan as failure:
         raise RunFailed(str(failure)) from failure
-    error = result.get("error") or {}
-    if name_status(str(result.get("status")), folder) == PAUSED:
+    status = name_status(str(result.get("status")), folder)
+    if get_rank() == 0:
+        print_summary(work, {**result, "status": status})
+    error = result.get("error")
+    if status == PAUSED and error:
         if get_rank() == 0:
-            print_summary(work, {**result, "status": PAUSED})
             print(error["message"], file=sys.stderr)
         return result
-    if get_rank() == 0:
-        print_summary(work, result)
     if error:
         message = format_failure(result["status"], error)
         raise RunFailed(f"{message} ({folder / work.result_file})")

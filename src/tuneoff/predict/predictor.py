@@ -204,6 +204,7 @@ class Predictor:
             return {"gib": limit, "batch_size": 0, "needed_gib": {}, "reason": blamed}
 
         def needed(rows: int) -> float:
+            """The GiB that a batch of so many rows needs."""
             if rows == start:
                 return needed_at_start
             moments = list(self.later_moments(rows))

@@ -13,7 +13,7 @@ from tuneoff.record.secrets import mask_secrets
 from tuneoff.sweeps.job_costs import JobCost, estimate_seconds, read_cost
 from tuneoff.sweeps.launchers import count_jobs_at_once, is_local
 
-PAUSED = "paused"  # by a tuning that gave its budget to better candidates
+PAUSED = "paused"  # by `stop_after`, as by a tuning that gives its budget to better candidates
 # Of the table's lines, from the first to the last.
 OUTCOMES = (
     "skipped",
