@@ -23,6 +23,7 @@ os.environ.update(
 # Where Python keeps no compiled modules, each process that a test starts would compile them all anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import matrix
 import pytest
 from helpers import (
     FURTHER,
@@ -313,70 +314,37 @@ def command(warm_trainer, small_settings, tmp_path, tmp_path_factory):
 
 
 # ---------------------------------------------------------------- the matrix: what was measured, method by method
-COLUMNS = (
-    "equal to reference",
-    "same command twice",
-    "resume after SIGKILL",
-    "two processes",
-    "fsdp2",
-    "zero2",
-    "zero3",
-    "export reload",
-    "export reload in bf16",
-    "merged in bf16",
-    "start",
-    "merged",
-    "predicted",
-)
-
-
 def pytest_addoption(parser):
     parser.addoption(
         "--matrix",
         action="store_true",
-        help="print the largest difference that was measured, by method",
+        help="renew tests/MATRIX.md by the differences that are measured, method by method",
     )
 
 
 @pytest.fixture
 def measured(record_property):
-    """`measured("lora", "export reload", 1e-7)` keeps a difference for `--matrix`, in the test's report.
+    """`measured("lora", "exported", 1e-7)` keeps a difference for `--matrix`, in the test's report.
 
     Where a cell cannot hold, the reason stands in place of the difference.
     """
 
     def keep(method: str, column: str, difference: float | str) -> None:
-        assert column in COLUMNS
+        assert column in matrix.COLUMNS
         record_property("matrix", [method, column, difference])
 
     return keep
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The matrix as Markdown, where `--matrix` asks for it: the largest difference of each cell, or why it has none."""
+    """Write what tests that passed have measured into the matrix, where `--matrix` asks for it."""
     if not config.getoption("matrix"):
         return
-    largest: dict[tuple[str, str], float] = {}
-    reasons: dict[tuple[str, str], str] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, value in getattr(report, "user_properties", []):
-                if name != "matrix":
-                    continue
-                method, column, difference = value
-                if isinstance(difference, str):
-                    reasons[method, column] = difference
-                else:
-                    largest[method, column] = max(difference, largest.get((method, column), 0.0))
-    write = terminalreporter.write_line
-    write(f"| {' | '.join(['method', *COLUMNS])} |")
-    write(f"| {' | '.join(['---'] * (1 + len(COLUMNS)))} |")
-    for method in [*METHODS, *SHELF, *FURTHER]:
-        cells = []
-        for column in COLUMNS:
-            figure = largest.get((method, column))
-            refused = "no" if (method, column) in reasons else ""
-            cells.append(refused if figure is None else f"{figure:.2g}")
-        write(f"| {' | '.join([method, *cells])} |")
-    for (method, column), reason in sorted(reasons.items()):
-        write(f"- {method}, {column}: {reason}")
+    found = []
+    for report in terminalreporter.stats.get("passed", []):
+        found += [value for name, value in report.user_properties if name == "matrix"]
+    before = matrix.FILE.read_text() if matrix.FILE.exists() else ""
+    table = matrix.Matrix.read(before)
+    table.renew(found)
+    matrix.FILE.write_text(table.to_markdown([*METHODS, *SHELF, *FURTHER]))
+    terminalreporter.write_line(f"{matrix.FILE}: {len(found)} measurements")

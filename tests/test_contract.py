@@ -1,7 +1,9 @@
 """Contracts 2, 4 and 5: the same command gives the same bits, micro-batches change nothing, a seed's methods share."""
 
 import pytest
+import torch
 from helpers import METHODS, apart, quick_of, trajectory
+from transformers import AutoModelForCausalLM
 
 OWN = {
     "galore": ["galore_rank=8"],
@@ -9,6 +11,20 @@ OWN = {
     "badam": ["badam_switch_interval=2", "badam_switch_mode=random"],
     "badam_ratio": ["badam_switch_interval=2"],
 }
+
+
+@pytest.mark.parametrize("method", quick_of(METHODS, "full", "lora", "pissa"))
+def test_it_starts_at_the_base_model(new_run, measured, method):
+    training = new_run(*own(method), "max_steps=1")
+    training.parts.recorder.close()
+    ids = torch.arange(1, 33).reshape(2, 16)
+    base = AutoModelForCausalLM.from_pretrained(training.parts.experiment.model.path)
+    with torch.no_grad():
+        ours = training.parts.model.eval()(input_ids=ids).logits
+        theirs = base.eval()(input_ids=ids).logits
+    largest = float((ours - theirs).abs().max())
+    measured(method, "start", largest)
+    assert training.parts.method.starts_at_base and largest <= 2e-5
 
 
 # Layer-wise GaLore steps within each micro-batch.
@@ -24,7 +40,7 @@ def test_the_same_command_twice_is_the_same_run(run, tmp_path, measured, method)
     for name in ("first", "second"):
         run(*own(method), "max_steps=5", folder=tmp_path / name)
     first, second = trajectory(tmp_path / "first"), trajectory(tmp_path / "second")
-    measured(method, "same command twice", apart(first, second))
+    measured(method, "twice", apart(first, second))
     assert len(first) == 7 and first == second
 
 

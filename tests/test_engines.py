@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, ROOT, finish, python_path, trajectory
+from helpers import FOUND, ROOT, finish, python_path, trajectory
 from safetensors.torch import load_file
 from test_distributed import ALONE, PatchedWork, perform, uneven  # noqa: F401 (a fixture)
 
@@ -199,16 +199,17 @@ def test_an_engine_gives_the_losses_of_one_process(
 @pytest.mark.parametrize(
     "engine", [pytest.param(engine, marks=needs_package(engine)) for engine in ENGINES]
 )
-def test_what_a_method_cannot_do_there_is_refused(settings, engine_environment, engine):
+def test_what_a_method_cannot_do_there_is_refused(settings, engine_environment, measured, engine):
     engine_environment(engine)
     refused = set()
-    for method in METHODS:
+    for method in FOUND:
         try:
             settings(f"method={method}", "num_processes=2")
         except ConfigError as error:
-            assert error.key in ("num_processes", "method")
+            assert error.key in ("num_processes", "method", "lora_init", "use_lorafa")
+            measured(method, engine, error.allowed)
             refused.add(method)
-    assert refused == REFUSED[engine]
+    assert refused == set(FOUND) - set(TRIED_METHODS) | REFUSED[engine]
 
 
 @pytest.mark.slow

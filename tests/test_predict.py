@@ -135,8 +135,9 @@ def compare(run, method, peaks: bool = True) -> None:
 
 
 @pytest.mark.parametrize("method", quick_of(METHODS, "lora", "galore_layerwise", "badam"))
-def test_a_prediction_equals_a_real_step(settings, method):
+def test_a_prediction_equals_a_real_step(settings, measured, method):
     compare(*settings(f"method={method}", "galore_rank=8" if "galore" in method else "seed=0")[:2])
+    measured(method, "predicted", 0.0)
 
 
 @pytest.mark.parametrize("method", quick_of(IN_BF16, "full", "badam_ratio"))

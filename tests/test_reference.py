@@ -85,7 +85,7 @@ def assert_same(measured):
 
     def check(training, reference):
         difference, name = worst(training.parts.model, reference)
-        measured(training.parts.experiment.method, "equal to reference", difference)
+        measured(training.parts.experiment.method, "reference", difference)
         assert difference <= 1e-6, f"{name}: {difference}"
 
     return check

@@ -242,7 +242,7 @@ def test_sigkill_six_times(settings, command, tmp_path, measured, method):
     difference = max(
         apart(trajectory(folder), trajectory(whole)), apart(weights(folder), weights(whole))
     )
-    measured(method, "resume after SIGKILL", difference)
+    measured(method, "resumed", difference)
     assert difference == 0 and len(trajectory(whole)) == 60 + 16
 
 

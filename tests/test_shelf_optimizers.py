@@ -240,7 +240,7 @@ def test_it_equals_its_package_used_directly(trained, measured, method):
     reference = base(training)
     wrapped = REFERENCES[method](training, reference)
     largest, name = worst(training.parts.model, wrapped or reference)
-    measured(method, "equal to reference", largest)
+    measured(method, "reference", largest)
     assert largest <= 1e-6, name
 
 
@@ -262,7 +262,8 @@ def test_it_is_the_same_once_it_was_killed_and_resumed(
         training.parts.recorder.close()
     weights = [dict(run.parts.model.named_parameters()) for run in (whole, training)]
     largest = max(apart(trajectory(folder), trajectory(tmp_path)), apart(*weights))
-    measured(method, "resume after SIGKILL", largest)
+    for column in ("twice", "resumed"):
+        measured(method, column, largest)
     assert largest == 0
 
 
@@ -302,7 +303,7 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
     else:
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     largest = apart(*[dict(one.named_parameters()) for one in (loaded, training.parts.model)])
-    measured(method, "export reload", largest)
+    measured(method, "exported", largest)
     assert largest == 0
 
 
