@@ -151,6 +151,23 @@ def test_a_folder_in_use_is_refused_before_anything_is_written(tmp_path, words, 
     assert {path.name for path in folder.iterdir()} == before
 
 
+def test_what_only_the_loaded_model_shows_leaves_an_earlier_run_as_it_was(tmp_path, debug_model):
+    """Hydra has written its settings by then."""
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    leave_run(folder)
+    for name in ("config", "overrides"):
+        (folder / ".hydra" / f"{name}.yaml").write_text(f"{name}: before\n")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = [f"model.path={debug_model}", "lora_target=[nothing]", "max_steps=1", "rerun=true"]
+    done = run_command(tmp_path, "method=lora", *words, f"hydra.run.dir={folder}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: lora_target=nothing: no such linear")
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    after.pop(folder / record.LOCK, None)
+    assert after == before
+
+
 def test_a_sweep_is_not_told_never_to_go_on(tmp_path):
     done = run_command(tmp_path, "-m", "seed=0,1", "resume=never")
     assert done.returncode == 2

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from tuneoff.cli.run_folder import (
     check_resumed_run,
     describe_resume,
     find_output_folder,
-    list_written_files,
+    read_written_files,
     refuse_folder_in_use,
     remove_refused_run,
 )
@@ -86,7 +86,7 @@ class PreflightCheck(Callback):
     Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
     """
 
-    earlier_files: Collection[str] = ()  # that a single run's folder held before it
+    earlier_files: Mapping[str, str | None] = {}  # that a single run's folder held before it
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
@@ -118,7 +118,7 @@ class PreflightCheck(Callback):
             allowed = "holds a run already, and rerun=true would replace it"
             raise ConfigError("hydra.run.dir", folder, allowed)
         self.existing_folder = deepest_existing(folder)
-        self.earlier_files = list_written_files(folder)
+        self.earlier_files = read_written_files(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
@@ -165,13 +165,15 @@ class PreflightCheck(Callback):
         self.holds_earlier_run = holds_run(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave nothing of a run that only the loaded model or data showed to be wrong, but an earlier one."""
+        """Leave nothing of a run that only the loaded model or data showed to be wrong; an earlier one is as it was."""
         if config.hydra.mode is RunMode.MULTIRUN:
             # The launcher keeps what each job returns to the end, and nobody asks for these again.
             job_return.cfg = None
             job_return.hydra_cfg = None
         refused = isinstance(job_return._return_value, ConfigError)
-        if refused and get_rank() == 0 and not self.holds_earlier_run:
+        # A sweep's job has Hydra's files of the repetition, since what they held before has not been read.
+        kept = self.holds_earlier_run and config.hydra.mode is RunMode.MULTIRUN
+        if refused and get_rank() == 0 and not kept:
             folder = Path(config.hydra.runtime.output_dir)
             remove_refused_run(folder, self.existing_folder, self.earlier_files)
 
