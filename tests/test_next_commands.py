@@ -44,6 +44,8 @@ def test_the_printed_wandb_commands_find_every_offline_run(run, tmp_path):
     look = commands["W&B, here"].replace("wandb leet ", "wandb leet inspect --summary ")
     assert result["tracker_id"] in paste(look, tmp_path)
     assert commands["W&B, here"] in format_run_summary(result, folder / "full" / "1")
+    result["config"]["tracker"] = "none"  # of a run that has replaced it
+    assert "W&B" not in format_run_summary(result, folder / "full" / "1")
 
 
 def test_without_offline_runs_there_is_nothing_to_upload(tmp_path):
