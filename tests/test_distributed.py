@@ -194,13 +194,14 @@ def test_two_processes_give_the_losses_of_one(run, two, uneven, measured, method
     }
 
 
-def test_methods_that_need_one_process_are_refused(settings):
+def test_methods_that_need_one_process_are_refused(settings, measured):
     refused = set()
     for method in METHODS:
         try:
             settings(f"method={method}", "num_processes=2")
         except ConfigError as error:
             assert str(error).startswith("num_processes=2: must be 1 where")
+            measured(method, "two processes", error.allowed)
             refused.add(method)
     assert refused == ALONE
 

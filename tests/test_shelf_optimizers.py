@@ -3,6 +3,7 @@
 Each is trained on the small model for 24 steps, once for all the tests that read it.
 """
 
+import copy
 from functools import cache
 from random import Random
 
@@ -55,6 +56,8 @@ SMALL = {
 CASES = [
     pytest.param(name, marks=() if in_this_part(name) else pytest.mark.slow) for name in FURTHER
 ]
+
+ADAPTERS = ("corda", "eva", "lora_ga", "lorafa")
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +308,22 @@ def test_its_export_is_the_trained_model(trained, tmp_path, measured, method):
     largest = apart(*[dict(one.named_parameters()) for one in (loaded, training.parts.model)])
     measured(method, "exported", largest)
     assert largest == 0
+
+
+@pytest.mark.parametrize("method", [case for case in CASES if case.values[0] in ADAPTERS])
+def test_what_is_merged_gives_its_logits(trained, further_settings, tmp_path, measured, method):
+    training = trained(method)[0]
+    assert further_settings(method, "save_model=true", "export_merged=true")
+    model = copy.deepcopy(training.parts.model)  # which merging takes apart
+    facts = training.parts.method.export_merged(model, tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.arange(1, 33).reshape(2, 16)
+    with torch.no_grad():
+        expected = training.parts.model.eval()(input_ids=ids).logits
+        logits = merged.eval()(input_ids=ids).logits
+    largest = float((logits - expected).abs().max())
+    measured(method, "merged", largest)
+    assert "warnings" not in facts and largest <= 2e-5
 
 
 @pytest.mark.slow
