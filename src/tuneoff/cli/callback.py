@@ -86,7 +86,7 @@ class PreflightCheck(Callback):
     Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
     """
 
-    earlier_files: Mapping[str, str | None] = {}  # that a single run's folder held before it
+    earlier_files: Mapping[str, bytes | None] = {}  # that a single run's folder held before it
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""

@@ -174,20 +174,20 @@ def list_written_files(folder: Path) -> set[str]:
     return {name for name in names if os.path.lexists(folder / name)}
 
 
-def read_written_files(folder: Path) -> dict[str, str | None]:
+def read_written_files(folder: Path) -> dict[str, bytes | None]:
     """The files of `list_written_files`, with what is in those that Hydra writes anew before a run can be refused."""
-    files: dict[str, str | None] = dict.fromkeys(list_written_files(folder))
+    files: dict[str, bytes | None] = dict.fromkeys(list_written_files(folder))
     for name in files:
         path = folder / name
         if name.startswith(".hydra") and path.is_file():
-            files[name] = path.read_text(encoding="utf-8")
+            files[name] = path.read_bytes()
     return files
 
 
 def remove_refused_run(
     folder: Path,
     existing_folder: Path,
-    earlier_files: Mapping[str, str | None],
+    earlier_files: Mapping[str, bytes | None],
 ) -> None:
     """Leave a folder as it was before a refused run: without its files, and the empty folders around them.
 

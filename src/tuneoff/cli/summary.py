@@ -49,7 +49,8 @@ def format_run_summary(result: dict, folder: Path) -> str:
         peaks = [f"{phase} {peak:.2f}" for phase, peak in memory["peak_gib"].items()]
         rows.append((f"peak GiB ({memory['measure']})", ", ".join(peaks)))
     rows += [("warning", warning) for warning in facts.get("warnings", [])]
-    if result["config"]["tracker"] == "wandb":  # an earlier run's may lie there, too
+    # The runs of an earlier command, with another tracker, may lie there, too.
+    if result["config"].get("tracker", "wandb") == "wandb":
         rows += list_wandb_commands(folder)
     rows.append(("record", str(folder)))
     width = max(len(name) for name, _ in rows)
