@@ -1,9 +1,8 @@
 """Contracts 2, 4 and 5: the same command gives the same bits, micro-batches change nothing, a seed's methods share."""
 
 import pytest
-import torch
 from helpers import METHODS, apart, quick_of, trajectory
-from transformers import AutoModelForCausalLM
+from test_shelf import base_logits, difference, logits_of
 
 OWN = {
     "galore": ["galore_rank=8"],
@@ -17,12 +16,7 @@ OWN = {
 def test_it_starts_at_the_base_model(new_run, measured, method):
     training = new_run(*own(method), "max_steps=1")
     training.parts.recorder.close()
-    ids = torch.arange(1, 33).reshape(2, 16)
-    base = AutoModelForCausalLM.from_pretrained(training.parts.experiment.model.path)
-    with torch.no_grad():
-        ours = training.parts.model.eval()(input_ids=ids).logits
-        theirs = base.eval()(input_ids=ids).logits
-    largest = float((ours - theirs).abs().max())
+    largest = difference(logits_of(training.parts.model), base_logits(training))
     measured(method, "start", largest)
     assert training.parts.method.starts_at_base and largest <= 2e-5
 

@@ -36,6 +36,7 @@ from test_reference import (
     rate,
     worst,
 )
+from test_shelf import difference, logits_of
 from transformers import AutoModelForCausalLM
 from two_ranks import compare_ranks
 
@@ -317,11 +318,7 @@ def test_what_is_merged_gives_its_logits(trained, further_settings, tmp_path, me
     model = copy.deepcopy(training.parts.model)  # which merging takes apart
     facts = training.parts.method.export_merged(model, tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    ids = torch.arange(1, 33).reshape(2, 16)
-    with torch.no_grad():
-        expected = training.parts.model.eval()(input_ids=ids).logits
-        logits = merged.eval()(input_ids=ids).logits
-    largest = float((logits - expected).abs().max())
+    largest = difference(logits_of(merged), logits_of(training.parts.model))
     measured(method, "merged", largest)
     assert "warnings" not in facts and largest <= 2e-5
 

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tuneoff.cli.hydra_files import mask_hydra_files
+from tuneoff.cli.hydra_files import list_settings_files, mask_hydra_files
 from tuneoff.cli.run_folder import (
     check_in_other_ranks,
     check_resumed_run,
     describe_resume,
     find_output_folder,
-    read_written_files,
+    list_written_files,
     refuse_folder_in_use,
     remove_refused_run,
 )
@@ -28,6 +28,7 @@ from tuneoff.distributed.stop import raise_if_stopped
 from tuneoff.jobs.failures import RunFailed
 from tuneoff.jobs.next_commands import describe_results
 from tuneoff.record import deepest_existing, holds_run
+from tuneoff.record.files import write_atomically
 from tuneoff.sweeps.composition import refuse_chdir
 from tuneoff.sweeps.progress import (
     JobRow,
@@ -86,7 +87,9 @@ class PreflightCheck(Callback):
     Hydra turns what a callback raises into a warning, and `one_line` that warning into an error again.
     """
 
-    earlier_files: Mapping[str, bytes | None] = {}  # that a single run's folder held before it
+    earlier_files: Collection[str] = ()  # that a single run's folder held before it
+    # The settings in it, which Hydra replaces before a run is refused for what is loaded.
+    earlier_settings: Mapping[Path, bytes] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse settings that cannot be used, and a folder whose record this run would overwrite."""
@@ -118,7 +121,9 @@ class PreflightCheck(Callback):
             allowed = "holds a run already, and rerun=true would replace it"
             raise ConfigError("hydra.run.dir", folder, allowed)
         self.existing_folder = deepest_existing(folder)
-        self.earlier_files = read_written_files(folder)
+        self.earlier_files = list_written_files(folder)
+        files = list_settings_files(config, folder)
+        self.earlier_settings = {path: path.read_bytes() for path in files}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what the sweeper could not do; our own checks each of its points before the first job."""
@@ -171,11 +176,14 @@ class PreflightCheck(Callback):
             job_return.cfg = None
             job_return.hydra_cfg = None
         refused = isinstance(job_return._return_value, ConfigError)
-        # A sweep's job has Hydra's files of the repetition, since what they held before has not been read.
-        kept = self.holds_earlier_run and config.hydra.mode is RunMode.MULTIRUN
-        if refused and get_rank() == 0 and not kept:
-            folder = Path(config.hydra.runtime.output_dir)
-            remove_refused_run(folder, self.existing_folder, self.earlier_files)
+        if not refused or get_rank():
+            return
+        if self.holds_earlier_run and config.hydra.mode is RunMode.MULTIRUN:
+            return  # what a job's folder held before its sweep has not been read
+        for path, content in self.earlier_settings.items():
+            write_atomically(path, content)
+        folder = Path(config.hydra.runtime.output_dir)
+        remove_refused_run(folder, self.existing_folder, self.earlier_files)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise a single run's error here, where Hydra does not yet print a line of its own."""

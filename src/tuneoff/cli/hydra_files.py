@@ -9,12 +9,16 @@ from tuneoff.record.files import write_atomically
 from tuneoff.record.secrets import mask_secrets
 
 
+def list_settings_files(config: DictConfig, folder: Path) -> list[Path]:
+    """The files of a job's settings that Hydra has written into the job's folder."""
+    if config.hydra.output_subdir is None:
+        return []
+    return sorted((folder / config.hydra.output_subdir).glob("*.yaml"))
+
+
 def mask_hydra_files(config: DictConfig) -> None:
     """Mask secrets in the files that Hydra has written for a job, and for its sweep."""
-    paths: list[Path] = []
-    if config.hydra.output_subdir is not None:
-        folder = Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir
-        paths += sorted(folder.glob("*.yaml"))
+    paths = list_settings_files(config, Path(config.hydra.runtime.output_dir))
     paths.append(Path(config.hydra.sweep.dir) / "multirun.yaml")
     for path in paths:
         if path.is_file():

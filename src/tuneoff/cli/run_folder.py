@@ -1,7 +1,7 @@
 """A run's folder: its name, the one that a resume goes on in, and nothing left of a refused run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +23,6 @@ from tuneoff.record import (
     read_identity,
     read_status,
 )
-from tuneoff.record.files import write_atomically
 
 WRITTEN_BY_HYDRA = (
     "run.log",
@@ -174,33 +173,20 @@ def list_written_files(folder: Path) -> set[str]:
     return {name for name in names if os.path.lexists(folder / name)}
 
 
-def read_written_files(folder: Path) -> dict[str, bytes | None]:
-    """The files of `list_written_files`, with what is in those that Hydra writes anew before a run can be refused."""
-    files: dict[str, bytes | None] = dict.fromkeys(list_written_files(folder))
-    for name in files:
-        path = folder / name
-        if name.startswith(".hydra") and path.is_file():
-            files[name] = path.read_bytes()
-    return files
-
-
 def remove_refused_run(
     folder: Path,
     existing_folder: Path,
-    earlier_files: Mapping[str, bytes | None],
+    earlier_files: Collection[str],
 ) -> None:
-    """Leave a folder as it was before a refused run: without its files, and the empty folders around them.
+    """Remove a refused run's files and the empty folders around them, up to one that existed before.
 
     Args:
         folder: the run's.
         existing_folder: the deepest one on the way to it that existed before.
-        earlier_files: what it held before, as `read_written_files` gives it.
+        earlier_files: what it held before, as `list_written_files` gives it.
     """
     for name in list_written_files(folder).difference(earlier_files):
         (folder / name).unlink(missing_ok=True)
-    for name, content in earlier_files.items():
-        if content is not None:
-            write_atomically(folder / name, content)
     for path in (folder / ".hydra", folder, *folder.parents):
         if path == existing_folder or not path.is_dir() or any(path.iterdir()):
             break
